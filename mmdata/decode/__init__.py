@@ -1,0 +1,1 @@
+"""Bytes and pixel operations to pixels: the only place that knows codecs."""

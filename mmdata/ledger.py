@@ -1,0 +1,102 @@
+"""The ledger: every input record ends in exactly one state, and the states sum to the input."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmdata.errors import DataError
+from mmdata.types import State
+
+STATES: tuple[State, ...] = get_args(State)
+
+SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("origin_row", pa.int64(), nullable=False),
+        pa.field("uri", pa.string()),
+        pa.field("state", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("step", pa.int32()),
+        pa.field("of", pa.string()),
+        pa.field("shard", pa.int32()),
+        pa.field("shard_row", pa.int32()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("status", pa.int32()),
+        pa.field("seconds", pa.float64()),
+        pa.field("size", pa.int64()),
+        pa.field("sha256", pa.string()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("thumbnail", pa.binary()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """The fate of one input record.
+
+    `state` and `reason` say how it ended (`ok` has the empty reason), `step` which step of the spec decided,
+    `of` the key that a duplicate repeats, `shard`/`shard_row` where a kept record lies. `attempts`, `status`
+    (HTTP), `seconds` (of fetching, waits included) and `size` (bytes received) tell of the fetch; `thumbnail` is a
+    small JPEG, kept for a few records of each reason.
+    """
+
+    row: int
+    key: str
+    origin: str
+    origin_row: int
+    uri: str | None = None
+    state: State
+    reason: str = ""
+    detail: str = ""
+    step: int | None = None
+    of: str | None = None
+    shard: int | None = None
+    shard_row: int | None = None
+    attempts: int = 0
+    status: int | None = None
+    seconds: float | None = None
+    size: int | None = None
+    sha256: str | None = None
+    height: int | None = None
+    width: int | None = None
+    thumbnail: bytes | None = None
+
+
+def to_table(rows: Iterable[LedgerRow]) -> pa.Table:
+    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+
+
+def read_rows(path: Path) -> list[LedgerRow]:
+    """The rows of one unit's ledger. Raises DataError for a file that is damaged or of another schema."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError("ledger_unreadable", f"{path}: {error}") from error
+    if table.schema.names != [field.name for field in fields(LedgerRow)]:
+        raise DataError("ledger_schema", f"{path}: columns are {table.schema.names}")
+    return [LedgerRow(**row) for row in table.to_pylist()]
+
+
+def counts(states: Iterable[str]) -> dict[str, int]:
+    """Records by state, every state named, in the order of `STATES`.
+
+    >>> counts(["ok", "ok", "filtered"])["ok"]
+    2
+    """
+    seen = Counter(states)
+    unknown = set(seen) - set(STATES)
+    if unknown:
+        raise DataError("ledger_state", f"unknown states {sorted(unknown)}")
+    return {state: seen.get(state, 0) for state in STATES}

@@ -1,0 +1,1 @@
+"""The on-disk contract: tar shards, Arrow index, manifest, and random access to them."""

@@ -1,0 +1,205 @@
+"""The Arrow index beside a shard: one row per sample, with the place, the crc32c and the facts of each part."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import crc32c
+import pyarrow as pa
+
+from mmdata.errors import DataError
+from mmdata.types import Media, Text
+
+PartKind = Literal["text", "image", "video", "audio", "meta"]
+
+PART = pa.struct(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("crc32c", pa.uint32(), nullable=False),
+        pa.field("role", pa.string()),
+        pa.field("train", pa.bool_()),
+        pa.field("format", pa.string()),
+        pa.field("height", pa.int32()),
+        pa.field("width", pa.int32()),
+        pa.field("mode", pa.string()),
+        pa.field("frames", pa.int32()),
+        pa.field("fps", pa.float64()),
+        pa.field("seconds", pa.float64()),
+        pa.field("sample_rate", pa.int32()),
+        pa.field("channels", pa.int32()),
+        pa.field("sha256", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("verified", pa.string()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field("origin_row", pa.int64(), nullable=False),
+        pa.field("parts", pa.list_(pa.field("item", PART, nullable=False)), nullable=False),
+        pa.field("signatures", pa.map_(pa.string(), pa.binary())),
+        pa.field("crc32c", pa.uint32(), nullable=False),
+    ]
+)
+_FACTS = ("height", "width", "mode", "frames", "fps", "seconds", "sample_rate", "channels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One member of the shard. `name` is what follows `<key>.` in the tar; `meta` parts hold the sample's JSON."""
+
+    name: str
+    kind: PartKind
+    offset: int
+    size: int
+    crc32c: int
+    role: str | None = None
+    train: bool | None = None
+    format: str | None = None
+    height: int | None = None
+    width: int | None = None
+    mode: str | None = None
+    frames: int | None = None
+    fps: float | None = None
+    seconds: float | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+    sha256: str | None = None
+    uri: str | None = None
+    verified: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """The media facts, by name, as the index holds them."""
+        return {name: getattr(self, name) for name in _FACTS}
+
+    def to_part(self, data: bytes) -> Text | Media:
+        """The typed part, given its verified bytes."""
+        if self.kind == "text":
+            return Text(text=data.decode(), role=self.role or "caption", train=bool(self.train))
+        return Media(
+            kind=self.kind,  # type: ignore[arg-type]
+            data=data,
+            uri=self.uri,
+            format=self.format,
+            sha256=self.sha256,
+            verified=self.verified or "none",  # type: ignore[arg-type]
+            **self.facts(),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexRow:
+    """One sample of a shard: key, input row, origin, parts in token order, signatures of its ordered steps."""
+
+    key: str
+    row: int
+    origin: str
+    origin_row: int
+    parts: tuple[Part, ...]
+    signatures: dict[str, bytes] = field(default_factory=dict)
+
+    def crc32c(self) -> int:
+        """Of the row itself: CRC-32C of its canonical JSON (sorted keys, no spaces, bytes as hex)."""
+        value = asdict(self)
+        value["signatures"] = {name: data.hex() for name, data in sorted(self.signatures.items())}
+        return int(crc32c.crc32c(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()))
+
+
+def to_bytes(rows: list[IndexRow]) -> bytes:
+    """The Arrow IPC file of these rows; the same rows give the same bytes."""
+    columns = {
+        "key": [row.key for row in rows],
+        "row": [row.row for row in rows],
+        "origin": [row.origin for row in rows],
+        "origin_row": [row.origin_row for row in rows],
+        "parts": [[asdict(part) for part in row.parts] for row in rows],
+        "signatures": [sorted(row.signatures.items()) for row in rows],
+        "crc32c": [row.crc32c() for row in rows],
+    }
+    table = pa.table(columns, schema=SCHEMA)
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, SCHEMA) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+class Index:
+    """A memory-mapped index file. Rows are checked against their own crc32c when they are taken out.
+
+    `crc32c` is the checksum of the whole file as the manifest holds it; with it given, a file that differs
+    in any byte is refused on opening, before Arrow follows an offset in it.
+    """
+
+    def __init__(self, path: Path, *, crc32c: int | None = None) -> None:
+        self.path = path
+        try:
+            self._map = pa.memory_map(str(path))
+            if crc32c is not None:
+                _check_file(path, self._map.read_buffer(), crc32c)
+                self._map.seek(0)
+            self._table = pa.ipc.open_file(self._map).read_all()
+            self._table.validate(full=True)
+        except FileNotFoundError as error:
+            raise DataError("index_missing", f"{path}: no such file; run `python -m mmdata.verify`") from error
+        except (pa.ArrowInvalid, OSError, ValueError) as error:
+            raise DataError("index_damaged", f"{path}: {error}") from error
+        if self._table.schema != SCHEMA:
+            raise DataError("index_schema", f"{path}: not an mmdata index of this version")
+        self._table = self._table.combine_chunks()
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def keys(self) -> list[str]:
+        """All keys, in shard order."""
+        keys: list[str] = self._table["key"].to_pylist()
+        return keys
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """A whole column, unchecked row by row: open with the manifest's crc32c, or call `verify`."""
+        return self._table[name]
+
+    def row(self, at: int, *, check: bool = True) -> IndexRow:
+        """Row `at`, 0 <= at < len. Raises DataError when its crc32c does not match."""
+        value = self._table.slice(at, 1).to_pylist()[0]
+        stored = value.pop("crc32c")
+        try:
+            row = IndexRow(
+                **{
+                    **value,
+                    "parts": tuple(Part(**part) for part in value["parts"]),
+                    "signatures": dict(value["signatures"] or ()),
+                }
+            )
+        except (TypeError, ValueError) as error:
+            raise DataError("index_damaged", f"{self.path} row {at}: {error}") from error
+        if check and row.crc32c() != stored:
+            raise DataError(
+                "index_row_crc32c", f"{self.path} row {at} ({row.key}): the row has changed since the build"
+            )
+        return row
+
+    def rows(self, *, check: bool = True) -> list[IndexRow]:
+        """All rows, each checked."""
+        return [self.row(at, check=check) for at in range(len(self))]
+
+
+def _check_file(path: Path, data: Any, expected: int) -> None:
+    actual = int(crc32c.crc32c(memoryview(data)))
+    if actual != expected:
+        raise DataError(
+            "index_crc32c",
+            f"{path}: crc32c is {actual:#010x}, the manifest has {expected:#010x}; the file is damaged",
+        )
+
+
+assert [part.name for part in PART] == [f.name for f in fields(Part)]

@@ -1,0 +1,106 @@
+"""Plain ustar shards: written byte for byte the same for the same members, read by header walk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from mmdata.errors import DataError
+
+BLOCK = 512
+_ZERO = bytes(BLOCK)
+# mode 0644, uid 0, gid 0 | size | mtime 0 | checksum (spaces while summing) | regular file | ustar
+_MODE_IDS = b"0000644\x000000000\x000000000\x00"
+_MTIME = b"00000000000\x00"
+_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(32) + bytes(32) + b"0000000\x000000000\x00" + bytes(155) + bytes(12)
+_FIXED_SUM = sum(_MODE_IDS) + sum(_MTIME) + 8 * ord(" ") + sum(_TAIL)
+MAX_SIZE = 8**11 - 1
+
+
+def header(name: str, size: int) -> bytes:
+    """The 512-byte ustar header of a regular file with fixed mode, owner and time (POSIX.1-1988, `ustar`).
+
+    Raises DataError for a name over 100 bytes or a size of 8 GiB and more, which plain ustar cannot hold.
+
+    >>> len(header("000000001.jpg", 1234))
+    512
+    """
+    raw = name.encode()
+    if len(raw) > 100 or not raw:
+        raise DataError("member_name", f"{name!r}: a member name takes 1 to 100 bytes")
+    if size > MAX_SIZE:
+        raise DataError("member_size", f"{name}: {size} bytes; a tar member holds less than 8 GiB")
+    size_field = b"%011o\x00" % size
+    checksum = _FIXED_SUM + sum(raw) + sum(size_field)
+    return b"".join((raw, bytes(100 - len(raw)), _MODE_IDS, size_field, _MTIME, b"%06o\x00 " % checksum, _TAIL))
+
+
+class TarWriter:
+    """Appends members to an open binary file and says where each one's data begins."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.position = 0
+
+    def add(self, name: str, data: bytes | memoryview) -> int:
+        """Write one member; returns the offset of its data in the file."""
+        size = len(data)
+        head = header(name, size)
+        padding = -size % BLOCK
+        self._file.write(head)
+        self._file.write(data)
+        if padding:
+            self._file.write(_ZERO[:padding])
+        offset = self.position + BLOCK
+        self.position = offset + size + padding
+        return offset
+
+    def finish(self) -> None:
+        """The two zero blocks that end an archive."""
+        self._file.write(_ZERO * 2)
+        self.position += 2 * BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    name: str
+    offset: int
+    size: int
+
+
+def walk(path: Path) -> Iterator[Member]:
+    """The members of a shard that `TarWriter` wrote, by header walk.
+
+    Raises DataError where anything differs from what `TarWriter` writes: a damaged header, a cut file,
+    non-zero padding, bytes after the end.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        position = 0
+        while True:
+            head = file.read(BLOCK)
+            if len(head) < BLOCK:
+                raise DataError("shard_cut", f"{path}: ends at byte {position + len(head)} inside a header")
+            if head == _ZERO:
+                rest = file.read()
+                if rest != _ZERO:
+                    raise DataError("shard_end", f"{path}: byte {position}: not the two zero blocks that end a tar")
+                return
+            name = head[:100].rstrip(b"\x00").decode(errors="replace")
+            try:
+                length = int(head[124:135], 8)
+            except ValueError:
+                length = -1
+            if length < 0 or not name or head != header(name, length):
+                raise DataError("shard_header", f"{path}: damaged member header at byte {position}")
+            offset = position + BLOCK
+            position = offset + length + (-length % BLOCK)
+            if position > size:
+                raise DataError("shard_cut", f"{path}: {name} ends at byte {offset + length}, the file at {size}")
+            yield Member(name, offset, length)
+            file.seek(offset + length)
+            if file.read(-length % BLOCK).strip(b"\x00"):
+                raise DataError("shard_padding", f"{path}: padding after {name} is not zero")

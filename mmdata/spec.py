@@ -1,0 +1,222 @@
+"""What a build, a stream and their parts may be told: typed specs in which an unknown key is an error.
+
+A class here is configuration only. A step or source adds to its fields the one method that does the work;
+runtime context (decoded pixels, sessions) and state (what was kept so far) are other values.
+Fields marked `runtime()` change how fast a build runs, never what it makes: they stay out of its digest.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+
+from mmdata.types import Drop, Sample
+
+if TYPE_CHECKING:
+    from mmdata.decode.work import Work
+
+
+class Model(BaseModel):
+    """A spec: frozen, and any key that is not a field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def runtime(default: Any = ..., **constraints: Any) -> Any:
+    """A field that cannot change the bytes of the result, and so is not part of a build's digest."""
+    return Field(default, json_schema_extra={"runtime": True}, **constraints)
+
+
+def _resolve(value: str, info: ValidationInfo) -> str:
+    """Make a local path absolute, relative to the folder of the spec file that names it."""
+    if "://" in value:
+        return value
+    base = (info.context or {}).get("base")
+    path = Path(value).expanduser()
+    return str(path if path.is_absolute() or base is None else Path(base) / path)
+
+
+def _exists(value: str, info: ValidationInfo) -> str:
+    resolved = _resolve(value, info)
+    check = (info.context or {}).get("check_paths", False)
+    if check and "://" not in resolved and not any(c in resolved for c in "*?[") and not Path(resolved).exists():
+        raise ValueError(f"no such file or folder: {resolved}")
+    return resolved
+
+
+InputPath = Annotated[str, AfterValidator(_exists)]
+"""A local path (checked to exist; `*` patterns are checked when opened) or any fsspec URL."""
+OutputPath = Annotated[str, AfterValidator(_resolve)]
+"""A local path, relative to the spec file, or any fsspec URL."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One input row. `sample` holds what the source says of it, media still to be fetched (`uri`) or already
+    there (`data`); `drop` is set when the source itself rejects the row (`where:`, an unreadable line).
+
+    `row` counts all input rows from 0, rejected ones too, so that a filter never moves a key.
+    """
+
+    row: int
+    sample: Sample
+    drop: Drop | None = None
+
+
+class Source(Protocol):
+    """The records of one input, in a fixed order, readable from any row on."""
+
+    def inputs(self) -> list[dict[str, Any]]:
+        """One entry per input file (name, size, a digest of head and tail): binds a build to its input."""
+
+    def count(self) -> int | None:
+        """Number of input rows, or None where only reading everything would tell."""
+
+    def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        """Every row with start <= row < stop, in order, none left out."""
+
+
+class SourceSpec(Model):
+    """A kind of raw input. Subclasses set `kind` and implement `open`."""
+
+    kind: str
+
+    @abstractmethod
+    def open(self) -> Source:
+        """Check the input (files readable, columns there) and return its records. Raises SpecError or DataError."""
+
+
+class StepSpec(Model):
+    """A kind of step: one pure function of a sample. It runs in a worker process.
+
+    `apply` answers the sample (changed with `dataclasses.replace`), or a Drop. Pixels come from
+    `work.pixels(media)`, which decodes once however many steps ask.
+    """
+
+    kind: str
+
+    @abstractmethod
+    def apply(self, sample: Sample, work: Work) -> Sample | Drop:
+        """The step itself. Raises DataError for media that cannot be used; the record then ends as
+        `failed_permanent` under that reason."""
+
+
+class OrderedState(Protocol):
+    """What an ordered step remembers of the rows kept so far."""
+
+    def check(self, key: str, signature: Mapping[str, bytes]) -> Drop | None:
+        """Reject a row because of those kept before it, or None."""
+
+    def keep(self, key: str, signature: Mapping[str, bytes]) -> None:
+        """Remember a row that the build keeps."""
+
+
+class OrderedStepSpec(StepSpec):
+    """A step that may look at the kept rows before it. Its map half computes a small signature in a worker;
+    its state decides in input order. Signatures of kept rows are stored in the index, so that a resumed,
+    extended or compared build can restore the state from them."""
+
+    def apply(self, sample: Sample, work: Work) -> Sample | Drop:
+        return sample
+
+    @abstractmethod
+    def signature(self, sample: Sample, work: Work) -> dict[str, bytes]:
+        """Named digests of the sample at this point of the pipeline (names become part of the index)."""
+
+    @abstractmethod
+    def state(self) -> OrderedState:
+        """An empty state."""
+
+
+class RespectSpec(Model):
+    """Whose wishes are obeyed, before the request and at the response."""
+
+    robots: bool = True
+    """Fetch and obey each origin's robots.txt (RFC 9309), cached for the run."""
+    headers: tuple[Literal["noai", "noimageai", "noindex", "noimageindex", "noml", "tdm-reservation"], ...] = (
+        "noai",
+        "noimageai",
+        "noindex",
+        "noimageindex",
+        "noml",
+        "tdm-reservation",
+    )
+    """Opt-outs honoured in `X-Robots-Tag` and `TDM-Reservation` response headers."""
+
+
+class FetchSpec(Model):
+    """How media are fetched."""
+
+    user_agent: str = Field("mmdata/0.1 (dataset builder; see your logs' operator contact)", min_length=1)
+    """Sent as it is. Put a way to contact you into it."""
+    respect: RespectSpec = RespectSpec()
+    allow_private: bool = False
+    """Allow addresses that are not public (loopback, private, link-local). Off: refused, after redirects too."""
+    max_bytes: int = Field(20_000_000, ge=1)
+    """Largest accepted body, declared or actual, and after decompression."""
+    max_redirects: int = Field(5, ge=0, le=20)
+    retries: int = Field(3, ge=0, le=20)
+    """Further attempts after a transient failure (429, 5xx, timeout, reset, short body)."""
+    concurrency: int = runtime(128, ge=1, le=10_000)
+    """Requests under way at once."""
+    per_host_concurrency: int = runtime(8, ge=1)
+    per_host_rate: float = runtime(20.0, gt=0)
+    """Requests per second started against one host (token bucket of one second's worth)."""
+    connect_seconds: float = runtime(10.0, gt=0)
+    read_seconds: float = runtime(20.0, gt=0)
+    """Longest silence while a body arrives."""
+    total_seconds: float = runtime(60.0, gt=0)
+    """Longest time for one attempt, redirects included."""
+    backoff_seconds: float = runtime(0.5, ge=0)
+    """Base of the exponential back-off; each wait is drawn between half and the whole of base * 2^attempt."""
+    backoff_max_seconds: float = runtime(30.0, gt=0)
+    """Longest wait before a retry, `Retry-After` included: a server that asks for more is left alone."""
+    run_seconds: float | None = runtime(None, gt=0)
+    """After this long the run fetches nothing more: what is left ends as `failed_transient: run_deadline`."""
+
+
+class OutputSpec(Model):
+    """Where and how the dataset is written."""
+
+    path: OutputPath
+    unit_rows: int = Field(1000, ge=1, le=1_000_000)
+    """Input rows per work unit; unit n becomes shard n."""
+    seed: int = 0
+    """Seeds what is sampled for the report."""
+
+
+class EngineSpec(Model):
+    """How the work is run; none of it changes a byte of the result."""
+
+    workers: int | None = runtime(None, ge=1, le=1024)
+    """Processes that decode, hash and resize. Default: one per core."""
+    sample_seconds: float = runtime(30.0, gt=0)
+    """Longest time that decoding one record may take before its process is killed: `decoder_timeout`."""
+    memory_mib: int = runtime(1024, ge=64)
+    """Media held in memory while they wait for their turn; beyond it they wait on disk."""
+    units_ahead: int = runtime(16, ge=1)
+    """Units that may be under way beyond the oldest uncommitted one."""
+
+
+def build_fields(source: Any, step: Any) -> dict[str, Any]:
+    """The fields of a build spec, given the unions of source and step kinds; see `specfile.build_model`."""
+    return {
+        "plugins": (
+            tuple[str, ...],
+            Field((), description="Modules to import first: dotted names, or `.py` files relative to this spec."),
+        ),
+        "source": (source, Field(..., description="Where the records come from.")),
+        "fetch": (FetchSpec, Field(FetchSpec(), description="How media are fetched.")),
+        "steps": (tuple[step, ...], Field((), description="What is done to each record, in order.")),
+        "output": (OutputSpec, Field(..., description="Where and how the dataset is written.")),
+        "engine": (EngineSpec, Field(EngineSpec(), description="How the work is run.")),
+        "limit": (
+            int | None,
+            Field(None, ge=1, description="Use the first so many input rows. Part of the digest."),
+        ),
+    }

@@ -1,0 +1,1 @@
+"""The stream: order, plan, read, yield."""

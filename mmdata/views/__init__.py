@@ -1,0 +1,1 @@
+"""How one medium becomes tokens: plan(facts) -> integers, realize(pixels, plan) -> tensors."""
