@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MediaKind = Literal["image", "video", "audio"]
 Verified = Literal["none", "header", "full"]
@@ -48,6 +51,8 @@ class Media:
     channels: int | None = None
     sha256: str | None = None
     verified: Verified = "none"
+    pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """uint8 [height, width, 3], upright, once somebody has decoded the image; None before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,3 +176,89 @@ class Normalise:
 
 
 PixelOp = Crop | Resize | Pad | Flip | Tile | Patchify | Normalise
+
+
+# Packs: first integers only (`MediaPlan`, `Item`, `Pack`), then arrays (`Packed`).
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Tokens start <= i < stop of one text whose labels are trained, each with `weight` in the loss."""
+
+    start: int
+    stop: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaPlan:
+    """What a view makes of one medium, known from its facts alone: `tokens` placeholders in `input_ids`,
+    a float32 array of `shape`, by the pixel operations `ops`."""
+
+    kind: MediaKind
+    tokens: int
+    shape: tuple[int, ...]
+    ops: tuple[PixelOp, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One sample of a pack: its place in the dataset, all its tokens (media included), its media's plans."""
+
+    position: int
+    key: str
+    tokens: int
+    media: tuple[MediaPlan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pack:
+    """The samples that share one row of a batch; made before any decode. `number` counts within the block."""
+
+    epoch: int
+    block: int
+    number: int
+    items: tuple[Item, ...]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(item.key for item in self.items)
+
+    @property
+    def tokens(self) -> int:
+        return sum(item.tokens for item in self.items)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """The placeholders of one medium: `input_ids[start:start + tokens]`; media of a kind count in order of slots."""
+
+    kind: MediaKind
+    start: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """A pack as arrays. Segment i is one sample, `keys[i]`, and lies at cu_seqlens[i] <= t < cu_seqlens[i + 1].
+
+    `cu_seqlens[0]` is 0, `cu_seqlens[-1]` is L; the first label of every segment is -100, so no label crosses a
+    boundary; the slots' tokens are the placeholders in `input_ids`, in order. `masked` names the samples that
+    could not be read and why: they keep their place and planned shapes and train nothing. A pack without keys
+    is a dummy that keeps a rank in step. `media` holds the batch's arrays by name, float32.
+    """
+
+    input_ids: np.ndarray
+    """int32 [L]"""
+    labels: np.ndarray
+    """int64 [L], -100 where nothing is trained"""
+    loss_weights: np.ndarray
+    """float32 [L]"""
+    position_ids: np.ndarray
+    """int64 [L], from 0 in every segment"""
+    cu_seqlens: np.ndarray
+    """int32 [S + 1]"""
+    slots: tuple[Slot, ...] = ()
+    media: Mapping[str, np.ndarray] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    masked: tuple[tuple[str, str], ...] = ()

@@ -60,17 +60,25 @@ class Dataset:
     byte and fact of a sample has been checked before it is returned; `"off"` skips that.
     Opening reads the manifest only; index and shard files are opened when first needed, at most
     `OPEN_SHARDS` at a time. Safe to use from several threads.
+    A build that has not published its manifest yet passes it as `manifest`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, integrity: Integrity = "crc32c") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        integrity: Integrity = "crc32c",
+        manifest: manifests.Manifest | None = None,
+    ) -> None:
         self.path = Path(path)
         self.integrity = integrity
-        if (self.path / ".build" / "publish.json").exists():
+        if manifest is None and (self.path / ".build" / "publish.json").exists():
             raise DataError(
                 "publish_interrupted",
                 f"{self.path}: a `--retry` was interrupted while publishing; run it again to finish",
             )
-        self.manifest = manifests.read(self.path)
+        self.manifest = manifests.read(self.path) if manifest is None else manifest
+        self._given = manifest
         self._entries = [entry for entry in self.manifest.shards if entry.rows]
         self._firsts = [entry.first for entry in self._entries]
         self._open: OrderedDict[int, _Shard] = OrderedDict()
@@ -116,16 +124,18 @@ class Dataset:
         shard, at = self._locate(position)
         return shard.index.row(at, check=self.integrity == "crc32c")
 
-    def sample(self, position: int) -> Sample:
-        """The whole sample at a position, its bytes verified."""
+    def sample(self, position: int, *, media: bool = True) -> Sample:
+        """The whole sample at a position, its bytes verified. With `media=False` media are not read: their
+        parts carry facts and no data."""
         shard, at = self._locate(position)
         row = shard.index.row(at, check=self.integrity == "crc32c")
         parts: list[Text | Media] = []
         meta = {}
         for part in row.parts:
-            data = self._read(shard, row, part)
+            wanted = media or part.kind in ("text", "meta")
+            data = self._read(shard, row, part) if wanted else None
             if part.kind == "meta":
-                meta = json.loads(data)
+                meta = json.loads(data or b"")
             else:
                 parts.append(part.to_part(data))
         return Sample(key=row.key, parts=tuple(parts), meta=meta, origin=Origin(uri=row.origin, row=row.origin_row))
@@ -159,10 +169,10 @@ class Dataset:
         return self._positions
 
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "integrity": self.integrity}
+        return {"path": self.path, "integrity": self.integrity, "manifest": self._given}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(state["path"], integrity=state["integrity"])  # type: ignore[misc, arg-type]
+        self.__init__(state["path"], integrity=state["integrity"], manifest=state["manifest"])  # type: ignore
 
 
 def open_dataset(path: str | os.PathLike[str], *, integrity: Integrity = "crc32c") -> Dataset:

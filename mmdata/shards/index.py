@@ -81,10 +81,10 @@ class Part:
         """The media facts, by name, as the index holds them."""
         return {name: getattr(self, name) for name in _FACTS}
 
-    def to_part(self, data: bytes) -> Text | Media:
-        """The typed part, given its verified bytes."""
+    def to_part(self, data: bytes | None) -> Text | Media:
+        """The typed part, given its verified bytes; a medium may do without."""
         if self.kind == "text":
-            return Text(text=data.decode(), role=self.role or "caption", train=bool(self.train))
+            return Text(text=(data or b"").decode(), role=self.role or "caption", train=bool(self.train))
         return Media(
             kind=self.kind,  # type: ignore[arg-type]
             data=data,
