@@ -1,0 +1,380 @@
+"""stats.json: what a build kept and lost, counted from its ledgers and indexes one file at a time.
+
+Memory does not grow with the dataset: histograms have fixed bins, quantiles come from bins one percent wide,
+text is read for a keyed sample, and of the domains only the heaviest are held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import crc32c
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from mmdata.errors import DataError
+from mmdata.ledger import SCHEMA, STATES
+from mmdata.rng import generator
+from mmdata.shards.index import Index
+from mmdata.shards.manifest import Manifest, ShardEntry
+from mmdata.tally import FAILED, Heaviest, Tally, lengths, octaves
+
+VERSION = 1
+TEXT_SAMPLE = 10_000
+"""Samples whose text is read to count characters and words; with no more than that, all are read."""
+EXAMPLES = 4
+"""Rows shown of each reason."""
+
+Floats = npt.NDArray[np.float64]
+
+
+def compute(folder: Path, manifest: Manifest, run: dict[str, Any]) -> dict[str, Any]:
+    """Everything the report shows, as JSON values; the same files and `run` give the same result.
+
+    `folder` holds the ledgers, indexes and shards that `manifest` names (it need not be published yet);
+    `run` says how the build went (`seconds`, `records`, `records_per_second`, `workers`, ...) and may be empty.
+    Raises DataError where a file is damaged, or where the ledgers do not sum to the manifest's numbers.
+    """
+    steps = [str(step.get("kind", "?")) for step in manifest.spec.get("steps") or ()]
+    seed = int((manifest.spec.get("output") or {}).get("seed", 0))
+    fates, kept = _Fates(steps, seed), _Kept(manifest, seed)
+    for entry in manifest.shards:
+        fates.add(entry, read_ledger(folder, entry, [name for name in SCHEMA.names if name not in ("key", "detail")]))
+        if entry.rows:
+            kept.add(folder, entry)
+    states, reasons = fates.counts()
+    said = {state: count for state, count in manifest.counts.items() if count}
+    why = {state: by_reason for state, by_reason in manifest.reasons.items() if by_reason}
+    if sum(states.values()) != manifest.input_rows or {s: n for s, n in states.items() if n} != said or reasons != why:
+        raise DataError(
+            "ledger_sum",
+            f"{folder}: the ledgers hold {sum(states.values())} records {states}, "
+            f"the manifest says {manifest.input_rows}: {manifest.counts}",
+        )
+    value = {
+        "version": VERSION,
+        "root_digest": manifest.root_digest,
+        "spec_digest": manifest.spec_digest,
+        "input_rows": manifest.input_rows,
+        "samples": manifest.samples,
+        "units": len(manifest.shards),
+        "shards": sum(1 for entry in manifest.shards if entry.rows),
+        "shard_bytes": sum(entry.shard_bytes for entry in manifest.shards),
+        "states": states,
+        "reasons": reasons,
+        "funnel": fates.funnel(manifest.input_rows),
+        "examples": fates.examples(),
+        "fetch": fates.fetch(),
+        "domains": fates.domains.to_json(),
+        "origins": fates.origins.to_json(),
+        **kept.to_json(),
+        "run": run,
+    }
+    rounded: dict[str, Any] = stable(value)
+    return rounded
+
+
+def sample_keys(samples: int, n: int, seed: int, what: str = "grid") -> list[int]:
+    """Positions of `n` random samples of 0 to samples-1 (all, if there are no more), ascending, keyed by `seed`.
+
+    >>> sample_keys(1000, 4, 0) == sample_keys(1000, 4, 0) != sample_keys(1000, 4, 1)
+    True
+    """
+    drawn = generator(seed, "report", what).choice(samples, size=min(n, samples), replace=False, shuffle=False)
+    return sorted(int(position) for position in drawn)
+
+
+def read_ledger(folder: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
+    """Columns of one unit's ledger, its bytes checked against the manifest. Raises DataError for damage."""
+    path = folder / entry.ledger
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError("ledger_missing", f"{path}: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() != entry.ledger_sha256:
+        raise DataError("ledger_sha256", f"{path}: its bytes are not those that the manifest names")
+    try:
+        table = pq.read_table(pa.BufferReader(data), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError("ledger_unreadable", f"{path}: {error}") from error
+    if table.schema.names != columns:
+        raise DataError("ledger_schema", f"{path}: columns are {table.schema.names}, expected {columns}")
+    if table.num_rows != entry.input_rows:
+        raise DataError("ledger_rows", f"{path}: {table.num_rows} rows, the manifest has {entry.input_rows}")
+    return table
+
+
+class _Fates:
+    """Tallies over the ledgers: which stage ended each record, how fetching went, where the records came from."""
+
+    def __init__(self, steps: list[str], seed: int) -> None:
+        self.steps, self.seed = steps, seed
+        self.ends: Counter[tuple[str, str, int]] = Counter()  # (state, reason, stage)
+        self.domains, self.origins = Heaviest(), Heaviest()
+        self.seconds = Tally("s", [round(10 ** (step / 8), 6) for step in range(-24, 25)], whole=False)
+        self.status: Counter[int] = Counter()
+        self.attempts = self.attempted = self.retried = self.received = 0
+        self._examples: dict[tuple[str, str], list[tuple[float, int, int]]] = {}
+
+    SOURCE, FETCH, DECODE, KEPT = -3, -2, -1, 1 << 30
+
+    def _stage(self, state: str, step: int | None, fetched: bool, has_uri: bool) -> int:
+        """Which stage ended a record: the source, the fetch, the decoder, a step (its index), or none: kept.
+
+        Media that cannot be decoded are counted at the decoder whichever step first asked for their pixels.
+        """
+        if state == "ok":
+            return self.KEPT
+        if step is not None:
+            if not 0 <= step < len(self.steps):
+                raise DataError("ledger_step", f"the ledger names step {step}, the spec has {len(self.steps)}")
+            return self.DECODE if state in FAILED else step
+        if state in FAILED and fetched:
+            return self.DECODE
+        return self.FETCH if state == "opted_out" or (state in FAILED and has_uri) else self.SOURCE
+
+    def add(self, entry: ShardEntry, table: pa.Table) -> None:
+        state, uri = table["state"], table["uri"]
+        facts = pa.table(
+            {
+                "state": state,
+                "reason": table["reason"],
+                "step": table["step"],
+                "fetched": pc.is_valid(table["sha256"]),
+                "has_uri": pc.is_valid(uri),
+            }
+        )
+        for group in facts.group_by(facts.column_names).aggregate([([], "count_all")]).to_pylist():
+            count = group.pop("count_all")
+            reason = group.pop("reason")
+            if group["state"] not in STATES:
+                raise DataError("ledger_state", f"{entry.ledger}: unknown state {group['state']!r}")
+            self.ends[group["state"], reason, self._stage(**group)] += count
+        self._add_names(self.domains, domains(uri), state)
+        self._add_names(self.origins, table["origin"], state)
+        self.seconds.add(table["seconds"].drop_null().to_numpy())
+        for row in table["status"].drop_null().value_counts().to_pylist():
+            self.status[row["values"]] += row["counts"]
+        attempts = table["attempts"].to_numpy()
+        self.attempts += int(attempts.sum())
+        self.attempted += int((attempts > 0).sum())
+        self.retried += int((attempts > 1).sum())
+        self.received += pc.sum(table["size"]).as_py() or 0
+        self._add_examples(entry.unit, table)
+
+    def _add_names(self, into: Heaviest, names: pa.ChunkedArray, state: pa.ChunkedArray) -> None:
+        table = pa.table({"name": names, "state": state})
+        table = table.filter(pc.is_valid(table["name"]))
+        for group in table.group_by(["name", "state"]).aggregate([([], "count_all")]).to_pylist():
+            into.add(group["name"][:255], group["state"], group["count_all"])
+        into.prune()
+
+    def _add_examples(self, unit: int, table: pa.Table) -> None:
+        """Keep the `EXAMPLES` rows of each reason with the least keyed draw; those with a picture come first."""
+        lost = np.flatnonzero(pc.not_equal(table["state"], "ok").to_numpy())
+        if not len(lost):
+            return
+        joined = pc.binary_join_element_wise(table["state"], table["reason"], "\t").take(pa.array(lost))
+        names, codes = np.unique(np.asarray(joined.to_pylist(), dtype=object), return_inverse=True)
+        draw = generator(self.seed, "examples", unit).random(table.num_rows)[lost]
+        draw += pc.is_null(table["thumbnail"]).to_numpy()[lost]
+        order = np.lexsort((draw, codes))
+        starts = np.searchsorted(codes[order], np.arange(len(names) + 1))
+        for at, name in enumerate(names):
+            state, _, reason = name.partition("\t")
+            rows = order[starts[at] : starts[at + 1]][:EXAMPLES]
+            known = self._examples.setdefault((state, reason), [])
+            known += [(float(draw[row]), unit, int(lost[row])) for row in rows]
+            self._examples[state, reason] = heapq.nsmallest(EXAMPLES, known)
+
+    def counts(self) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+        """Records by state, and by reason for every state but `ok`, in the manifest's form."""
+        states: dict[str, int] = dict.fromkeys(STATES, 0)
+        reasons: dict[str, dict[str, int]] = {}
+        for (state, reason, _), count in self.ends.items():
+            states[state] += count
+            if state != "ok":
+                by_reason = reasons.setdefault(state, {})
+                by_reason[reason] = by_reason.get(reason, 0) + count
+        return states, reasons
+
+    def funnel(self, input_rows: int) -> list[dict[str, Any]]:
+        """Stages in order: how many records each removed, by reason, and how many were left after it."""
+        stages = [(self.SOURCE, "source", None), (self.FETCH, "fetch", None), (self.DECODE, "decode", None)]
+        left = input_rows
+        rows: list[dict[str, Any]] = [
+            {"stage": "input", "step": None, "kind": None, "removed": 0, "left": input_rows, "reasons": []}
+        ]
+        for number, stage, step in [*stages, *((at, "step", at) for at in range(len(self.steps)))]:
+            removed = {(s, r): count for (s, r, at), count in self.ends.items() if at == number}
+            left -= sum(removed.values())
+            by_reason = [{"state": s, "reason": r, "records": n} for (s, r), n in _by_count(removed)]
+            kind = None if step is None else self.steps[step]
+            rows.append(
+                {"stage": stage, "step": step, "kind": kind, "removed": sum(removed.values()), "left": left}
+                | {"reasons": by_reason}
+            )
+        return rows
+
+    def examples(self) -> list[dict[str, Any]]:
+        """Reasons by number of records, each with the places (unit, row in its ledger) of a few examples."""
+        totals: Counter[tuple[str, str]] = Counter()
+        for (state, reason, _), count in self.ends.items():
+            if state != "ok":
+                totals[state, reason] += count
+        return [
+            {
+                "state": state,
+                "reason": reason,
+                "records": count,
+                "rows": [{"unit": unit, "at": at} for _, unit, at in self._examples[state, reason]],
+            }
+            for (state, reason), count in _by_count(totals)
+        ]
+
+    def fetch(self) -> dict[str, Any]:
+        return {
+            "attempted": self.attempted,
+            "attempts": self.attempts,
+            "retried": self.retried,
+            "received_bytes": self.received,
+            "status": {str(code): count for code, count in sorted(self.status.items())},
+            "seconds": self.seconds.to_json(),
+        }
+
+
+class _Kept:
+    """Tallies over the indexes: facts of what was kept."""
+
+    def __init__(self, manifest: Manifest, seed: int) -> None:
+        self._positions = np.asarray(sample_keys(manifest.samples, TEXT_SAMPLE, seed, "text"), dtype=np.int64)
+        self.tallies = {
+            "resolution": Tally("px, square root of the area", octaves(16, 16384, 4)),
+            "aspect": Tally("width / height", octaves(1 / 16, 16, 4, centred=True), whole=False),
+            "media_bytes": Tally("bytes", octaves(64, 2**27, 2)),
+            "media_seconds": Tally("s", octaves(1 / 8, 8192, 2), whole=False),
+            "text_bytes": Tally("bytes", lengths(65_536)),
+            "text_characters_sampled": Tally("characters", lengths(65_536)),
+            "text_words_sampled": Tally("words", lengths(16_384)),
+        }
+        self.kinds: Counter[str] = Counter()
+        self.formats: Counter[str] = Counter()
+        self.modes: Counter[str] = Counter()
+        self.verified: Counter[str] = Counter()
+
+    def add(self, folder: Path, entry: ShardEntry) -> None:
+        assert entry.index is not None, entry
+        assert entry.shard is not None, entry
+        index = Index(folder / entry.index, crc32c=entry.index_crc32c)
+        if len(index) != entry.rows:
+            raise DataError("index_rows", f"{index.path}: {len(index)} rows, the manifest has {entry.rows}")
+        column = index.column("parts").combine_chunks()
+        parts, owner = column.flatten(), pc.list_parent_indices(column).to_numpy()
+
+        def of(name: str, mask: npt.NDArray[np.bool_] | None = None) -> pa.Array:
+            values = parts.field(name)
+            return values if mask is None else values.filter(pa.array(mask))
+
+        kind = np.asarray(of("kind").to_pylist(), dtype=object)
+        text, media, seen = kind == "text", (kind != "text") & (kind != "meta"), (kind == "image") | (kind == "video")
+        height, width = (_floats(of(name, seen)) for name in ("height", "width"))
+        self.tallies["resolution"].add(np.sqrt(height * width))
+        self.tallies["aspect"].add(width / np.where(height > 0, height, np.nan))
+        self.tallies["media_bytes"].add(_floats(of("size", media)))
+        self.tallies["media_seconds"].add(_floats(of("seconds", media)))
+        for counter, name in ((self.formats, "format"), (self.modes, "mode"), (self.verified, "verified")):
+            counter.update("unknown" if value is None else value for value in of(name, media).to_pylist())
+        self.kinds.update(kind[~(kind == "meta")].tolist())
+        sizes = _floats(of("size"))
+        self.tallies["text_bytes"].add(np.bincount(owner[text], weights=sizes[text], minlength=entry.rows))
+        self._read_texts(folder / entry.shard, entry, parts, owner, text)
+
+    def _read_texts(self, path: Path, entry: ShardEntry, parts: Any, owner: Any, text: Any) -> None:
+        """Characters and words of the text of each sampled sample, all its text parts together."""
+        first, last = np.searchsorted(self._positions, (entry.first, entry.first + entry.rows))
+        wanted = self._positions[first:last] - entry.first
+        if not len(wanted):
+            return
+        counts = {int(row): [0, 0] for row in wanted}
+        chosen = np.flatnonzero(text & np.isin(owner, wanted))
+        places = zip(
+            *(parts.field(n).take(pa.array(chosen)).to_pylist() for n in ("offset", "size", "crc32c")), strict=True
+        )
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise DataError("shard_missing", f"{path}: {error.strerror}") from error
+        try:
+            for row, (offset, size, checksum) in zip(owner[chosen].tolist(), places, strict=True):
+                data = os.pread(handle, size, offset)
+                if crc32c.crc32c(data) != checksum:
+                    raise DataError("part_crc32c", f"{path}: text at byte {offset} has changed since the build")
+                string = data.decode(errors="replace")
+                counts[row][0] += len(string)
+                counts[row][1] += len(string.split())
+        finally:
+            os.close(handle)
+        table = np.asarray(list(counts.values()), dtype=np.float64)
+        self.tallies["text_characters_sampled"].add(table[:, 0])
+        self.tallies["text_words_sampled"].add(table[:, 1])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "histograms": {name: tally.to_json() for name, tally in self.tallies.items()},
+            "text_sampled": len(self._positions),
+            "parts": dict(_by_count(self.kinds)),
+            "formats": dict(_by_count(self.formats)),
+            "modes": dict(_by_count(self.modes)),
+            "verified": dict(_by_count(self.verified)),
+        }
+
+
+def domains(uri: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The host of each http(s) URL, `scheme://bucket` of others; null where there is no address.
+
+    >>> domains(pa.chunked_array([["https://u:p@Ex.org:8080/a?b", "s3://bucket/key", "cat.jpg", None]])).to_pylist()
+    ['ex.org', 's3://bucket', '(not a URL)', None]
+    """
+    found = pc.extract_regex(
+        uri, r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:[^/?#@\\]*@)?(?P<host>\[[^\]/?#]*\]|[^/?#:\\]*)"
+    )
+    scheme = pc.utf8_lower(pc.struct_field(found, "scheme"))
+    host = pc.utf8_lower(pc.struct_field(found, "host"))
+    web = pc.is_in(scheme, pa.array(["http", "https"]))
+    name = pc.if_else(web, host, pc.binary_join_element_wise(scheme, host, "://"))
+    return pc.if_else(pc.is_valid(uri), pc.coalesce(name, pa.scalar("(not a URL)")), pa.scalar(None, pa.string()))
+
+
+def stable(value: Any) -> Any:
+    """A JSON value with its floats rounded; floats that JSON does not know become None.
+
+    >>> stable({"a": [1.23456789, float("inf"), 3]})
+    {'a': [1.234568, None, 3]}
+    """
+    if isinstance(value, dict):
+        return {str(key): stable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [stable(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
+
+
+def _floats(values: pa.Array) -> Floats:
+    """As float64, null as NaN."""
+    array: Floats = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return array
+
+
+def _by_count(counts: dict[Any, int]) -> Iterable[tuple[Any, int]]:
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
