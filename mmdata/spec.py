@@ -183,7 +183,8 @@ class FetchSpec(Model):
 class OutputSpec(Model):
     """Where and how the dataset is written."""
 
-    path: OutputPath
+    path: OutputPath = runtime()
+    """Folder of the dataset."""
     unit_rows: int = Field(1000, ge=1, le=1_000_000)
     """Input rows per work unit; unit n becomes shard n."""
     seed: int = 0
@@ -203,20 +204,24 @@ class EngineSpec(Model):
     """Units that may be under way beyond the oldest uncommitted one."""
 
 
-def build_fields(source: Any, step: Any) -> dict[str, Any]:
-    """The fields of a build spec, given the unions of source and step kinds; see `specfile.build_model`."""
-    return {
-        "plugins": (
-            tuple[str, ...],
-            Field((), description="Modules to import first: dotted names, or `.py` files relative to this spec."),
-        ),
-        "source": (source, Field(..., description="Where the records come from.")),
-        "fetch": (FetchSpec, Field(FetchSpec(), description="How media are fetched.")),
-        "steps": (tuple[step, ...], Field((), description="What is done to each record, in order.")),
-        "output": (OutputSpec, Field(..., description="Where and how the dataset is written.")),
-        "engine": (EngineSpec, Field(EngineSpec(), description="How the work is run.")),
-        "limit": (
-            int | None,
-            Field(None, ge=1, description="Use the first so many input rows. Part of the digest."),
-        ),
-    }
+class BuildSpec(Model):
+    """A build: records from a source, media fetched, steps applied in order, kept samples written as shards.
+
+    `source` and `steps` are told apart by their `kind`; `specfile.build_model` puts the unions of all
+    registered kinds in their places.
+    """
+
+    plugins: tuple[str, ...] = ()
+    """Modules to import first, so that they register their kinds: dotted names, or `.py` files beside this spec."""
+    source: SourceSpec
+    """Where the records come from."""
+    fetch: FetchSpec = FetchSpec()
+    """How media are fetched."""
+    steps: tuple[StepSpec, ...] = ()
+    """What is done to each record, in order."""
+    output: OutputSpec
+    """Where and how the dataset is written."""
+    engine: EngineSpec = EngineSpec()
+    """How the work is run."""
+    limit: int | None = Field(None, ge=1)
+    """Use the first so many input rows. Part of the digest."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Protocol
 
 from mmdata.errors import DataError
 
@@ -38,10 +38,14 @@ def header(name: str, size: int) -> bytes:
     return b"".join((raw, bytes(100 - len(raw)), _MODE_IDS, size_field, _MTIME, b"%06o\x00 " % checksum, _TAIL))
 
 
+class Sink(Protocol):
+    def write(self, data: bytes | memoryview, /) -> int: ...
+
+
 class TarWriter:
     """Appends members to an open binary file and says where each one's data begins."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: Sink) -> None:
         self._file = file
         self.position = 0
 

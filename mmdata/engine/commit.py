@@ -1,0 +1,299 @@
+"""Committing a unit: its shard, index and ledger appear together, whole, or not at all.
+
+Files are written under `.build/staging`, synced, named in a commit record (the moment of commit), and then
+renamed to their places. Whoever opens the folder next completes renames that a kill has cut short.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import crc32c
+import pyarrow.parquet as pq
+
+from mmdata import ledger
+from mmdata.errors import DataError
+from mmdata.ledger import LedgerRow
+from mmdata.shards import index as indexes
+from mmdata.shards.index import IndexRow, Part
+from mmdata.shards.manifest import ShardEntry
+from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
+from mmdata.shards.tar import TarWriter
+from mmdata.types import Media, Sample
+
+EXTENSIONS = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A sample that goes into the shard, all its media holding their bytes."""
+
+    row: int
+    sample: Sample
+    signatures: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitFiles:
+    """The names of one unit's files, relative to the dataset."""
+
+    number: int
+
+    @property
+    def shard(self) -> str:
+        return f"shards/{self.number:06d}.tar"
+
+    @property
+    def index(self) -> str:
+        return f"index/{self.number:06d}.arrow"
+
+    @property
+    def ledger(self) -> str:
+        return f"ledger/{self.number:06d}.parquet"
+
+    @property
+    def all(self) -> tuple[str, str, str]:
+        return (self.shard, self.index, self.ledger)
+
+
+def staged(name: str) -> str:
+    """Where a file waits before its commit: never a name that a reader's pattern would match."""
+    return f".build/staging/{name.replace('/', '-')}.part"
+
+
+def write_unit(
+    folder: Path, number: int, input_first: int, kept: Iterable[Kept], rows: list[LedgerRow]
+) -> tuple[ShardEntry, list[LedgerRow]]:
+    """Write one unit's files into staging and sync them.
+
+    `kept` are in input order and are taken one at a time, so that media on disk are read when written.
+    Returns the unit's manifest entry (`first` is left 0) and its ledger rows with shard places filled in.
+    """
+    files = UnitFiles(number=number)
+    index_rows: list[IndexRow] = []
+    places: dict[int, int] = {}
+    digest = hashlib.sha256()
+    shard_path = folder / staged(files.shard)
+    with open(shard_path, "wb", buffering=0) as raw:
+        hashed = _Hashed(raw.fileno(), digest)
+        writer = TarWriter(hashed)
+        for item in kept:
+            places[item.row] = len(index_rows)
+            index_rows.append(_add(writer, item))
+        writer.finish()
+        hashed.flush()
+        size = writer.position
+        if index_rows:
+            os.fsync(raw.fileno())
+    entry: dict[str, Any] = {}
+    if index_rows:
+        data = indexes.to_bytes(index_rows)
+        _write(folder / staged(files.index), data)
+        entry = {
+            "shard": files.shard,
+            "shard_bytes": size,
+            "shard_sha256": digest.hexdigest(),
+            "index": files.index,
+            "index_sha256": hashlib.sha256(data).hexdigest(),
+            "index_crc32c": int(crc32c.crc32c(data)),
+        }
+    else:
+        shard_path.unlink()
+    final = [_placed(row, number, places) for row in rows]
+    ledger_path = folder / staged(files.ledger)
+    pq.write_table(ledger.to_table(final), ledger_path, compression="zstd")
+    _fsync(ledger_path)
+    return (
+        ShardEntry(
+            unit=number,
+            first=0,
+            rows=len(index_rows),
+            input_first=input_first,
+            input_rows=len(rows),
+            ledger=files.ledger,
+            ledger_sha256=sha256_file(ledger_path),
+            **entry,
+        ),
+        final,
+    )
+
+
+def _placed(row: LedgerRow, number: int, places: dict[int, int]) -> LedgerRow:
+    values = {name: getattr(row, name) for name in LedgerRow.__slots__}
+    at = places.get(row.row)
+    values |= {"shard": number if at is not None else None, "shard_row": at}
+    return LedgerRow(**values)
+
+
+class _Hashed:
+    """A file that hashes what is written to it, so that the shard's digest needs no second reading.
+
+    Small pieces are gathered: a system call and a hash update per header would cost more than the copy.
+    """
+
+    def __init__(self, handle: int, digest: Any, gather: int = 1 << 20) -> None:
+        self._handle = handle
+        self._digest = digest
+        self._gather = gather
+        self._pieces: list[bytes | memoryview] = []
+        self._size = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size >= self._gather:
+            self.flush()
+        return len(data)
+
+    def flush(self) -> None:
+        data = memoryview(b"".join(self._pieces))
+        self._pieces, self._size = [], 0
+        self._digest.update(data)
+        while data:
+            data = data[os.write(self._handle, data) :]
+
+
+def _add(writer: TarWriter, item: Kept) -> IndexRow:
+    sample = item.sample
+    parts = []
+    for number, part in enumerate(sample.parts):
+        if isinstance(part, Media):
+            assert part.data is not None, sample.key
+            extension = EXTENSIONS.get(part.format or "", part.format or "bin")
+            data, facts = part.data, _media_facts(part)
+            kind = part.kind
+        else:
+            extension, data, kind = "txt", part.text.encode(), "text"
+            facts = {"role": part.role, "train": part.train}
+        single = len(sample.media) <= 1 and len(sample.texts) <= 1
+        name = extension if single else f"{number}.{extension}"
+        offset = writer.add(f"{sample.key}.{name}", data)
+        parts.append(
+            Part(name=name, kind=kind, offset=offset, size=len(data), crc32c=int(crc32c.crc32c(data)), **facts)
+        )
+    data = _meta_json(sample)
+    offset = writer.add(f"{sample.key}.json", data)
+    parts.append(Part(name="json", kind="meta", offset=offset, size=len(data), crc32c=int(crc32c.crc32c(data))))
+    return IndexRow(
+        key=sample.key,
+        row=item.row,
+        origin=sample.origin.uri,
+        origin_row=sample.origin.row,
+        parts=tuple(parts),
+        signatures=item.signatures,
+    )
+
+
+def _media_facts(media: Media) -> dict[str, Any]:
+    skipped = {"kind", "data"}
+    return {name: getattr(media, name) for name in Media.__slots__ if name not in skipped}
+
+
+def _meta_json(sample: Sample) -> bytes:
+    """Provenance and the source's own columns, as canonical JSON: what readers of the plain tar get to see."""
+    facts = [
+        {
+            name: value
+            for name, value in (("url", m.uri), ("height", m.height), ("width", m.width), ("sha256", m.sha256))
+            if value is not None
+        }
+        for m in sample.media
+    ]
+    value: dict[str, Any] = {"key": sample.key, "origin": sample.origin.uri, "origin_row": sample.origin.row}
+    value |= facts[0] if len(facts) == 1 else {"media": facts}
+    if sample.meta:
+        value["meta"] = dict(sample.meta)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def record(folder: Path, entry: ShardEntry, rows: list[LedgerRow], records: str = "units") -> dict[str, Any]:
+    """Write the commit record of a staged unit: from here on the unit is committed."""
+    reasons: dict[str, dict[str, int]] = {}
+    for row in rows:
+        if row.state != "ok":
+            reasons.setdefault(row.state, {}).setdefault(row.reason, 0)
+            reasons[row.state][row.reason] += 1
+    value = {
+        "entry": entry.model_dump(mode="json"),
+        "counts": ledger.counts(row.state for row in rows),
+        "reasons": reasons,
+    }
+    write_atomic(folder / ".build" / records / f"{entry.unit:06d}.json", json.dumps(value, sort_keys=True).encode())
+    return value
+
+
+def publish(folder: Path, entry: ShardEntry) -> None:
+    """Move a recorded unit's files to their places. Repeating it is harmless."""
+    for name in UnitFiles(number=entry.unit).all:
+        source, target = folder / staged(name), folder / name
+        if source.exists():
+            os.replace(source, target)
+            fsync_folder(target.parent)
+    if not entry.rows:  # a retry may never empty a unit, but a file from another run must not stay
+        for name in (UnitFiles(number=entry.unit).shard, UnitFiles(number=entry.unit).index):
+            (folder / name).unlink(missing_ok=True)
+
+
+def records(folder: Path, kind: str = "units") -> Iterator[dict[str, Any]]:
+    """The commit records in unit order. Raises DataError for one that cannot be read."""
+    for path in sorted((folder / ".build" / kind).glob("*.json")):
+        try:
+            value = json.loads(path.read_bytes())
+            ShardEntry.model_validate(value["entry"])
+        except (ValueError, KeyError, OSError) as error:
+            raise DataError("commit_record", f"{path}: {error}") from error
+        yield value
+
+
+def prepare(folder: Path) -> None:
+    """Make the folders of a build."""
+    for name in ("shards", "index", "ledger", ".build/units", ".build/staging"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+
+
+def roll_forward(folder: Path) -> list[dict[str, Any]]:
+    """Complete interrupted renames, remove what was never committed; returns the commit records.
+
+    Raises DataError when a committed file is missing or has another size than recorded.
+    """
+    committed = list(records(folder))
+    for value in committed:
+        entry = ShardEntry.model_validate(value["entry"])
+        publish(folder, entry)
+        _check_sizes(folder, entry)
+    for path in (folder / ".build" / "staging").iterdir():
+        path.unlink()
+    return committed
+
+
+def _check_sizes(folder: Path, entry: ShardEntry) -> None:
+    if entry.shard is not None:
+        path = folder / entry.shard
+        size = path.stat().st_size if path.exists() else -1
+        if size != entry.shard_bytes:
+            raise DataError(
+                "shard_missing" if size < 0 else "shard_cut",
+                f"{path}: {size if size >= 0 else 'no'} bytes, {entry.shard_bytes} were committed; "
+                f"remove .build/units/{entry.unit:06d}.json and all later ones to build them again",
+            )
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,402 @@
+"""The local engine: fetch in this process, steps in worker processes, commit in input order.
+
+Rows are admitted in input order and finish in any; a unit is decided and written when all its rows are
+there and all units before it are committed. So the result does not depend on the number of workers, and
+what is in memory does not depend on the size of the input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mmdata.engine.commit import Kept
+from mmdata.engine.pool import Pool
+from mmdata.engine.spool import Held, Memory, Spool
+from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup
+from mmdata.errors import RunError
+from mmdata.fetch.client import Fetched, Fetcher
+from mmdata.ledger import LedgerRow
+from mmdata.spec import BuildSpec, OrderedState, OrderedStepSpec, Record
+from mmdata.types import Drop, Media, Sample
+
+
+@dataclass(slots=True)
+class Row:
+    """One input record on its way: what was fetched, what the steps said, where its media wait."""
+
+    record: Record
+    drop: Drop | None = None
+    step: int | None = None
+    sample: Sample | None = None
+    held: dict[int, Held] = field(default_factory=dict)
+    signatures: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    thumbnail: bytes | None = None
+    facts: Media | None = None
+    attempts: int = 0
+    status: int | None = None
+    seconds: float | None = None
+    size: int | None = None
+
+    def ledger_row(self) -> LedgerRow:
+        record, sample = self.record, self.record.sample
+        facts = self.facts or (sample.media[0] if sample.media else None)
+        return LedgerRow(
+            row=record.row,
+            key=sample.key,
+            origin=sample.origin.uri,
+            origin_row=sample.origin.row,
+            uri=sample.media[0].uri if sample.media else None,
+            state=self.drop.state if self.drop else "ok",
+            reason=self.drop.reason if self.drop else "",
+            detail=self.drop.detail[:500] if self.drop else "",
+            step=self.step,
+            of=self.drop.of if self.drop else None,
+            attempts=self.attempts,
+            status=self.status,
+            seconds=self.seconds,
+            size=self.size,
+            sha256=facts.sha256 if facts else None,
+            height=facts.height if facts else None,
+            width=facts.width if facts else None,
+            thumbnail=self.thumbnail,
+        )
+
+
+@dataclass(slots=True)
+class Unit:
+    """A fixed range of input rows. `closed` once the source has given its last one."""
+
+    number: int
+    spool: Spool
+    rows: dict[int, Row] = field(default_factory=dict)
+    pending: int = 0
+    closed: bool = False
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def settle(self) -> None:
+        if self.closed and self.pending == 0:
+            self.complete.set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A unit whose rows are all decided, ready to be written. `kept` reads media as it goes."""
+
+    number: int
+    rows: list[LedgerRow]
+    kept: Iterator[Kept]
+
+
+Commit = Callable[[Finished], None]
+OnRow = Callable[[str, str], None]
+
+
+class OrderedSteps:
+    """The ordered steps of a pipeline and what they remember; decisions are taken in input order."""
+
+    def __init__(self, spec: BuildSpec) -> None:
+        self._states: dict[int, OrderedState] = {
+            number: step.state() for number, step in enumerate(spec.steps) if isinstance(step, OrderedStepSpec)
+        }
+
+    def decide(self, row: Row) -> None:
+        """Reject the row if an ordered step does, else remember it if the build keeps it.
+
+        A row that a later map step rejects is remembered by nobody: a duplicate repeats a *kept* row.
+        """
+        key = row.record.sample.key
+        for number, state in self._states.items():
+            if number in row.signatures and (row.step is None or number < row.step):
+                drop = state.check(key, row.signatures[number])
+                if drop is not None:
+                    row.drop, row.step = drop, number
+                    return
+        if row.drop is None:
+            self.keep(key, merged(row.signatures))
+
+    def keep(self, key: str, signatures: dict[str, bytes]) -> None:
+        """Remember a kept row, for example one committed by an earlier run."""
+        for state in self._states.values():
+            state.keep(key, signatures)
+
+
+def merged(signatures: dict[int, dict[str, bytes]]) -> dict[str, bytes]:
+    """The signatures of all steps as the index stores them."""
+    return {name: value for step in signatures.values() for name, value in step.items()}
+
+
+async def run(
+    spec: BuildSpec,
+    units: Iterator[tuple[int, Iterator[Record]]],
+    *,
+    folder: Path,
+    ordered: OrderedSteps,
+    commit: Commit,
+    on_row: OnRow,
+    stop: asyncio.Event,
+    memory: Memory,
+) -> None:
+    """Fetch and process the records of `units` and hand each finished unit to `commit`, in order.
+
+    `commit` runs in a thread, one unit at a time. Setting `stop` abandons what is not yet committed.
+    Raises RunError (a bug in a step, a full disk) and DataError (an unreadable source).
+    """
+    workers = spec.engine.workers or os.cpu_count() or 1
+    setup = Setup(
+        plugins=spec.plugins, steps=tuple(step.model_dump(mode="python") | {"kind": step.kind} for step in spec.steps)
+    )
+    pool = Pool(setup, workers=workers, seconds=spec.engine.sample_seconds)
+    try:
+        async with Fetcher(spec.fetch) as fetcher:
+            engine = _Engine(spec, fetcher, pool, folder, ordered, commit, on_row, memory, workers)
+            work = asyncio.create_task(engine.run(units))
+            stopped = asyncio.create_task(stop.wait())
+            await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            if not work.done():
+                await engine.abandon(work)
+            elif work.exception() is not None:
+                raise work.exception() or RunError("unreachable")
+    finally:
+        await asyncio.to_thread(pool.close)
+
+
+class _Engine:
+    def __init__(
+        self,
+        spec: BuildSpec,
+        fetcher: Fetcher,
+        pool: Pool,
+        folder: Path,
+        ordered: OrderedSteps,
+        commit: Commit,
+        on_row: OnRow,
+        memory: Memory,
+        workers: int,
+    ) -> None:
+        self._spec = spec
+        self._fetcher = fetcher
+        self._pool = pool
+        self._folder = folder
+        self._ordered = ordered
+        self._commit = commit
+        self._on_row = on_row
+        self._memory = memory
+        # Rows under way: enough to keep every connection and every worker busy, and no more.
+        self._slots = asyncio.Semaphore(spec.fetch.concurrency + 4 * workers)
+        self._units_ahead = asyncio.Semaphore(spec.engine.units_ahead)
+        self._in_flight = 0  # bytes fetched and not yet through the steps
+        self._drained = asyncio.Event()
+        self._units: asyncio.Queue[Unit | None] = asyncio.Queue()
+        self._committing = asyncio.Lock()
+
+    async def run(self, units: Iterator[tuple[int, Iterator[Record]]]) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._commit_units())
+            await self._admit(units, group)
+
+    async def abandon(self, work: asyncio.Task[None]) -> None:
+        """Stop: rows under way are given up; a unit that is just being written is finished first."""
+        async with self._committing:
+            work.cancel()
+        with contextlib.suppress(asyncio.CancelledError, ExceptionGroup):
+            await work
+
+    async def _admit(self, units: Iterator[tuple[int, Iterator[Record]]], group: asyncio.TaskGroup) -> None:
+        reader = _Reader(units)
+        try:
+            unit: Unit | None = None
+            while (item := await reader.get()) is not None:
+                if isinstance(item, int):  # the number of the unit that the next records belong to
+                    self._close(unit)
+                    await self._units_ahead.acquire()
+                    unit = Unit(item, Spool(self._folder / ".build" / "staging", self._memory))
+                    self._units.put_nowait(unit)
+                    continue
+                assert unit is not None
+                row = unit.rows[item.row] = Row(item)
+                if item.drop is not None:
+                    self._on_row(item.drop.state, item.drop.reason)
+                    row.drop = item.drop
+                    continue
+                await self._slots.acquire()
+                while self._in_flight > self._memory.limit:
+                    self._drained.clear()
+                    await self._drained.wait()
+                unit.pending += 1
+                group.create_task(self._handle(unit, row))
+            self._close(unit)
+            self._units.put_nowait(None)
+        finally:
+            reader.close()
+
+    def _close(self, unit: Unit | None) -> None:
+        if unit is not None:
+            unit.closed = True
+            unit.settle()
+
+    async def _handle(self, unit: Unit, row: Row) -> None:
+        try:
+            sample = await self._fetch(row)
+            if sample is not None:
+                held = sum(len(media.data or b"") for media in sample.media)
+                self._in_flight += held
+                try:
+                    outcome = await self._pool.run(Job(unit=unit.number, sample=sample))
+                    _settle(unit, row, sample, outcome)
+                finally:
+                    self._in_flight -= held
+                    self._drained.set()
+            if row.drop is not None:
+                self._on_row(row.drop.state, row.drop.reason)
+        except OSError as error:
+            raise RunError(f"{self._folder}: {error.strerror or error}") from error
+        finally:
+            self._slots.release()
+            unit.pending -= 1
+            unit.settle()
+
+    async def _fetch(self, row: Row) -> Sample | None:
+        """The sample with its media's bytes, or None after setting the row's drop."""
+        sample = row.record.sample
+        parts = []
+        for part in sample.parts:
+            if isinstance(part, Media) and part.data is None:
+                fetched: Fetched = await self._fetcher.get(part.uri or "")
+                row.attempts += fetched.attempts
+                row.status = fetched.status
+                row.seconds = round((row.seconds or 0.0) + fetched.seconds, 4)
+                row.size = (row.size or 0) + fetched.size
+                if fetched.drop is not None:
+                    row.drop = fetched.drop
+                    return None
+                parts.append(replace(part, data=fetched.data))
+            else:
+                parts.append(part)  # type: ignore[arg-type]
+        return replace(sample, parts=tuple(parts))
+
+    async def _commit_units(self) -> None:
+        while (unit := await self._units.get()) is not None:
+            await unit.complete.wait()
+            for number in sorted(unit.rows):
+                row = unit.rows[number]
+                before = row.drop
+                self._ordered.decide(row)
+                if before is None:
+                    self._on_row(row.drop.state if row.drop else "ok", row.drop.reason if row.drop else "")
+            await self._picture_duplicates(unit)
+            rows = [unit.rows[number].ledger_row() for number in sorted(unit.rows)]
+            finished = Finished(number=unit.number, rows=rows, kept=_kept(unit))
+            async with self._committing:
+                await asyncio.to_thread(self._commit, finished)
+            unit.spool.close()
+            self._units_ahead.release()
+
+    async def _picture_duplicates(self, unit: Unit) -> None:
+        """A few pictures of rows that only an ordered step rejected (map steps made theirs in the worker)."""
+        made: dict[str, int] = {}
+        for number in sorted(unit.rows):
+            row = unit.rows[number]
+            if row.drop is None or row.sample is None or made.get(row.drop.reason, 0) >= THUMBNAILS:
+                continue
+            made[row.drop.reason] = made.get(row.drop.reason, 0) + 1
+            sample = _with_data(row, unit.spool)
+            row.thumbnail = (await self._pool.run(Job(unit=unit.number, sample=sample, task="thumbnail"))).thumbnail
+
+
+def _settle(unit: Unit, row: Row, given: Sample, outcome: Outcome) -> None:
+    """Note the outcome, and put the media of a sample that may be kept aside until its unit's turn."""
+    row.drop, row.step = outcome.drop, outcome.step
+    row.signatures, row.facts = outcome.signatures, outcome.facts
+    row.thumbnail = outcome.thumbnail
+    if outcome.sample is None:
+        return
+    unchanged = {media.uri: media.data for media in given.media}
+    for number, part in enumerate(outcome.sample.parts):
+        if isinstance(part, Media):
+            data = part.data if part.data is not None else unchanged[part.uri]
+            assert data is not None
+            row.held[number] = unit.spool.put(data)
+    row.sample = replace(
+        outcome.sample,
+        parts=tuple(replace(part, data=None) if isinstance(part, Media) else part for part in outcome.sample.parts),
+    )
+
+
+def _with_data(row: Row, spool: Spool) -> Sample:
+    assert row.sample is not None
+    parts = tuple(
+        replace(part, data=spool.get(row.held[number])) if isinstance(part, Media) else part
+        for number, part in enumerate(row.sample.parts)
+    )
+    return replace(row.sample, parts=parts)
+
+
+def _kept(unit: Unit) -> Iterator[Kept]:
+    for number in sorted(unit.rows):
+        row = unit.rows[number]
+        if row.drop is None:
+            yield Kept(row=number, sample=_with_data(row, unit.spool), signatures=merged(row.signatures))
+
+
+class _Reader:
+    """Reads records in a thread, a bounded number ahead: opening row groups must not stall the event loop."""
+
+    def __init__(self, units: Iterator[tuple[int, Iterator[Record]]], ahead: int = 64, chunk: int = 64) -> None:
+        self._queue: queue.Queue[list[int | Record] | BaseException | None] = queue.Queue(ahead)
+        self._chunk = chunk
+        self._items: list[int | Record] = []
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._read, args=(units,), daemon=True)
+        self._thread.start()
+
+    async def get(self) -> int | Record | None:
+        """The next unit number or record; None at the end. Raises what the source raised."""
+        if not self._items:
+            try:
+                found: Any = self._queue.get_nowait()
+            except queue.Empty:
+                found = await asyncio.to_thread(self._queue.get)
+            if found is None:
+                return None
+            if isinstance(found, BaseException):
+                raise found
+            self._items = found[::-1]
+        return self._items.pop()
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _read(self, units: Iterator[tuple[int, Iterator[Record]]]) -> None:
+        try:
+            for number, records in units:
+                chunk: list[int | Record] = [number]
+                for record in records:
+                    chunk.append(record)
+                    if len(chunk) >= self._chunk:
+                        self._put(chunk)
+                        chunk = []
+                if chunk:
+                    self._put(chunk)
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: list[int | Record] | BaseException | None) -> None:
+        while not self._closed.is_set():
+            try:
+                self._queue.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+
+__all__ = ["Finished", "OrderedSteps", "Row", "run"]

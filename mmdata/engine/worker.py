@@ -1,0 +1,163 @@
+"""The child process that runs the steps of one record at a time: decoders may hang or crash in it.
+
+It speaks over one inherited socket: first the steps, then one record after another, each answered by an
+Outcome. Values are pickled by our own two processes only; media travel as plain bytes in them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from mmdata.decode.work import Work
+from mmdata.errors import DataError
+from mmdata.registry import load_plugin, lookup
+from mmdata.spec import OrderedStepSpec, StepSpec
+from mmdata.types import Drop, Media, Sample
+
+THUMBNAILS = 4
+"""Pictures of rejected records kept per unit and reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a worker must know before its first record."""
+
+    plugins: tuple[str, ...]
+    steps: tuple[dict[str, Any], ...]
+    """Each step's fields. Steps are rebuilt here, after the plugins that may define them are loaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """`steps`: run the pipeline. `thumbnail`: only make the picture of a record that was rejected later."""
+
+    unit: int
+    sample: Sample
+    task: Literal["steps", "thumbnail"] = "steps"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a record.
+
+    Media whose bytes the steps left alone come back with `data=None` (the parent still holds them).
+    `signatures` are those of the ordered steps reached, by step number. `bug` is a traceback.
+    """
+
+    sample: Sample | None = None
+    drop: Drop | None = None
+    step: int | None = None
+    signatures: dict[int, dict[str, bytes]] = field(default_factory=dict)
+    thumbnail: bytes | None = None
+    facts: Media | None = None
+    notes: dict[str, int] = field(default_factory=dict)
+    bug: str | None = None
+
+
+def run_steps(sample: Sample, steps: tuple[StepSpec, ...], work: Work) -> Outcome:
+    """The pipeline over one record, up to its end or the first Drop.
+
+    Steps after an ordered one run before its decision is known: it is taken later, in input order, and
+    costs nothing when the record is kept, which is the common case.
+    """
+    signatures: dict[int, dict[str, bytes]] = {}
+    current = sample
+    for number, step in enumerate(steps):
+        try:
+            if isinstance(step, OrderedStepSpec):
+                signatures[number] = step.signature(current, work)
+                continue
+            result = step.apply(current, work)
+        except DataError as error:
+            result = Drop(reason=error.reason, detail=error.detail, state="failed_permanent")
+        if isinstance(result, Drop):
+            return Outcome(drop=result, step=number, facts=_first_facts(current), signatures=signatures)
+        current = result
+    return Outcome(sample=current, signatures=signatures, facts=_first_facts(current))
+
+
+def _first_facts(sample: Sample) -> Media | None:
+    return replace(sample.media[0], data=None) if sample.media else None
+
+
+class _Thumbnails:
+    """At most THUMBNAILS pictures per unit and reason, so that a filter which rejects most of the input
+    does not spend its time on pictures of it."""
+
+    def __init__(self) -> None:
+        self._unit = -1
+        self._made: Counter[str] = Counter()
+
+    def make(self, job: Job, reason: str, work: Work) -> bytes | None:
+        if job.unit != self._unit:
+            self._unit, self._made = job.unit, Counter()
+        if not job.sample.media or self._made[reason] >= THUMBNAILS:
+            return None
+        picture = work.thumbnail(job.sample.media[0])
+        self._made[reason] += picture is not None
+        return picture
+
+
+def _answer(job: Job, steps: tuple[StepSpec, ...], work: Work, thumbnails: _Thumbnails) -> Outcome:
+    if job.task == "thumbnail":
+        return Outcome(thumbnail=work.thumbnail(job.sample.media[0]) if job.sample.media else None)
+    outcome = run_steps(job.sample, steps, work)
+    if outcome.drop is not None:
+        thumbnail = thumbnails.make(job, outcome.drop.reason, work)
+        return replace(outcome, thumbnail=thumbnail, notes=dict(work.notes))
+    assert outcome.sample is not None
+    given = {id(media.data) for media in job.sample.media}
+    parts = tuple(
+        replace(part, data=None) if isinstance(part, Media) and id(part.data) in given else part
+        for part in outcome.sample.parts
+    )
+    return replace(outcome, sample=replace(outcome.sample, parts=parts), notes=dict(work.notes))
+
+
+def serve(connection: Connection) -> None:
+    """Answer jobs until the parent goes away."""
+    setup: Setup = connection.recv()
+    for plugin in setup.plugins:
+        load_plugin(plugin)
+    steps: tuple[StepSpec, ...] = tuple(lookup("step", step["kind"]).model_validate(step) for step in setup.steps)
+    work = Work.for_steps(steps)
+    thumbnails = _Thumbnails()
+    while True:
+        try:
+            job: Job = connection.recv()
+        except EOFError:
+            return
+        try:
+            outcome = _answer(job, steps, work, thumbnails)
+        except Exception:
+            outcome = Outcome(bug=traceback.format_exc())
+        work.clear()
+        connection.send(outcome)
+
+
+def _die_with_parent() -> None:
+    """A worker stuck in a decoder would outlive a killed build; Linux can be told to end it (prctl(2))."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main() -> None:
+    parent = int(sys.argv[2])
+    _die_with_parent()
+    if os.getppid() != parent:  # it had died before prctl took effect
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    serve(Connection(int(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""A folder of images with texts beside them: `a.jpg` with `a.txt` or `a.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+import fsspec
+
+from mmdata.errors import DataError
+from mmdata.registry import register
+from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
+from mmdata.types import Drop, Media, Origin, Sample, Text
+
+
+@register("source", "folder")
+class Folder(SourceSpec):
+    """Images below a folder, sorted by path. The caption is the `.txt` of the same name, or the `caption` (or
+    `text`) of the `.json` of the same name, whose other keys travel in the sample's JSON."""
+
+    kind: Literal["folder"] = "folder"
+    path: InputPath = runtime()
+    """The folder; local or any fsspec URL."""
+    extensions: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2")
+    """File name extensions, compared without regard to case, that are taken for images."""
+
+    def open(self) -> Source:
+        return _Files(self)
+
+
+class _Files:
+    def __init__(self, spec: Folder) -> None:
+        self._fs, root = fsspec.core.url_to_fs(spec.path)
+        self._root = root.rstrip("/")
+        if not self._fs.isdir(self._root):
+            raise DataError("source_unreadable", f"{spec.path}: not a folder")
+        wanted = {"." + extension.lower().lstrip(".") for extension in spec.extensions}
+        found = self._fs.find(self._root, detail=True)
+        names = {path[len(self._root) :].lstrip("/"): info for path, info in found.items()}
+        self._images = sorted(name for name in names if PurePosixPath(name.lower()).suffix in wanted)
+        self._sidecars = {name for name in names if name.lower().endswith((".txt", ".json"))}
+        self._sizes = {name: int(names[name]["size"] or 0) for name in [*self._images, *self._sidecars]}
+        if not self._images:
+            raise DataError("source_empty", f"{spec.path}: no file ends in one of {', '.join(sorted(wanted))}")
+
+    def inputs(self) -> list[dict[str, Any]]:
+        listing = "".join(f"{name}\t{self._sizes[name]}\n" for name in sorted(self._sizes))
+        digest = hashlib.sha256(listing.encode()).hexdigest()
+        return [{"name": ".", "images": len(self._images), "size": sum(self._sizes.values()), "sha256_listing": digest}]
+
+    def count(self) -> int | None:
+        return len(self._images)
+
+    def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        for row in range(start, len(self._images) if stop is None else min(stop, len(self._images))):
+            name = self._images[row]
+            stem = str(PurePosixPath(name).with_suffix(""))
+            text: str | None = None
+            meta: dict[str, Any] = {}
+            drop = None
+            try:
+                if f"{stem}.txt" in self._sidecars:
+                    text = self._read(f"{stem}.txt").decode("utf-8-sig", errors="replace").strip()
+                if f"{stem}.json" in self._sidecars:
+                    meta = json.loads(self._read(f"{stem}.json"))
+                    if not isinstance(meta, dict):
+                        raise ValueError(f"a JSON {type(meta).__name__}, not an object")
+                    caption = meta.pop("caption", None) or meta.pop("text", None)
+                    text = text if text is not None or caption is None else str(caption)
+            except (ValueError, RecursionError) as error:
+                meta, drop = {}, Drop(reason="bad_record", detail=f"{stem}.json: {error}", state="failed_permanent")
+            media = Media(kind="image", uri=self._fs.unstrip_protocol(f"{self._root}/{name}"))
+            parts = (media, Text(text=text)) if text is not None else (media,)
+            sample = Sample(key=f"{row:09d}", parts=parts, meta=meta, origin=Origin(uri=name, row=0))
+            yield Record(row=row, sample=sample, drop=drop)
+
+    def _read(self, name: str) -> bytes:
+        try:
+            data: bytes = self._fs.cat_file(f"{self._root}/{name}")
+        except OSError as error:
+            raise DataError("source_unreadable", f"{name}: {error}") from error
+        return data

@@ -1,0 +1,109 @@
+"""JSON lines: an image (or several) and a text per line."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from mmdata.errors import SpecError
+from mmdata.registry import nearest, register
+from mmdata.sources import _tables
+from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
+from mmdata.types import Drop, Media, Origin, Sample, Text
+
+
+class JsonlColumns(Model):
+    """Which keys of a line hold what."""
+
+    image: str = "image"
+    """A path or URL, or a list of them."""
+    text: str = "text"
+
+
+@register("source", "jsonl")
+class Jsonl(SourceSpec):
+    """Lines such as `{"image": "a/1.jpg", "text": "A cat."}`; all other keys travel in the sample's JSON."""
+
+    kind: Literal["jsonl"] = "jsonl"
+    path: InputPath = runtime()
+    """A .jsonl file (compressed or not), a folder of them, or a glob; local or any fsspec URL."""
+    root: InputPath | None = runtime(None)
+    """What image paths are relative to. Default: the folder of `path`. A path that leads out of it is refused."""
+    columns: JsonlColumns = JsonlColumns()
+
+    def open(self) -> Source:
+        return _JsonLines(self)
+
+
+class _JsonLines:
+    def __init__(self, spec: Jsonl) -> None:
+        self._spec = spec
+        self._files = _tables.list_files(spec.path, ("jsonl",))
+        first = self._files[0]
+        self._root = (spec.root or first.url[: len(first.url) - len(first.name)]).rstrip("/")
+        names = _tables.columns(first)
+        for field in ("image", "text"):
+            name = getattr(spec.columns, field)
+            if names and name not in names:
+                raise SpecError(
+                    f"source.columns.{field}: the first lines of {first.name} have no key {name!r}; "
+                    + nearest(name, names)
+                )
+
+    def inputs(self) -> list[dict[str, Any]]:
+        return [_tables.fingerprint(file) for file in self._files]
+
+    def count(self) -> int | None:
+        return None
+
+    def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        row = 0
+        for file in self._files:
+            for batch in _tables.batches(file):
+                values = dict(zip(batch.rows, batch.table.to_pylist(), strict=True))
+                for at in sorted([*values, *batch.bad]):
+                    if stop is not None and row >= stop:
+                        return
+                    if row >= start:
+                        yield self._record(row, Origin(uri=file.name, row=at), values.get(at), batch.bad.get(at, ""))
+                    row += 1
+
+    def _record(self, row: int, origin: Origin, value: dict[str, Any] | None, problem: str) -> Record:
+        key = f"{row:09d}"
+        if value is None:
+            drop = Drop(
+                reason="bad_record", detail=f"{origin.uri} row {origin.row}: {problem}", state="failed_permanent"
+            )
+            return Record(row=row, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
+        columns = self._spec.columns
+        images, text = value.get(columns.image), value.get(columns.text)
+        paths = images if isinstance(images, list) else [images]
+        meta = {
+            name: item for name, item in value.items() if item is not None and name not in (columns.image, columns.text)
+        }
+        texts = (Text(text=str(text)),) if text is not None else ()
+        drop = None
+        media = []
+        for path in paths:
+            uri = self._uri(path) if isinstance(path, str) and path.strip() else None
+            if uri is None:
+                drop = Drop(
+                    reason="path_escape" if isinstance(path, str) and path.strip() else "bad_url",
+                    detail=f"{columns.image}: {path!r}",
+                    state="failed_permanent",
+                )
+                uri = str(path or "")
+            media.append(Media(kind="image", uri=uri))
+        return Record(row=row, sample=Sample(key=key, parts=(*media, *texts), meta=meta, origin=origin), drop=drop)
+
+    def _uri(self, path: str) -> str | None:
+        """The place of an image, or None when its path leads out of the root."""
+        if "://" in path:
+            return path if path.split("://", 1)[0].lower() not in ("file", "local") else None
+        if "\\" in path or "\0" in path:
+            return None
+        normal = posixpath.normpath(path)
+        if normal.startswith("/"):
+            return normal if normal.startswith(self._root.removeprefix("file://") + "/") else None
+        return None if normal.startswith("..") else f"{self._root}/{normal}"

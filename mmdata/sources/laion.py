@@ -1,0 +1,188 @@
+"""LAION-style tables: a URL and a text per row, with the usual columns beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import field_validator
+
+from mmdata import expression
+from mmdata.errors import SpecError
+from mmdata.registry import nearest, register
+from mmdata.sources import _tables
+from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
+from mmdata.types import Drop, Media, Origin, Sample, Text
+
+
+class LaionColumns(Model):
+    """The names of the table's columns. URL and text must be there; of the others, those that are."""
+
+    url: str = "URL"
+    text: str = "TEXT"
+    width: str = "WIDTH"
+    height: str = "HEIGHT"
+    similarity: str = "similarity"
+    punsafe: str = "punsafe"
+    pwatermark: str = "pwatermark"
+    license: str = "LICENSE"
+    nsfw: str = "NSFW"
+    hash: str = "hash"
+
+
+@register("source", "laion")
+class Laion(SourceSpec):
+    """Tables with a URL and a TEXT column (parquet, csv, tsv or jsonl, compressed or not)."""
+
+    kind: Literal["laion"] = "laion"
+    path: InputPath = runtime()
+    """A table, a folder of tables (searched below, sorted by name), or a glob; local or any fsspec URL."""
+    columns: LaionColumns = LaionColumns()
+    """Column names, where they differ from LAION's."""
+    meta: tuple[str, ...] = ()
+    """Further columns to carry into each sample's JSON."""
+    where: str | None = None
+    """Keep only rows for which this holds, for example `WIDTH >= 256 and similarity > 0.3`: evaluated on the
+    table's own columns before anything is fetched; an expression on a null is not true. Rejected rows are
+    counted as `filtered: where`."""
+
+    @field_validator("where")
+    @classmethod
+    def _compiles(cls, value: str | None) -> str | None:
+        if value is not None:
+            expression.compile(value)
+        return value
+
+    def open(self) -> Source:
+        return _LaionTables(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    file: _tables.TableFile
+    rows: int | None
+    names: list[str]
+
+
+class _LaionTables:
+    """The opened tables. All headers are checked before the first row is read."""
+
+    def __init__(self, spec: Laion) -> None:
+        self._spec = spec
+        self._where = expression.compile(spec.where) if spec.where is not None else None
+        self._files = [
+            _Opened(file, _tables.count(file), _tables.columns(file)) for file in _tables.list_files(spec.path)
+        ]
+        problems = [problem for opened in self._files for problem in self._problems(opened)]
+        if problems:
+            raise SpecError("\n".join(problems))
+
+    def _problems(self, opened: _Opened) -> Iterator[str]:
+        columns = self._spec.columns
+        # A name that the user wrote down must be there; of LAION's own, only URL and TEXT must.
+        needed = {f"columns.{name}": getattr(columns, name) for name in {"url", "text"} | columns.model_fields_set}
+        needed |= {f"meta[{at}]": name for at, name in enumerate(self._spec.meta)}
+        if self._where is not None:
+            needed |= {f"where ({name})": name for name in self._where.columns}
+        for field, name in sorted(needed.items()):
+            if name not in opened.names:
+                yield (
+                    f"source.{field}: {opened.file.name} has no column {name!r}; "
+                    f"{_nearest_column(name, opened.names)}; its columns: {', '.join(opened.names) or 'none'}"
+                )
+
+    def inputs(self) -> list[dict[str, Any]]:
+        return [_tables.fingerprint(opened.file) for opened in self._files]
+
+    def count(self) -> int | None:
+        total = 0
+        for opened in self._files:
+            if opened.rows is None:
+                return None
+            total += opened.rows
+        return total
+
+    def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        first = 0  # the row number, over all files, of the current file's first row
+        for opened in self._files:
+            if opened.rows is not None and first + opened.rows <= start:
+                first += opened.rows
+                continue
+            last = 0
+            for batch in _tables.batches(opened.file, start=max(0, start - first), select=self._select(opened)):
+                last = batch.first + len(batch)
+                for record in self._batch(opened.file, batch, first):
+                    if stop is not None and record.row >= stop:
+                        return
+                    if record.row >= start:
+                        yield record
+            first += last
+
+    def _select(self, opened: _Opened) -> list[str]:
+        wanted = {getattr(self._spec.columns, name) for name in LaionColumns.model_fields}
+        wanted |= set(self._spec.meta) | set(self._where.columns if self._where else ())
+        return [name for name in opened.names if name in wanted]
+
+    def _batch(self, file: _tables.TableFile, batch: _tables.Batch, first: int) -> Iterator[Record]:
+        columns = self._spec.columns
+        keep: list[bool] | None = None
+        if self._where is not None and batch.table.num_rows:
+            mask = self._where.mask(_with_columns(batch.table, self._where.columns))
+            keep = mask.to_pylist()
+        named = {field: getattr(columns, field) for field in LaionColumns.model_fields}
+        good = zip(batch.rows, batch.table.to_pylist(), keep or [True] * batch.table.num_rows, strict=True)
+        rows: dict[int, tuple[dict[str, Any], bool]] = {at: (row, ok) for at, row, ok in good}
+        for at in sorted([*rows, *batch.bad]):
+            key = f"{first + at:09d}"
+            origin = Origin(uri=file.name, row=at)
+            if at in batch.bad:
+                drop = Drop(
+                    reason="bad_record", detail=f"{file.name} row {at}: {batch.bad[at]}", state="failed_permanent"
+                )
+                yield Record(row=first + at, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
+                continue
+            row, kept = rows[at]
+            url, text = row.get(named["url"]), row.get(named["text"])
+            meta = {
+                field: value
+                for field, name in named.items()
+                if field not in ("url", "text") and (value := _json_value(row.get(name))) is not None
+            }
+            meta |= {name: _json_value(row.get(name)) for name in self._spec.meta}
+            media = Media(kind="image", uri=str(url).strip() if url is not None else "")
+            parts = (media, Text(text=str(text))) if text is not None else (media,)
+            drop = None if kept else Drop(reason="where", detail=self._spec.where or "")
+            if kept and not media.uri:
+                drop = Drop(reason="bad_url", detail="the URL is empty", state="failed_permanent")
+            yield Record(row=first + at, sample=Sample(key=key, parts=parts, meta=meta, origin=origin), drop=drop)
+
+
+def _with_columns(table: pa.Table, names: frozenset[str]) -> pa.Table:
+    """A batch of loose rows (jsonl) may lack a column that the file has: it is null there."""
+    for name in sorted(names):
+        if name not in table.schema.names:
+            table = table.append_column(name, pa.nulls(table.num_rows))
+    return table
+
+
+def _nearest_column(name: str, known: list[str]) -> str:
+    folded = {other.lower(): other for other in known}
+    return f"did you mean {folded[name.lower()]!r}?" if name.lower() in folded else nearest(name, known)
+
+
+def _json_value(value: Any) -> Any:
+    """A column's value as JSON: NaN and infinities are null, bytes are hex, times are ISO strings."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str | int | bool) or value is None:
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _json_value(item) for key, item in value.items()}
+    return str(value)

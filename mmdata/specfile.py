@@ -1,0 +1,377 @@
+"""Spec files: YAML in, a typed spec out, and every mistake of a file in one message."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from mmdata import registry
+from mmdata.errors import SpecError
+from mmdata.spec import BuildSpec, Model
+
+M = TypeVar("M", bound=Model)
+Loc = tuple[int | str, ...]
+
+
+def find(name: str) -> Path:
+    """The file that `--spec name` means: a path, or the name of a shipped pipeline. Raises SpecError."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path.resolve()
+    if path.parent == Path("."):
+        shipped = pipelines()
+        for candidate in (shipped / name, shipped / f"{name}.yaml"):
+            if candidate.is_file():
+                return candidate
+        known = sorted(file.name for file in shipped.glob("*.yaml"))
+        raise SpecError(f"{name}: no such file, nor a shipped pipeline; {registry.nearest(name, known)}")
+    raise SpecError(f"{name}: no such file")
+
+
+def pipelines() -> Path:
+    """The folder of shipped pipelines: inside the package when installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    return package / "pipelines" if (package / "pipelines").is_dir() else package.parent / "pipelines"
+
+
+def build_model() -> type[BuildSpec]:
+    """BuildSpec with `source` and `steps` as unions of all registered kinds, told apart by `kind`."""
+    fields: dict[str, Any] = {
+        "source": (_union("source"), _redescribed("source")),
+        "steps": (tuple[_union("step"), ...], _redescribed("steps", default=())),  # type: ignore[misc]
+    }
+    return create_model("BuildSpec", __base__=BuildSpec, __doc__=BuildSpec.__doc__, **fields)
+
+
+def _union(group: str) -> Any:
+    options = tuple(registry.lookup(group, kind) for kind in registry.kinds(group))
+    if len(options) == 1:  # a union of one is no union; pydantic refuses a discriminator on it
+        return options[0]
+    return Annotated[Union[options], Field(discriminator="kind")]  # noqa: UP007
+
+
+def _redescribed(name: str, default: Any = ...) -> Any:
+    return Field(default, description=BuildSpec.model_fields[name].description)
+
+
+def load_build(name: str, overrides: Sequence[str] = (), *, check_paths: bool = True) -> tuple[BuildSpec, Path]:
+    """Load a build spec: plugins first, so that their kinds are known. Raises SpecError."""
+    file = find(name)
+    data, _ = _read(file)
+    plugins = data.get("plugins", ()) if isinstance(data, dict) else ()
+    for plugin in plugins if isinstance(plugins, list | tuple) else ():
+        if isinstance(plugin, str):
+            registry.load_plugin(str(file.parent / plugin) if plugin.endswith(".py") else plugin)
+    return load(build_model(), name, overrides, check_paths=check_paths)
+
+
+def load(model: type[M], name: str, overrides: Sequence[str] = (), *, check_paths: bool = True) -> tuple[M, Path]:
+    """Load and validate a spec file; returns it and the file's path.
+
+    `overrides` are `a.b=value` strings, the value in YAML; a list item is named by its number or its kind
+    (`steps.0.pixels=128`, `steps.min_side.pixels=128`). Raises SpecError that lists every mistake with its
+    line, path, value and the nearest known name.
+    """
+    file = find(name)
+    data, mistakes = _read(file)
+    lines = _lines(file)
+    if not isinstance(data, dict):
+        raise SpecError(f"{file}: the top level must be a mapping of keys, not {_shown(data)}")
+    for override in overrides:
+        mistakes.extend(_override(data, override))
+    try:
+        spec = model.model_validate(data, context={"base": file.parent, "check_paths": check_paths})
+    except ValidationError as error:
+        mistakes.extend(_mistake(model, data, lines, problem) for problem in error.errors(include_url=False))
+        spec = None
+    if mistakes or spec is None:
+        count = f"{len(mistakes)} mistake" + ("s" if len(mistakes) > 1 else "")
+        raise SpecError("\n".join([f"{file}: {count}", *(f"  {mistake}" for mistake in mistakes)]))
+    return spec, file
+
+
+def bound(spec: Model) -> dict[str, Any]:
+    """The spec with every default filled in, without the fields that cannot change the result."""
+    return {
+        name: _bound_value(getattr(spec, name))
+        for name, field in type(spec).model_fields.items()
+        if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("runtime"))
+    }
+
+
+def _bound_value(value: Any) -> Any:
+    if isinstance(value, Model):
+        return bound(value)
+    if isinstance(value, tuple | list):
+        return [_bound_value(item) for item in value]
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def difference(old: Any, new: Any, path: str = "") -> Iterator[str]:
+    """What changed between two JSON values, one line each.
+
+    >>> list(difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}], "c": 4}))
+    ['a[1].b: 2 -> 3', 'c: absent -> 4']
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(key for key in new if key not in old)]:
+            place = f"{path}.{key}" if path else str(key)
+            if key not in old or key not in new:
+                yield f"{place}: {_shown(old[key]) if key in old else 'absent'} -> " + (
+                    _shown(new[key]) if key in new else "absent"
+                )
+            else:
+                yield from difference(old[key], new[key], place)
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for at, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from difference(before, after, f"{path}[{at}]")
+    elif old != new:
+        yield f"{path}: {_shown(old)} -> {_shown(new)}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1's SafeLoader, except that `on`, `off`, `yes` and `no` stay words: `mode: no` is a string here."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def _compose(file: Path) -> yaml.Node | None:
+    try:
+        return yaml.compose(file.read_text(encoding="utf-8"), Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise SpecError(f"{file}{place}: not valid YAML: {error.problem}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"{file}: cannot be read: {error}") from error
+
+
+def _read(file: Path) -> tuple[Any, list[str]]:
+    """The file's value, and its doubled keys (which YAML would let the last one win)."""
+    node = _compose(file)
+    if node is None:
+        return {}, []
+    mistakes = []
+    for path, mapping in _mappings(node, ()):
+        seen: dict[str, int] = {}
+        for key, _ in mapping.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                place = _dotted((*path, key.value))
+                mistakes.append(f"line {line}: {place}: written twice, first on line {seen[key.value]}; keep one")
+            seen[key.value] = line
+    loader = _Loader("")
+    try:
+        return loader.construct_document(node), mistakes
+    except yaml.YAMLError as error:
+        raise SpecError(f"{file}: {' '.join(str(error).split())}") from error
+    finally:
+        loader.dispose()
+
+
+def _mappings(node: yaml.Node, path: Loc) -> Iterator[tuple[Loc, yaml.MappingNode]]:
+    if isinstance(node, yaml.MappingNode):
+        yield path, node
+        for key, value in node.value:
+            yield from _mappings(value, (*path, key.value))
+    elif isinstance(node, yaml.SequenceNode):
+        for at, value in enumerate(node.value):
+            yield from _mappings(value, (*path, at))
+
+
+def _lines(file: Path) -> dict[Loc, int]:
+    node = _compose(file)
+    lines: dict[Loc, int] = {}
+
+    def visit(node: yaml.Node, path: Loc) -> None:
+        lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                lines[(*path, key.value)] = key.start_mark.line + 1
+                visit(value, (*path, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for at, value in enumerate(node.value):
+                visit(value, (*path, at))
+
+    if node is not None:
+        visit(node, ())
+    return lines
+
+
+def _override(data: dict[str, Any], override: str) -> list[str]:
+    """Apply one `a.b=value`; returns mistakes."""
+    path, separator, text = override.partition("=")
+    if not separator or not path:
+        return [f"--set {override}: write it as path=value, for example steps.min_side.pixels=256"]
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        return [f"--set {override}: the value is not valid YAML"]
+    target: Any = data
+    *parents, last = path.split(".")
+    for at, name in enumerate(parents):
+        if isinstance(target, dict) and name not in target:
+            target[name] = {}
+        found = _item(target, name)
+        if found is None:
+            return [f"--set {override}: there is no {'.'.join(parents[: at + 1])!r} in the spec{_items(target)}"]
+        target = target[found]
+    if isinstance(target, dict):
+        target[last] = value
+        return []
+    found = _item(target, last)
+    if found is None:
+        return [f"--set {override}: there is no {path!r} in the spec{_items(target)}"]
+    target[found] = value
+    return []
+
+
+def _item(container: Any, name: str) -> Any:
+    """The key or number under which `name` is found; list items go by number or by kind."""
+    if isinstance(container, dict):
+        return name if name in container else None
+    if isinstance(container, list):
+        if name.isdigit():
+            return int(name) if int(name) < len(container) else None
+        same = [at for at, item in enumerate(container) if isinstance(item, dict) and item.get("kind") == name]
+        return same[0] if len(same) == 1 else None
+    return None
+
+
+def _items(container: Any) -> str:
+    if not isinstance(container, list):
+        return ""
+    kinds = [str(item.get("kind")) for item in container if isinstance(item, dict)]
+    return f"; items go by number (0 to {len(container) - 1}) or by a kind that occurs once ({', '.join(kinds)})"
+
+
+def _dotted(path: Loc) -> str:
+    """
+    >>> _dotted(("steps", 2, "pixels"))
+    'steps[2].pixels'
+    """
+    text = ""
+    for name in path:
+        text += f"[{name}]" if isinstance(name, int) else f".{name}" if text else str(name)
+    return text or "(top level)"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _mistake(model: type[BaseModel], data: Any, lines: dict[Loc, int], problem: Any) -> str:
+    """One line for one pydantic error: line, path, value, what is wrong, what to do."""
+    path, where = _walk(model, data, problem["loc"])
+    kind, context, message = problem["type"], problem.get("ctx", {}), problem["msg"]
+    value = "" if kind == "missing" else f": {_shown(problem['input'])}"
+    if kind == "extra_forbidden":
+        known = [name for name in where.model_fields if name != "kind"] if where else []
+        message = f"unknown key; {registry.nearest(path[-1], known)}"
+    elif kind == "missing":
+        description = (
+            where.model_fields[str(path[-1])].description if where and path[-1] in where.model_fields else None
+        )
+        message = "required, but missing" + (f" ({description.strip().splitlines()[0]})" if description else "")
+    elif kind == "union_tag_invalid":
+        known = [tag.strip().strip("'") for tag in context["expected_tags"].split(", ")]
+        path, value = (*path, "kind"), f": {_shown(context['tag'])}"
+        message = f"no such kind; {registry.nearest(context['tag'], known)}"
+    elif kind == "union_tag_not_found":
+        message = "required key 'kind' is missing"
+    elif kind == "literal_error" and isinstance(problem["input"], str):
+        known = [str(option) for option in _literals(where, path)]
+        if known:
+            message = f"not a known value; {registry.nearest(problem['input'], known)}"
+    elif kind == "value_error":
+        message = str(context.get("error", message))
+    line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
+    return (f"line {line}: " if line else "") + f"{_dotted(path)}{value}: {message}"
+
+
+def _walk(model: type[BaseModel], data: Any, loc: Loc) -> tuple[Loc, type[BaseModel] | None]:
+    """The path in the file for a pydantic location (which also names union tags), and the model that holds it."""
+    path: list[int | str] = []
+    annotation: Any = model
+    holder: type[BaseModel] | None = None
+    for at, name in enumerate(loc):
+        here = _model_of(annotation, data)
+        if (
+            isinstance(data, dict)
+            and name not in data
+            and at < len(loc) - 1
+            and (name == data.get("kind") or here is None)
+        ):
+            continue  # a union tag, not a key
+        if here is not None:
+            holder = here
+            field = here.model_fields.get(str(name))
+            annotation = field.annotation if field else None
+        else:
+            arguments = typing.get_args(annotation)
+            annotation = arguments[0] if arguments else None
+        path.append(name)
+        try:
+            data = data[name]
+        except (KeyError, IndexError, TypeError):
+            data = None
+    return tuple(path), holder
+
+
+def _model_of(annotation: Any, data: Any) -> type[BaseModel] | None:
+    """The model class an annotation means for this value: unwraps Annotated and Optional, picks a union's kind."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _model_of(typing.get_args(annotation)[0], data)
+    if origin in (Union, types.UnionType):
+        models = [m for option in typing.get_args(annotation) if (m := _model_of(option, data)) is not None]
+        if len(models) == 1:
+            return models[0]
+        for option in models:
+            kind = option.model_fields.get("kind")
+            if kind and isinstance(data, dict) and data.get("kind") in typing.get_args(kind.annotation):
+                return option
+    return None
+
+
+def _literals(model: type[BaseModel] | None, path: Loc) -> list[Any]:
+    names = [name for name in path if isinstance(name, str)]
+    field = model.model_fields.get(names[-1]) if model and names else None
+    found: list[Any] = []
+
+    def visit(annotation: Any) -> None:
+        if typing.get_origin(annotation) is Literal:
+            found.extend(typing.get_args(annotation))
+        else:
+            for argument in typing.get_args(annotation):
+                visit(argument)
+
+    if field:
+        visit(field.annotation)
+    return found
