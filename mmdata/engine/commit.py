@@ -62,15 +62,21 @@ class UnitFiles:
         return (self.shard, self.index, self.ledger)
 
 
-def staged(name: str) -> str:
+def staged(name: str, area: str = "staging") -> str:
     """Where a file waits before its commit: never a name that a reader's pattern would match."""
-    return f".build/staging/{name.replace('/', '-')}.part"
+    return f".build/{area}/{name.replace('/', '-')}.part"
 
 
 def write_unit(
-    folder: Path, number: int, input_first: int, kept: Iterable[Kept], rows: list[LedgerRow]
+    folder: Path,
+    number: int,
+    input_first: int,
+    kept: Iterable[Kept],
+    rows: list[LedgerRow],
+    *,
+    area: str = "staging",
 ) -> tuple[ShardEntry, list[LedgerRow]]:
-    """Write one unit's files into staging and sync them.
+    """Write one unit's files into `.build/<area>` and sync them.
 
     `kept` are in input order and are taken one at a time, so that media on disk are read when written.
     Returns the unit's manifest entry (`first` is left 0) and its ledger rows with shard places filled in.
@@ -79,7 +85,7 @@ def write_unit(
     index_rows: list[IndexRow] = []
     places: dict[int, int] = {}
     digest = hashlib.sha256()
-    shard_path = folder / staged(files.shard)
+    shard_path = folder / staged(files.shard, area)
     with open(shard_path, "wb", buffering=0) as raw:
         hashed = _Hashed(raw.fileno(), digest)
         writer = TarWriter(hashed)
@@ -94,7 +100,7 @@ def write_unit(
     entry: dict[str, Any] = {}
     if index_rows:
         data = indexes.to_bytes(index_rows)
-        _write(folder / staged(files.index), data)
+        _write(folder / staged(files.index, area), data)
         entry = {
             "shard": files.shard,
             "shard_bytes": size,
@@ -106,7 +112,7 @@ def write_unit(
     else:
         shard_path.unlink()
     final = [_placed(row, number, places) for row in rows]
-    ledger_path = folder / staged(files.ledger)
+    ledger_path = folder / staged(files.ledger, area)
     pq.write_table(ledger.to_table(final), ledger_path, compression="zstd")
     _fsync(ledger_path)
     return (
@@ -212,7 +218,12 @@ def _meta_json(sample: Sample) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
-def record(folder: Path, entry: ShardEntry, rows: list[LedgerRow], records: str = "units") -> dict[str, Any]:
+def canonical(value: Any) -> bytes:
+    """JSON that has one spelling, so that a changed byte can be told."""
+    return (json.dumps(value, sort_keys=True, indent=1) + "\n").encode()
+
+
+def record(folder: Path, entry: ShardEntry, rows: list[LedgerRow], *, area: str = "units") -> dict[str, Any]:
     """Write the commit record of a staged unit: from here on the unit is committed."""
     reasons: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -224,27 +235,27 @@ def record(folder: Path, entry: ShardEntry, rows: list[LedgerRow], records: str 
         "counts": ledger.counts(row.state for row in rows),
         "reasons": reasons,
     }
-    write_atomic(folder / ".build" / records / f"{entry.unit:06d}.json", json.dumps(value, sort_keys=True).encode())
+    write_atomic(folder / ".build" / area / f"{entry.unit:06d}.json", canonical(value))
     return value
 
 
-def publish(folder: Path, entry: ShardEntry) -> None:
+def publish(folder: Path, entry: ShardEntry, *, area: str = "staging") -> None:
     """Move a recorded unit's files to their places. Repeating it is harmless."""
     for name in UnitFiles(number=entry.unit).all:
-        source, target = folder / staged(name), folder / name
+        source, target = folder / staged(name, area), folder / name
         if source.exists():
             os.replace(source, target)
             fsync_folder(target.parent)
-    if not entry.rows:  # a retry may never empty a unit, but a file from another run must not stay
-        for name in (UnitFiles(number=entry.unit).shard, UnitFiles(number=entry.unit).index):
-            (folder / name).unlink(missing_ok=True)
 
 
-def records(folder: Path, kind: str = "units") -> Iterator[dict[str, Any]]:
+def records(folder: Path, area: str = "units") -> Iterator[dict[str, Any]]:
     """The commit records in unit order. Raises DataError for one that cannot be read."""
-    for path in sorted((folder / ".build" / kind).glob("*.json")):
+    for path in sorted((folder / ".build" / area).glob("*.json")):
         try:
-            value = json.loads(path.read_bytes())
+            data = path.read_bytes()
+            value = json.loads(data)
+            if canonical(value) != data:
+                raise ValueError("its bytes have changed")
             ShardEntry.model_validate(value["entry"])
         except (ValueError, KeyError, OSError) as error:
             raise DataError("commit_record", f"{path}: {error}") from error

@@ -163,10 +163,17 @@ async def run(
             stopped.cancel()
             if not work.done():
                 await engine.abandon(work)
-            elif work.exception() is not None:
-                raise work.exception() or RunError("unreachable")
+            elif (error := work.exception()) is not None:
+                raise _first(error)
     finally:
         await asyncio.to_thread(pool.close)
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong first, out of the group that a TaskGroup makes of it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 class _Engine:
@@ -319,10 +326,9 @@ def _settle(unit: Unit, row: Row, given: Sample, outcome: Outcome) -> None:
     row.thumbnail = outcome.thumbnail
     if outcome.sample is None:
         return
-    unchanged = {media.uri: media.data for media in given.media}
     for number, part in enumerate(outcome.sample.parts):
         if isinstance(part, Media):
-            data = part.data if part.data is not None else unchanged[part.uri]
+            data = given.media[outcome.same[number]].data if number in outcome.same else part.data
             assert data is not None
             row.held[number] = unit.spool.put(data)
     row.sample = replace(
@@ -374,6 +380,8 @@ class _Reader:
 
     def close(self) -> None:
         self._closed.set()
+        with contextlib.suppress(queue.Full):  # a `get` that waits in a thread would keep the loop from closing
+            self._queue.put_nowait(None)
 
     def _read(self, units: Iterator[tuple[int, Iterator[Record]]]) -> None:
         try:
@@ -398,5 +406,3 @@ class _Reader:
             except queue.Full:
                 continue
 
-
-__all__ = ["Finished", "OrderedSteps", "Row", "run"]

@@ -48,11 +48,13 @@ class Job:
 class Outcome:
     """What became of a record.
 
-    Media whose bytes the steps left alone come back with `data=None` (the parent still holds them).
+    Media whose bytes the steps left alone come back with `data=None`, and `same` says which of the given
+    media (by number) each such part was: the parent still holds them.
     `signatures` are those of the ordered steps reached, by step number. `bug` is a traceback.
     """
 
     sample: Sample | None = None
+    same: dict[int, int] = field(default_factory=dict)
     drop: Drop | None = None
     step: int | None = None
     signatures: dict[int, dict[str, bytes]] = field(default_factory=dict)
@@ -114,12 +116,14 @@ def _answer(job: Job, steps: tuple[StepSpec, ...], work: Work, thumbnails: _Thum
         thumbnail = thumbnails.make(job, outcome.drop.reason, work)
         return replace(outcome, thumbnail=thumbnail, notes=dict(work.notes))
     assert outcome.sample is not None
-    given = {id(media.data) for media in job.sample.media}
-    parts = tuple(
-        replace(part, data=None) if isinstance(part, Media) and id(part.data) in given else part
-        for part in outcome.sample.parts
-    )
-    return replace(outcome, sample=replace(outcome.sample, parts=parts), notes=dict(work.notes))
+    given = {id(media.data): number for number, media in enumerate(job.sample.media)}
+    parts = list(outcome.sample.parts)
+    same: dict[int, int] = {}
+    for at, part in enumerate(parts):
+        if isinstance(part, Media) and id(part.data) in given:
+            same[at] = given[id(part.data)]
+            parts[at] = replace(part, data=None)
+    return replace(outcome, sample=replace(outcome.sample, parts=tuple(parts)), same=same, notes=dict(work.notes))
 
 
 def serve(connection: Connection) -> None:

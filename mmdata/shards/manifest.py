@@ -56,6 +56,9 @@ class Manifest(BaseModel):
     """The bound spec: every default filled in, fields that cannot change the result left out."""
     spec_digest: str
     inputs: list[dict[str, Any]]
+    """Fingerprints of the input files."""
+    plugins: dict[str, str] = {}
+    """sha256 of the plugin files that took part."""
     input_rows: int
     samples: int
     counts: dict[str, int]

@@ -1,0 +1,215 @@
+"""`python -m mmdata.verify`: proves that every byte of a dataset is the one that was built."""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import crc32c
+
+from mmdata import ledger
+from mmdata.engine import commit
+from mmdata.errors import DataError
+from mmdata.ledger import LedgerRow
+from mmdata.shards import manifest as manifests
+from mmdata.shards import tar
+from mmdata.shards.index import Index, IndexRow
+from mmdata.shards.manifest import Manifest, ShardEntry
+from mmdata.shards.storage import sha256_file
+
+
+@dataclass(slots=True, kw_only=True)
+class Verification:
+    """What was checked and what is wrong; `problems` is empty for a sound dataset."""
+
+    samples: int = 0
+    shards: int = 0
+    bytes: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def verify_dataset(path: str | os.PathLike[str]) -> Verification:
+    """Check a finished dataset completely: manifest, root digest, SHA-256 of every file, each tar member
+    against its index row and crc32c, ledger sums against the manifest, no file too many or too few.
+
+    Damage is reported, never raised.
+    """
+    folder = Path(path)
+    result = Verification()
+    if (folder / ".build" / "publish.json").exists():
+        result.problems.append(f"{folder}: a `--retry` was interrupted while publishing; run it again to finish")
+        return result
+    try:
+        manifest = manifests.read(folder)
+    except DataError as error:
+        result.problems.append(str(error))
+        return result
+    result.problems.extend(_sums(manifest))
+    result.problems.extend(_files(folder, manifest))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
+        for entry, (problems, rows) in zip(
+            manifest.shards, pool.map(lambda entry: _unit(folder, entry), manifest.shards), strict=True
+        ):
+            result.problems.extend(problems)
+            result.samples += rows
+            result.shards += entry.rows > 0
+            result.bytes += entry.shard_bytes
+    result.problems.extend(_ledger_sums(folder, manifest))
+    return result
+
+
+def _sums(manifest: Manifest) -> Iterator[str]:
+    """The manifest's own arithmetic."""
+    first = input_first = 0
+    for at, entry in enumerate(manifest.shards):
+        if (entry.unit, entry.first, entry.input_first) != (at, first, input_first):
+            yield f"manifest_sums: unit {entry.unit}: its place, first sample or first input row does not follow"
+        first += entry.rows
+        input_first += entry.input_rows
+    if (first, input_first) != (manifest.samples, manifest.input_rows):
+        yield f"manifest_sums: shards hold {first} of {manifest.samples} samples, {input_first} input rows"
+    if sum(manifest.counts.values()) != manifest.input_rows or manifest.counts["ok"] != manifest.samples:
+        yield f"manifest_sums: the states {manifest.counts} do not sum to {manifest.input_rows} input rows"
+
+
+def _files(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Further files, files that should not be there, and the state that a retry would start from."""
+    for name, digest in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            yield f"file_missing: {path}"
+        elif sha256_file(path) != digest:
+            yield f"file_sha256: {path} has changed since the build"
+    expected = {name for entry in manifest.shards for name in (entry.shard, entry.index, entry.ledger) if name}
+    for part in ("shards", "index", "ledger"):
+        for path in sorted((folder / part).iterdir()) if (folder / part).is_dir() else ():
+            if f"{part}/{path.name}" not in expected:
+                yield f"file_unknown: {path} is not in the manifest"
+    if not (folder / ".build").is_dir():
+        return  # a copy of the dataset alone is a whole dataset; only `--retry` needs the rest
+    try:
+        recorded = [ShardEntry.model_validate(value["entry"]) for value in commit.records(folder)]
+        if recorded != [entry.model_copy(update={"first": 0}) for entry in manifest.shards]:
+            yield f"commit_record: {folder / '.build' / 'units'} does not match the manifest"
+    except DataError as error:
+        yield str(error)
+    bound = {"spec": manifest.spec, "inputs": manifest.inputs, "plugins": manifest.plugins}
+    path = folder / ".build" / "build.json"
+    if not path.is_file() or path.read_bytes() != commit.canonical(bound):
+        yield f"build_state: {path} does not match the manifest"
+
+
+def _unit(folder: Path, entry: ShardEntry) -> tuple[list[str], int]:
+    """One unit: its three files, each byte of them."""
+    problems: list[str] = []
+    checks = [(entry.ledger, entry.ledger_sha256), (entry.shard, entry.shard_sha256), (entry.index, entry.index_sha256)]
+    for name, digest in checks:
+        if name is None:
+            continue
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"file_missing: {path}")
+        elif sha256_file(path) != digest:
+            problems.append(f"file_sha256: {path}: {path.stat().st_size} bytes, not the ones that were built")
+    rows: list[IndexRow] = []
+    try:
+        if entry.shard is not None and entry.index is not None:
+            rows = Index(folder / entry.index, crc32c=entry.index_crc32c).rows()
+            problems.extend(_shard(folder / entry.shard, entry, rows))
+        problems.extend(_ledger(folder / entry.ledger, entry, rows))
+    except DataError as error:
+        problems.append(str(error))
+    return problems, len(rows)
+
+
+def _shard(path: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[str]:
+    """Tar against index: the same members in the same order at the same places, each with its crc32c."""
+    if len(rows) != entry.rows:
+        yield f"index_rows: {path}: {len(rows)} rows in the index, {entry.rows} in the manifest"
+    if any(a.row >= b.row for a, b in zip(rows, rows[1:], strict=False)):
+        yield f"index_order: {path}: rows are not in input order"
+    indexed = [(f"{row.key}.{part.name}", part) for row in rows for part in row.parts]
+    try:
+        members = list(tar.walk(path))
+    except OSError as error:
+        yield f"shard_unreadable: {path}: {error.strerror}"
+        return
+    if [(m.name, m.offset, m.size) for m in members] != [(n, p.offset, p.size) for n, p in indexed]:
+        yield f"index_members: {path}: the index does not name the members of the tar"
+        return
+    with open(path, "rb") as file:
+        for name, part in indexed:
+            file.seek(part.offset)
+            if int(crc32c.crc32c(file.read(part.size))) != part.crc32c:
+                yield f"part_crc32c: {path}: {name} has changed since the build"
+
+
+def _ledger(path: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[str]:
+    """Ledger against index: one row per input row, and exactly the kept ones are in the shard."""
+    found = ledger.read_rows(path)
+    if [row.row for row in found] != list(range(entry.input_first, entry.input_first + entry.input_rows)):
+        yield f"ledger_rows: {path}: not one row per input row of the unit"
+    kept = [(row.key, row.row, row.shard, row.shard_row) for row in found if row.state == "ok"]
+    if kept != [(row.key, row.row, entry.unit, at) for at, row in enumerate(rows)]:
+        yield f"ledger_index: {path}: the records marked ok are not the samples of the shard"
+
+
+def _ledger_sums(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """The ledgers together against the manifest's counts and reasons."""
+    counts: Counter[str] = Counter()
+    reasons: Counter[tuple[str, str]] = Counter()
+    try:
+        for entry in manifest.shards:
+            found: list[LedgerRow] = ledger.read_rows(folder / entry.ledger)
+            counts.update(row.state for row in found)
+            reasons.update((row.state, row.reason) for row in found if row.state != "ok")
+        if ledger.counts(counts.elements()) != manifest.counts:
+            yield f"ledger_sums: the ledgers hold {dict(counts)}, the manifest {manifest.counts}"
+    except DataError as error:
+        yield str(error)
+        return
+    stated = {(state, reason): n for state, found in manifest.reasons.items() for reason, n in found.items()}
+    if dict(reasons) != stated:
+        yield "ledger_sums: the ledgers' reasons are not those of the manifest"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m mmdata.verify",
+        description="Check every byte of a dataset: digests, tar against index, crc32c, ledger sums.",
+        epilog="exit codes: 0 sound; 1 damaged (each problem on its own line).",
+    )
+    parser.add_argument("dataset", help="folder of a finished dataset")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    arguments = parser.parse_args(argv)
+    result = verify_dataset(arguments.dataset)
+    if arguments.json:
+        print(
+            json.dumps(
+                {
+                    "samples": result.samples,
+                    "shards": result.shards,
+                    "bytes": result.bytes,
+                    "problems": result.problems,
+                }
+            )
+        )
+    else:
+        for problem in result.problems:
+            print(f"damaged: {problem}")
+        verdict = f"{len(result.problems)} problems" if result.problems else "sound"
+        print(
+            f"{arguments.dataset}: {result.samples:,} samples, {result.shards} shards, {result.bytes:,} bytes: {verdict}"
+        )
+    return 1 if result.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
