@@ -1,0 +1,99 @@
+"""The collator: packs to the batch that a Hugging Face model takes, borders included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmdata.labels import IGNORE, positions, segment_ids
+from mmdata.types import Packed
+
+OWN_KEYS = frozenset({"keys", "targets", "loss_weights"})
+"""What a batch carries for the trainer; a model's `forward` never sees it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackedCollator:
+    """One Packed, or several after each other, as one row (B = 1) of T tokens.
+
+    | key | value |
+    |---|---|
+    | `input_ids`, `labels` | int64 [1, T]; labels un-shifted, -100 where nothing is trained and at every border |
+    | `position_ids` | int64 [1, T], from 0 in every segment |
+    | `cu_seq_lens_q`, `cu_seq_lens_k` | int32 [S + 1], from 0 to T |
+    | `max_length_q`, `max_length_k` | int, the longest segment |
+    | `seq_idx` | int32 [1, T], number of the segment |
+    | `use_cache` | False |
+    | the family's media | float32, joined along axis 0 in the order of their placeholders |
+    | `loss_weights` | float32 [1, T] (ours) |
+    | `keys` | list of the samples' keys; a dummy pack has none (ours) |
+    | `targets` | int, labels that are not -100: the batch's own count, to be summed over the step (ours) |
+
+    There is no `attention_mask`: any, even all ones, would switch the isolation of segments off.
+    With `pad_to`, T is exactly that; with `multiple`, T is rounded up. The padding of `pad_id` is a last segment
+    of its own. Raises ValueError for packs that do not fit, or a `pad_id` that stands for a medium.
+    """
+
+    pad_id: int = 0
+    pad_to: int | None = None
+    multiple: int = 1
+
+    def __call__(self, packs: Packed | Sequence[Packed]) -> dict[str, Any]:
+        packs = [packs] if isinstance(packs, Packed) else list(packs)
+        if not packs:
+            raise ValueError("no pack to collate")
+        length = sum(len(pack.input_ids) for pack in packs)
+        padding = self._padding(length)
+        if padding and any(pack.input_ids[slot.start] == self.pad_id for pack in packs for slot in pack.slots):
+            raise ValueError(f"pad_id {self.pad_id} is the placeholder of a medium")
+        firsts = np.cumsum([0, *(len(pack.input_ids) for pack in packs)])
+        cu = [pack.cu_seqlens[:-1] + first for pack, first in zip(packs, firsts, strict=False)]
+        cu_seqlens = np.concatenate([*cu, [length], [length + padding] if padding else []]).astype(np.int32)
+        labels = _padded([pack.labels for pack in packs], padding, IGNORE, np.int64)
+        if (labels[0, cu_seqlens[:-1]] != IGNORE).any():
+            raise ValueError("a segment's first label is trained: the segment before would predict it")
+        longest = int(np.diff(cu_seqlens).max())
+        borders = torch.from_numpy(cu_seqlens)
+        return {
+            "input_ids": torch.from_numpy(_padded([pack.input_ids for pack in packs], padding, self.pad_id, np.int64)),
+            "labels": torch.from_numpy(labels),
+            "position_ids": torch.from_numpy(positions(cu_seqlens)[None]),
+            "cu_seq_lens_q": borders,
+            "cu_seq_lens_k": borders,
+            "max_length_q": longest,
+            "max_length_k": longest,
+            "seq_idx": torch.from_numpy(segment_ids(cu_seqlens)[None]),
+            "use_cache": False,
+            **_media(packs),
+            "loss_weights": torch.from_numpy(_padded([pack.loss_weights for pack in packs], padding, 0, np.float32)),
+            "keys": [key for pack in packs for key in pack.keys],
+            "targets": int((labels != IGNORE).sum()),
+        }
+
+    def _padding(self, length: int) -> int:
+        if self.pad_to is None:
+            return -length % self.multiple
+        if length > self.pad_to:
+            raise ValueError(f"{length} tokens do not fit into pad_to={self.pad_to}")
+        return self.pad_to - length
+
+
+def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
+    """The part of a batch that `forward` takes."""
+    return {key: value for key, value in batch.items() if key not in OWN_KEYS}
+
+
+def _padded(arrays: list[np.ndarray], padding: int, value: int, dtype: type) -> np.ndarray:
+    return np.concatenate([*arrays, np.full(padding, value)]).astype(dtype)[None]
+
+
+def _media(packs: list[Packed]) -> dict[str, torch.Tensor]:
+    names = dict.fromkeys(name for pack in packs for name in pack.media)
+    return {
+        name: torch.from_numpy(np.concatenate([pack.media[name] for pack in packs if name in pack.media]))
+        for name in names
+    }

@@ -1,0 +1,1 @@
+"""Train on packed multimodal streams: small commands over plain PyTorch."""

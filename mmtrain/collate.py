@@ -1,0 +1,5 @@
+"""The collator, under the name that a trainer looks for."""
+
+from mmdata.collate import OWN_KEYS, PackedCollator, model_inputs
+
+__all__ = ["OWN_KEYS", "PackedCollator", "model_inputs"]

@@ -1,0 +1,72 @@
+"""The model: a small LLaVA from numbers, and its loss on a packed batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerBase,
+)
+
+from mmtrain.collate import model_inputs
+from mmtrain.spec import ModelSpec, TowerSpec
+from mmtrain.tokenizer import IMAGE
+
+FFN_RATIO = 3
+MAX_POSITIONS = 4096
+
+
+def build(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> LlavaForConditionalGeneration:
+    """A LLaVA with random float32 weights, the same for the same spec, vocabulary and seed."""
+    vision = CLIPVisionConfig(**_tower(spec.vision), image_size=spec.image_size, patch_size=spec.patch_size)
+    text = LlamaConfig(
+        **_tower(spec.language),
+        vocab_size=len(tokenizer),
+        num_key_value_heads=spec.language.heads,
+        max_position_embeddings=MAX_POSITIONS,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    image_id: Any = tokenizer.convert_tokens_to_ids(IMAGE)
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=image_id,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlavaForConditionalGeneration(config)
+
+
+def loss_sum(model: LlavaForConditionalGeneration, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum over the batch's targets of weight * cross-entropy, and the sum of the weights; both float32 scalars.
+
+    Only the hidden states that predict a target meet the output head, so that logits are targets x vocabulary and
+    never tokens x vocabulary. Divide by the weights of the whole step: a mean per batch would favour short ones.
+    """
+    inputs = model_inputs(batch)
+    labels = inputs.pop("labels")[0, 1:]
+    hidden = model.model(**inputs).last_hidden_state[0, :-1]
+    at = torch.nonzero(labels != -100)[:, 0]
+    logits = model.lm_head(hidden[at]).float()
+    weights = batch["loss_weights"][0, 1:][at]
+    losses = F.cross_entropy(logits, labels[at], reduction="none")
+    return (losses * weights).sum(), weights.sum()
+
+
+def _tower(spec: TowerSpec) -> dict[str, Any]:
+    return {
+        "hidden_size": spec.hidden,
+        "intermediate_size": FFN_RATIO * spec.hidden,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+    }
