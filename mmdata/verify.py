@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import itertools
 import json
 import os
 import sys
@@ -133,7 +134,7 @@ def _shard(path: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[str]
     """Tar against index: the same members in the same order at the same places, each with its crc32c."""
     if len(rows) != entry.rows:
         yield f"index_rows: {path}: {len(rows)} rows in the index, {entry.rows} in the manifest"
-    if any(a.row >= b.row for a, b in zip(rows, rows[1:], strict=False)):
+    if any(a.row >= b.row for a, b in itertools.pairwise(rows)):
         yield f"index_order: {path}: rows are not in input order"
     indexed = [(f"{row.key}.{part.name}", part) for row in rows for part in row.parts]
     try:
@@ -205,9 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in result.problems:
             print(f"damaged: {problem}")
         verdict = f"{len(result.problems)} problems" if result.problems else "sound"
-        print(
-            f"{arguments.dataset}: {result.samples:,} samples, {result.shards} shards, {result.bytes:,} bytes: {verdict}"
-        )
+        size = f"{result.samples:,} samples, {result.shards} shards, {result.bytes:,} bytes"
+        print(f"{arguments.dataset}: {size}: {verdict}")
     return 1 if result.problems else 0
 
 

@@ -405,4 +405,3 @@ class _Reader:
                 return
             except queue.Full:
                 continue
-
