@@ -51,8 +51,13 @@ class Media:
     channels: int | None = None
     sha256: str | None = None
     verified: Verified = "none"
-    pixels: np.ndarray | None = field(default=None, repr=False, compare=False)
-    """uint8 [height, width, 3], upright, once somebody has decoded the image; None before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoded(Media):
+    """An image and its pixels: uint8 [height, width, 3], RGB, upright."""
+
+    pixels: np.ndarray = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

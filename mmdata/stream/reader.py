@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from mmdata.families._family import Family, Segment, expand, filler
 from mmdata.labels import IGNORE, cu_seqlens, labels, positions
 from mmdata.shards.dataset import Dataset
 from mmdata.templates import Template, encode
-from mmdata.types import Item, Media, MediaKind, MediaPlan, Pack, Packed, Sample, Slot
+from mmdata.types import Decoded, Item, Media, MediaKind, MediaPlan, Pack, Packed, Sample, Slot
 
 T = TypeVar("T")
 IO_ATTEMPTS = 3
@@ -25,7 +25,7 @@ CONSTANT = 0.5
 
 
 def read_sample(dataset: Dataset, position: int, *, max_pixels: int) -> Sample:
-    """The sample at a position with `pixels` uint8 [H, W, 3] in each image.
+    """The sample at a position, every image of it `Decoded`.
 
     Raises DataError where its bytes have changed or are not the image that its facts describe, and RunError when
     the storage fails repeatedly: that is nobody's data, and must not be masked.
@@ -77,12 +77,12 @@ def _read_item(
         raise AssertionError(f"{dataset.path}: {sample.key} was planned as {item}, read with {len(segment.ids)} tokens")
     media = []
     for medium, plan in zip(encoded.media, item.media, strict=True):
-        assert medium.pixels is not None, medium
+        assert isinstance(medium, Decoded), medium
         media.append(family.media[medium.kind].view.realize(medium.pixels, plan).numpy())
     return segment, media
 
 
-def _decoded(medium: Media, max_pixels: int) -> Media:
+def _decoded(medium: Media, max_pixels: int) -> Decoded:
     if medium.kind != "image":
         raise DataError("media_kind", f"no decoder for {medium.kind}")
     assert medium.data is not None, medium
@@ -91,7 +91,7 @@ def _decoded(medium: Media, max_pixels: int) -> Media:
         raise DataError(
             "facts_mismatch", f"decoded to {pixels.shape[:2]}, the index says {(medium.height, medium.width)}"
         )
-    return replace(medium, pixels=pixels)
+    return Decoded(**{field.name: getattr(medium, field.name) for field in fields(Media)}, pixels=pixels)
 
 
 def _patiently(read: Callable[[], T], what: str) -> T:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmdata.errors import SpecError
 from mmdata.families._family import Family
+from mmdata.specfile import bound, difference, digest
 from mmdata.stream.deal import Cursor
 from mmdata.stream.plan import Position
 from mmdata.stream.spec import StreamSpec
@@ -21,15 +21,16 @@ MAX_BYTES = 4096
 
 def config(spec: StreamSpec, family: Family | None, template: Template) -> dict[str, Any]:
     """All that decides the sequence of packs, besides the data. Where the data lie and when the run ends do not."""
-    fields = spec.model_dump(mode="json", exclude={"dataset", "epochs", "integrity"})
+    fields = {name: value for name, value in bound(spec).items() if name not in ("dataset", "epochs")}
     if family is None:
         return {**fields, "family": None}
-    return {
+    settings: dict[str, Any] = {
         **fields,
         "template": f"{template.name} {template_digest(template)}",
         "tokenizer": tokenizer_digest(family.tokenizer),
         "family": family.describe(),
     }
+    return dict(json.loads(json.dumps(settings)))  # tuples are lists, as in a state that was written and read
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:
@@ -42,7 +43,7 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
     else:
         content = {"class": type(tokenizer).__qualname__, "vocabulary": tokenizer.get_vocab()}  # type: ignore[attr-defined]
     content["special"] = [tokenizer.bos_token_id, tokenizer.eos_token_id, sorted(tokenizer.all_special_ids)]
-    return _digest(content)
+    return digest(content)
 
 
 def dump(cursor: Cursor, root_digest: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def dump(cursor: Cursor, root_digest: str, settings: Mapping[str, Any]) -> dict[
         "taken": cursor.taken,
         "first_epoch": cursor.first_epoch,
         "root_digest": root_digest,
-        "config_digest": _digest(settings),
+        "config_digest": digest(settings),
         "config": dict(settings),
     }
     assert len(json.dumps(state)) <= MAX_BYTES, state
@@ -68,29 +69,18 @@ def load(state: Mapping[str, Any], root_digest: str, settings: Mapping[str, Any]
         raise SpecError(f"stream state: version {state.get('version')!r}, this code reads {VERSION}")
     problems = []
     if state.get("root_digest") != root_digest:
-        problems.append(f"dataset: saved {state.get('root_digest')}, now {root_digest}")
-    if state.get("config_digest") != _digest(settings):
+        problems.append(f"dataset: {state.get('root_digest')} -> {root_digest}")
+    if state.get("config_digest") != digest(settings):
         problems += [
             f"{name}: saved {old!r}, now {new!r}" for name, old, new in _differences(state["config"], settings)
         ]
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
-        raise SpecError(f"this state belongs to another stream, and resuming it would mix two orders:\n{lines}")
+        raise SpecError(
+            f"this state belongs to another stream, and going on would mix two orders (saved -> now):\n{lines}"
+        )
     numbers = {name: state.get(name) for name in ("epoch", "block", "pack", "taken", "first_epoch")}
     if not all(isinstance(value, int) and value >= 0 for value in numbers.values()):
         raise SpecError(f"stream state: not a position: {numbers}")
     position = Position(state["epoch"], state["block"], state["pack"])
     return Cursor(position=position, taken=state["taken"], first_epoch=state["first_epoch"])
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    old, new = json.loads(json.dumps([old, new]))
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(old.keys() | new.keys()):
-            yield from _differences(old.get(name), new.get(name), f"{path}.{name}" if path else name)
-    elif old != new:
-        yield path, old, new
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:32]
