@@ -125,10 +125,15 @@ def corrupt_png(data: bytes, random: np.random.Generator) -> bytes:
     return bytes(png)
 
 
+def _frame(data: bytes) -> tuple[bytearray, int]:
+    """A baseline JPEG of the picture, and where the height (then the width) stands in its frame header."""
+    file = _save(_open(data), "JPEG", quality=85)
+    return bytearray(file), file.index(b"\xff\xc0") + 5  # SOF0: marker, length, precision
+
+
 def lying_jpeg(data: bytes, random: np.random.Generator) -> bytes:
-    """A baseline JPEG whose frame header says that it is twice as high as it is."""
-    file = bytearray(_save(_open(data), "JPEG", quality=85))
-    at = file.index(b"\xff\xc0") + 5  # SOF0: marker, length, precision, then the height
+    """A frame header that says twice the height of what follows."""
+    file, at = _frame(data)
     height = int.from_bytes(file[at : at + 2], "big")
     file[at : at + 2] = (2 * height).to_bytes(2, "big")
     return bytes(file)
@@ -142,8 +147,10 @@ def lying_png(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def bad_jpeg_header(data: bytes, random: np.random.Generator) -> bytes:
-    """The two bytes that every JPEG begins with, and then no segment at all."""
-    return b"\xff\xd8\xff\xe0" + random.integers(0, 255, 4000, dtype=np.uint8).tobytes()
+    """A frame header that says 0 pixels wide."""
+    file, at = _frame(data)
+    file[at + 2 : at + 4] = b"\x00\x00"
+    return bytes(file)
 
 
 def bad_png_header(data: bytes, random: np.random.Generator) -> bytes:

@@ -18,9 +18,10 @@ Answers = Mapping[tuple[str, str], tuple[Behaviour, ...]]
 # Larger than the default `max_bytes`; sent without a word of how much is to come.
 OVERSIZE = 25_000_000
 
-ORIGINS = ("main", "mirror", "closed", "broken", "slow", "hole", "down")
-"""`closed` forbids everything in its robots.txt, `broken` cannot serve it, `slow` holds what waits for deadlines,
-`hole` swallows connections, nobody listens at `down`."""
+ORIGINS = ("main", "mirror", "busy", "closed", "broken", "slow", "hole", "down")
+"""`busy` asks for patience, which a polite client grants to the whole host; `closed` forbids everything in its
+robots.txt and `broken` cannot serve it; `slow` holds what waits for deadlines, `hole` swallows connections, and
+nobody listens at `down`."""
 
 ROBOTS: dict[tuple[str, str], tuple[Behaviour, ...]] = {
     ("main", "/robots.txt"): (
@@ -53,11 +54,11 @@ def _always(origin: str = "main", **how: Any) -> Callable[[str, str], Answers]:
     return answers
 
 
-def _first(times: int, **how: Any) -> Callable[[str, str], Answers]:
+def _first(times: int, origin: str = "main", **how: Any) -> Callable[[str, str], Answers]:
     """Fail so many times, then serve the picture."""
 
     def answers(file: str, path: str) -> Answers:
-        return {("main", path): (Behaviour(times=times, **how), Behaviour(file=file))}
+        return {(origin, path): (Behaviour(times=times, **how), Behaviour(file=file))}
 
     return answers
 
@@ -94,8 +95,8 @@ def _header(kind: str, reason: str, name: str, value: str) -> WebFault:
     return WebFault(kind=kind, answers=_always(headers={name: value}), state="opted_out", reason=reason)
 
 
-def _fine(kind: str, answers: Callable[[str, str], Answers]) -> WebFault:
-    return WebFault(kind=kind, answers=answers, state="ok")
+def _fine(kind: str, answers: Callable[[str, str], Answers], origin: str = "main") -> WebFault:
+    return WebFault(kind=kind, answers=answers, origin=origin, state="ok")
 
 
 WEB: tuple[WebFault, ...] = (
@@ -107,7 +108,13 @@ WEB: tuple[WebFault, ...] = (
     # Perhaps another day.
     _transient("http_500", "http_500", status=500),
     _transient("http_503", "http_503", status=503),
-    _transient("http_429", "http_429", status=429, headers={"Retry-After": "1"}),
+    WebFault(
+        kind="http_429",
+        origin="busy",
+        answers=_always("busy", status=429, headers={"Retry-After": "1"}),
+        state="failed_transient",
+        reason="http_429",
+    ),
     _transient("reset", "reset", instead="reset"),
     _transient("hung_up", "reset", instead="close"),
     WebFault(
@@ -216,8 +223,8 @@ WEB: tuple[WebFault, ...] = (
     _header("tdm_reservation", "tdm_reservation", "TDM-Reservation", "1"),
     # Odd, but to be kept.
     _fine("late_500", _first(2, status=500)),
-    _fine("late_429", _first(1, status=429, headers={"Retry-After": "1"})),
-    _fine("late_503_date", _first(1, status=503, retry_after_date=1.0)),
+    _fine("late_429", _first(1, "busy", status=429, headers={"Retry-After": "1"}), "busy"),
+    _fine("late_503_date", _first(1, "busy", status=503, retry_after_date=1.0), "busy"),
     _fine("late_reset", _first(1, instead="reset")),
     _fine("slow_head", _always(delay=0.5)),
     _fine("slow_body", _always(drip_bytes=16_384, drip_seconds=0.02)),
