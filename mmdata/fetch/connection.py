@@ -1,0 +1,90 @@
+"""Connections that can be told apart: new or kept alive, closed in order or lost. aiohttp hides both."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, cast
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ClientRequest
+
+from mmdata.fetch.failure import Dropped
+
+if TYPE_CHECKING:
+    from aiohttp.client_middlewares import ClientHandlerType
+    from aiohttp.connector import Connection
+
+FRESH = {"Connection": "close"}
+"""Headers of a request that must have a connection of its own."""
+
+
+class Handler(ResponseHandler):
+    """aiohttp's protocol, that also counts its requests and remembers what ended it.
+
+    Heads are parsed apart from bodies. Otherwise a server that sends more than its Content-Length says would
+    get a different verdict when all of it happens to arrive in one piece: aiohttp's parser then fails on the
+    excess before it has handed out the response.
+    """
+
+    requests = 0
+    lost: BaseException | None = None
+    _in_head = False
+
+    def set_response_params(self, **params: Any) -> None:
+        self.requests += 1
+        self._in_head = True
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head and (end := data.find(b"\r\n\r\n") + 4) > 3:
+            self._in_head = False
+            super().data_received(data[:end])
+            data = data[end:]
+            if not data:
+                return
+        super().data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.lost = exc
+        super().connection_lost(exc)
+
+
+class Request(ClientRequest):
+    """A request that knows whether its connection had served others before."""
+
+    reused = False
+
+
+class Connector(aiohttp.TCPConnector):
+    """Pools connections without a limit of its own; a request that carries `FRESH` always gets a new one."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = cast("functools.partial[ResponseHandler]", functools.partial(Handler, loop=self._loop))
+
+    async def connect(self, req: ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        if req.headers.get("Connection") == "close":
+            while _served(connection):
+                connection.close()
+                connection = await super().connect(req, traces, timeout)
+        cast(Request, req).reused = _served(connection)
+        return connection
+
+
+def _served(connection: Connection) -> bool:
+    return cast(Handler, connection.protocol).requests > 0
+
+
+async def once(request: ClientRequest, handler: ClientHandlerType) -> aiohttp.ClientResponse:
+    """Client middleware: one request on the wire per request made.
+
+    aiohttp would silently repeat a GET whose connection dropped, past every limit of ours. Raises Dropped.
+    """
+    try:
+        return await handler(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError):
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise Dropped(stale=cast(Request, request).reused) from error
