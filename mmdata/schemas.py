@@ -18,7 +18,7 @@ from mmdata.shards.manifest import Manifest
 from mmdata.types import Sample
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
-_ARROW = {
+_ARROW: dict[str, dict[str, Any]] = {
     "string": {"type": "string"},
     "int64": {"type": "integer"},
     "int32": {"type": "integer", "minimum": -(2**31), "maximum": 2**31 - 1},
@@ -63,7 +63,7 @@ def _index() -> dict[str, Any]:
 
     def fields(arrow: Any) -> dict[str, Any]:
         members = list(arrow)
-        properties = {}
+        properties: dict[str, Any] = {}
         for member in members:
             kind = str(member.type)
             if member.name == "parts":

@@ -21,7 +21,7 @@ from mmdata import ledger
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
 from mmdata.shards import index as indexes
-from mmdata.shards.index import IndexRow, Part
+from mmdata.shards.index import IndexRow, Part, PartKind
 from mmdata.shards.manifest import ShardEntry
 from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
 from mmdata.shards.tar import TarWriter
@@ -169,14 +169,13 @@ def _add(writer: TarWriter, item: Kept) -> IndexRow:
     sample = item.sample
     parts = []
     for number, part in enumerate(sample.parts):
+        kind: PartKind = "text"
         if isinstance(part, Media):
             assert part.data is not None, sample.key
             extension = EXTENSIONS.get(part.format or "", part.format or "bin")
-            data, facts = part.data, _media_facts(part)
-            kind = part.kind
+            kind, data, facts = part.kind, part.data, _media_facts(part)
         else:
-            extension, data, kind = "txt", part.text.encode(), "text"
-            facts = {"role": part.role, "train": part.train}
+            extension, data, facts = "txt", part.text.encode(), {"role": part.role, "train": part.train}
         single = len(sample.media) <= 1 and len(sample.texts) <= 1
         name = extension if single else f"{number}.{extension}"
         offset = writer.add(f"{sample.key}.{name}", data)

@@ -19,6 +19,7 @@ from mmdata.types import Drop
 
 _START_SECONDS = 120.0
 """Generous: a cold disk and a loaded machine can make the first import slow."""
+_MAIN = "from mmdata.engine.worker import main; main()"
 _Item = tuple[Job, "asyncio.Future[Outcome]"]
 
 
@@ -29,7 +30,8 @@ class _Process:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mmdata.engine.worker", str(theirs.fileno()), str(os.getpid())],
+                # Not `-m`: run as __main__, the worker's classes would be other ones than ours to pickle.
+                [sys.executable, "-c", _MAIN, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
             )

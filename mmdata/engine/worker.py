@@ -161,7 +161,3 @@ def main() -> None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     serve(Connection(int(sys.argv[1])))
-
-
-if __name__ == "__main__":
-    main()

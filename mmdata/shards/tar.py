@@ -15,7 +15,7 @@ _ZERO = bytes(BLOCK)
 # mode 0644, uid 0, gid 0 | size | mtime 0 | checksum (spaces while summing) | regular file | ustar
 _MODE_IDS = b"0000644\x000000000\x000000000\x00"
 _MTIME = b"00000000000\x00"
-_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(32) + bytes(32) + b"0000000\x000000000\x00" + bytes(155) + bytes(12)
+_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + bytes(16) + bytes(155) + bytes(12)
 _FIXED_SUM = sum(_MODE_IDS) + sum(_MTIME) + 8 * ord(" ") + sum(_TAIL)
 MAX_SIZE = 8**11 - 1
 

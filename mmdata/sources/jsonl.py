@@ -83,19 +83,19 @@ class _JsonLines:
             name: item for name, item in value.items() if item is not None and name not in (columns.image, columns.text)
         }
         texts = (Text(text=str(text)),) if text is not None else ()
-        drop = None
+        refused: Drop | None = None
         media = []
         for path in paths:
             uri = self._uri(path) if isinstance(path, str) and path.strip() else None
             if uri is None:
-                drop = Drop(
+                refused = Drop(
                     reason="path_escape" if isinstance(path, str) and path.strip() else "bad_url",
                     detail=f"{columns.image}: {path!r}",
                     state="failed_permanent",
                 )
                 uri = str(path or "")
             media.append(Media(kind="image", uri=uri))
-        return Record(row=row, sample=Sample(key=key, parts=(*media, *texts), meta=meta, origin=origin), drop=drop)
+        return Record(row=row, sample=Sample(key=key, parts=(*media, *texts), meta=meta, origin=origin), drop=refused)
 
     def _uri(self, path: str) -> str | None:
         """The place of an image, or None when its path leads out of the root."""

@@ -139,10 +139,10 @@ class _LaionTables:
             key = f"{first + at:09d}"
             origin = Origin(uri=file.name, row=at)
             if at in batch.bad:
-                drop = Drop(
+                unreadable = Drop(
                     reason="bad_record", detail=f"{file.name} row {at}: {batch.bad[at]}", state="failed_permanent"
                 )
-                yield Record(row=first + at, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
+                yield Record(row=first + at, sample=Sample(key=key, parts=(), origin=origin), drop=unreadable)
                 continue
             row, kept = rows[at]
             url, text = row.get(named["url"]), row.get(named["text"])
@@ -154,7 +154,7 @@ class _LaionTables:
             meta |= {name: _json_value(row.get(name)) for name in self._spec.meta}
             media = Media(kind="image", uri=str(url).strip() if url is not None else "")
             parts = (media, Text(text=str(text))) if text is not None else (media,)
-            drop = None if kept else Drop(reason="where", detail=self._spec.where or "")
+            drop: Drop | None = None if kept else Drop(reason="where", detail=self._spec.where or "")
             if kept and not media.uri:
                 drop = Drop(reason="bad_url", detail="the URL is empty", state="failed_permanent")
             yield Record(row=first + at, sample=Sample(key=key, parts=parts, meta=meta, origin=origin), drop=drop)

@@ -1,0 +1,151 @@
+"""Spec files: every mistake in one message, overrides, paths relative to the file, digests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmdata import registry, specfile
+from mmdata.errors import SpecError
+
+GOOD = """
+source:
+  kind: folder
+  path: images
+steps:
+  - {kind: min_side, pixels: 64}
+  - {kind: aspect, max: 3}
+output:
+  path: out
+"""
+
+
+def write(folder: Path, text: str, name: str = "spec.yaml") -> str:
+    (folder / "images").mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_paths_are_relative_to_the_spec_file(tmp_path: Path) -> None:
+    spec, file = specfile.load_build(write(tmp_path, GOOD))
+    assert spec.source.path == str(tmp_path / "images")
+    assert spec.output.path == str(tmp_path / "out")
+    assert file == tmp_path / "spec.yaml"
+
+
+def test_six_mistakes_are_six_lines(tmp_path: Path) -> None:
+    text = """
+source:
+  kind: folder
+  path: nowhere
+  extension: [jpg]
+steps:
+  - {kind: min_sid, pixels: 64}
+  - {kind: aspect, max: wide}
+  - {kind: min_side, pixel: 64}
+fetch:
+  retries: -1
+output:
+  path: out
+"""
+    with pytest.raises(SpecError) as caught:
+        specfile.load_build(write(tmp_path, text))
+    lines = str(caught.value).splitlines()
+    # min_side has two: an unknown key, and the missing `pixels`.
+    assert lines[0].endswith("7 mistakes"), str(caught.value)
+    assert len(lines) == 8
+    message = str(caught.value)
+    assert "line 4: source.path" in message
+    assert "no such file or folder" in message
+    assert "did you mean 'extensions'?" in message
+    assert "steps[0].kind: \"min_sid\": no such kind; did you mean 'min_side'?" in message
+    assert "steps[1].max: \"wide\"" in message
+    assert "steps[2].pixel: 64: unknown key; did you mean 'pixels'?" in message
+    assert "steps[2].pixels: required, but missing" in message
+    assert "fetch.retries: -1" in message
+
+
+def test_doubled_keys_and_bad_overrides_are_mistakes_too(tmp_path: Path) -> None:
+    text = GOOD + "limit: 3\nlimit: 4\n"
+    with pytest.raises(SpecError) as caught:
+        specfile.load_build(write(tmp_path, text), ["steps.resize.size=3", "nonsense", "steps.9.pixels=1"])
+    message = str(caught.value)
+    assert "limit: written twice" in message
+    assert "no 'steps.resize'" in message
+    assert "write it as path=value" in message
+    assert "no 'steps.9'" in message
+    assert "4 mistakes" in message
+
+
+def test_overrides_go_by_number_and_by_kind(tmp_path: Path) -> None:
+    spec, _ = specfile.load_build(
+        write(tmp_path, GOOD), ["steps.0.pixels=100", "steps.aspect.max=2.5", "engine.workers=3", "limit=7"]
+    )
+    assert [getattr(spec.steps[0], "pixels"), getattr(spec.steps[1], "max")] == [100, 2.5]  # noqa: B009 kinds differ
+    assert (spec.engine.workers, spec.limit) == (3, 7)
+
+
+def test_not_yaml_names_line_and_column(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"spec\.yaml:\d+:\d+: not valid YAML"):
+        specfile.load_build(write(tmp_path, "source: [a\noutput: {"))
+
+
+def test_top_level_must_be_a_mapping(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="must be a mapping"):
+        specfile.load_build(write(tmp_path, "- a\n- b\n"))
+
+
+def test_no_such_spec_names_the_nearest_pipeline() -> None:
+    with pytest.raises(SpecError, match=r"did you mean 'laion_subset\.yaml'"):
+        specfile.find("laion_subsett.yaml")
+
+
+def test_shipped_pipelines_are_found_by_name() -> None:
+    assert specfile.find("laion_subset.yaml").name == "laion_subset.yaml"
+    assert specfile.find("laion_subset").name == "laion_subset.yaml"
+
+
+def test_runtime_fields_stay_out_of_the_bound_spec(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    one, _ = specfile.load_build(path)
+    other, _ = specfile.load_build(
+        path, ["engine.workers=7", "fetch.concurrency=3", "fetch.total_seconds=1", f"output.path={tmp_path / 'other'}"]
+    )
+    changed, _ = specfile.load_build(path, ["steps.min_side.pixels=65"])
+    assert specfile.bound(one) == specfile.bound(other)
+    assert list(specfile.difference(specfile.bound(one), specfile.bound(changed))) == ["steps[0].pixels: 64 -> 65"]
+    assert specfile.digest(specfile.bound(one)) != specfile.digest(specfile.bound(changed))
+
+
+def test_yes_and_no_are_words_not_booleans(tmp_path: Path) -> None:
+    text = GOOD.replace("{kind: aspect, max: 3}", "{kind: resize, mode: no, size: 3}")
+    with pytest.raises(SpecError, match='steps\\[1\\].mode: "no"'):
+        specfile.load_build(write(tmp_path, text))
+
+
+def test_a_plugin_file_registers_its_step(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from typing import Literal\n"
+        "from mmdata import Drop, register\n"
+        "from mmdata.spec import StepSpec\n"
+        '@register("step", "no_cats")\n'
+        "class NoCats(StepSpec):\n"
+        '    kind: Literal["no_cats"] = "no_cats"\n'
+        "    def apply(self, sample, work):\n"
+        '        return Drop(reason="no_cats") if "cat" in sample.texts[0].text else sample\n'
+    )
+    try:
+        spec, _ = specfile.load_build(
+            write(tmp_path, "plugins: [mine.py]\n" + GOOD.replace("{kind: aspect, max: 3}", "{kind: no_cats}"))
+        )
+        assert spec.steps[1].kind == "no_cats"
+    finally:
+        registry._table.pop(("step", "no_cats"), None)
+
+
+def test_a_broken_plugin_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import no_such_module_at_all\n")
+    with pytest.raises(SpecError, match=r"plugins: cannot import .*broken\.py.*no_such_module_at_all"):
+        specfile.load_build(write(tmp_path, "plugins: [broken.py]\n" + GOOD))
