@@ -71,9 +71,7 @@ def load(state: Mapping[str, Any], root_digest: str, settings: Mapping[str, Any]
     if state.get("root_digest") != root_digest:
         problems.append(f"dataset: {state.get('root_digest')} -> {root_digest}")
     if state.get("config_digest") != digest(settings):
-        problems += [
-            f"{name}: saved {old!r}, now {new!r}" for name, old, new in _differences(state["config"], settings)
-        ]
+        problems += difference(state.get("config"), dict(settings))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise SpecError(

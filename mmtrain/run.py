@@ -1,0 +1,101 @@
+"""The folder of a run: what it is bound to, its log, and how a run starts anew or goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, TextIO
+
+from torch.utils.tensorboard import SummaryWriter
+
+from mmdata.errors import SpecError
+from mmdata.shards.storage import write_atomic
+from mmdata.specfile import bound, difference
+from mmtrain import checkpoint
+from mmtrain.spec import TrainSpec
+
+CONFIG, METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS = (
+    "config.json",
+    "metrics.jsonl",
+    "tensorboard",
+    "tokenizer",
+    "checkpoints",
+)
+
+
+def binding(spec: TrainSpec, root_digest: str) -> dict[str, Any]:
+    """All that decides the weights a run ends with; where its data and results lie does not."""
+    config = bound(spec)
+    del config["output"], config["data"]["dataset"]
+    return dict(json.loads(json.dumps({"dataset": root_digest, **config})))
+
+
+def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
+    """Make the folder ready and answer the checkpoint to go on from, or None for a new start.
+
+    `resume` is `auto` (the newest checkpoint if there is one), `never` (what is there is removed), or the path of a
+    checkpoint. Raises SpecError where the folder belongs to a run of another config, or to something else.
+    """
+    ours = [folder / name for name in (METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS)]
+    known = folder / CONFIG
+    if not known.exists() and any(path.exists() for path in ours):
+        raise SpecError(f"output: {folder} holds other files than a run's; choose another folder")
+    if resume not in ("auto", "never"):
+        if not Path(resume).is_dir():
+            raise SpecError(f"--resume {resume}: no such checkpoint; give auto, never or the path of one")
+        start: Path | None = Path(resume)
+    else:
+        saved = checkpoint.found(folder) if resume == "auto" else []
+        start = saved[-1] if saved else None
+    if start is None:
+        for path in ours:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    elif known.exists() and (changes := list(difference(_read(known), config))):
+        lines = "\n".join(f"  {change}" for change in changes)
+        raise SpecError(
+            f"output: {folder} holds a run of another config; give this one another folder, or start over with "
+            f"--resume never (saved -> now):\n{lines}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(known, (json.dumps(config, indent=1) + "\n").encode())
+    return start
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise SpecError(f"{path} is damaged: {error}") from error
+
+
+class Log:
+    """One JSON line and one set of TensorBoard points per step; opened again after `step`, it forgets the rest."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / METRICS
+        kept = [line for line in _lines(path) if line["step"] < step]
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self.first: float | None = next((line["loss"] for line in kept if line["loss"] is not None), None)
+        self._file: TextIO = path.open("a")
+        self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step)
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Append the values of one step; `step` is one of them."""
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        if self.first is None:
+            self.first = values["loss"]
+        for name, value in values.items():
+            if name != "step" and isinstance(value, int | float):
+                self._board.add_scalar(name, value, values["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log; a kill may have cut the last one."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
