@@ -1,0 +1,86 @@
+"""The kill scheduler, on a command that counts to twenty in a file and can be resumed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmdata.testing.kill import run_with_kills
+
+COUNT = """
+import os, sys, time
+path, twenty = sys.argv[1], 20
+done = open(path).read().count(".") if os.path.exists(path) else 0
+for _ in range(done, twenty):
+    time.sleep(0.02)
+    with open(path, "a") as file: file.write(".")
+print("counted", flush=True)
+"""
+
+
+def command(path: Path) -> list[str]:
+    return [sys.executable, "-c", COUNT, str(path)]
+
+
+def test_it_is_killed_and_then_finishes(tmp_path: Path) -> None:
+    path, finishes = tmp_path / "dots", []
+
+    def finished() -> None:
+        finishes.append(path.read_text())
+        path.unlink()
+
+    runs = run_with_kills(command(path), kills=6, seed=1, seconds=0.4, finished=finished)
+    killed = [run for run in runs if run.killed_at is not None]
+    assert len(killed) == 6
+    assert all(run.returncode == -9 and run.killed_at is not None and run.killed_at < 2 for run in killed)
+    assert (runs[-1].returncode, runs[-1].killed_at, runs[-1].output) == (0, None, "counted\n")
+    assert path.read_text() == "." * 20
+    assert finishes == ["." * 20] * (len(runs) - 7)
+
+
+def test_moments_follow_the_seed(tmp_path: Path) -> None:
+    def moments(seed: int) -> list[float]:
+        runs = run_with_kills(["sleep", "0.5"], kills=4, seed=seed, seconds=0.3, earliest=0.05)
+        return [run.killed_at for run in runs if run.killed_at is not None]
+
+    first, again, other = moments(1), moments(1), moments(2)
+    assert len(first) == len(again) == len(other) == 4
+    assert all(moment >= 0.05 for moment in first)
+    assert max(abs(a - b) for a, b in zip(first, again, strict=True)) < 0.1  # the clock's and the scheduler's share
+    assert max(abs(a - b) for a, b in zip(first, other, strict=True)) > 0.02
+
+
+def test_it_stops_at_a_finish_without_a_callback(tmp_path: Path) -> None:
+    runs = run_with_kills(["true"], kills=3, seed=0, seconds=5, earliest=5)
+    assert [(run.killed_at, run.returncode) for run in runs] == [(None, 0)]
+
+
+def test_the_whole_group_dies(tmp_path: Path) -> None:
+    """Children that ignore everything that can be ignored are gone when the call returns."""
+    script = (
+        "import os, signal, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', "
+        "'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)'])\n"
+        "open(sys.argv[1], 'a').write(f'{child.pid}\\n')\n"
+        "if len(open(sys.argv[1]).readlines()) < 2: time.sleep(60)\n"
+    )
+    pids = tmp_path / "pids"
+    runs = run_with_kills([sys.executable, "-c", script, str(pids)], kills=1, seed=0, seconds=1.0, earliest=0.9)
+    assert len(runs) == 2
+    for pid in map(int, pids.read_text().split()):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            continue
+        assert Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] in "ZX"
+
+
+def test_a_failure_is_not_taken_for_a_kill(tmp_path: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="exit status 3\nsorry"):
+        run_with_kills([sys.executable, "-c", "print('sorry'); exit(3)"], kills=2, seed=0, seconds=30, earliest=20)
+    assert time.monotonic() - start < 10
