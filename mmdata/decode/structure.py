@@ -1,0 +1,101 @@
+"""Whether the containers of PNG, GIF, WebP and ISO pictures are whole: Pillow stops reading at the last pixel it needs
+and does not look at the checksums of PNG image data, so what it accepts may still be cut or flipped."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+from mmdata.errors import DataError
+
+
+def check(data: bytes, format: str) -> None:
+    """Raises DataError `truncated_image` or `corrupt_image` when the container of `data` is not whole.
+
+    Formats without a container of their own (BMP, TIFF: all offsets) are left to their decoder. Bytes after the end
+    are tolerated, as everywhere.
+    """
+    if format == "png":
+        _png(data)
+    elif format == "gif":
+        gif_frames(data, whole=True)
+    elif format == "webp":
+        size = 8 + int.from_bytes(data[4:8], "little")
+        if size > len(data):
+            raise DataError("truncated_image", f"WebP ends after {len(data):,} of {size:,} bytes")
+    elif format in ("avif", "jp2"):
+        _boxes(data, format)
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(type, start, end) of each chunk's payload up to and with IEND; ends early where the file does."""
+    at = 8
+    while at + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, at)
+        yield kind, at + 8, at + 8 + length
+        if kind == b"IEND":
+            return
+        at += 12 + length
+
+
+def _png(data: bytes) -> None:
+    view = memoryview(data)
+    kind = b""
+    for kind, start, end in png_chunks(data):
+        if end + 4 > len(data):
+            raise DataError("truncated_image", f"PNG ends after {len(data):,} bytes, inside chunk {kind!r}")
+        if zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            raise DataError("corrupt_image", f"PNG chunk {kind!r} at byte {start - 8:,}: CRC mismatch")
+    if kind != b"IEND":
+        raise DataError("truncated_image", f"PNG ends after {len(data):,} bytes, without IEND")
+
+
+def gif_frames(data: bytes, *, whole: bool) -> int:
+    """The number of frames in a GIF. With `whole`, raises DataError `truncated_image` when the trailer is missing;
+    without, counts those that begin within `data`."""
+    try:
+        at = 13 + (3 << ((data[10] & 7) + 1) if data[10] & 0x80 else 0)
+        frames = 0
+        while True:
+            block = data[at]
+            if block == 0x3B:
+                return frames
+            if block == 0x21:
+                at = _sub_blocks(data, at + 2)
+            elif block == 0x2C:
+                flags = data[at + 9]
+                frames += 1
+                at = _sub_blocks(data, at + 11 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0))
+            else:
+                at += 1  # Stray bytes between blocks: every reader skips them.
+    except IndexError:
+        if whole:
+            raise DataError("truncated_image", f"GIF ends after {len(data):,} bytes, without its trailer") from None
+        return frames
+
+
+def _sub_blocks(data: bytes, at: int) -> int:
+    while size := data[at]:
+        at += 1 + size
+    return at + 1
+
+
+def _boxes(data: bytes, format: str) -> None:
+    """Top-level boxes must lie within the file; a box of size 0 reaches to its end."""
+    at = 0
+    if data[:4] == b"\xff\x4f\xff\x51":
+        at = len(data)  # A bare JPEG 2000 code stream has no boxes.
+    while at + 8 <= len(data):
+        size, header = int.from_bytes(data[at : at + 4], "big"), 8
+        if size == 1:
+            size, header = int.from_bytes(data[at + 8 : at + 16], "big"), 16
+        if size == 0:
+            break
+        if size < header or not data[at + 4 : at + 8].isascii():
+            return  # Trailing bytes that are no box.
+        at += size
+    if at > len(data):
+        raise DataError("truncated_image", f"{format} ends after {len(data):,} of {at:,} bytes")
+    if format == "jp2" and b"\xff\xd9" not in data[-64:]:
+        raise DataError("truncated_image", "JPEG 2000 code stream without its end marker")

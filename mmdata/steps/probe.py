@@ -1,0 +1,146 @@
+"""Look at each picture once: facts from its header, proof that it decodes, and named rules for its oddities."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from mmdata.errors import DataError
+from mmdata.registry import register
+from mmdata.spec import StepSpec
+from mmdata.types import Drop, Media, Sample
+
+if TYPE_CHECKING:
+    from mmdata.decode.image import ImageHeader
+    from mmdata.decode.work import Work
+
+Rule = Literal["keep", "convert", "reject"]
+ImageFormat = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "jp2"]
+RULES = ("alpha", "grayscale", "palette", "cmyk", "sixteen_bit", "animated")
+QUALITY = 95
+
+
+@register("step", "probe")
+class Probe(StepSpec):
+    """Establish the facts of every picture (format, upright size, mode, frames, digest of the source bytes) and prove
+    that it decodes.
+
+    Bytes stay as they came unless a rule below says otherwise. What is converted is written once, without EXIF and
+    other metadata: JPEG sources as JPEG of quality 95 (4:4:4, or the chroma subsampling the source has), lossless
+    sources as PNG, other lossy ones as WebP of quality 95. A damaged file ends the record as `failed_permanent` with
+    the reason (`truncated_image`, `corrupt_image`, `not_an_image`, `decompression_bomb`, ...); a rejecting rule drops
+    the sample under the rule's name.
+    """
+
+    kind: Literal["probe"] = "probe"
+    verify: Literal["full", "header"] = "full"
+    """`full`: decode the whole file, every frame (JPEG at 1/8 scale where no later step needs the pixels; that catches
+    the same damage). `header`: trust everything behind the header; for sources that were verified before."""
+    max_pixels: int = Field(178_956_970, ge=1)
+    """Refuse larger pictures by their header, before any memory is taken: `decompression_bomb`."""
+    formats: tuple[ImageFormat, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "jp2")
+    """Formats to accept, by magic bytes; others are dropped as `format`."""
+    orientation: Literal["bake", "keep"] = "bake"
+    """EXIF orientation. `bake`: turn and re-encode those few pictures that need it, without the tag, so that nobody
+    turns them twice. `keep`: leave the bytes; the facts are upright all the same."""
+    alpha: Rule = "keep"
+    """Transparency of any kind. `convert`: composite on white."""
+    grayscale: Rule = "keep"
+    """One channel. `convert`: three equal channels."""
+    palette: Rule = "keep"
+    """Indexed colour. `convert`: RGB (transparency composited on white)."""
+    cmyk: Rule = "convert"
+    """Printing inks, which most readers show wrongly. `convert`: RGB, JPEG of quality 95."""
+    sixteen_bit: Rule = "convert"
+    """More than 8 bits per sample, which most readers clip to white. `convert`: the high 8 bits, as PNG."""
+    animated: Rule = "convert"
+    """More than one frame or page. `convert`: the first, as PNG."""
+    digest: Literal["sha256", "none"] = "sha256"
+    """Digest of the bytes as they came from the source."""
+
+    def apply(self, sample: Sample, work: Work) -> Sample | Drop:
+        parts = list(sample.parts)
+        for at, part in enumerate(parts):
+            if isinstance(part, Media) and part.kind == "image":
+                probed = self._probe(part, work)
+                if isinstance(probed, Drop):
+                    return probed
+                parts[at] = probed
+        return replace(sample, parts=tuple(parts))
+
+    def _probe(self, media: Media, work: Work) -> Media | Drop:
+        header = work.header(media)
+        if header.height * header.width > self.max_pixels:
+            raise DataError(
+                "decompression_bomb", f"{header.width}x{header.height}, more than {self.max_pixels:,} pixels"
+            )
+        if header.format not in self.formats:
+            return Drop(reason="format", detail=f"{header.format}; accepted are {', '.join(self.formats)}")
+        odd = [name for name in RULES if _applies(name, header)]
+        for name in odd:
+            if getattr(self, name) == "reject":
+                return Drop(reason=name, detail=_describe(header))
+        if self.verify == "full":
+            work.verify(media)
+        assert media.data is not None  # work.header has read it.
+        digest = media.sha256
+        if digest is None and self.digest == "sha256":
+            digest = hashlib.sha256(media.data).hexdigest()
+        facts = replace(
+            media,
+            format=header.format,
+            height=header.height,
+            width=header.width,
+            mode=header.mode,
+            frames=header.frames,
+            sha256=digest,
+            verified=self.verify,
+        )
+        convert = {name for name in odd if getattr(self, name) == "convert"}
+        if header.orientation != 1 and self.orientation == "bake":
+            convert.add("orientation")
+        return self._convert(facts, header, convert, work) if convert else facts
+
+    def _convert(self, media: Media, header: ImageHeader, convert: set[str], work: Work) -> Media:
+        from mmdata.decode import image
+
+        assert media.data is not None
+        flatten = bool(convert & {"alpha", "palette"})
+        if convert & {"animated", "sixteen_bit"}:
+            format: image.Encoded = "png"
+        elif "cmyk" in convert:
+            format = "jpeg"
+        else:
+            format = image.family(media.data, header, alpha=not flatten)
+        data, height, width, mode = image.rewrite(
+            media.data,
+            max_pixels=work.max_pixels,
+            flatten=flatten,
+            eight_bit="sixteen_bit" in convert,
+            rgb=bool(convert & {"grayscale", "palette", "cmyk"}),
+            format=format,
+            quality=QUALITY,
+        )
+        for name in sorted(convert):
+            work.note(name)
+        return replace(media, data=data, format=format, height=height, width=width, mode=mode, frames=1)
+
+
+def _applies(name: str, header: ImageHeader) -> bool:
+    """Whether a picture has the oddity that the rule is named after."""
+    return {
+        "alpha": header.alpha,
+        "grayscale": header.grey,
+        "palette": header.mode in ("P", "PA"),
+        "cmyk": header.mode == "CMYK",
+        "sixteen_bit": header.bits > 8,
+        "animated": header.frames > 1,
+    }[name]
+
+
+def _describe(header: ImageHeader) -> str:
+    stored = f"mode {header.mode}, {header.bits} bits, {header.frames} frames"
+    return f"{header.format} {header.width}x{header.height}, {stored}"

@@ -1,0 +1,192 @@
+"""Bring pictures to a size. A picture that has it already keeps its bytes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from mmdata.registry import register
+from mmdata.spec import StepSpec
+from mmdata.types import Drop, Media, Sample
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from mmdata.decode.image import Encoded
+    from mmdata.decode.work import Work
+
+Pixels = npt.NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+Filter = Literal["area", "bicubic", "lanczos"]
+
+# `area` shrinks by a whole factor with a box filter, leaving at least this much for an antialiased filter.
+LEFT_OVER = 1.2
+# `decode: scaled` leaves at least this factor between the DCT-scaled picture and the result.
+GUARD = 1.5
+
+
+@register("step", "resize")
+class Resize(StepSpec):
+    """Resize pictures by `mode`, never enlarging unless `upscale` says so. A picture that satisfies the mode (and the
+    format) already is left byte for byte as it is; every other is decoded, resized and re-encoded once.
+
+    What is written is RGB (grey stays grey), the first frame, with alpha composited on white, no metadata and no ICC
+    profile (samples are not transformed by it).
+    """
+
+    kind: Literal["resize"] = "resize"
+    mode: Literal["keep", "shortest", "longest", "border", "center_crop", "cap_pixels"] = "shortest"
+    """`keep`: no resizing (only `format` acts). `shortest`, `longest`: that side becomes `size`. `border`: fitted into
+    a white square of `size`. `center_crop`: the middle square of `size` (of a smaller picture: its own middle square).
+    `cap_pixels`: shrunk to at most `pixels` pixels."""
+    size: int | None = Field(None, ge=1, le=65_535)
+    """Side length in pixels; needed by all modes but `keep` and `cap_pixels`."""
+    pixels: int | None = Field(None, ge=1)
+    """Most pixels (height times width); needed by `cap_pixels`."""
+    upscale: bool = False
+    """Enlarge pictures that are smaller than asked for; otherwise they are left as they are (`border` still pads)."""
+    filter: Filter = "area"
+    """`bicubic` and `lanczos` are Pillow's, antialiased, over the whole picture. `area` first averages whole blocks of
+    pixels: three times faster, and as near to bicubic (42-47 dB) as other libraries' area filters."""
+    decode: Literal["exact", "scaled"] = "exact"
+    """`scaled`: JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves at least 1.5 times the size asked for. Cheaper
+    for large pictures, and approximate: 40-50 dB against exact decoding."""
+    format: Literal["same", "jpeg", "png", "webp"] = "same"
+    """`same`: JPEG stays JPEG and WebP WebP, lossless formats become PNG, other lossy ones JPEG; only pictures that
+    are resized are written. Another value also re-encodes pictures of every other format."""
+    quality: int = Field(95, ge=1, le=100)
+    """Quality of written JPEG (4:2:0) and WebP."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Resize:
+        if self.mode == "cap_pixels" and self.pixels is None:
+            raise ValueError("mode 'cap_pixels' needs `pixels`")
+        if self.mode not in ("keep", "cap_pixels") and self.size is None:
+            raise ValueError(f"mode {self.mode!r} needs `size`")
+        return self
+
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether exact pixels will be asked for, so that verification may as well decode them."""
+        return self.decode == "exact" and (self.mode != "keep" or self.format != "same")
+
+    def apply(self, sample: Sample, work: Work) -> Sample | Drop:
+        parts = [
+            self._resize(part, work) if isinstance(part, Media) and part.kind == "image" else part
+            for part in sample.parts
+        ]
+        return replace(sample, parts=tuple(parts))
+
+    def _resize(self, media: Media, work: Work) -> Media:
+        from mmdata.decode import image
+
+        height, width = work.size(media)
+        target = self.target(height, width)
+        header = work.header(media)
+        if self.shape(height, width) == (height, width) and self.format in ("same", header.format):
+            return media
+        if self.decode == "scaled":
+            source = work.scaled(media, min_height=target[0], min_width=target[1], guard=GUARD)
+        else:
+            source = work.picture(media)
+        pixels = self._pad(self._cut(resample(source, *target, self.filter)))
+        if header.grey:
+            pixels = pixels[..., 0]
+        assert media.data is not None  # work.header has read it.
+        format: Encoded = self.format if self.format != "same" else image.family(media.data, header, alpha=False)
+        data = image.encode(pixels, format, self.quality)
+        return replace(
+            media,
+            data=data,
+            format=format,
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            mode="L" if header.grey else "RGB",
+            frames=1,
+        )
+
+    def target(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) after scaling, before anything is cut or padded.
+
+        >>> Resize(mode="shortest", size=256).target(928, 1392)
+        (256, 384)
+        >>> Resize(mode="longest", size=256).target(100, 200), Resize(mode="cap_pixels", pixels=10_000).target(200, 300)
+        ((100, 200), (81, 122))
+        """
+        if self.mode == "keep":
+            return height, width
+        if self.mode == "cap_pixels":
+            assert self.pixels is not None
+            ratio = math.sqrt(self.pixels / (height * width))
+            if ratio >= 1 and not self.upscale:
+                return height, width
+            # Rounded down, so that the cap holds; a strip too thin for that is cut short by the other side.
+            tall, wide = max(1, math.floor(height * ratio)), max(1, math.floor(width * ratio))
+            return min(tall, self.pixels), min(wide, max(1, self.pixels // tall))
+        assert self.size is not None
+        side = min(height, width) if self.mode in ("shortest", "center_crop") else max(height, width)
+        if side == self.size or (side < self.size and not self.upscale):
+            return height, width
+        return max(1, round(height * self.size / side)), max(1, round(width * self.size / side))
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) of the result.
+
+        >>> Resize(mode="center_crop", size=256).shape(928, 1392), Resize(mode="border", size=256).shape(10, 20)
+        ((256, 256), (256, 256))
+        """
+        height, width = self.target(height, width)
+        if self.mode == "center_crop":
+            side = min(height, width)
+            return side, side
+        if self.mode == "border":
+            assert self.size is not None
+            return self.size, self.size
+        return height, width
+
+    def _cut(self, pixels: Pixels) -> Pixels:
+        if self.mode != "center_crop":
+            return pixels
+        height, width = pixels.shape[:2]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return pixels[top : top + side, left : left + side]
+
+    def _pad(self, pixels: Pixels) -> Pixels:
+        if self.mode != "border" or pixels.shape[:2] == (self.size, self.size):
+            return pixels
+        assert self.size is not None
+        height, width = pixels.shape[:2]
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        square = np.full((self.size, self.size, 3), 255, np.uint8)
+        square[top : top + height, left : left + width] = pixels
+        return square
+
+
+def resample(source: Image.Image, height: int, width: int, filter: Filter) -> Pixels:
+    """Resize a Pillow image of mode RGB or RGBX to uint8 [height, width, 3], antialiased.
+
+    `area` against direct bicubic, six photographs shrunk 1.5 to 6.4 times: 42 to 47 dB on average (OpenCV's INTER_AREA:
+    43 to 46), 36 dB at worst, in a third of the time at 1.3 MP. Enlarging is bicubic.
+    """
+    from PIL import Image
+
+    bicubic, hamming, lanczos = Image.Resampling.BICUBIC, Image.Resampling.HAMMING, Image.Resampling.LANCZOS
+    gap = None
+    if filter != "area":
+        final = bicubic if filter == "bicubic" else lanczos
+    else:
+        scale = min(source.height / height, source.width / width)
+        factor = max(1, int(scale / LEFT_OVER))
+        # Over the whole picture the short Hamming filter is near enough to bicubic; after a box it is not.
+        final = hamming if scale > 1 and factor == 1 else bicubic
+        # Pillow's `reducing_gap` is this reduction by a whole number that leaves at least the given factor.
+        gap = LEFT_OVER
+    if source.size != (width, height):
+        source = source.resize((width, height), final, reducing_gap=gap)
+    return np.asarray(source.convert("RGB"))
