@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -21,6 +22,12 @@ WINDOW = 30.0
 """Seconds over which the rate behind the remaining time is taken."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more: fall silent. Rich would end the program, and a build with it."""
+        self.quiet = True
+
+
 class Progress:
     """Counts records as they are decided and shows how it goes; a context manager.
 
@@ -33,7 +40,7 @@ class Progress:
         self, total: int | None, quiet: bool = False, *, interval: float = 10.0, file: IO[str] | None = None
     ) -> None:
         self.total, self.quiet, self.interval = total, quiet, interval
-        self._console = Console(file=file or sys.stderr, highlight=False, markup=False, soft_wrap=True)
+        self._console = _Console(file=file or sys.stderr, highlight=False, markup=False, soft_wrap=True)
         self._live: Live | None = None
         self._counts: dict[tuple[str, str], int] = {}
         self._units = self._rows = 0
@@ -137,7 +144,14 @@ class Progress:
     def _draw(self) -> Table:
         counts, seen = self._seen()
         table = Table.grid(padding=(0, 2))
-        bar = ProgressBar(total=self.total, completed=seen, width=32, pulse=self.total is None)
+        bar = ProgressBar(
+            total=self.total,
+            completed=seen,
+            width=32,
+            pulse=self.total is None,
+            complete_style="cyan",
+            finished_style="cyan",
+        )
         done = f"{seen:,} of {self.total:,}" if self.total is not None else f"{seen:,}"
         left = self._left(seen)
         table.add_row(
@@ -163,13 +177,15 @@ class Progress:
             while len(self._marks) > 1 and self._marks[0][0] < now - WINDOW:
                 self._marks.popleft()
             if self._live is not None:
-                self._live.update(self._draw(), refresh=True)
+                with contextlib.suppress(OSError):
+                    self._live.update(self._draw(), refresh=True)
             elif now - spoken >= self.interval:
                 spoken = now
                 self._say(self.line())
 
     def _say(self, text: str) -> None:
-        self._console.print(Text(printable(text)))
+        with contextlib.suppress(OSError):  # a log that cannot be written is no reason to stop a build
+            self._console.print(Text(printable(text)))
 
 
 def duration(seconds: float) -> str:

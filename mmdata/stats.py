@@ -128,10 +128,11 @@ class _Fates:
 
     SOURCE, FETCH, DECODE, KEPT = -3, -2, -1, 1 << 30
 
-    def _stage(self, state: str, step: int | None, fetched: bool, has_uri: bool) -> int:
+    def _stage(self, state: str, reason: str, step: int | None, fetched: bool, has_uri: bool) -> int:
         """Which stage ended a record: the source, the fetch, the decoder, a step (its index), or none: kept.
 
-        Media that cannot be decoded are counted at the decoder whichever step first asked for their pixels.
+        Media that cannot be decoded are counted at the decoder whichever step first asked for their pixels,
+        and so are those whose decoder hung or crashed (`decoder_*`; nobody knows the step then).
         """
         if state == "ok":
             return self.KEPT
@@ -139,7 +140,7 @@ class _Fates:
             if not 0 <= step < len(self.steps):
                 raise DataError("ledger_step", f"the ledger names step {step}, the spec has {len(self.steps)}")
             return self.DECODE if state in FAILED else step
-        if state in FAILED and fetched:
+        if state in FAILED and (fetched or reason.startswith("decoder_")):
             return self.DECODE
         return self.FETCH if state == "opted_out" or (state in FAILED and has_uri) else self.SOURCE
 
@@ -151,15 +152,14 @@ class _Fates:
                 "reason": table["reason"],
                 "step": table["step"],
                 "fetched": pc.is_valid(table["sha256"]),
-                "has_uri": pc.is_valid(uri),
+                "has_uri": pc.greater(pc.fill_null(pc.binary_length(uri), 0), 0),
             }
         )
         for group in facts.group_by(facts.column_names).aggregate([([], "count_all")]).to_pylist():
             count = group.pop("count_all")
-            reason = group.pop("reason")
             if group["state"] not in STATES:
                 raise DataError("ledger_state", f"{entry.ledger}: unknown state {group['state']!r}")
-            self.ends[group["state"], reason, self._stage(**group)] += count
+            self.ends[group["state"], group["reason"], self._stage(**group)] += count
         self._add_names(self.domains, domains(uri), state)
         self._add_names(self.origins, table["origin"], state)
         self.seconds.add(table["seconds"].drop_null().to_numpy())

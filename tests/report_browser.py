@@ -18,8 +18,9 @@ from PIL import Image
 
 BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-dev-shm-usage", "--mute-audio",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-extensions", "--disable-dev-shm-usage", "--mute-audio",
     "--hide-scrollbars", "--remote-debugging-port=0",
 )  # fmt: skip
 MEASURE = """({
@@ -35,7 +36,8 @@ MEASURE = """({
     broken: [...document.images].filter(i => !i.complete || !i.naturalWidth || !i.alt).length,
     pictures: document.images.length,
     scripts: document.scripts.length,
-    handlers: [...document.querySelectorAll('*')].filter(e => [...e.attributes].some(a => a.name.startsWith('on'))).length,
+    handlers: [...document.querySelectorAll('*')].filter(
+        e => [...e.attributes].some(a => a.name.startsWith('on'))).length,
     links: [...document.links].map(a => [a.getAttribute('href'), a.rel]),
     ids: [...document.querySelectorAll('[id]')].map(e => e.id),
     requests: performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).map(e => e.name),
@@ -79,7 +81,9 @@ def _port(profile: Path, process: subprocess.Popen[bytes], patience: float = 60.
     end = time.monotonic() + patience
     while time.monotonic() < end:
         assert process.poll() is None, f"Chromium ended with {process.returncode}"
-        lines = (profile / "DevToolsActivePort").read_text().split() if (profile / "DevToolsActivePort").exists() else []
+        lines = (
+            (profile / "DevToolsActivePort").read_text().split() if (profile / "DevToolsActivePort").exists() else []
+        )
         if lines:
             return lines[0]
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A small finished dataset with real photographs, hostile strings and every kind of fate, written through `mmdata.shards`."""
+"""A small finished dataset: real photographs, hostile strings, every kind of fate, written through `mmdata.shards`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from mmdata.shards.storage import sha256_file
 from mmdata.shards.tar import TarWriter
 
 HOSTILE = (
-    "<script>document.title='owned'</script> \"><img src=x onerror=\"document.title='owned'\"> {{ 7*7 }} {% raw %} &amp; "
-    "'quoted' \u202eright to left override\u202c مرحبا بالعالم שלום 你好 🦉👩\u200d🚀 Z\u0301\u0302\u0303\u0304\u0305algo \x00\x07 "
+    "<script>document.title='owned'</script> \"><img src=x onerror=\"document.title='owned'\"> {{ 7*7 }} {% raw %} "
+    "&amp; 'quoted' \u202eright to left override\u202c مرحبا بالعالم שלום 你好 🦉👩\u200d🚀 "
+    "Z\u0301\u0302\u0303\u0304\u0305algo \x00\x07 "
 )
 LONG = (HOSTILE + "word ") * (5000 // len(HOSTILE) + 1)
 CAPTIONS = (
@@ -44,8 +45,9 @@ STEPS = (
     {"kind": "aspect", "most": 3.0},
     {"kind": "exact_dedup", "of": ["bytes", "pixels"]},
 )
+Fate = tuple[str, str, str, int | None, int, int | None, bool]
 # (state, reason, detail, step, attempts, HTTP status, was it fetched?)
-FATES = (
+FATES: tuple[Fate, ...] = (
     ("failed_permanent", "http_404", "404 Not Found", None, 1, 404, False),
     ("failed_transient", "http_503", "503 after 4 attempts; Retry-After: 120", None, 4, 503, False),
     ("failed_transient", "timeout", "no byte for 20 s", None, 4, None, False),
@@ -64,7 +66,7 @@ FATES = (
 @functools.cache
 def photos() -> tuple[tuple[str, bytes], ...]:
     """(format, bytes) of photographs that scikit-image and scikit-learn carry."""
-    found = []
+    found: list[tuple[str, bytes]] = []
     for package, names in (
         (
             "skimage.data",
@@ -72,11 +74,12 @@ def photos() -> tuple[tuple[str, bytes], ...]:
         ),
         ("sklearn.datasets.images", ("china.jpg", "flower.jpg")),
     ):
-        for name in names:
-            found.append((name.rsplit(".", 1)[1], resources.files(package).joinpath(name).read_bytes()))
+        folder = resources.files(package)
+        found += [(name.rsplit(".", 1)[1], folder.joinpath(name).read_bytes()) for name in names]
     return tuple(found)
 
 
+@functools.cache
 def photo(number: int) -> tuple[str, bytes]:
     """A photograph cut to a size and shape of its own."""
     form, data = photos()[number % len(photos())]
@@ -84,6 +87,7 @@ def photo(number: int) -> tuple[str, bytes]:
         return form, data
     random = np.random.default_rng(number)
     image = Image.open(io.BytesIO(data)).convert("L" if number % 11 == 0 else "RGB")
+    image.thumbnail((400, 400))
     share = random.uniform(0.35, 1.0, 2)
     width, height = (max(64, int(side * part)) for side, part in zip(image.size, share, strict=True))
     out = io.BytesIO()
@@ -102,7 +106,7 @@ def ledger_thumbnail(number: int) -> bytes:
 
 
 def caption(number: int) -> str:
-    if number % 17 == 3:
+    if number % 9 == 2:
         return LONG
     if number % 13 == 5:
         return HOSTILE
@@ -116,7 +120,7 @@ def uri(row: int) -> str | None:
     return f"https://{host}/{row}/a%20b.jpg?q=\"'<x>" if row % 5 == 0 else f"https://{host}/{row}.jpg"
 
 
-def fates(rows: int, seed: int = 0) -> Iterator[tuple[str, str, str, int | None, int, int | None, bool]]:
+def fates(rows: int, seed: int = 0) -> Iterator[Fate]:
     """About three rows in five are kept; each fate comes at least once."""
     random = np.random.default_rng(seed)
     for row in range(rows):
@@ -128,11 +132,22 @@ def fates(rows: int, seed: int = 0) -> Iterator[tuple[str, str, str, int | None,
             yield "ok", "", "", None, 1 + (row % 9 == 0), 200, True
 
 
-def write_dataset(folder: Path, *, rows: int = 120, unit_rows: int = 50, publish: bool = True) -> manifests.Manifest:
-    """A whole dataset in `folder`. Its manifest is returned, and written unless `publish` is off."""
+def write_dataset(
+    folder: Path,
+    *,
+    rows: int = 120,
+    unit_rows: int = 50,
+    publish: bool = True,
+    ends: list[Fate] | None = None,
+) -> manifests.Manifest:
+    """A whole dataset in `folder`. Its manifest is returned, and written unless `publish` is off.
+
+    `ends` says how each record ends, instead of the usual mixture.
+    """
     for name in ("shards", "index", "ledger"):
         (folder / name).mkdir(parents=True)
-    ends = list(fates(rows))
+    ends = list(fates(rows)) if ends is None else ends
+    rows = len(ends)
     entries: list[manifests.ShardEntry] = []
     samples = 0
     for unit, first in enumerate(range(0, rows, unit_rows)):
@@ -165,7 +180,7 @@ def write_dataset(folder: Path, *, rows: int = 120, unit_rows: int = 50, publish
     return manifest
 
 
-def _write_unit(folder: Path, unit: int, first: int, ends: list[tuple], samples: int) -> manifests.ShardEntry:
+def _write_unit(folder: Path, unit: int, first: int, ends: list[Fate], samples: int) -> manifests.ShardEntry:
     rows: list[IndexRow] = []
     book: list[LedgerRow] = []
     shard, listing, account = f"shards/{unit:06d}.tar", f"index/{unit:06d}.arrow", f"ledger/{unit:06d}.parquet"
@@ -185,7 +200,8 @@ def _write_unit(folder: Path, unit: int, first: int, ends: list[tuple], samples:
                          crc32c=crc32c.crc32c(data), sha256="a" * 64, uri=uri(row), verified="full", **facts),
                     Part(name="txt", kind="text", offset=tar.add(f"{key}.txt", words), size=len(words),
                          crc32c=crc32c.crc32c(words), role="caption", train=True),
-                    Part(name="json", kind="meta", offset=tar.add(f"{key}.json", b"{}"), size=2, crc32c=crc32c.crc32c(b"{}")),
+                    Part(name="json", kind="meta", offset=tar.add(f"{key}.json", b"{}"), size=2,
+                         crc32c=crc32c.crc32c(b"{}")),
                 )  # fmt: skip
                 rows.append(IndexRow(key=key, row=row, origin="metadata.parquet", origin_row=row, parts=parts))
             pictured = state != "ok" and fetched and reason not in ("truncated_image", "not_an_image") and row % 4 != 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmdata.errors import DataError
 from mmdata.report_page import charts, text
 from mmdata.report_page.pictures import thumbnail
 from mmdata.shards.dataset import Dataset
+from mmdata.shards.index import Index
 from mmdata.shards.manifest import Manifest
 from mmdata.stats import read_ledger, sample_keys
 from mmdata.types import Media, Sample
@@ -27,16 +29,17 @@ DOMAINS = 12
 PICTURE_BYTES = 1_800_000
 """Characters of data URIs on one page; beyond them examples are shown without their picture."""
 
-_STAGES = {"input": "Input", "source": "Source", "fetch": "Fetched", "decode": "Decoded"}
+_STAGES = {"input": "Input", "source": "Source", "fetch": "Fetch", "decode": "Decode"}
+_POWERS = tuple(2.0**k for k in range(0, 17, 2))
 _HISTOGRAMS: tuple[tuple[str, str, str, Any, tuple[float, ...]], ...] = (
-    ("resolution", "Resolution", "square root of the area, in pixels", lambda v: f"{v:.0f}", tuple(2.0**k for k in range(4, 15))),
+    ("resolution", "Resolution", "square root of the area, in pixels", text.count, tuple(2.0**k for k in range(4, 15))),
     ("aspect", "Aspect ratio", "width to height", text.ratio, (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)),
-    ("text_characters_sampled", "Caption length", "characters, all text of a sample", charts.compact, tuple(2.0**k for k in range(0, 17, 2))),
-    ("text_words_sampled", "Caption length", "words, split at blanks", charts.compact, tuple(2.0**k for k in range(0, 15, 2))),
     ("media_bytes", "Bytes", "per image, video or audio as stored", text.size, tuple(4.0**k for k in range(3, 14))),
+    ("text_characters_sampled", "Caption length", "characters, all text of a sample", text.count, _POWERS),
+    ("text_words_sampled", "Caption words", "split at blanks, all text of a sample", text.count, _POWERS),
     ("media_seconds", "Duration", "of video and audio", text.seconds, (0.125, 1, 4, 16, 60, 600, 3600)),
-)  # fmt: skip
-_LATENCY = (0.001, 0.01, 0.1, 1, 10, 100)
+)
+_LATENCY = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 def render(folder: Path, manifest: Manifest, stats: dict[str, Any], *, seed: int = 0) -> bytes:
@@ -47,13 +50,14 @@ def render(folder: Path, manifest: Manifest, stats: dict[str, Any], *, seed: int
     Raises DataError where a ledger, index or shard is damaged.
     """
     budget = _Budget(PICTURE_BYTES)
-    samples = _samples(folder, manifest, seed, budget)
+    dataset = Dataset(folder, manifest=manifest)
+    samples = [_sample(dataset[position], budget) for position in sample_keys(len(dataset), GRID, seed)]
     context = {
         "name": folder.resolve().name,
         "manifest": manifest,
         "stats": stats,
         "samples": samples,
-        "reasons": _reasons(folder, manifest, stats, budget),
+        "reasons": _reasons(dataset, stats, budget),
         "reasons_left_out": max(0, len(stats["examples"]) - REASONS),
         "funnel": _funnel(manifest, stats),
         "histograms": _histograms(stats),
@@ -74,7 +78,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "share", "size", "seconds", "rate", "visible", "link"):
+    for name in ("count", "share", "size", "seconds", "rate", "visible", "link", "moment"):
         environment.globals[name] = getattr(text, name)
     return environment
 
@@ -91,12 +95,6 @@ class _Budget:
         made = thumbnail(data, side)
         self.left -= len(made.uri)
         return {"uri": made.uri, "width": made.width, "height": made.height, "why": made.why}
-
-
-def _samples(folder: Path, manifest: Manifest, seed: int, budget: _Budget) -> list[dict[str, Any]]:
-    """Random kept samples, read through the index with every byte checked."""
-    dataset = Dataset(folder, manifest=manifest)
-    return [_sample(dataset[position], budget) for position in sample_keys(len(dataset), GRID, seed)]
 
 
 def _sample(sample: Sample, budget: _Budget) -> dict[str, Any]:
@@ -132,47 +130,58 @@ def _facts(media: Media | None) -> list[str]:
     return facts
 
 
-def _reasons(folder: Path, manifest: Manifest, stats: dict[str, Any], budget: _Budget) -> list[dict[str, Any]]:
+def _reasons(dataset: Dataset, stats: dict[str, Any], budget: _Budget) -> list[dict[str, Any]]:
     """Reasons by weight, with the stages that gave them and, for the first `REASONS`, example rows."""
     stages = defaultdict(list)
-    for stage in _funnel(manifest, stats):
+    for stage in _funnel(dataset.manifest, stats):
         for reason in stage["reasons"]:
             stages[reason["state"], reason["reason"]].append(stage["label"])
     shown = stats["examples"][:REASONS]
-    rows = _ledger_rows(folder, manifest, {(row["unit"], row["at"]) for entry in shown for row in entry["rows"]})
-    return [
-        {
-            **entry,
-            "stages": stages[entry["state"], entry["reason"]],
-            "rows": [_example(rows[row["unit"], row["at"]], budget) for row in entry["rows"]]
-            if number < REASONS
-            else [],
-        }
-        for number, entry in enumerate(stats["examples"][:ROWS])
-    ]
+    rows = _ledger_rows(dataset, {(row["unit"], row["at"]) for entry in shown for row in entry["rows"]})
+    reasons = []
+    for number, entry in enumerate(stats["examples"][:ROWS]):
+        places = entry["rows"] if number < REASONS else []
+        examples = [_example(dataset, rows[place["unit"], place["at"]], budget) for place in places]
+        reasons.append({**entry, "stages": stages[entry["state"], entry["reason"]], "rows": examples})
+    return reasons
 
 
-def _ledger_rows(
-    folder: Path, manifest: Manifest, places: set[tuple[int, int]]
-) -> dict[tuple[int, int], dict[str, Any]]:
+def _ledger_rows(dataset: Dataset, places: set[tuple[int, int]]) -> dict[tuple[int, int], dict[str, Any]]:
     """The ledger rows at some (unit, row in the unit), each ledger read once."""
     columns = ["key", "origin", "origin_row", "uri", "detail", "of", "status", "attempts", "thumbnail"]
-    entries = {entry.unit: entry for entry in manifest.shards}
+    entries = {entry.unit: entry for entry in dataset.manifest.shards}
     rows = {}
     for unit in sorted({unit for unit, _ in places}):
         wanted = sorted(at for number, at in places if number == unit)
         if unit not in entries or wanted[-1] >= entries[unit].input_rows:
-            raise DataError(
-                "stats_stale", f"{folder}: the stats name rows of unit {unit} that the manifest does not have"
-            )
-        found = read_ledger(folder, entries[unit], columns).take(wanted).to_pylist()
+            raise DataError("stats_stale", f"{dataset.path}: the stats name rows of unit {unit} that are not there")
+        found = read_ledger(dataset.path, entries[unit], columns).take(wanted).to_pylist()
         rows.update({(unit, at): row for at, row in zip(wanted, found, strict=True)})
     return rows
 
 
-def _example(row: dict[str, Any], budget: _Budget) -> dict[str, Any]:
+def _example(dataset: Dataset, row: dict[str, Any], budget: _Budget) -> dict[str, Any]:
+    """One rejected record; a duplicate comes with the kept picture that it repeats, for a person to compare."""
     picture = budget.picture(row["thumbnail"], EXAMPLE_SIDE) if row["thumbnail"] else None
-    return {**row, "origin": row["origin"].rsplit("/", 1)[-1], "origin_path": row["origin"], "picture": picture}
+    twin = _kept(dataset, row["of"]) if row["of"] and picture else None
+    data = twin.media[0].data if twin and twin.media and twin.media[0].kind == "image" else None
+    return {
+        **row,
+        "origin": row["origin"].rsplit("/", 1)[-1],
+        "picture": picture,
+        "twin": budget.picture(data, EXAMPLE_SIDE) if data else None,
+    }
+
+
+def _kept(dataset: Dataset, key: str) -> Sample | None:
+    """The kept sample under a key that a source made from its input row; other keys are not searched for."""
+    entries = dataset.manifest.shards
+    at = bisect.bisect_right(entries, int(key), key=lambda entry: entry.input_first) - 1 if key.isdecimal() else -1
+    entry = entries[at] if at >= 0 else None
+    if entry is None or entry.index is None:
+        return None
+    keys = Index(dataset.path / entry.index, crc32c=entry.index_crc32c).keys()
+    return dataset[entry.first + keys.index(key)] if key in keys else None
 
 
 def _funnel(manifest: Manifest, stats: dict[str, Any]) -> list[dict[str, Any]]:

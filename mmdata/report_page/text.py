@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from datetime import datetime
 from urllib.parse import urlsplit
 
 STATE_NAMES = {
@@ -82,6 +83,18 @@ def rate(number: float) -> str:
     ('1,234', '56.8', '0.5')
     """
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def moment(iso: str) -> str:
+    """A time stamp to the minute, with its zone; what is none is shown as it is.
+
+    >>> moment("2026-01-02T03:04:05Z"), moment("soon")
+    ('2026-01-02 03:04 UTC', 'soon')
+    """
+    try:
+        return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M %Z").strip()
+    except ValueError:
+        return visible(iso, 40)
 
 
 def visible(text: str, most: int) -> str:
