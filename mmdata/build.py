@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from mmdata import __version__, ledger, specfile
 from mmdata.engine import commit, local, recover
 from mmdata.engine.local import Finished, OrderedSteps
+from mmdata.engine.pool import Process, fork_workers
 from mmdata.engine.spool import Memory
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.progress import Progress
@@ -55,11 +56,13 @@ def build_dataset(
     if not isinstance(spec, BuildSpec):
         spec, _ = specfile.load_build(os.fspath(spec), overrides)
     folder = _folder(spec)
-    source = spec.source.open()
+    # First of all, while this process has one thread: reading tables starts others.
+    forked = fork_workers(spec.steps, local.worker_count(spec))
     try:
+        source = spec.source.open()
         commit.prepare(folder)
         with _lock(folder):
-            job = _Job.open(spec, source, folder, quiet)
+            job = _Job.open(spec, source, folder, quiet, forked)
             if retry:
                 return job.retry()
             return job.build()
@@ -68,6 +71,10 @@ def build_dataset(
         raise RunError(
             f"{where}: {error.strerror or error}; units committed so far are safe, run again to resume"
         ) from error
+    finally:
+        for process in forked:
+            process.kill()
+            process.end()
 
 
 def _folder(spec: BuildSpec) -> Path:
@@ -106,9 +113,10 @@ class _Job:
     committed: list[ShardEntry]
     quiet: bool
     started: float
+    forked: list[Process]
 
     @classmethod
-    def open(cls, spec: BuildSpec, source: Source, folder: Path, quiet: bool) -> _Job:
+    def open(cls, spec: BuildSpec, source: Source, folder: Path, quiet: bool, forked: list[Process]) -> _Job:
         """Bind the folder to the spec (or refuse another one) and complete what a kill has cut short."""
         bound = bound_spec(spec, source)
         path = folder / ".build" / "build.json"
@@ -141,6 +149,7 @@ class _Job:
             committed=committed,
             quiet=quiet,
             started=time.time(),
+            forked=forked,
         )
 
     def build(self) -> Manifest:
@@ -257,6 +266,7 @@ class _Job:
                 on_row=count,
                 stop=stop,
                 memory=memory,
+                forked=self.forked,
             )
             return stop.is_set()
 
@@ -278,7 +288,7 @@ class _Job:
             "seconds": round(seconds, 3),
             "records": rows,
             "records_per_second": round(rows / seconds, 2) if seconds else 0.0,
-            "workers": self.spec.engine.workers or os.cpu_count() or 1,
+            "workers": local.worker_count(self.spec),
             "cpu_seconds": round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3),
             "peak_rss_mib": round(own.ru_maxrss / 1024, 1),
             "peak_worker_rss_mib": round(children.ru_maxrss / 1024, 1),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdata.engine.commit import Kept
-from mmdata.engine.pool import Pool
+from mmdata.engine.pool import Pool, Process
 from mmdata.engine.spool import Held, Memory, Spool
 from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup
 from mmdata.errors import RunError
@@ -133,6 +133,12 @@ def merged(signatures: dict[int, dict[str, bytes]]) -> dict[str, bytes]:
     return {name: value for step in signatures.values() for name, value in step.items()}
 
 
+def worker_count(spec: BuildSpec) -> int:
+    """Worker processes: as many as asked for, else one per core this process may use."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return spec.engine.workers or available or 1
+
+
 async def run(
     spec: BuildSpec,
     units: Iterator[tuple[int, Iterator[Record]]],
@@ -143,17 +149,18 @@ async def run(
     on_row: OnRow,
     stop: asyncio.Event,
     memory: Memory,
+    forked: list[Process] | None = None,
 ) -> None:
     """Fetch and process the records of `units` and hand each finished unit to `commit`, in order.
 
     `commit` runs in a thread, one unit at a time. Setting `stop` abandons what is not yet committed.
     Raises RunError (a bug in a step, a full disk) and DataError (an unreadable source).
     """
-    workers = spec.engine.workers or os.cpu_count() or 1
+    workers = worker_count(spec)
     setup = Setup(
         plugins=spec.plugins, steps=tuple(step.model_dump(mode="python") | {"kind": step.kind} for step in spec.steps)
     )
-    pool = Pool(setup, workers=workers, seconds=spec.engine.sample_seconds)
+    pool = Pool(setup, workers=workers, seconds=spec.engine.sample_seconds, forked=forked)
     try:
         async with Fetcher(spec.fetch) as fetcher:
             engine = _Engine(spec, fetcher, pool, folder, ordered, commit, on_row, memory, workers)

@@ -4,6 +4,7 @@ decoder costs that record and a new process, never the run."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import queue
 import signal
@@ -11,10 +12,13 @@ import socket
 import subprocess
 import sys
 import threading
-from multiprocessing.connection import Connection
+import time
+import traceback
 
-from mmdata.engine.worker import Job, Outcome, Setup
+from mmdata.engine.channel import Channel, shared_memory
+from mmdata.engine.worker import Job, Outcome, Setup, serve, settle_in
 from mmdata.errors import RunError
+from mmdata.spec import StepSpec
 from mmdata.types import Drop
 
 _START_SECONDS = 120.0
@@ -23,43 +27,92 @@ _MAIN = "from mmdata.engine.worker import main; main()"
 _Item = tuple[Job, "asyncio.Future[Outcome]"]
 
 
-class _Process:
-    """One worker process and the socket to it."""
+class Process:
+    """One worker process and the channel to it."""
 
-    def __init__(self, setup: Setup) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                # Not `-m`: run as __main__, the worker's classes would be other ones than ours to pickle.
-                [sys.executable, "-c", _MAIN, str(theirs.fileno()), str(os.getpid())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-            )
-        self._connection = Connection(ours.detach())
-        self._connection.send(setup)
+    def __init__(self, channel: Channel, process: subprocess.Popen[bytes] | int) -> None:
+        self._channel = channel
+        self._process = process  # a child that we started, or the pid of one that we forked
         self._ready = False
+        self._how: str | None = None
 
     def ask(self, job: Job, seconds: float) -> Outcome | None:
         """The answer, or None when the time is up. Raises EOFError or OSError when the process has died."""
-        self._connection.send(job)
-        if not self._connection.poll(seconds if self._ready else seconds + _START_SECONDS):
+        self._channel.send(job)
+        if not self._channel.poll(seconds if self._ready else seconds + _START_SECONDS):
             return None
         self._ready = True
-        outcome: Outcome = self._connection.recv()
+        outcome: Outcome = self._channel.receive()
         return outcome
 
     def kill(self) -> None:
-        self._process.kill()
+        if self._how is not None:
+            return  # its number may be another process's by now
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._process if isinstance(self._process, int) else self._process.pid, signal.SIGKILL)
 
     def end(self) -> str:
-        """How the process ended; it is killed unless it has closed its socket and ends by itself in time."""
-        self._connection.close()
-        try:
-            code = self._process.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        """How the process ended; it is killed unless it has closed its channel and ends by itself in time."""
+        if self._how is None:
+            self._channel.close()
+            deadline = time.monotonic() + 0.5
+            while (code := self._poll()) is None:
+                if time.monotonic() > deadline:
+                    self.kill()
+                time.sleep(0.002)
+            self._how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return self._how
+
+    def _poll(self) -> int | None:
+        if not isinstance(self._process, int):
+            return self._process.poll()
+        pid, status = os.waitpid(self._process, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+
+def fork_workers(steps: tuple[StepSpec, ...], count: int) -> list[Process]:
+    """Workers forked from this process, which has imported all they need: they are there in milliseconds.
+
+    Forking is sound only while this process has a single thread; else there are none, and the pool starts
+    its workers afresh (half a second of CPU time each).
+    """
+    if sys.platform != "linux" or threading.active_count() > 1 or "torch" in sys.modules:
+        return []
+    processes: list[Process] = []
+    parent = os.getpid()
+    for _ in range(count):
+        ours, theirs = socket.socketpair()
+        memory = shared_memory()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ours.close()
+                for other in processes:
+                    other._channel.close()
+                settle_in(parent)
+                serve(Channel(theirs.detach(), memory), steps)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        theirs.close()
+        processes.append(Process(Channel(ours.detach(), memory), pid))
+    return processes
+
+
+def _start_worker(setup: Setup) -> Process:
+    ours, theirs = socket.socketpair()
+    memory = shared_memory()
+    with theirs:
+        process = subprocess.Popen(
+            # Not `-m`: run as __main__, the worker's classes would be other ones than ours to pickle.
+            [sys.executable, "-c", _MAIN, str(theirs.fileno()), str(memory), str(os.getpid())],
+            pass_fds=(theirs.fileno(), memory),
+            stdin=subprocess.DEVNULL,
+        )
+    channel = Channel(ours.detach(), memory)
+    channel.send(setup)
+    return Process(channel, process)
 
 
 class Pool:
@@ -70,12 +123,13 @@ class Pool:
     such as the system running out of memory). A bug in a step raises RunError with its traceback.
     """
 
-    def __init__(self, setup: Setup, *, workers: int, seconds: float) -> None:
+    def __init__(self, setup: Setup, *, workers: int, seconds: float, forked: list[Process] | None = None) -> None:
         self._setup = setup
         self._seconds = seconds
         self._jobs: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closing = False
-        self._live: set[_Process] = set()
+        self._forked = list(forked or ())
+        self._live: set[Process] = set(self._forked)
         self._loop = asyncio.get_running_loop()
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
         for thread in self._threads:
@@ -101,9 +155,11 @@ class Pool:
             self._jobs.put(None)
         for thread in self._threads:
             thread.join(timeout=10)
+        for process in self._forked:  # never taken up
+            process.end()
 
     def _serve(self) -> None:
-        process: _Process | None = None
+        process: Process | None = None
         try:
             process = self._start()
             while (item := self._jobs.get()) is not None and not self._closing:
@@ -136,12 +192,15 @@ class Pool:
                 process.kill()
                 self._stop(process)
 
-    def _start(self) -> _Process:
-        process = _Process(self._setup)
+    def _start(self) -> Process:
+        try:
+            return self._forked.pop()
+        except IndexError:
+            process = _start_worker(self._setup)
         self._live.add(process)
         return process
 
-    def _stop(self, process: _Process) -> str:
+    def _stop(self, process: Process) -> str:
         self._live.discard(process)
         return process.end()
 

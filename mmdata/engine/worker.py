@@ -1,7 +1,7 @@
 """The child process that runs the steps of one record at a time: decoders may hang or crash in it.
 
-It speaks over one inherited socket: first the steps, then one record after another, each answered by an
-Outcome. Values are pickled by our own two processes only; media travel as plain bytes in them.
+It speaks over one inherited channel: one record after another comes in, each is answered by an Outcome.
+Messages are pickled, by our own two processes and from our own values only.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import sys
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 from mmdata.decode.work import Work
+from mmdata.engine.channel import Channel
 from mmdata.errors import DataError
 from mmdata.registry import load_plugin, lookup
 from mmdata.spec import OrderedStepSpec, StepSpec
@@ -28,11 +28,12 @@ THUMBNAILS = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a worker must know before its first record."""
+    """What a worker that was not forked must know before its first record: plugins to load, and each step's
+    fields, from which the steps are rebuilt once the plugins that may define them are there."""
 
     plugins: tuple[str, ...]
     steps: tuple[dict[str, Any], ...]
-    """Each step's fields. Steps are rebuilt here, after the plugins that may define them are loaded."""
+    sample: None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,17 +127,13 @@ def _answer(job: Job, steps: tuple[StepSpec, ...], work: Work, thumbnails: _Thum
     return replace(outcome, sample=replace(outcome.sample, parts=tuple(parts)), same=same, notes=dict(work.notes))
 
 
-def serve(connection: Connection) -> None:
+def serve(channel: Channel, steps: tuple[StepSpec, ...]) -> None:
     """Answer jobs until the parent goes away."""
-    setup: Setup = connection.recv()
-    for plugin in setup.plugins:
-        load_plugin(plugin)
-    steps: tuple[StepSpec, ...] = tuple(lookup("step", step["kind"]).model_validate(step) for step in setup.steps)
     work = Work.for_steps(steps)
     thumbnails = _Thumbnails()
     while True:
         try:
-            job: Job = connection.recv()
+            job: Job = channel.receive()
         except EOFError:
             return
         try:
@@ -144,7 +141,7 @@ def serve(connection: Connection) -> None:
         except Exception:
             outcome = Outcome(bug=traceback.format_exc())
         work.clear()
-        connection.send(outcome)
+        channel.send(outcome)
 
 
 def _die_with_parent() -> None:
@@ -154,10 +151,21 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
-def main() -> None:
-    parent = int(sys.argv[2])
+def settle_in(parent: int) -> None:
+    """Make this process a worker of `parent`: it ends with it, and leaves interrupts to it."""
     _die_with_parent()
     if os.getppid() != parent:  # it had died before prctl took effect
-        return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    serve(Connection(int(sys.argv[1])))
+        os._exit(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def main() -> None:
+    """Entry of a worker that was started afresh: socket, memory and parent's pid are its arguments."""
+    socket, memory, parent = map(int, sys.argv[1:])
+    settle_in(parent)
+    channel = Channel(socket, memory)
+    setup: Setup = channel.receive()
+    for plugin in setup.plugins:
+        load_plugin(plugin)
+    serve(channel, tuple(lookup("step", step["kind"]).model_validate(step) for step in setup.steps))
