@@ -227,9 +227,9 @@ def tiny_gif(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def small_picture(data: bytes, random: np.random.Generator) -> bytes:
-    """A thumbnail, at most 96 pixels."""
+    """A thumbnail, at most 48 pixels."""
     picture = _open(data)
-    picture.thumbnail((96, 96))
+    picture.thumbnail((48, 48))
     return _save(picture, "JPEG", quality=80)
 
 

@@ -8,13 +8,13 @@ writes it into FOLDER if it is not there, and serves it until interrupted or whi
     served/                       the files that the web holds
     plan.json, healed.json        how the servers answer now, and once all transient faults have passed
     expected.parquet              how each row must end, and how after the faults have passed
-    example.json                  what it was made from, written last
+    spec.yaml                     the build for which that holds: python -m mmdata.build --spec FOLDER/spec.yaml
+    example.json                  what it was made from
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import shutil
 import signal
@@ -22,62 +22,29 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import PIL
-import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+import yaml
 
-from mmdata.rng import generator
 from mmdata.testing import faults
-from mmdata.testing.damage import CATALOGUE, Damage
-from mmdata.testing.faults import RowFault, WebFault
-from mmdata.testing.photos import Variant, encode, phash, photos, variants
-from mmdata.testing.plan import Behaviour, OriginPlan, Plan, dump, load
+from mmdata.testing.making import KINDS, write
+from mmdata.testing.plan import Plan, load
 from mmdata.testing.server import FaultServer
 
 FORMAT = 1
-DAMAGED = 0.25
-FILES = 3
-ROW_GROUP = 128
-HEAD = 8  # the first rows are good ones, so that every copy has something to be a copy of
 FIRST_PORT = 21_000
-NEAR = 2  # a near-duplicate is at most so many bits from its original, by this module's own hash
 
-METADATA = pa.schema(
-    [
-        ("URL", pa.string()),
-        ("TEXT", pa.string()),
-        ("WIDTH", pa.int32()),
-        ("HEIGHT", pa.int32()),
-        ("similarity", pa.float64()),
-        ("punsafe", pa.float64()),
-        ("pwatermark", pa.float64()),
-        ("LICENSE", pa.string()),
-        ("NSFW", pa.string()),
-        ("hash", pa.int64()),
-    ]
-)
-EXPECTED = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("url", pa.string()),
-        ("kind", pa.string()),
-        ("state", pa.string()),
-        ("reason", pa.string()),
-        ("of_row", pa.int64()),
-        ("healed_state", pa.string()),
-        ("healed_reason", pa.string()),
-    ]
-)
-"""One row per record. `kind` is the damage (`clean` for none), `of_row` the row that a duplicate repeats."""
-
-SETTINGS: Mapping[str, Any] = {
-    "where": "punsafe < 0.5 and similarity >= 0.2",
+SPEC: Mapping[str, Any] = {
+    "source": {
+        "kind": "laion",
+        "path": "metadata",
+        "where": "(punsafe < 0.9 or is_null(punsafe)) and (similarity >= 0.2 or is_null(similarity))",
+    },
     "fetch": {
         "allow_private": True,
         "retries": 3,
@@ -89,12 +56,22 @@ SETTINGS: Mapping[str, Any] = {
         "backoff_seconds": 0.05,
         "backoff_max_seconds": 2.0,
     },
+    "steps": [
+        {"kind": "probe", "verify": "full"},
+        {"kind": "max_pixels", "pixels": 4_000_000},
+        {"kind": "min_side", "pixels": 128},
+        {"kind": "aspect", "max": 4.0},
+        {"kind": "caption_clean"},
+        {"kind": "caption_length", "min_chars": 5, "max_chars": 1000},
+        {"kind": "exact_dedup"},
+        {"kind": "near_dup"},
+    ],
+    "output": {"path": "dataset", "unit_rows": 100},
 }
-"""What a build of the example must be told for its expectations to hold: which rows to want, that the loopback is
-allowed, deadlines short enough to wait for, and as many retries as the passing faults need."""
+"""The build spec for which the expectations are written, `spec.yaml` beside them. What matters of it: which rows are
+wanted, that the loopback is allowed, deadlines short enough to wait for, as many retries as passing faults need, and
+the limits of the filters."""
 
-Kind = Damage | WebFault | RowFault
-KINDS: tuple[Kind, ...] = (*CATALOGUE, *faults.WEB, *faults.ROWS)
 SLOW_KINDS = frozenset(kind.kind for kind in faults.WEB if kind.slow)
 """Kinds that cost a build several deadlines of waiting each; `leave_out=SLOW_KINDS` makes a quick example."""
 
@@ -112,6 +89,11 @@ class Example:
         return self.folder / "metadata"
 
     @property
+    def spec(self) -> Path:
+        """The build spec for which the expectations hold; its output is `dataset` beside it."""
+        return self.folder / "spec.yaml"
+
+    @property
     def plan(self) -> Plan:
         return load(self.folder / "plan.json")
 
@@ -121,24 +103,13 @@ class Example:
         return load(self.folder / "healed.json")
 
     def expected(self) -> list[dict[str, Any]]:
-        """How each row must end, as dicts with the fields of `EXPECTED`, in row order."""
+        """How each row must end, as dicts with the fields of `making.EXPECTED`, in row order."""
         rows: list[dict[str, Any]] = pq.read_table(self.folder / "expected.parquet").to_pylist()
         return rows
 
     def serve(self, *, healed: bool = False, log: Path | None = None) -> FaultServer:
         """The example's web, not yet started: `with example.serve() as server: ...`."""
         return FaultServer(self.folder / "served", self.healed_plan if healed else self.plan, log=log)
-
-
-@dataclass(slots=True, kw_only=True)
-class _Row:
-    """One record in the making."""
-
-    number: int
-    kind: Kind | None
-    variant: Variant
-    url: str = ""
-    original: _Row | None = None
 
 
 def make_example(
@@ -176,14 +147,19 @@ def make_example(
         if found != made_from or (ports is not None and urls != _urls(ports)):
             raise RuntimeError(f"{folder} holds another example ({found}); remove it or choose another folder")
         return Example(folder=folder, records=records, urls=urls)
-    if folder.exists() and any(folder.iterdir()) and not (folder / "served").exists():
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RuntimeError(f"{folder} is not empty and holds no example")
-    for name in ("served", "metadata"):  # what an interrupted run left
-        shutil.rmtree(folder / name, ignore_errors=True)
     urls = _urls(ports if ports is not None else free_ports(len(faults.ORIGINS)))
     kinds = [kind for kind in KINDS if kind.kind not in leave_out] if damage else []
-    _write(folder, records, kinds, seed, urls)
-    marker.write_text(json.dumps({**made_from, "urls": urls}, indent=1), encoding="utf-8")
+    making = folder.with_name(folder.name + ".making")  # a half-written example is never visible
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    write(making, records, kinds, seed, urls)
+    (making / "spec.yaml").write_text(yaml.safe_dump(dict(SPEC), sort_keys=False), encoding="utf-8")
+    (making / marker.name).write_text(json.dumps({**made_from, "urls": urls}, indent=1), encoding="utf-8")
+    if folder.exists():
+        folder.rmdir()
+    making.rename(folder)
     return Example(folder=folder, records=records, urls=urls)
 
 
@@ -208,146 +184,16 @@ def _urls(ports: Sequence[int]) -> dict[str, str]:
     return {name: f"http://127.0.0.1:{port}" for name, port in zip(faults.ORIGINS, ports, strict=True)}
 
 
-def _deal(records: int, kinds: Sequence[Kind], seed: int) -> list[Kind | None]:
-    """The kind of each row: `DAMAGED` of them take the kinds in turn, at places drawn at random."""
-    random = generator(seed, "deal")
-    count = min(round(records * DAMAGED), max(0, records - HEAD)) if kinds else 0
-    places = HEAD + random.permutation(max(0, records - HEAD))[:count]
-    dealt: list[Kind | None] = [None] * records
-    for turn, place in enumerate(places.tolist()):
-        dealt[place] = kinds[turn % len(kinds)]
-    return dealt
-
-
-def _write(folder: Path, records: int, kinds: Sequence[Kind], seed: int, urls: Mapping[str, str]) -> None:
-    served = folder / "served" / "images"
-    served.mkdir(parents=True)
-    (folder / "metadata").mkdir()
-    answers: dict[tuple[str, str], tuple[Behaviour, ...]] = dict(faults.ROBOTS)
-    healed = {key: value for key, value in answers.items() if key[0] != "broken"}
-    licences = {photo.name: photo.licence for photo in photos()}
-    table, expected = [], []
-    for row, data, suffix in _rows(records, kinds, seed):
-        name = f"images/{row.number:06d}{suffix}"
-        (folder / "served" / name).write_bytes(data)
-        here, there = _answers(row, name, urls)
-        answers |= here
-        healed |= there
-        table.append(_metadata(row, seed, licences))
-        expected.append(_expected(row, table[-1]["URL"]))
-    _write_tables(folder / "metadata", table)
-    pq.write_table(pa.Table.from_pylist(expected, schema=EXPECTED), folder / "expected.parquet")
-    live = [name for name in faults.ORIGINS if name != "down"]
-    (folder / "plan.json").write_text(dump(_plan(urls, live, answers, {"hole"})), encoding="utf-8")
-    (folder / "healed.json").write_text(dump(_plan(urls, faults.ORIGINS, healed, set())), encoding="utf-8")
-
-
-def _rows(records: int, kinds: Sequence[Kind], seed: int) -> Iterator[tuple[_Row, bytes, str]]:
-    """Each row with the bytes and the suffix of its file."""
-    clean: list[_Row] = []
-    for variant, kind in zip(variants(records, seed), _deal(records, kinds, seed), strict=True):
-        row = _Row(number=variant.number, kind=kind, variant=variant)
-        suffix = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}[variant.format]
-        if kind is None:
-            if variant.format == "jpeg":
-                clean.append(row)
-            yield row, variant.data, suffix
-        elif isinstance(kind, Damage):
-            random = generator(seed, kind.kind, row.number)
-            if kind.state == "duplicate":
-                row.original, data = _copy(kind, clean, row.number, seed)
-            else:
-                data = kind.make(_as_jpeg(variant), random)
-            yield row, data, kind.suffix
-        else:
-            yield row, variant.data, suffix
-
-
-def _as_jpeg(variant: Variant) -> bytes:
-    return variant.data if variant.format == "jpeg" else encode(_open(variant.data).convert("RGB"), "jpeg")
-
-
-def _copy(kind: Damage, clean: Sequence[_Row], number: int, seed: int) -> tuple[_Row, bytes]:
-    """A copy of some earlier good row that stays within `NEAR` bits of it."""
-    for attempt in range(50):
-        random = generator(seed, kind.kind, number, attempt)
-        original = clean[int(random.integers(len(clean)))]
-        data = kind.make(original.variant.data, random)
-        if (phash(_open(data)) ^ phash(_open(original.variant.data))).bit_count() <= NEAR:
-            return original, data
-    raise RuntimeError(f"{kind.kind}: no copy stays near its original")
-
-
-def _open(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data))
-
-
-def _answers(row: _Row, file: str, urls: Mapping[str, str]) -> tuple[faults.Answers, faults.Answers]:
-    """Set the row's URL; what the servers answer to it now, and once transient faults have passed."""
-    kind = row.kind
-    if not isinstance(kind, WebFault):
-        row.url = f"{urls['mirror' if row.number % 4 == 3 else 'main']}/{file}"
-        return {}, {}
-    path = f"/{kind.folder}/{file.rpartition('/')[2]}"
-    row.url = urls[kind.origin] + path
-    here = kind.answers(file, path)
-    there = {(kind.origin, path): (Behaviour(file=file),)} if kind.state == "failed_transient" else here
-    return here, there
-
-
-def _metadata(row: _Row, seed: int, licences: Mapping[str, str]) -> dict[str, Any]:
-    random = generator(seed, "metadata", row.number)
-    variant = row.variant
-    values = {
-        "URL": row.url,
-        "TEXT": variant.caption,
-        "WIDTH": variant.width,
-        "HEIGHT": variant.height,
-        "similarity": round(float(random.uniform(0.25, 0.45)), 4),
-        "punsafe": round(float(random.uniform(0.0, 0.1)), 4),
-        "pwatermark": round(float(random.uniform(0.0, 0.6)), 4),
-        "LICENSE": licences[variant.photo],
-        "NSFW": "UNLIKELY",
-        "hash": int(random.integers(-(1 << 62), 1 << 62)),
-    }
-    return values | dict(row.kind.change) if isinstance(row.kind, RowFault) else values
-
-
-def _expected(row: _Row, url: str | None) -> dict[str, Any]:
-    kind = row.kind
-    state, reason = ("ok", "") if kind is None else (kind.state, kind.reason)
-    passes = state == "failed_transient"
-    return {
-        "row": row.number,
-        "url": url,
-        "kind": "clean" if kind is None else kind.kind,
-        "state": state,
-        "reason": reason,
-        "of_row": None if row.original is None else row.original.number,
-        "healed_state": "ok" if passes else state,
-        "healed_reason": "" if passes else reason,
-    }
-
-
-def _write_tables(folder: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    size = -(-len(table) // FILES)
-    for number in range(FILES):
-        part = pa.Table.from_pylist(list(table[number * size : (number + 1) * size]), schema=METADATA)
-        pq.write_table(part, folder / f"part-{number}.parquet", row_group_size=ROW_GROUP)
-
-
-def _plan(
-    urls: Mapping[str, str],
-    live: Sequence[str],
-    answers: Mapping[tuple[str, str], tuple[Behaviour, ...]],
-    holes: Collection[str],
-) -> Plan:
-    origins = {}
-    for name in live:
-        paths = {path: steps for (origin, path), steps in answers.items() if origin == name}
-        port = int(urls[name].rpartition(":")[2])
-        origins[name] = OriginPlan(port=port, paths=paths, blackhole=name in holes)
-    return Plan(origins=origins)
+def _run(command: Sequence[str]) -> int:
+    """Run a command to its end and return its exit status, the shell's way (128 + signal). An interrupt from the
+    terminal reaches the command too: it decides, we wait."""
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            status = process.wait()
+            return status if status >= 0 else 128 - status
+        except KeyboardInterrupt:
+            continue
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -376,13 +222,13 @@ def main(arguments: list[str] | None = None) -> int:
         with example.serve(log=options.log) as server:
             print(f"served at {server.url}", flush=True)
             if options.run:
-                return subprocess.run(options.run).returncode
+                return _run(options.run)
             stop = threading.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
             stop.wait()
         return 0
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -257,7 +257,7 @@ ROWS: tuple[RowFault, ...] = (
     RowFault(kind="unsafe", change={"punsafe": 0.97}),
     RowFault(kind="dissimilar", change={"similarity": 0.05}),
     RowFault(kind="nan_similarity", change={"similarity": float("nan")}),
-    RowFault(kind="null_similarity", change={"similarity": None}),
+    RowFault(kind="null_scores", change={"similarity": None, "punsafe": None}, state="ok", reason=""),
     RowFault(kind="empty_caption", change={"TEXT": ""}, reason="caption_length"),
     RowFault(kind="null_caption", change={"TEXT": None}, reason="caption_length"),
     RowFault(kind="one_letter_caption", change={"TEXT": "x"}, reason="caption_length"),

@@ -115,16 +115,30 @@ def variants(n: int, seed: int = 0) -> Iterator[Variant]:
             photo = sources[int(random.integers(len(sources)))]
             picture = _pixels(photo.path)
             box = _box(picture.size, random)
-            hashed = phash(picture, box)
+            pixels = picture.resize(_size(box, random), Image.Resampling.BICUBIC, box=box)
+            hashed = phash(pixels)
             if not number or int(np.bitwise_count(hashes[:number] ^ np.uint64(hashed)).min()) > APART:
                 break
         else:
             raise RuntimeError(f"only {number} of {n} pictures differ by more than {APART} bits")
         hashes[number] = hashed
-        yield _variant(number, photo, picture, box, hashed, random)
+        draw = float(random.random())
+        small = pixels.width * pixels.height < PNG_PIXELS
+        kind: Format = "webp" if draw < 0.08 else "png" if draw < 0.2 and small else "jpeg"
+        quality = int(random.integers(75, 96))
+        yield Variant(
+            number=number,
+            photo=photo.name,
+            data=encode(pixels, kind, quality=quality, progressive=bool(random.random() < 0.2)),
+            format=kind,
+            width=pixels.width,
+            height=pixels.height,
+            caption=_caption(photo.caption, picture.size, box, pixels, random),
+            phash=hashed,
+        )
 
 
-def phash(picture: Image.Image, box: tuple[int, int, int, int] | None = None) -> int:
+def phash(picture: Image.Image) -> int:
     """A 64-bit perceptual hash: the signs, against their median, of the 8 x 8 lowest frequencies (without the
     mean's row and column) of the DCT-II of the picture in 32 x 32 grey levels.
 
@@ -135,7 +149,7 @@ def phash(picture: Image.Image, box: tuple[int, int, int, int] | None = None) ->
     >>> (phash(noise) ^ phash(noise.resize((200, 160)))).bit_count() < 6
     True
     """
-    grey = picture.resize((32, 32), Image.Resampling.BOX, box=box).convert("L")
+    grey = picture.resize((32, 32), Image.Resampling.BOX).convert("L")
     pixels = np.asarray(grey, dtype=np.float64)
     basis = _cosines()
     low = (basis @ pixels @ basis.T).ravel()
@@ -177,34 +191,15 @@ def _box(size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, 
     return left, top, left + crop_width, top + crop_height
 
 
-def _variant(
-    number: int,
-    photo: Photo,
-    picture: Image.Image,
-    box: tuple[int, int, int, int],
-    hashed: int,
-    random: np.random.Generator,
-) -> Variant:
-    crop_width, crop_height = box[2] - box[0], box[3] - box[1]
-    shortest = min(crop_width, crop_height)
+def _size(box: tuple[int, int, int, int], random: np.random.Generator) -> tuple[int, int]:
+    """Width and height to give a crop: its shape, the shortest side log-uniform between what is wanted at least and
+    what the crop's own pixels allow."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    shortest = min(width, height)
     most = max(LEAST_SIDE, min(MOST_SIDE, MOST_ENLARGED * shortest))
     side = LEAST_SIDE * math.exp(float(random.random()) * math.log(most / LEAST_SIDE))
-    scale = min(side / shortest, math.sqrt(MOST_PIXELS / (crop_width * crop_height)))
-    size = max(LEAST_SIDE, round(crop_width * scale)), max(LEAST_SIDE, round(crop_height * scale))
-    pixels = picture.resize(size, Image.Resampling.BICUBIC, box=box)
-    draw = float(random.random())
-    kind: Format = "webp" if draw < 0.08 else "png" if draw < 0.2 and size[0] * size[1] < PNG_PIXELS else "jpeg"
-    quality = int(random.integers(75, 96))
-    return Variant(
-        number=number,
-        photo=photo.name,
-        data=encode(pixels, kind, quality=quality, progressive=bool(random.random() < 0.2)),
-        format=kind,
-        width=size[0],
-        height=size[1],
-        caption=_caption(photo.caption, picture.size, box, pixels, random),
-        phash=hashed,
-    )
+    scale = min(side / shortest, math.sqrt(MOST_PIXELS / (width * height)))
+    return max(LEAST_SIDE, round(width * scale)), max(LEAST_SIDE, round(height * scale))
 
 
 def encode(pixels: Image.Image, kind: Format, *, quality: int = 85, progressive: bool = False) -> bytes:
