@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 from collections import Counter
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 import crc32c
@@ -69,12 +69,16 @@ def photos() -> tuple[tuple[str, bytes], ...]:
     found: list[tuple[str, bytes]] = []
     for package, names in (
         (
-            "skimage.data",
+            "skimage/data",
             ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "rocket.jpg", "ihc.png"),
         ),
-        ("sklearn.datasets.images", ("china.jpg", "flower.jpg")),
+        ("sklearn/datasets/images", ("china.jpg", "flower.jpg")),
     ):
-        folder = resources.files(package)
+        top, _, rest = package.partition("/")
+        spec = importlib.util.find_spec(top)  # found, not imported: that takes seconds
+        assert spec is not None, f"{top} is not installed"
+        assert spec.origin is not None
+        folder = Path(spec.origin).parent / rest
         found += [(name.rsplit(".", 1)[1], folder.joinpath(name).read_bytes()) for name in names]
     return tuple(found)
 
@@ -86,22 +90,27 @@ def photo(number: int) -> tuple[str, bytes]:
     if number < len(photos()):
         return form, data
     random = np.random.default_rng(number)
-    image = Image.open(io.BytesIO(data)).convert("L" if number % 11 == 0 else "RGB")
-    image.thumbnail((400, 400))
+    image = small(number % len(photos())).convert("L" if number % 11 == 0 else "RGB")
     share = random.uniform(0.35, 1.0, 2)
     width, height = (max(64, int(side * part)) for side, part in zip(image.size, share, strict=True))
     out = io.BytesIO()
     form = ("jpg", "jpg", "png", "webp")[number % 4]
-    image.crop((0, 0, width, height)).save(out, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[form])
+    image.crop((0, 0, width, height)).save(out, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[form], method=0)
     return form, out.getvalue()
 
 
 @functools.cache
+def small(number: int, side: int = 360) -> Image.Image:
+    """A photograph, decoded and made small once."""
+    image = Image.open(io.BytesIO(photos()[number][1])).convert("RGB")
+    image.thumbnail((side, side))
+    return image
+
+
+@functools.cache
 def ledger_thumbnail(number: int) -> bytes:
-    image = Image.open(io.BytesIO(photos()[number % len(photos())][1])).convert("RGB")
-    image.thumbnail((96, 96))
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=70)
+    small(number, 96).save(out, "JPEG", quality=70)
     return out.getvalue()
 
 
@@ -189,7 +198,7 @@ def _write_unit(folder: Path, unit: int, first: int, ends: list[Fate], samples: 
         for row, (state, reason, detail, step, attempts, status, fetched) in enumerate(ends, start=first):
             key, place = f"{row:09d}", None
             form, data = photo(row)
-            height, width = Image.open(io.BytesIO(data)).size[::-1]
+            width, height = Image.open(io.BytesIO(data)).size
             if state == "ok":
                 place = len(rows)
                 mode = Image.open(io.BytesIO(data)).mode
@@ -213,7 +222,8 @@ def _write_unit(folder: Path, unit: int, first: int, ends: list[Fate], samples: 
                     shard=unit if state == "ok" else None, shard_row=place, attempts=attempts, status=status,
                     seconds=latency(row) if attempts else None, size=len(data) if fetched else None,
                     sha256="a" * 64 if fetched else None, height=height if fetched else None,
-                    width=width if fetched else None, thumbnail=ledger_thumbnail(row) if pictured else None,
+                    width=width if fetched else None,
+                    thumbnail=ledger_thumbnail(row % len(photos())) if pictured else None,
                 )
             )  # fmt: skip
         tar.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -70,6 +71,7 @@ def render(folder: Path, manifest: Manifest, stats: dict[str, Any], *, seed: int
     return _environment().get_template("page.html.jinja").render(context).encode("utf-8", "xmlcharrefreplace")
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mmdata.report_page", "."),
