@@ -62,8 +62,12 @@ def _open(data: bytes, max_pixels: int) -> tuple[ImageFile.ImageFile, ImageHeade
     format = _format(data)
     if format == "webp":
         _check_webp_canvas(data, max_pixels)
-    with pillow.guarded("bad_header"):
-        image = pillow.open_image(data, format)
+    try:
+        with pillow.guarded("bad_header"):
+            image = pillow.open_image(data, format)
+    except DataError:
+        structure.check(data, format)  # Says more than "cannot read" when the file is cut short.
+        raise
     width, height = image.size
     _check_size(height, width, max_pixels)
     if format == "jpeg":

@@ -49,6 +49,8 @@ def layout(data: bytes) -> Layout:
         return Layout(*simplejpeg.decode_jpeg_header(data, strict=False))
     except ValueError as error:
         raise _failure(str(error), "bad_header") from error
+    except KeyError as error:  # What simplejpeg does with a sampling it has no name for.
+        raise DataError("unsupported_format", "unknown chroma subsampling") from error
 
 
 def decode(data: bytes, *, colorspace: str = "RGB", factor: int = 1) -> Pixels:
@@ -77,10 +79,9 @@ def _decode(data: bytes, colorspace: str, factor: int, *, strict: bool) -> Pixel
         if factor == 1:
             pixels: Pixels = simplejpeg.decode_jpeg(data, colorspace, strict=strict)
             return pixels
-        height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-        scaled: Pixels = simplejpeg.decode_jpeg(
-            data, colorspace, min_height=-(-height // factor), min_width=-(-width // factor), strict=strict
-        )
+        stored = layout(data)
+        smaller = {"min_height": -(-stored.height // factor), "min_width": -(-stored.width // factor)}
+        scaled: Pixels = simplejpeg.decode_jpeg(data, colorspace, **smaller, strict=strict)
         return scaled
     except MemoryError as error:
         raise DataError("decoder_memory", "not enough memory for the pixels of this JPEG") from error

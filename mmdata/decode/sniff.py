@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 
 # Offset 0 unless said otherwise; the first match wins, so longer and stricter magics come first.
@@ -72,9 +73,9 @@ def sniff(data: bytes) -> str | None:
         return "ico"
     if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADERS:
         return "bmp"
-    if _MPEG_AUDIO.match(data):
+    if _MPEG_AUDIO.match(data) and not data.startswith((b"\xff\xfe<\x00", b"\xff\xfe{\x00")):  # UTF-16 is neither.
         return "mp3"
-    return _text(data[:1024])
+    return _text(data[:1024], whole=len(data) <= 1024)
 
 
 def _iso_media(data: bytes) -> str:
@@ -88,7 +89,7 @@ def _iso_media(data: bytes) -> str:
     return "mp4"
 
 
-def _text(head: bytes) -> str | None:
+def _text(head: bytes, *, whole: bool) -> str | None:
     """Name a text format. Bytes with control characters are not text; neither are no bytes."""
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         head = head.decode("utf-16", errors="ignore").encode()
@@ -107,9 +108,7 @@ def _text(head: bytes) -> str | None:
     if re.match(rb"\{\s*[\"}]|\[\s*[\[{\"\]\d-]", body):
         return "json"
     try:
-        body.decode("utf-8")
-    except UnicodeDecodeError as error:
-        # The cut at 1 KiB may fall inside a character; anything earlier is not UTF-8.
-        if error.start < len(body) - 3:
-            return None
+        codecs.getincrementaldecoder("utf-8")().decode(body, final=whole)  # A cut may fall inside a character.
+    except UnicodeDecodeError:
+        return None
     return "text"

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 
 from mmdata.errors import DataError
 
+# Bytes per value of the TIFF field types that are not one byte.
+_TIFF_SIZES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
 
 def check(data: bytes, format: str) -> None:
     """Raises DataError `truncated_image` or `corrupt_image` when the container of `data` is not whole.
 
-    Formats without a container of their own (BMP, TIFF: all offsets) are left to their decoder. Bytes after the end
-    are tolerated, as everywhere.
+    BMP has no container and is left to its decoder. Bytes after the end are tolerated, as everywhere.
     """
     if format == "png":
         _png(data)
@@ -24,6 +26,8 @@ def check(data: bytes, format: str) -> None:
         size = 8 + int.from_bytes(data[4:8], "little")
         if size > len(data):
             raise DataError("truncated_image", f"WebP ends after {len(data):,} of {size:,} bytes")
+    elif format == "tiff":
+        _tiff(data)
     elif format in ("avif", "jp2"):
         _boxes(data, format)
 
@@ -79,6 +83,31 @@ def _sub_blocks(data: bytes, at: int) -> int:
     while size := data[at]:
         at += 1 + size
     return at + 1
+
+
+def _tiff(data: bytes) -> None:
+    """Every directory, and every value that a directory points to, must lie within the file."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\x00", b"\x00+")
+    word, count, entry = ("Q", "Q", "HHQ8s") if big else ("I", "H", "HHI4s")
+    seen: set[int] = set()
+    try:
+        (at,) = struct.unpack_from(order + word, data, 8 if big else 4)
+        while at and at not in seen:
+            seen.add(at)
+            (entries,) = struct.unpack_from(order + count, data, at)
+            at += struct.calcsize(order + count)
+            for _ in range(entries):
+                _, kind, number, value = struct.unpack_from(order + entry, data, at)
+                at += struct.calcsize(order + entry)
+                size = number * _TIFF_SIZES.get(kind, 1)
+                if size > len(value) and struct.unpack(order + word, value)[0] + size > len(data):
+                    raise DataError(
+                        "truncated_image", f"TIFF ends after {len(data):,} bytes, inside a directory's values"
+                    )
+            (at,) = struct.unpack_from(order + word, data, at)
+    except struct.error:
+        raise DataError("truncated_image", f"TIFF ends after {len(data):,} bytes, inside a directory") from None
 
 
 def _boxes(data: bytes, format: str) -> None:
