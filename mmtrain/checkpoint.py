@@ -42,8 +42,6 @@ def save(run: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, pr
         with open(file, "rb+") as handle:
             os.fsync(handle.fileno())
     fsync_folder(temporary)
-    if final.exists():  # the same step, saved again after a resume from an older one
-        shutil.rmtree(final)
     temporary.rename(final)
     fsync_folder(parent)
     for old in found(run)[:-keep]:
@@ -53,7 +51,12 @@ def save(run: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, pr
 
 def found(run: Path) -> list[Path]:
     """The run's checkpoints, oldest first."""
-    return sorted(path for path in (run / "checkpoints").glob(f"{PREFIX}*") if path.is_dir())
+    return sorted(path for path in (run / "checkpoints").glob(f"{PREFIX}[0-9]*") if path.is_dir())
+
+
+def step_of(folder: Path) -> int:
+    """Optimiser steps done at a checkpoint of this name."""
+    return int(folder.name.removeprefix(PREFIX))
 
 
 def load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:

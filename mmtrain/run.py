@@ -45,6 +45,9 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
         if not Path(resume).is_dir():
             raise SpecError(f"--resume {resume}: no such checkpoint; give auto, never or the path of one")
         start: Path | None = Path(resume)
+        later = [path.name for path in checkpoint.found(folder) if path.name > Path(resume).name]
+        if later:
+            raise SpecError(f"output: {folder} went on to {', '.join(later)}; give the branch another folder")
     else:
         saved = checkpoint.found(folder) if resume == "auto" else []
         start = saved[-1] if saved else None

@@ -166,8 +166,9 @@ def train_loop(spec: TrainSpec, model: Any, loader: StreamLoader, start: Path | 
                 saved = step
             if step == spec.steps:
                 break
-        if step > saved:
+        if done < step < spec.steps:
             print(f"the stream ended after {step} steps (data.epochs: {spec.data.epochs})")
+        if step > saved:
             checkpoint.save(folder, model, optim, Progress(step=step, stream=loader.state_dict()), keep=spec.keep)
     finally:
         log.close()

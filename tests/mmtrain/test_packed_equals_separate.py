@@ -1,0 +1,144 @@
+"""Packed training is separate training: losses, gradients, and no influence across borders (training.md, pitfalls 1, 2,
+3, 9, 10, 11, 12, 14)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from mmdata import StreamingDataset
+from mmdata.collate import PackedCollator, model_inputs
+from mmdata.families import get_family
+from mmdata.types import Packed
+from mmtrain.model import build, loss_sum
+from mmtrain.spec import ModelSpec, TowerSpec
+from tests.tokenizer_fixture import small_tokenizer
+
+SPEC = ModelSpec(vision=TowerSpec(hidden=32, heads=2), language=TowerSpec(hidden=64))
+CAPACITY = 300
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return build(SPEC, small_tokenizer(), seed=1)
+
+
+@pytest.fixture(scope="module")
+def packs(folder: Path) -> list[Packed]:
+    family = get_family("llava", tokenizer=small_tokenizer(), image={"size": SPEC.image_size})
+    stream = StreamingDataset(folder, family=family, max_length=CAPACITY)
+    return [pack for pack in stream if isinstance(pack, Packed)]
+
+
+def gradients(model: Any) -> dict[str, torch.Tensor]:
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def separate(pack: Packed, number: int) -> dict[str, torch.Tensor]:
+    """Sample `number` of a pack as an ordinary batch of one, as a trainer without packing would feed it."""
+    tokens = slice(*pack.cu_seqlens[number : number + 2])
+    return {
+        "input_ids": torch.from_numpy(pack.input_ids[tokens]).long()[None],
+        "labels": torch.from_numpy(pack.labels[tokens])[None],
+        "pixel_values": torch.from_numpy(pack.media["pixel_values"][number : number + 1]),
+    }
+
+
+@pytest.mark.parametrize("pad_to", [None, CAPACITY + 11])
+def test_loss_and_gradients_of_a_pack_are_those_of_its_samples(
+    model: Any, packs: list[Packed], pad_to: int | None
+) -> None:
+    model.train()
+    for pack in packs[:3]:
+        batch = PackedCollator(pad_to=pad_to)(pack)
+        total, weight = loss_sum(model, batch)
+        assert weight == batch["targets"] == (batch["labels"][:, 1:] != -100).sum()
+        (total / weight).backward()
+        packed_gradients = gradients(model)
+
+        summed = torch.zeros(())
+        for number in range(len(pack.keys)):
+            inputs = separate(pack, number)
+            labels = inputs.pop("labels")
+            logits = model(**inputs, use_cache=False).logits
+            summed = summed + F.cross_entropy(logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum")
+        mean = summed / batch["targets"]
+        mean.backward()
+        assert abs(float(total / weight) - float(mean)) < 1e-5
+        expected = gradients(model)
+        assert packed_gradients.keys() == expected.keys()
+        assert len(expected) > 40
+        for name in expected:
+            assert (packed_gradients[name] - expected[name]).abs().max() < 1e-5, name
+
+
+def logits_of(model: Any, batch: dict[str, Any]) -> torch.Tensor:
+    inputs = {key: value for key, value in model_inputs(batch).items() if key != "labels"}
+    with torch.no_grad():
+        return model(**inputs).logits[0]
+
+
+def test_one_segment_never_moves_another(model: Any, packs: list[Packed]) -> None:
+    model.eval()
+    pack = packs[0]
+    before = PackedCollator(pad_to=CAPACITY)(pack)
+    untouched = logits_of(model, before)
+    borders = before["cu_seq_lens_q"].tolist()
+    for number in range(len(pack.keys)):
+        start, stop = borders[number], borders[number + 1]
+        token = PackedCollator(pad_to=CAPACITY)(pack)
+        token["input_ids"][0, stop - 3] = (token["input_ids"][0, stop - 3] + 7) % 300 + 20
+        pixel = PackedCollator(pad_to=CAPACITY)(pack)
+        pixel["pixel_values"][number, 0, 5, 5] += 3
+        for changed in (token, pixel):
+            moved = logits_of(model, changed)
+            others = [at for at in range(borders[-1]) if not start <= at < stop]
+            assert torch.equal(moved[others], untouched[others])
+            assert not torch.equal(moved[start:stop], untouched[start:stop])
+
+
+def test_the_leak_that_an_attention_mask_opens_would_be_seen(model: Any, packs: list[Packed]) -> None:
+    """The tests above can fail: an all-ones mask, the usual mistake, joins the segments."""
+    batch = PackedCollator()(packs[0])
+    leaking = {**batch, "attention_mask": torch.ones_like(batch["input_ids"])}
+    assert (logits_of(model, leaking) - logits_of(model, batch)).abs().max() > 1e-3
+
+
+def test_the_spread_of_targets_over_packs_does_not_matter(model: Any, packs: list[Packed]) -> None:
+    """One row of two packs, or two micro-batches: the same loss and gradients."""
+    model.train()
+    joined = PackedCollator()(packs[:2])
+    total, weight = loss_sum(model, joined)
+    (total / weight).backward()
+    expected = gradients(model)
+    loss = 0.0
+    for pack in packs[:2]:
+        part, _ = loss_sum(model, PackedCollator()(pack))
+        (part / weight).backward()
+        loss += float(part / weight)
+    found = gradients(model)
+    assert loss == pytest.approx(float(total / weight), abs=1e-6)
+    assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-6
+
+
+def test_padding_changes_nothing_and_stays_finite(model: Any, packs: list[Packed]) -> None:
+    plain, padded = PackedCollator()(packs[0]), PackedCollator(pad_to=CAPACITY + 40)(packs[0])
+    length = plain["input_ids"].shape[1]
+    logits = logits_of(model, padded)
+    assert torch.isfinite(logits).all()
+    assert (logits[:length] - logits_of(model, plain)).abs().max() < 1e-5
+
+
+def test_no_targets_give_zero_loss_and_zero_gradients(model: Any, packs: list[Packed]) -> None:
+    batch = PackedCollator()(packs[0])
+    batch["labels"].fill_(-100)
+    total, weight = loss_sum(model, batch)
+    assert float(total.detach()) == float(weight) == 0
+    total.backward()
+    assert all(float(gradient.abs().max()) == 0 for gradient in gradients(model).values())

@@ -1,0 +1,197 @@
+"""The command: it learns, it survives kill -9 with the same trace, and it says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmdata.errors import RunError
+from mmtrain import checkpoint, sft
+from mmtrain.spec import OptimSpec, TrainSpec
+
+CONFIG = Path(__file__).parents[2] / "pipelines" / "sft_tiny.yaml"
+SMALL = [
+    "steps=9",
+    "save_every=2",
+    "global_batch=2",
+    "data.max_length=160",
+    "tokenizer.vocab_size=400",
+    "model.vision.hidden=32",
+    "model.language.hidden=64",
+]
+
+
+def arguments(folder: Path, output: Path, *more: str) -> list[str]:
+    return ["--config", str(CONFIG), "--set", *SMALL, f"data.dataset={folder}", f"output={output}", *more]
+
+
+def trace(output: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.endswith("_seconds")} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("sft") / "run"
+    assert sft.main(arguments(folder, output)) == 0
+    return output
+
+
+def test_the_log_tells_the_run(uninterrupted: Path) -> None:
+    lines = trace(uninterrupted)
+    assert [line["step"] for line in lines] == list(range(9))
+    assert all(line["packs"] == 2 and 0 < line["targets"] < line["tokens"] <= 320 for line in lines)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert list((uninterrupted / "tensorboard").glob("events*"))
+    assert [path.name for path in checkpoint.found(uninterrupted)] == ["step-00000008", "step-00000009"]
+
+
+def test_killed_and_run_again_the_trace_is_the_same(folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "mmtrain.sft", *arguments(folder, output)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    log = output / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and log.read_text().count("\n") >= 5:
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    assert process.wait() == -signal.SIGKILL, process.stderr and process.stderr.read().decode()
+    assert 5 <= len(trace(output)) < 9
+    assert sft.main(arguments(folder, output)) == 0
+    assert trace(output) == trace(uninterrupted)
+    ours, theirs = (load_file(checkpoint.found(run)[-1] / "model.safetensors") for run in (output, uninterrupted))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_resume_from_a_named_checkpoint(
+    folder: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older = checkpoint.found(uninterrupted)[0]
+    assert sft.main(arguments(folder, tmp_path / "run", "--resume", str(older))) == 0
+    assert trace(tmp_path / "run") == trace(uninterrupted)[8:]
+    assert sft.main(arguments(folder, uninterrupted, "--resume", str(older))) == 2
+    assert "went on to step-00000009" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_left_as_it_is(folder: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = trace(uninterrupted)
+    assert sft.main(arguments(folder, uninterrupted)) == 0
+    assert "nothing left to do: 9 of 9" in capsys.readouterr().out
+    assert trace(uninterrupted) == before
+
+
+def test_another_config_in_the_same_folder_is_refused(
+    folder: Path, uninterrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sft.main(arguments(folder, uninterrupted, "--set", "optim.lr=0.5", "seed=3")) == 2
+    shown = capsys.readouterr().err
+    assert "optim.lr: 0.003 -> 0.5" in shown
+    assert "seed: 0 -> 3" in shown
+
+
+def test_never_starts_over_but_not_in_a_strange_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    assert sft.main(arguments(folder, output, "--set", "steps=2")) == 0
+    assert sft.main(arguments(folder, output, "--resume", "never", "--set", "steps=3")) == 0
+    assert [line["step"] for line in trace(output)] == [0, 1, 2]
+    strange = tmp_path / "strange"
+    (strange / "checkpoints").mkdir(parents=True)
+    assert sft.main(arguments(folder, strange, "--resume", "never")) == 2
+    assert "holds other files" in capsys.readouterr().err
+    assert (strange / "checkpoints").exists()
+
+
+def test_dry_run_and_inspect_write_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sft.main(arguments(folder, tmp_path / "run", "--dry-run")) == 0
+    shown = capsys.readouterr().out
+    assert "36 samples" in shown
+    assert "9 steps = 18 packs" in shown
+    assert sft.main(arguments(folder, tmp_path / "run", "--inspect", "2")) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("pack of ") == 2
+    assert "</s>'" in shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["stepz=3"], "did you mean 'steps'"),
+        (["model.language.hidden=65"], "multiple of 2 \\* heads"),
+        (["data.dataset=/nowhere"], "no such file or folder: /nowhere"),
+        (["steps=0", "global_batch=0"], "2 mistakes"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], message: str
+) -> None:
+    assert sft.main(arguments(folder, tmp_path / "run", "--set", *change)) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_stream_that_ends_first_ends_the_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sft.main(arguments(folder, tmp_path / "run", "--set", "data.epochs=1", "steps=50")) == 0
+    shown = capsys.readouterr().out
+    steps = len(trace(tmp_path / "run"))
+    assert f"the stream ended after {steps} steps" in shown
+    assert checkpoint.found(tmp_path / "run")[-1].name == f"step-{steps:08d}"
+
+
+def test_a_step_that_is_not_finite_moves_nothing() -> None:
+    class Broken(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(2))
+
+    model = Broken()
+    optim = torch.optim.AdamW(model.parameters())
+    batch = {"loss_weights": torch.ones(1, 3), "keys": ["000000007"]}
+
+    def loss(model: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        return (model.weight * float("nan")).sum(), torch.ones(())
+
+    original = sft.loss_sum
+    sft.loss_sum = loss
+    try:
+        with pytest.raises(RunError, match="000000007"):
+            sft.train_step(model, optim, [batch], lr=1.0, clip=1.0, seed=0, step=0)
+    finally:
+        sft.loss_sum = original
+    assert model.weight.tolist() == [1, 1]
+    empty = sft.train_step(
+        model, optim, [{**batch, "loss_weights": torch.zeros(1, 3)}], lr=1.0, clip=1.0, seed=0, step=0
+    )
+    assert (empty.loss, empty.weight) == (0.0, 0.0)
+    assert model.weight.tolist() == [1, 1]
+
+
+def test_a_damaged_checkpoint_is_named(folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(checkpoint.found(uninterrupted)[-1], copy)
+    (copy / "optimizer.pt").unlink()
+    assert sft.main(arguments(folder, tmp_path / "run", "--resume", str(copy))) == 2
+
+
+def test_the_schema_of_the_shipped_config_is_the_spec() -> None:
+    first = CONFIG.read_text().splitlines()[0]
+    assert first == "# yaml-language-server: $schema=../schemas/train.schema.json"
+    assert set(TrainSpec.model_json_schema()["properties"]) >= {"data", "model", "optim", "steps", "output"}
+    assert OptimSpec().lr > 0
