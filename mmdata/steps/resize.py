@@ -26,7 +26,8 @@ Filter = Literal["area", "bicubic", "lanczos"]
 
 # `area` shrinks by a whole factor with a box filter, leaving at least this much for an antialiased filter.
 LEFT_OVER = 1.2
-# `decode: scaled` leaves at least this factor between the DCT-scaled picture and the result.
+# `decode: scaled` leaves at least this factor between the DCT-scaled picture and the result: below it quality falls
+# fast, and at 2 a photograph of 1.3 MP could not be scaled at all on its way to 256.
 GUARD = 1.5
 
 
@@ -55,7 +56,7 @@ class Resize(StepSpec):
     pixels: three times faster, and as near to bicubic (42-47 dB) as other libraries' area filters."""
     decode: Literal["exact", "scaled"] = "exact"
     """`scaled`: JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves at least 1.5 times the size asked for. Cheaper
-    for large pictures, and approximate: 40-50 dB against exact decoding."""
+    for large pictures, and approximate: 42 dB on average against exact decoding, 31 dB at worst (fine texture, 1/8)."""
     format: Literal["same", "jpeg", "png", "webp"] = "same"
     """`same`: JPEG stays JPEG and WebP WebP, lossless formats become PNG, other lossy ones JPEG; only pictures that
     are resized are written. Another value also re-encodes pictures of every other format."""
