@@ -6,8 +6,7 @@ import asyncio
 from collections import OrderedDict
 
 from mmdata.fetch.failure import UNREACHABLE, FetchError
-
-Origin = tuple[str, str, int]
+from mmdata.fetch.url import Origin
 
 FAILURES = 20
 """Attempts in a row that must have failed before an origin is taken to be unreachable."""

@@ -16,7 +16,7 @@ from mmdata.fetch.connection import FRESH, Connector, Handler, Request, once
 from mmdata.fetch.failure import Dropped, FetchError, explain, status_error
 from mmdata.fetch.limits import Limits
 from mmdata.fetch.retry import retry_after
-from mmdata.fetch.url import host_of, origin_of
+from mmdata.fetch.url import Origin, host_of, origin_of
 from mmdata.spec import FetchSpec
 
 T = TypeVar("T")
@@ -69,12 +69,14 @@ class Exchange:
 
     async def admit(self, url: URL) -> None:
         """Raise FetchError if the host of `url` may not be asked, does not exist, or is taken to be unreachable."""
-        origin = origin_of(url)
+        await self._admit(origin_of(url))
+
+    async def _admit(self, origin: Origin) -> None:
         self._breaker.check(origin)
         try:
             await self._resolver.check(origin[1])
         except FetchError as error:
-            self._failed(url, error)
+            self._failed(origin, error)
             raise
 
     async def ask(
@@ -92,10 +94,11 @@ class Exchange:
         `gap` is the host's own wish for seconds between requests, `seconds` what is left of the attempt's time
         (waiting for a turn does not count). What `read` leaves of the body is not received. Raises FetchError.
         """
-        host = host_of(url)
-        await self.admit(url)
-        while not await self._limits.start(host, gap):
-            await self.admit(url)
+        origin = origin_of(url)
+        host = host_of(origin)
+        await self._admit(origin)
+        while not (ticket := await self._limits.start(host, gap)):
+            await self._admit(origin)
         response: aiohttp.ClientResponse | None = None
         handler: Handler | None = None
         loop = asyncio.get_running_loop()
@@ -108,7 +111,8 @@ class Exchange:
                 headers=FRESH if fresh else None,
                 timeout=self._whole if seconds is None else self._timeout(seconds),
             )
-            self._breaker.answered(origin_of(url))
+            self._breaker.answered(origin)
+            self._limits.heard(host, ticket)
             tally.status = response.status
             connection = response.connection
             if connection is not None and isinstance(connection.protocol, Handler):
@@ -119,20 +123,20 @@ class Exchange:
         except FetchError:
             raise
         except (aiohttp.ClientError, Dropped, OSError, ValueError) as error:
-            failure = explain(error, lost=handler.lost if handler else None)
-            self._failed(url, failure)
+            failure = explain(error, lost=None if handler is None else handler.lost)
+            self._failed(origin, failure)
             raise failure from error
         finally:
             if response is not None:
                 response.release()
-            self._limits.done(host)
+            self._limits.done(host, ticket)
             tally.seconds += loop.time() - began
 
     def refusal(self, response: aiohttp.ClientResponse) -> FetchError:
         """The error for a response that is not the file; if it asks for time, its host is given some."""
         after = retry_after(response.headers.get("Retry-After"))
         if response.status in _REFUSALS and after is not None:
-            spec, host = self._spec, host_of(response.url)
+            spec, host = self._spec, host_of(origin_of(response.url))
             if after <= spec.backoff_max_seconds:
                 self._limits.pause(host, after)
             else:
@@ -146,6 +150,6 @@ class Exchange:
         spec = self._spec
         return aiohttp.ClientTimeout(total=seconds, sock_connect=spec.connect_seconds, sock_read=spec.read_seconds)
 
-    def _failed(self, url: URL, error: FetchError) -> None:
-        if self._breaker.failed(origin_of(url), error):
-            self._limits.recall(host_of(url))
+    def _failed(self, origin: Origin, error: FetchError) -> None:
+        if self._breaker.failed(origin, error):
+            self._limits.recall(host_of(origin))

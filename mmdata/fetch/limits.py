@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import math
 from collections import deque
 
 CRAWL_DELAY_MAX = 30.0
 """Seconds between two requests to a host that are granted at most, whatever its robots.txt asks for."""
 
-_MARGIN = 1.05
-"""Requests leave a little later than they are granted, some more than others. Without this margin two that
-were granted a second apart could arrive less than a second apart."""
+_SECOND = 1.01  # With a margin for clocks.
+_UNHEARD = 1.0  # Seconds after which a request is taken to have reached its host, answered or not.
 _FEW = 1024
 
 
 class _Host:
-    __slots__ = ("listed", "name", "paused_until", "refusals", "running", "starts", "timer", "waiting")
+    __slots__ = (
+        "last",
+        "listed",
+        "name",
+        "paused_until",
+        "refusals",
+        "returns",
+        "running",
+        "timer",
+        "unheard",
+        "waiting",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.running = 0
-        self.waiting: deque[tuple[asyncio.Future[bool], float]] = deque()
-        self.starts: deque[float] = deque()  # Times of the last starts, those that still count.
-        self.paused_until = 0.0
+        self.waiting: deque[tuple[asyncio.Future[int], float]] = deque()
+        self.unheard: dict[int, float] = {}  # Ticket -> time of the start, for requests not known to have arrived.
+        self.returns: deque[float] = deque()  # Ascending times at which spent tokens come back.
+        self.last = -math.inf  # When the host was last known to hear from us.
+        self.paused_until = -math.inf
         self.refusals = 0  # In a row.
         self.timer: asyncio.TimerHandle | None = None
         self.listed = False
@@ -32,10 +45,12 @@ class _Host:
 class Limits:
     """Lets requests start, first come first served within a host and in turn among hosts.
 
-    `concurrency` requests run at once, `per_host` of them against one host, and no second sees more than
-    `rate` starts against one host: a bucket of one second's worth of tokens, each of which comes back one
-    second after it was spent (for a rate below 1, one token that comes back after 1 / rate seconds). A
-    plain refilling bucket would let twice the rate through in its first second.
+    `concurrency` requests run at once, `per_host` of them against one host, and no host hears from us more than
+    `rate` times within any second: a bucket with one second's worth of tokens, each of which comes back one
+    second after the request that it was spent on is known to have arrived, by its response. (Counted from the
+    start instead, two requests a second apart here can be less apart there; and a bucket that refills evenly
+    lets twice the rate through in its first second.) A request without a response counts as arrived after a
+    second. For a rate below 1 there is one token, which comes back after 1 / rate seconds.
 
     A place of the run is given only together with the host's consent, so that whoever waits for a slow host
     stands in nobody's way. Memory is bounded: hosts are forgotten once they no longer count.
@@ -45,25 +60,24 @@ class Limits:
         self._free = concurrency
         self._per_host = per_host
         self._tokens = max(1, math.floor(rate))
-        self._window = _MARGIN * (1.0 if rate >= 1 else 1.0 / rate)
+        self._window = _SECOND / min(rate, 1.0)
         self._hosts: dict[str, _Host] = {}
         self._ring: deque[_Host] = deque()  # Hosts with somebody waiting that may be ready.
+        self._ticket = 0
         self._sweep_at = _FEW
 
-    async def start(self, name: str, gap: float = 0.0) -> bool:
-        """Wait for the turn of a request to host `name`, at least `gap` seconds after the one before it.
+    async def start(self, name: str, gap: float = 0.0) -> int:
+        """Wait for the turn of a request to host `name`, at least `gap` seconds after the host last heard from us.
 
-        True: go ahead, and call `done` afterwards. False: no turn was given, the host's waiters were recalled
-        to look at the world again.
+        Returns a ticket, to be given to `done` when the request is over. Or 0: no turn was given, the host's
+        waiters were recalled to look at the world again.
         """
         loop = asyncio.get_running_loop()
-        host = self._host(name, loop.time())
-        if self._free and not host.waiting and host.running < self._per_host:
-            now = loop.time()
-            if self._ready_at(host, gap) <= now:
-                self._grant(host, now)
-                return True
-        turn: asyncio.Future[bool] = loop.create_future()
+        now = loop.time()
+        host = self._host(name, now)
+        if self._free and not host.waiting and host.running < self._per_host and self._ready_at(host, gap, now) <= now:
+            return self._grant(host, now)
+        turn: asyncio.Future[int] = loop.create_future()
         host.waiting.append((turn, gap))
         self._enlist(host)
         self._deal(loop)
@@ -71,11 +85,24 @@ class Limits:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result():
-                self.done(name)
+                self.done(name, turn.result())
             raise
 
-    def done(self, name: str) -> None:
-        """The request to host `name` that was let through is over."""
+    def heard(self, name: str, ticket: int) -> None:
+        """The host has begun to answer the request."""
+        host = self._hosts[name]
+        if host.unheard.pop(ticket, None) is None:
+            return
+        loop = asyncio.get_running_loop()
+        host.last = loop.time()
+        host.returns.append(host.last + self._window)
+        if host.timer is not None:  # It was set for the latest time at which the token could come back.
+            host.timer.cancel()
+            self._again(host, loop)
+
+    def done(self, name: str, ticket: int) -> None:
+        """The request that was let through is over."""
+        self.heard(name, ticket)
         host = self._hosts[name]
         host.running -= 1
         self._free += 1
@@ -86,13 +113,13 @@ class Limits:
 
     def pause(self, name: str, seconds: float) -> None:
         """Start nothing more against the host for a while. What is under way goes on."""
-        loop = asyncio.get_running_loop()
-        host = self._host(name, loop.time())
-        host.paused_until = max(host.paused_until, loop.time() + seconds)
+        now = asyncio.get_running_loop().time()
+        host = self._host(name, now)
+        host.paused_until = max(host.paused_until, now + seconds)
 
     def refused(self, name: str, base: float, most: float) -> None:
-        """Pause after a refusal that does not say for how long (or for too long): doubling from `base` to `most`
-        seconds while refusals follow one another."""
+        """Pause after a refusal that asks for too long a wait: doubling from `base` to `most` seconds while
+        refusals follow one another."""
         host = self._host(name, asyncio.get_running_loop().time())
         self.pause(name, min(most, base * 2.0 ** min(host.refusals, 60)))
         host.refusals += 1
@@ -102,32 +129,45 @@ class Limits:
         self._hosts[name].refusals = 0
 
     def recall(self, name: str) -> None:
-        """Make every waiter of the host return False."""
+        """Make every waiter of the host return 0."""
         host = self._hosts.get(name)
         while host is not None and host.waiting:
             turn, _ = host.waiting.popleft()
             if not turn.done():
-                turn.set_result(False)
+                turn.set_result(0)
 
     def __len__(self) -> int:
         """Number of hosts remembered."""
         return len(self._hosts)
 
-    def _ready_at(self, host: _Host, gap: float) -> float:
-        ready = host.paused_until
-        if host.starts:
-            if gap:
-                ready = max(ready, host.starts[-1] + gap)
-            if len(host.starts) >= self._tokens:
-                ready = max(ready, host.starts[-self._tokens] + self._window)
-        return ready
+    def _ready_at(self, host: _Host, gap: float, now: float) -> float:
+        """When the host may be asked next, as far as is known: no later than this, if nothing else happens."""
+        while host.returns and host.returns[0] <= now:
+            host.returns.popleft()
+        if len(host.unheard) + len(host.returns) >= self._tokens:
+            self._give_up_hearing(host, now)
+        ready = max(host.paused_until, host.last + gap) if gap else host.paused_until
+        if len(host.unheard) + len(host.returns) < self._tokens:
+            return ready
+        latest = next(iter(host.unheard.values()), math.inf) + _UNHEARD + self._window
+        return max(ready, min(latest, host.returns[0] if host.returns else math.inf))
 
-    def _grant(self, host: _Host, now: float) -> None:
-        host.running += 1
+    def _give_up_hearing(self, host: _Host, now: float) -> None:
+        while host.unheard:
+            ticket, started = next(iter(host.unheard.items()))
+            if started + _UNHEARD > now:
+                return
+            del host.unheard[ticket]
+            if started + _UNHEARD + self._window > now:
+                bisect.insort(host.returns, started + _UNHEARD + self._window)
+
+    def _grant(self, host: _Host, now: float) -> int:
+        self._ticket += 1
         self._free -= 1
-        host.starts.append(now)
-        while len(host.starts) > 1 and host.starts[0] + self._window <= now:
-            host.starts.popleft()
+        host.running += 1
+        host.last = now
+        host.unheard[self._ticket] = now
+        return self._ticket
 
     def _enlist(self, host: _Host) -> None:
         if not host.listed and host.timer is None and host.running < self._per_host:
@@ -145,17 +185,16 @@ class Limits:
                 continue
             turn, gap = host.waiting[0]
             now = loop.time()
-            ready = self._ready_at(host, gap)
+            ready = self._ready_at(host, gap, now)
             if ready > now:
-                host.timer = loop.call_at(ready, self._ring_again, host, loop)
+                host.timer = loop.call_at(ready, self._again, host, loop)
                 continue
             host.waiting.popleft()
-            self._grant(host, now)
-            turn.set_result(True)
+            turn.set_result(self._grant(host, now))
             if host.waiting:
                 self._enlist(host)
 
-    def _ring_again(self, host: _Host, loop: asyncio.AbstractEventLoop) -> None:
+    def _again(self, host: _Host, loop: asyncio.AbstractEventLoop) -> None:
         host.timer = None
         if host.waiting:
             self._enlist(host)
@@ -174,6 +213,6 @@ class Limits:
         past = now - max(self._window, CRAWL_DELAY_MAX)
         for host in list(self._hosts.values()):
             idle = not (host.running or host.waiting or host.listed or host.timer)
-            if idle and host.paused_until <= now and (not host.starts or host.starts[-1] <= past):
+            if idle and host.paused_until <= now and host.last <= past:
                 del self._hosts[host.name]
         self._sweep_at = max(_FEW, 2 * len(self._hosts))

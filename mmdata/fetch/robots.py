@@ -17,7 +17,7 @@ from mmdata.fetch.exchange import REDIRECTS, Exchange, Tally
 from mmdata.fetch.failure import TRANSIENT_STATUSES, FetchError, transient
 from mmdata.fetch.limits import CRAWL_DELAY_MAX
 from mmdata.fetch.retry import persist
-from mmdata.fetch.url import join_url, origin_of
+from mmdata.fetch.url import Origin, join_url, origin_of
 from mmdata.spec import FetchSpec
 
 PARSED_BYTES = 500 * 1024
@@ -84,9 +84,9 @@ class Robots:
         self._spec = spec
         self._agent = product_token(spec.user_agent)
         self._exchange = exchange
-        self._known: OrderedDict[tuple[str, str, int], tuple[float, Rules | FetchError]] = OrderedDict()
+        self._known: OrderedDict[Origin, tuple[float, Rules | FetchError]] = OrderedDict()
         self._kept = 0
-        self._asked: dict[tuple[str, str, int], asyncio.Task[Rules | FetchError]] = {}
+        self._asked: dict[Origin, asyncio.Task[Rules | FetchError]] = {}
 
     async def rules(self, url: URL) -> Rules:
         """The rules of the origin of `url`. Raises FetchError: `robots_unreachable` where they cannot be had for
@@ -111,7 +111,7 @@ class Robots:
         for task in list(self._asked.values()):
             task.cancel()
 
-    async def _fetch(self, origin: tuple[str, str, int], root: URL) -> Rules | FetchError:
+    async def _fetch(self, origin: Origin, root: URL) -> Rules | FetchError:
         found: Rules | FetchError
         try:
             found = await persist(self._spec, lambda fresh: self._attempt(root, fresh))
@@ -128,7 +128,7 @@ class Robots:
             self._forget(next(iter(self._known)))
         return found
 
-    def _forget(self, origin: tuple[str, str, int]) -> None:
+    def _forget(self, origin: Origin) -> None:
         _, found = self._known.pop(origin, (0.0, None))
         if found is not None:
             self._kept -= _weight(found)
@@ -149,8 +149,9 @@ class Robots:
 
     async def _read(self, response: aiohttp.ClientResponse) -> Rules | URL:
         status = response.status
-        if status in REDIRECTS and "Location" in response.headers:
-            return join_url(response.url, response.headers["Location"])
+        location = response.headers.get("Location", "")
+        if status in REDIRECTS and location.strip():
+            return join_url(response.url, location)
         if status in TRANSIENT_STATUSES:  # With 429: who asks for patience has not said that all is allowed.
             raise self._exchange.refusal(response)
         if 400 <= status < 500 or status == 204:

@@ -9,11 +9,15 @@ from yarl import URL
 
 from mmdata.fetch.failure import FetchError
 
+Origin = tuple[str, str, int]
+"""Scheme, lower-case host, port."""
+
 _LEGAL = r"A-Za-z0-9\-._~!$&'()*+,;=:@%/"
 # Most URLs are well-formed already and are sent byte for byte: re-quoting would break signed ones.
-_CLEAN = re.compile(rf"https?://[a-z0-9.\-]+(?::[0-9]{{1,5}})?(?:/[{_LEGAL}]*)?(?:\?[{_LEGAL}?]*)?")
+_CLEAN = re.compile(rf"https?://[a-z0-9.\-]+(?::[0-9]{{1,5}})?/[{_LEGAL}]*(?:\?[{_LEGAL}?]*)?")
 _DOTS = re.compile(r"/\.|%2e", re.IGNORECASE)
 _PARTS = re.compile(r"(https?)://([^/?#\\]*)([^?#]*)(\?[^#]*)?(?:#.*)?", re.IGNORECASE | re.DOTALL)
+_HOST = re.compile(r"[A-Za-z0-9._\-:%]+")  # IDNA mapping can yield more than that, even spaces.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
 _IGNORED = str.maketrans("", "", "\t\r\n")
 _SAFE = "-._~!$&'()*+,;=:@%/"
@@ -36,11 +40,11 @@ def parse_url(text: str) -> URL:
             url = URL(text, encoded=True)
         else:
             url = _tidy(text)
-        if url.raw_host and url.port:
+        if url.port and _HOST.fullmatch(url.raw_host or ""):
             return url
     except ValueError as error:
         raise FetchError("bad_url", f"{text[:200]!r}: {error}") from error
-    raise FetchError("bad_url", f"no host in {text[:200]!r}")
+    raise FetchError("bad_url", f"no usable host in {text[:200]!r}")
 
 
 def _tidy(text: str) -> URL:
@@ -92,16 +96,16 @@ def join_url(base: URL, location: str) -> URL:
         raise FetchError("bad_redirect", f"Location {location[:200]!r}: {error.detail}") from error
 
 
-def origin_of(url: URL) -> tuple[str, str, int]:
-    """Scheme, host and port: whose robots.txt applies, and what is up or down as one."""
+def origin_of(url: URL) -> Origin:
+    """Whose robots.txt applies, and what is up or down as one."""
     return url.scheme, (url.raw_host or "").lower().rstrip("."), url.port or 0
 
 
-def host_of(url: URL) -> str:
+def host_of(origin: Origin) -> str:
     """The host whose patience is spent: both ports of the web count as one, a port of its own as another.
 
-    >>> host_of(URL("https://Example.org/a")), host_of(URL("http://example.org:8080/"))
+    >>> host_of(origin_of(URL("https://Example.org/a"))), host_of(("http", "example.org", 8080))
     ('example.org', 'example.org:8080')
     """
-    _, host, port = origin_of(url)
+    _, host, port = origin
     return host if port in (80, 443) else f"{host}:{port}"
