@@ -340,10 +340,11 @@ class _Kept:
 
 
 def domains(uri: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The host of each http(s) URL, `scheme://bucket` of others; null where there is no address.
+    """The host of each http(s) URL, `scheme://bucket` of others; null for local files and where there is no address.
 
-    >>> domains(pa.chunked_array([["https://u:p@Ex.org:8080/a?b", "s3://bucket/key", "cat.jpg", None]])).to_pylist()
-    ['ex.org', 's3://bucket', '(not a URL)', None]
+    >>> uris = ["https://u:p@Ex.org:8080/a?b", "s3://bucket/key", "cat.jpg", "file:///a", None]
+    >>> domains(pa.chunked_array([uris])).to_pylist()
+    ['ex.org', 's3://bucket', '(not a URL)', None, None]
     """
     found = pc.extract_regex(
         uri, r"^(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?:[^/?#@\\]*@)?(?P<host>\[[^\]/?#]*\]|[^/?#:\\]*)"
@@ -352,7 +353,8 @@ def domains(uri: pa.ChunkedArray) -> pa.ChunkedArray:
     host = pc.utf8_lower(pc.struct_field(found, "host"))
     web = pc.is_in(scheme, pa.array(["http", "https"]))
     name = pc.if_else(web, host, pc.binary_join_element_wise(scheme, host, "://"))
-    return pc.if_else(pc.is_valid(uri), pc.coalesce(name, pa.scalar("(not a URL)")), pa.scalar(None, pa.string()))
+    remote = pc.and_(pc.is_valid(uri), pc.fill_null(pc.not_equal(scheme, "file"), True))
+    return pc.if_else(remote, pc.coalesce(name, pa.scalar("(not a URL)")), pa.scalar(None, pa.string()))
 
 
 def stable(value: Any) -> Any:
