@@ -92,11 +92,13 @@ def truncated_jpeg(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def truncated_png(data: bytes, random: np.random.Generator) -> bytes:
+    """Four to nine tenths of a PNG."""
     png = _save(_open(data), "PNG")
     return png[: int(len(png) * random.uniform(0.4, 0.9))]
 
 
 def truncated_webp(data: bytes, random: np.random.Generator) -> bytes:
+    """Four to nine tenths of a WebP; its RIFF header says how much is missing."""
     webp = _save(_open(data), "WEBP", quality=80, method=0)
     return webp[: int(len(webp) * random.uniform(0.4, 0.9))]
 
@@ -167,22 +169,26 @@ def png_bomb(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def html_page(data: bytes, random: np.random.Generator) -> bytes:
+    """An error page, as many sites serve it in place of a picture and with status 200."""
     number = int(random.integers(1 << 30))
     page = f"<!DOCTYPE html>\n<html><head><title>Not found</title></head><body>Error {number}</body></html>\n"
     return page.encode()
 
 
 def svg_drawing(data: bytes, random: np.random.Generator) -> bytes:
+    """A drawing, not a picture of pixels."""
     radius = int(random.integers(10, 100))
     drawing = f'<svg xmlns="http://www.w3.org/2000/svg" width="300" height="300"><circle r="{radius}"/></svg>\n'
     return b'<?xml version="1.0"?>\n' + drawing.encode()
 
 
 def json_error(data: bytes, random: np.random.Generator) -> bytes:
+    """What an API says when it has had enough."""
     return json.dumps({"error": "quota exceeded", "request": int(random.integers(1 << 30))}).encode()
 
 
 def plain_text(data: bytes, random: np.random.Generator) -> bytes:
+    """A sentence."""
     return f"This image is no longer here. Reference {int(random.integers(1 << 30))}.\n".encode()
 
 
@@ -252,10 +258,12 @@ def huge_picture(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def cmyk_jpeg(data: bytes, random: np.random.Generator) -> bytes:
+    """Four inks, stored inverted as Adobe does."""
     return _save(_open(data).convert("CMYK"), "JPEG", quality=85)
 
 
 def grey_jpeg(data: bytes, random: np.random.Generator) -> bytes:
+    """One channel."""
     return _save(_open(data).convert("L"), "JPEG", quality=85)
 
 
@@ -268,6 +276,7 @@ def rgba_png(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def palette_png(data: bytes, random: np.random.Generator) -> bytes:
+    """64 colours and an index per pixel."""
     return _save(_open(data).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE), "PNG")
 
 
@@ -306,6 +315,7 @@ def trailing_garbage(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def same_bytes(data: bytes, random: np.random.Generator) -> bytes:
+    """The very same file under another URL."""
     return data
 
 
@@ -316,6 +326,7 @@ def same_pixels(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def recompressed(data: bytes, random: np.random.Generator) -> bytes:
+    """The same picture at quality 50 to 69."""
     return _save(_open(data), "JPEG", quality=int(random.integers(50, 70)))
 
 

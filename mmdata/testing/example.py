@@ -31,6 +31,7 @@ import PIL
 import pyarrow.parquet as pq
 import yaml
 
+from mmdata.rng import generator
 from mmdata.testing import faults
 from mmdata.testing.making import KINDS, write
 from mmdata.testing.plan import Plan, load
@@ -124,8 +125,9 @@ def make_example(
     """Write the example into `folder`, or open the one that is there if it was made from the same arguments.
 
     A quarter of the records are damaged, every kind of `KINDS` (but those in `leave_out`) about equally often; with
-    `damage=False` none are. The URLs hold port numbers, one for each of `faults.ORIGINS`; by default the first ones
-    from 21000 on that are free now. Everything written is a function of the arguments, the ports and the versions of
+    `damage=False` none are. The URLs hold port numbers, one for each of `faults.ORIGINS`; by default they follow from
+    the folder's path, so that examples side by side can be served at once (ports taken just now are passed over).
+    Everything written is a function of the arguments, the ports and the versions of
     Pillow, pyarrow and the photographs' packages. Raises RuntimeError where the folder holds something else.
     """
     folder = Path(folder)
@@ -149,7 +151,7 @@ def make_example(
         return Example(folder=folder, records=records, urls=urls)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RuntimeError(f"{folder} is not empty and holds no example")
-    urls = _urls(ports if ports is not None else free_ports(len(faults.ORIGINS)))
+    urls = _urls(ports if ports is not None else free_ports(len(faults.ORIGINS), _first_port(folder)))
     kinds = [kind for kind in KINDS if kind.kind not in leave_out] if damage else []
     making = folder.with_name(folder.name + ".making")  # a half-written example is never visible
     shutil.rmtree(making, ignore_errors=True)
@@ -178,6 +180,10 @@ def free_ports(count: int, first: int = FIRST_PORT) -> list[int]:
         if len(ports) == count:
             return ports
     raise RuntimeError(f"fewer than {count} free ports from {first} on")
+
+
+def _first_port(folder: Path) -> int:
+    return FIRST_PORT + 10 * int(generator("port", str(folder.resolve())).integers(1000))
 
 
 def _urls(ports: Sequence[int]) -> dict[str, str]:

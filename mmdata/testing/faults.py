@@ -256,9 +256,10 @@ ROWS: tuple[RowFault, ...] = (
     ),
     RowFault(kind="unsafe", change={"punsafe": 0.97}),
     RowFault(kind="dissimilar", change={"similarity": 0.05}),
-    RowFault(kind="nan_similarity", change={"similarity": float("nan")}),
+    # No score is no reason to reject, says the example's `where`; a NaN is none.
+    RowFault(kind="nan_similarity", change={"similarity": float("nan")}, state="ok", reason=""),
     RowFault(kind="null_scores", change={"similarity": None, "punsafe": None}, state="ok", reason=""),
-    RowFault(kind="empty_caption", change={"TEXT": ""}, reason="caption_length"),
+    RowFault(kind="empty_caption", change={"TEXT": ""}, reason="caption_empty"),
     RowFault(kind="null_caption", change={"TEXT": None}, reason="caption_length"),
     RowFault(kind="one_letter_caption", change={"TEXT": "x"}, reason="caption_length"),
     RowFault(kind="endless_caption", change={"TEXT": "buy cheap pictures " * 300}, reason="caption_length"),
