@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
-import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -96,11 +96,10 @@ def _lock(folder: Path) -> Iterator[None]:
 
 def bound_spec(spec: BuildSpec, source: Source) -> dict[str, Any]:
     """What a dataset is bound to: the spec without its run-time fields, the input files, the plugins' code."""
-    plugins = {
-        Path(name).name: hashlib.sha256(Path(name).read_bytes()).hexdigest()
-        for name in spec.plugins
-        if name.endswith(".py")
-    }
+    plugins = {}
+    for name in spec.plugins:
+        file = name if name.endswith(".py") else getattr(importlib.import_module(name), "__file__", None)
+        plugins[Path(name).name] = sha256_file(Path(file)) if file else ""
     return {"spec": specfile.bound(spec), "inputs": source.inputs(), "plugins": plugins}
 
 
@@ -297,7 +296,9 @@ class _Job:
 
     def _finish(self, generation: int, run: dict[str, Any]) -> Manifest:
         """Sum the ledger, write statistics and report, and last of all the manifest."""
-        from mmdata import report, stats  # they are needed once, at the end; importing them late starts builds sooner
+        # They are needed once, at the end; importing them late starts builds sooner.
+        from mmdata import stats
+        from mmdata.report_page.page import render
 
         values = list(commit.records(self.folder))
         first, entries = 0, []
@@ -332,7 +333,7 @@ class _Job:
         )
         figures = stats.compute(self.folder, manifest, run)
         write_atomic(self.folder / "stats.json", (json.dumps(figures, indent=1, sort_keys=True) + "\n").encode())
-        page = report.render(self.folder, manifest, figures, seed=self.spec.output.seed)
+        page = render(self.folder, manifest, figures, seed=self.spec.output.seed)
         write_atomic(self.folder / "report.html", page)
         files = {name: sha256_file(self.folder / name) for name in ("stats.json", "report.html")}
         manifest = manifest.model_copy(update={"files": files})

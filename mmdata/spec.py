@@ -49,6 +49,10 @@ def _exists(value: str, info: ValidationInfo) -> str:
     return resolved
 
 
+def _plugin(value: str, info: ValidationInfo) -> str:
+    return _exists(value, info) if value.endswith(".py") else value
+
+
 InputPath = Annotated[str, AfterValidator(_exists)]
 """A local path (checked to exist; `*` patterns are checked when opened) or any fsspec URL."""
 OutputPath = Annotated[str, AfterValidator(_resolve)]
@@ -198,7 +202,7 @@ class EngineSpec(Model):
     """Processes that decode, hash and resize. Default: one per core."""
     sample_seconds: float = runtime(30.0, gt=0)
     """Longest time that decoding one record may take before its process is killed: `decoder_timeout`."""
-    memory_mib: int = runtime(1024, ge=64)
+    memory_mib: int = runtime(1024, ge=1)
     """Media held in memory while they wait for their turn; beyond it they wait on disk."""
     units_ahead: int = runtime(16, ge=1)
     """Units that may be under way beyond the oldest uncommitted one."""
@@ -211,7 +215,7 @@ class BuildSpec(Model):
     registered kinds in their places.
     """
 
-    plugins: tuple[str, ...] = ()
+    plugins: tuple[Annotated[str, AfterValidator(_plugin)], ...] = runtime(())
     """Modules to import first, so that they register their kinds: dotted names, or `.py` files beside this spec."""
     source: SourceSpec
     """Where the records come from."""

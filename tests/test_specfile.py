@@ -61,7 +61,7 @@ output:
     assert "no such file or folder" in message
     assert "did you mean 'extensions'?" in message
     assert "steps[0].kind: \"min_sid\": no such kind; did you mean 'min_side'?" in message
-    assert "steps[1].max: \"wide\"" in message
+    assert 'steps[1].max: "wide"' in message
     assert "steps[2].pixel: 64: unknown key; did you mean 'pixels'?" in message
     assert "steps[2].pixels: required, but missing" in message
     assert "fetch.retries: -1" in message

@@ -46,13 +46,54 @@ def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _png(data: bytes) -> None:
     view = memoryview(data)
     kind = b""
+    image: list[memoryview] = []
     for kind, start, end in png_chunks(data):
         if end + 4 > len(data):
             raise DataError("truncated_image", f"PNG ends after {len(data):,} bytes, inside chunk {kind!r}")
         if zlib.crc32(view[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             raise DataError("corrupt_image", f"PNG chunk {kind!r} at byte {start - 8:,}: CRC mismatch")
+        if kind == b"IDAT":
+            image.append(view[start:end])
     if kind != b"IEND":
         raise DataError("truncated_image", f"PNG ends after {len(data):,} bytes, without IEND")
+    # Pillow leaves rows that never come black: a header that promises more rows than there are goes unnoticed.
+    expected = _png_bytes(data)
+    actual = _inflated(image, expected)
+    if actual < expected:
+        raise DataError("truncated_image", f"PNG holds {actual:,} of the {expected:,} bytes that its header promises")
+
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# Adam7 (PNG specification, section 8.2): first row, first column, row step, column step of each pass.
+_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
+
+
+def _png_bytes(data: bytes) -> int:
+    """Size of the filtered scanlines that IHDR announces: one filter byte and the packed pixels for each row."""
+    width, height, bits, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    depth = bits * _PNG_CHANNELS.get(colour, 1)
+    total = 0
+    for top, left, down, right in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        rows, columns = -(-max(0, height - top) // down), -(-max(0, width - left) // right)
+        total += rows * (1 + -(-columns * depth // 8)) if columns else 0
+    return total
+
+
+def _inflated(pieces: list[memoryview], enough: int) -> int:
+    """How many bytes the zlib stream in `pieces` gives, counted up to `enough`, in bounded memory."""
+    stream = zlib.decompressobj()
+    total = 0
+    try:
+        for piece in pieces:
+            rest: bytes | memoryview = piece
+            while rest and total < enough and not stream.eof:
+                total += len(stream.decompress(rest, 1 << 20))
+                rest = stream.unconsumed_tail
+        while total < enough and not stream.eof and (more := stream.decompress(b"", 1 << 20)):
+            total += len(more)
+    except zlib.error as error:
+        raise DataError("corrupt_image", f"PNG image data: {error}") from error
+    return total
 
 
 def gif_frames(data: bytes, *, whole: bool) -> int:
