@@ -254,21 +254,24 @@ def pairs(hashes: Hashes, radius: int) -> Ints:
     sizes = np.bincount(group, minlength=len(distinct))
     firsts = np.cumsum(sizes) - sizes
     segment = _Segment(distinct, np.arange(len(distinct)), radius)
-    itself = np.stack([np.arange(len(distinct))] * 2, axis=1)
-    blocks = range(0, len(distinct), BLOCK // 256)
+    # A pair is one number, first * count + second, which sorts and collapses faster than two.
+    count = len(distinct)
+    blocks = range(0, count, BLOCK // 256)
+    itself = np.arange(count) * (count + 1)
     near = np.concatenate([itself, *(_close(segment, at, distinct[at : at + BLOCK // 256], radius) for at in blocks)])
+    left, right = near // max(count, 1), near % max(count, 1)
     # Every member of the first group with every member of the second.
-    left, right = near[:, 0], near[:, 1]
-    i = _expand(firsts[left], sizes[left])
+    i = members[_expand(firsts[left], sizes[left])]
     again = np.repeat(right, sizes[left])
     j = members[_expand(firsts[again], sizes[again])]
-    i = np.repeat(members[i], sizes[again])
-    both = np.stack([np.minimum(i, j), np.maximum(i, j)], axis=1)
-    return np.unique(both[both[:, 0] < both[:, 1]], axis=0)
+    i = np.repeat(i, sizes[again])
+    both = np.unique((np.minimum(i, j) * len(hashes) + np.maximum(i, j))[i != j])
+    return np.stack([both // max(len(hashes), 1), both % max(len(hashes), 1)], axis=1)
 
 
 def _close(segment: _Segment, low: int, queries: Hashes, radius: int) -> Ints:
-    """(position of query, larger position) of all close pairs in a segment; `queries` are its hashes from `low`."""
+    """All close pairs of a query and a later hash of the segment, as `pairs` numbers them; `queries` are the segment's
+    hashes from `low` on."""
     starts, lengths = segment.ranges(queries)
     rows = np.arange(len(queries)).repeat(len(starts) // len(queries))
     ends = lengths.cumsum()
@@ -278,9 +281,9 @@ def _close(segment: _Segment, low: int, queries: Hashes, radius: int) -> Ints:
     for end in [*cuts.tolist(), len(rows)]:
         positions = segment.candidates(starts[begin:end], lengths[begin:end])
         own = np.repeat(rows[begin:end], lengths[begin:end])
-        keep = positions > own + low
-        own, positions = own[keep], positions[keep]
+        later = positions > own + low
+        own, positions = own[later], positions[later]
         near = np.bitwise_count(segment.hashes[positions] ^ queries[own]) <= radius
-        found.append(np.unique(np.stack([own[near] + low, positions[near]], axis=1), axis=0))
+        found.append(np.unique((own[near] + low) * len(segment.hashes) + positions[near]))
         begin = end
-    return np.unique(np.concatenate(found), axis=0)
+    return np.unique(np.concatenate(found))
