@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import random
+import struct
+import zlib
 from itertools import pairwise
 
 import numpy as np
@@ -181,3 +184,28 @@ def test_splices_raise_nothing_but_data_errors(name: str, draw: st.DataObject) -
 )
 def test_random_bytes_raise_data_errors(magic: bytes, tail: bytes) -> None:
     assert reason(image.decode, magic + tail, max_pixels=1_000_000) is not None or magic in (b"GIF89a", b"BM", b"II*\0")
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("bits", "colour", "channels"), [(1, 0, 1), (4, 3, 1), (8, 2, 3), (16, 6, 4)])
+def test_a_png_header_that_promises_more_than_there_is(bits: int, colour: int, channels: int, interlaced: bool) -> None:
+    """The size of the scanlines, against a count made pixel by pixel; one byte less is a truncated picture."""
+    width, height = 13, 9
+    starts = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+    total = 0
+    for top, left, down, right in starts if interlaced else [(0, 0, 1, 1)]:
+        columns = len(range(left, width, right))
+        total += sum(1 + math.ceil(columns * bits * channels / 8) for _ in range(top, height, down) if columns)
+
+    def png(size: int) -> bytes:
+        head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, int(interlaced))
+        chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(size))), (b"IEND", b"")]
+        if colour == 3:
+            chunks.insert(1, (b"PLTE", bytes(3)))
+        body = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+        return b"\x89PNG\r\n\x1a\n" + b"".join(body)
+
+    assert image.decode(png(total), max_pixels=10_000).shape == (height, width, 3)
+    with pytest.raises(DataError) as caught:
+        image.decode(png(total - 1), max_pixels=10_000)
+    assert caught.value.reason == "truncated_image"

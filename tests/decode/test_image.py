@@ -210,7 +210,9 @@ def test_bombs_do_not_grow_the_process() -> None:
 def test_memory_that_is_not_there_is_a_data_error(monkeypatch: pytest.MonkeyPatch) -> None:
     program = (
         "import resource, zlib, tests.decode.test_image as t\n"
-        "data = t.png(12_000, 12_000, t.chunk(b'IDAT', zlib.compress(bytes(1000))))\n"
+        "c = zlib.compressobj()\n"
+        "rows = b''.join(c.compress(bytes(1 << 20)) for _ in range(414)) + c.flush()\n"
+        "data = t.png(12_000, 12_000, t.chunk(b'IDAT', rows))\n"
         "small = t.save(t.photo(16, 16), 'JPEG')\n"
         "at = small.index(b'\\xff\\xc0') + 5\n"
         "wide = small[:at] + (12_000).to_bytes(2, 'big') * 2 + small[at + 4:]\n"
