@@ -35,8 +35,8 @@ def apply(pixels: np.ndarray, ops: Sequence[PixelOp]) -> torch.Tensor:
             case Flip():
                 image = image.flip(-1)
             case Normalise(mean, std):
-                scaled_mean = torch.tensor(mean)[:, None, None] * 255
-                image = (image.float() - scaled_mean) / (torch.tensor(std)[:, None, None] * 255)
+                floats = image.to(torch.float32, copy=True).sub_(torch.tensor(mean)[:, None, None] * 255)
+                image = floats.div_(torch.tensor(std)[:, None, None] * 255)
             case Tile() | Patchify():
                 raise NotImplementedError(f"no CPU form of {op}")
     return image.contiguous()

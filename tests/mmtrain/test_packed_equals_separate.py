@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from mmdata import StreamingDataset
 from mmdata.collate import PackedCollator, model_inputs
 from mmdata.families import get_family
+from mmdata.labels import IGNORE, cu_seqlens, positions
 from mmdata.types import Packed
 from mmtrain.model import build, loss_sum
 from mmtrain.spec import ModelSpec, TowerSpec
@@ -142,3 +144,19 @@ def test_no_targets_give_zero_loss_and_zero_gradients(model: Any, packs: list[Pa
     assert float(total.detach()) == float(weight) == 0
     total.backward()
     assert all(float(gradient.abs().max()) == 0 for gradient in gradients(model).values())
+
+
+def test_a_pack_without_images(model: Any) -> None:
+    """Text alone, in two segments: equal to each alone."""
+    ids = np.array([1, 40, 41, 42, 2, 1, 50, 51, 2], np.int32)
+    cu = cu_seqlens([5, 4])
+    labels = ids.astype(np.int64)
+    labels[[0, 5]] = IGNORE
+    weights = (labels != IGNORE).astype(np.float32)
+    pack = Packed(input_ids=ids, labels=labels, loss_weights=weights, position_ids=positions(cu), cu_seqlens=cu)
+    model.eval()
+    together = logits_of(model, PackedCollator()(pack))
+    for start, stop in ((0, 5), (5, 9)):
+        with torch.no_grad():
+            alone = model(input_ids=torch.from_numpy(ids[start:stop]).long()[None], use_cache=False).logits[0]
+        assert (together[start:stop] - alone).abs().max() < 1e-5

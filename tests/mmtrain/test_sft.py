@@ -38,7 +38,8 @@ def arguments(folder: Path, output: Path, *more: str) -> list[str]:
 
 
 def trace(output: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    whole = (output / "metrics.jsonl").read_text().rpartition("\n")[0]
+    lines = [json.loads(line) for line in whole.splitlines()]
     return [{k: v for k, v in line.items() if not k.endswith("_seconds")} for line in lines]
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from mmdata import StreamingDataset, StreamLoader, open_dataset
@@ -232,8 +235,10 @@ def test_another_stream_is_refused_with_the_difference(folder: Path, family: Fam
     changed.add_special_tokens({"additional_special_tokens": ["<image>", "<other>"]})
     with pytest.raises(SpecError, match="tokenizer: "):
         stream(folder, get_family("llava", tokenizer=changed, image={"size": 28})).load_state_dict(saved)
-    with pytest.raises(SpecError, match="version None"):
+    with pytest.raises(SpecError, match="epoch: Field required"):
         stream(folder, family).load_state_dict({})
+    with pytest.raises(SpecError, match="version: Input should be 1"):
+        stream(folder, family).load_state_dict({**saved, "version": 2})
     moved = write_dataset(tmp_path / "moved", samples=43)
     stream(moved, family).load_state_dict(saved)
 
@@ -294,3 +299,19 @@ def test_media_are_planned_from_facts_alone(folder: Path, family: Family, monkey
     monkeypatch.setattr(type(planned.dataset), "sample", watched)
     assert len(list(planned.deals())) > 10
     assert not reads
+
+
+def test_importing_mmdata_loads_neither_torch_nor_a_codec() -> None:
+    heavy = ("torch", "transformers", "PIL", "simplejpeg", "pyarrow")
+    code = f"import sys, mmdata; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_model_keeps_its_threads_while_the_loader_reads(folder: Path, family: Family) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        during = [torch.get_num_threads() for _ in StreamLoader(stream(folder, family), PackedCollator())]
+    finally:
+        torch.set_num_threads(before)
+    assert set(during) == {3}
