@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pydantic import ValidationError
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mmdata import specfile
@@ -188,7 +189,11 @@ def _spec(path_or_spec: str | os.PathLike[str] | StreamSpec, given: dict[str, An
     elif str(path_or_spec).endswith((".yaml", ".yml")):
         spec, _ = specfile.load(StreamSpec, str(path_or_spec))
     else:
-        return StreamSpec(dataset=str(path_or_spec), **given)
+        try:
+            return StreamSpec(dataset=str(path_or_spec), **given)
+        except ValidationError as error:
+            wrong = [f"{e['loc'][0]}: {e['msg']}, not {e['input']!r}" for e in error.errors(include_url=False)]
+            raise SpecError("StreamingDataset: " + "; ".join(wrong)) from error
     defaults = StreamSpec(dataset="")
     twice = [name for name, value in given.items() if value not in (getattr(defaults, name), getattr(spec, name))]
     if twice:

@@ -266,6 +266,8 @@ def test_mistakes_are_named(folder: Path, family: Family, tmp_path: Path) -> Non
         StreamingDataset(folder, family=family)
     with pytest.raises(SpecError, match="needs one"):
         StreamingDataset(folder, family="llava", max_length=9)
+    with pytest.raises(SpecError, match=r"shuffle: .*'shard'.*; epochs: .*greater"):
+        StreamingDataset(folder, shuffle="shard", epochs=0)  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="rank 2 of 2"):
         StreamingDataset(folder, world=World(rank=2, ranks=2))
     with pytest.raises(SpecError, match="seed: the stream's spec says otherwise"):
