@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mmdata import __version__, ledger, specfile
+from mmdata import __version__, specfile
 from mmdata.engine import commit, local, recover
 from mmdata.engine.local import Finished, OrderedSteps
 from mmdata.engine.pool import Process, fork_workers
@@ -136,7 +136,7 @@ class _Job:
             raise SpecError(f"{folder} holds a dataset without its build state; build to another output.path")
         else:
             write_atomic(path, commit.canonical(bound))
-        committed = [ShardEntry.model_validate(value["entry"]) for value in commit.roll_forward(folder)]
+        committed = commit.roll_forward(folder)
         for at, entry in enumerate(committed):
             if entry.unit != at:
                 raise DataError("commit_record", f"{folder}/.build/units: unit {at} is missing; remove all later ones")
@@ -219,7 +219,7 @@ class _Job:
 
     def _publish(self, mark: dict[str, Any]) -> Manifest:
         recover.publish(self.folder)
-        self.committed = [ShardEntry.model_validate(value["entry"]) for value in commit.records(self.folder)]
+        self.committed = [value.entry for value in commit.records(self.folder)]
         manifest = self._finish(mark["generation"], mark["run"])
         recover.end_publish(self.folder)
         return manifest
@@ -301,20 +301,16 @@ class _Job:
         from mmdata.report_page.page import render
 
         values = list(commit.records(self.folder))
+        counts, reasons = commit.sums(values)
         first, entries = 0, []
-        counts: Counter[str] = Counter(dict.fromkeys(ledger.STATES, 0))
-        reasons: dict[str, Counter[str]] = {}
         for value in values:
-            entry = ShardEntry.model_validate(value["entry"]).model_copy(update={"first": first})
+            entry = value.entry.model_copy(update={"first": first})
             first += entry.rows
             entries.append(entry)
-            counts.update(value["counts"])
-            for state, found in value["reasons"].items():
-                reasons.setdefault(state, Counter()).update(found)
         input_rows = sum(entry.input_rows for entry in entries)
         if sum(counts.values()) != input_rows or counts["ok"] != first:
             raise RunError(
-                f"{self.folder}: the ledger does not add up: {dict(counts)} for {input_rows} input rows and "
+                f"{self.folder}: the ledger does not add up: {counts} for {input_rows} input rows and "
                 f"{first} samples; no manifest is written"
             )
         manifest = Manifest(
@@ -326,8 +322,8 @@ class _Job:
             plugins=self.bound["plugins"],
             input_rows=input_rows,
             samples=first,
-            counts=dict(counts),
-            reasons={state: dict(sorted(found.items())) for state, found in sorted(reasons.items())},
+            counts=counts,
+            reasons=reasons,
             shards=entries,
             root_digest=manifests.root_digest(entries),
         )

@@ -96,8 +96,10 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[str]:
     if not (folder / ".build").is_dir():
         return  # a copy of the dataset alone is a whole dataset; only `--retry` needs the rest
     try:
-        recorded = [ShardEntry.model_validate(value["entry"]) for value in commit.records(folder)]
-        if recorded != [entry.model_copy(update={"first": 0}) for entry in manifest.shards]:
+        records = list(commit.records(folder))
+        entries = [value.entry for value in records]
+        same = entries == [entry.model_copy(update={"first": 0}) for entry in manifest.shards]
+        if not same or commit.sums(records) != (manifest.counts, manifest.reasons):
             yield f"commit_record: {folder / '.build' / 'units'} does not match the manifest"
     except DataError as error:
         yield str(error)

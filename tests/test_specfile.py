@@ -121,7 +121,7 @@ def test_runtime_fields_stay_out_of_the_bound_spec(tmp_path: Path) -> None:
 
 def test_yes_and_no_are_words_not_booleans(tmp_path: Path) -> None:
     text = GOOD.replace("{kind: aspect, max: 3}", "{kind: resize, mode: no, size: 3}")
-    with pytest.raises(SpecError, match='steps\\[1\\].mode: "no"'):
+    with pytest.raises(SpecError, match=r'steps\[1\]\.mode: "no"'):
         specfile.load_build(write(tmp_path, text))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import crc32c
 import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
 
 from mmdata import ledger
 from mmdata.errors import DataError
@@ -37,6 +39,16 @@ class Kept:
     row: int
     sample: Sample
     signatures: dict[str, bytes]
+
+
+class CommitRecord(BaseModel):
+    """That a unit is committed, and what it holds: `.build/units/NNNNNN.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    entry: ShardEntry
+    counts: dict[str, int]
+    reasons: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,20 +234,19 @@ def canonical(value: Any) -> bytes:
     return (json.dumps(value, sort_keys=True, indent=1) + "\n").encode()
 
 
-def record(folder: Path, entry: ShardEntry, rows: list[LedgerRow], *, area: str = "units") -> dict[str, Any]:
+def record(folder: Path, entry: ShardEntry, rows: list[LedgerRow], *, area: str = "units") -> None:
     """Write the commit record of a staged unit: from here on the unit is committed."""
-    reasons: dict[str, dict[str, int]] = {}
+    reasons: dict[str, Counter[str]] = {}
     for row in rows:
         if row.state != "ok":
-            reasons.setdefault(row.state, {}).setdefault(row.reason, 0)
-            reasons[row.state][row.reason] += 1
-    value = {
-        "entry": entry.model_dump(mode="json"),
-        "counts": ledger.counts(row.state for row in rows),
-        "reasons": reasons,
-    }
-    write_atomic(folder / ".build" / area / f"{entry.unit:06d}.json", canonical(value))
-    return value
+            reasons.setdefault(row.state, Counter())[row.reason] += 1
+    value = CommitRecord(
+        entry=entry,
+        counts=ledger.counts(row.state for row in rows),
+        reasons={state: dict(found) for state, found in reasons.items()},
+    )
+    path = folder / ".build" / area / f"{entry.unit:06d}.json"
+    write_atomic(path, canonical(value.model_dump(mode="json")))
 
 
 def publish(folder: Path, entry: ShardEntry, *, area: str = "staging") -> None:
@@ -247,18 +258,28 @@ def publish(folder: Path, entry: ShardEntry, *, area: str = "staging") -> None:
             fsync_folder(target.parent)
 
 
-def records(folder: Path, area: str = "units") -> Iterator[dict[str, Any]]:
+def records(folder: Path, area: str = "units") -> Iterator[CommitRecord]:
     """The commit records in unit order. Raises DataError for one that cannot be read."""
     for path in sorted((folder / ".build" / area).glob("*.json")):
         try:
             data = path.read_bytes()
-            value = json.loads(data)
-            if canonical(value) != data:
+            value = CommitRecord.model_validate_json(data)
+            if canonical(value.model_dump(mode="json")) != data:
                 raise ValueError("its bytes have changed")
-            ShardEntry.model_validate(value["entry"])
-        except (ValueError, KeyError, OSError) as error:
-            raise DataError("commit_record", f"{path}: {error}") from error
+        except (ValueError, OSError) as error:
+            raise DataError("commit_record", f"{path}: {' '.join(str(error).split())}") from error
         yield value
+
+
+def sums(records: Iterable[CommitRecord]) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """Counts by state, and by state and reason, over commit records."""
+    counts: Counter[str] = Counter(dict.fromkeys(ledger.STATES, 0))
+    reasons: dict[str, Counter[str]] = {}
+    for value in records:
+        counts.update(value.counts)
+        for state, found in value.reasons.items():
+            reasons.setdefault(state, Counter()).update(found)
+    return dict(counts), {state: dict(sorted(found.items())) for state, found in sorted(reasons.items())}
 
 
 def prepare(folder: Path) -> None:
@@ -267,14 +288,13 @@ def prepare(folder: Path) -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
 
 
-def roll_forward(folder: Path) -> list[dict[str, Any]]:
-    """Complete interrupted renames, remove what was never committed; returns the commit records.
+def roll_forward(folder: Path) -> list[ShardEntry]:
+    """Complete interrupted renames, remove what was never committed; returns the committed units.
 
     Raises DataError when a committed file is missing or has another size than recorded.
     """
-    committed = list(records(folder))
-    for value in committed:
-        entry = ShardEntry.model_validate(value["entry"])
+    committed = [value.entry for value in records(folder)]
+    for entry in committed:
         publish(folder, entry)
         _check_sizes(folder, entry)
     for path in (folder / ".build" / "staging").iterdir():

@@ -44,7 +44,7 @@ def prepare(folder: Path, generation: int) -> set[int]:
         shutil.rmtree(folder / ".build" / AREA)
     (folder / ".build" / RECORDS).mkdir(parents=True, exist_ok=True)
     write_atomic(mark, json.dumps(generation).encode())
-    done = {ShardEntry.model_validate(value["entry"]).unit for value in commit.records(folder, RECORDS)}
+    done = {value.entry.unit for value in commit.records(folder, RECORDS)}
     for path in (folder / ".build" / AREA).glob("*.part"):
         if not any(f"{unit:06d}" in path.name for unit in done):
             path.unlink()
@@ -104,9 +104,8 @@ def publishing(folder: Path) -> dict[str, Any] | None:
 def publish(folder: Path) -> None:
     """Move rewritten units and their records to their places. Repeating it is harmless."""
     for value in commit.records(folder, RECORDS):
-        entry = ShardEntry.model_validate(value["entry"])
-        commit.publish(folder, entry, area=AREA)
-        name = f"{entry.unit:06d}.json"
+        commit.publish(folder, value.entry, area=AREA)
+        name = f"{value.entry.unit:06d}.json"
         os.replace(folder / ".build" / RECORDS / name, folder / ".build" / "units" / name)
         fsync_folder(folder / ".build" / "units")
 

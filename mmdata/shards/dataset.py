@@ -135,7 +135,7 @@ class Dataset:
             wanted = media or part.kind in ("text", "meta")
             data = self._read(shard, row, part) if wanted else None
             if part.kind == "meta":
-                meta = json.loads(data or b"")
+                meta = json.loads(data or b"").get("meta", {})
             else:
                 parts.append(part.to_part(data))
         return Sample(key=row.key, parts=tuple(parts), meta=meta, origin=Origin(uri=row.origin, row=row.origin_row))

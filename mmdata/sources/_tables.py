@@ -176,7 +176,7 @@ def _text_batches(file: TableFile) -> Iterator[Batch]:
     # per batch, so a resumed build must see the batches of the uninterrupted one.
     block: list[dict[str, Any] | str] = []
     first = 0
-    for row in _text_rows(file):
+    for row in text_rows(file):
         block.append(row)
         if len(block) == BATCH:
             yield _text_batch(block, first)
@@ -191,8 +191,8 @@ def _text_batch(block: list[dict[str, Any] | str], first: int) -> Batch:
     return Batch(first, rows, _table([row for row in block if not isinstance(row, str)]), bad)
 
 
-def _text_rows(file: TableFile) -> Iterator[dict[str, Any] | str]:
-    """Each row as a dict, or a string that says why it is none."""
+def text_rows(file: TableFile) -> Iterator[dict[str, Any] | str]:
+    """The rows of a csv, tsv or jsonl file: each as a dict, or a string that says why it is none."""
     try:
         with _open(file, compression="infer") as stream:
             text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")

@@ -60,21 +60,17 @@ class _JsonLines:
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
         row = 0
         for file in self._files:
-            for batch in _tables.batches(file):
-                values = dict(zip(batch.rows, batch.table.to_pylist(), strict=True))
-                for at in sorted([*values, *batch.bad]):
-                    if stop is not None and row >= stop:
-                        return
-                    if row >= start:
-                        yield self._record(row, Origin(uri=file.name, row=at), values.get(at), batch.bad.get(at, ""))
-                    row += 1
+            for at, value in enumerate(_tables.text_rows(file)):
+                if stop is not None and row >= stop:
+                    return
+                if row >= start:
+                    yield self._record(row, Origin(uri=file.name, row=at), value)
+                row += 1
 
-    def _record(self, row: int, origin: Origin, value: dict[str, Any] | None, problem: str) -> Record:
+    def _record(self, row: int, origin: Origin, value: dict[str, Any] | str) -> Record:
         key = f"{row:09d}"
-        if value is None:
-            drop = Drop(
-                reason="bad_record", detail=f"{origin.uri} row {origin.row}: {problem}", state="failed_permanent"
-            )
+        if isinstance(value, str):
+            drop = Drop(reason="bad_record", detail=f"{origin.uri} row {origin.row}: {value}", state="failed_permanent")
             return Record(row=row, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
         columns = self._spec.columns
         images, text = value.get(columns.image), value.get(columns.text)
