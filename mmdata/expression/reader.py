@@ -40,8 +40,10 @@ def read(text: str) -> tuple[Evaluate, frozenset[str]]:
             tree = ast.parse(f"(\n{text}\n)", mode="eval").body
     except SyntaxError as error:
         raise ValueError(_at(text, (error.lineno or 2) - 2, (error.offset or 1) - 1, error.msg)) from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"where: cannot read {text[:80]!r}: {error or type(error).__name__}") from None
+    except (RecursionError, MemoryError):  # How Python's parser says it.
+        raise ValueError(f"where: nested too deeply: {text[:80]!r}") from None
+    except ValueError as error:
+        raise ValueError(f"where: cannot read {text[:80]!r}: {error}") from None
     if tree.lineno < 2:  # The brackets of the text pair with ours: `a) or (b`.
         raise ValueError(_at(text, 0, 0, "unbalanced brackets"))
     reader = _Reader(text)
