@@ -43,6 +43,11 @@ def trace(output: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if not k.endswith("_seconds")} for line in lines]
 
 
+def same_weights(run: Path, other: Path) -> bool:
+    a, b = (load_file(checkpoint.found(folder)[-1] / "model.safetensors") for folder in (run, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("sft") / "run"
@@ -74,8 +79,7 @@ def test_killed_and_run_again_the_trace_is_the_same(folder: Path, uninterrupted:
     assert 5 <= len(trace(output)) < 9
     assert sft.main(arguments(folder, output)) == 0
     assert trace(output) == trace(uninterrupted)
-    ours, theirs = (load_file(checkpoint.found(run)[-1] / "model.safetensors") for run in (output, uninterrupted))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert same_weights(output, uninterrupted)
 
 
 def test_resume_from_a_named_checkpoint(
@@ -84,6 +88,7 @@ def test_resume_from_a_named_checkpoint(
     older = checkpoint.found(uninterrupted)[0]
     assert sft.main(arguments(folder, tmp_path / "run", "--resume", str(older))) == 0
     assert trace(tmp_path / "run") == trace(uninterrupted)[8:]
+    assert same_weights(tmp_path / "run", uninterrupted)
     assert sft.main(arguments(folder, uninterrupted, "--resume", str(older))) == 2
     assert "went on to step-00000009" in capsys.readouterr().err
 
