@@ -352,8 +352,7 @@ def dry_run(spec: BuildSpec) -> str:
         if record.drop is not None:
             states[record.drop.state, record.drop.reason] += 1
         for media in record.sample.media if record.drop is None else ():
-            parts = urlsplit(media.uri or "")
-            hosts[parts.netloc if parts.scheme in ("http", "https") else f"({parts.scheme or 'local'} files)"] += 1
+            hosts[_host(media.uri or "")] += 1
     folder = _folder(spec)
     done = len(list((folder / ".build" / "units").glob("*.json")))
     units = -(-rows // spec.output.unit_rows)
@@ -378,6 +377,14 @@ def dry_run(spec: BuildSpec) -> str:
             f"time      at least {busiest / spec.fetch.per_host_rate:,.0f} s, by the rate limit of the busiest host"
         )
     return "\n".join(lines)
+
+
+def _host(uri: str) -> str:
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "(not a URL)"
+    return parts.netloc if parts.scheme in ("http", "https") else f"({parts.scheme or 'local'} files)"
 
 
 def _parser() -> argparse.ArgumentParser:

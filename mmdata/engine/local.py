@@ -21,7 +21,7 @@ from mmdata.engine.commit import Kept
 from mmdata.engine.pool import Pool, Process
 from mmdata.engine.spool import Held, Memory, Spool
 from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup
-from mmdata.errors import RunError
+from mmdata.errors import RunError, SpecError
 from mmdata.fetch.client import Fetched, Fetcher
 from mmdata.ledger import LedgerRow
 from mmdata.spec import BuildSpec, OrderedState, OrderedStepSpec, Record
@@ -103,6 +103,10 @@ class OrderedSteps:
     """The ordered steps of a pipeline and what they remember; decisions are taken in input order."""
 
     def __init__(self, spec: BuildSpec) -> None:
+        kinds = [step.kind for step in spec.steps if isinstance(step, OrderedStepSpec)]
+        for kind in kinds:
+            if kinds.count(kind) > 1:  # their signatures share names in the index
+                raise SpecError(f"steps: {kind} occurs {kinds.count(kind)} times; a build takes it once")
         self._states: dict[int, OrderedState] = {
             number: step.state() for number, step in enumerate(spec.steps) if isinstance(step, OrderedStepSpec)
         }

@@ -18,7 +18,7 @@ def apply(pixels: np.ndarray, ops: Sequence[PixelOp]) -> torch.Tensor:
     Resizing is torchvision's antialiased uint8 path (transformers, `image_processing_backends.py`).
     Raises NotImplementedError for an operation without a CPU form.
     """
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+    image = torch.from_numpy(np.require(pixels, requirements=("C", "W"))).permute(2, 0, 1)
     for op in ops:
         match op:
             case Resize(height, width, name):
