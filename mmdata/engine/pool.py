@@ -15,6 +15,8 @@ import threading
 import time
 import traceback
 
+from PIL import Image
+
 from mmdata.engine.channel import Channel, shared_memory
 from mmdata.engine.worker import Job, Outcome, Setup, serve, settle_in
 from mmdata.errors import RunError
@@ -80,6 +82,7 @@ def fork_workers(steps: tuple[StepSpec, ...], count: int) -> list[Process]:
         return []
     processes: list[Process] = []
     parent = os.getpid()
+    Image.preinit()  # what every worker would import with its first picture
     for _ in range(count):
         ours, theirs = socket.socketpair()
         memory = shared_memory()

@@ -1,0 +1,1 @@
+"""Benchmarks: ours against peers and floors, as ratios measured in one run."""
