@@ -170,12 +170,13 @@ class FetchSpec(Model):
     """Requests under way at once."""
     per_host_concurrency: int = runtime(8, ge=1)
     per_host_rate: float = runtime(20.0, gt=0)
-    """Requests per second started against one host (token bucket of one second's worth)."""
+    """Requests that one host gets within any second, at most: a token bucket with one second's worth. The ports
+    80 and 443 of a name are one host."""
     connect_seconds: float = runtime(10.0, gt=0)
     read_seconds: float = runtime(20.0, gt=0)
     """Longest silence while a body arrives."""
     total_seconds: float = runtime(60.0, gt=0)
-    """Longest time for one attempt, redirects included."""
+    """Longest time for one attempt, redirects included; waiting for a turn is not counted."""
     backoff_seconds: float = runtime(0.5, ge=0)
     """Base of the exponential back-off; each wait is drawn between half and the whole of base * 2^attempt."""
     backoff_max_seconds: float = runtime(30.0, gt=0)

@@ -107,16 +107,18 @@ class Fetcher:
         )
 
     async def _fetch_in_time(self, uri: str, tally: Tally, deadline: float) -> bytes:
-        late = transient("run_deadline", f"the run's {self._spec.run_seconds:g} s for fetching are over")
         if self._loop.time() >= deadline:
-            raise late
+            raise self._late()
         try:
             async with asyncio.timeout_at(deadline) as limit:
                 return await self._fetch(uri, tally)
         except TimeoutError:
             if not limit.expired():
                 raise
-            raise late from None
+            raise self._late() from None
+
+    def _late(self) -> FetchError:
+        return transient("run_deadline", f"the run's {self._spec.run_seconds:g} s for fetching are over")
 
     async def _fetch(self, uri: str, tally: Tally) -> bytes:
         uri = uri.strip()

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ClientRequest
+from aiohttp.http_exceptions import HttpProcessingError
 
-from mmdata.fetch.failure import Dropped
+from mmdata.fetch.failure import Dropped, Garbled
 
 if TYPE_CHECKING:
     from aiohttp.client_middlewares import ClientHandlerType
     from aiohttp.connector import Connection
 
+_BLANK_LINE = b"\r\n\r\n"
 FRESH = {"Connection": "close"}
 """Headers of a request that must have a connection of its own."""
 
@@ -30,20 +32,37 @@ class Handler(ResponseHandler):
     requests = 0
     lost: BaseException | None = None
     _in_head = False
+    _before = b""
 
     def set_response_params(self, **params: Any) -> None:
         self.requests += 1
-        self._in_head = True
+        self._in_head, self._before = True, b""
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
-        if self._in_head and (end := data.find(b"\r\n\r\n") + 4) > 3:
-            self._in_head = False
-            super().data_received(data[:end])
-            data = data[end:]
-            if not data:
-                return
+        if self._in_head:
+            seen = self._before + data  # The blank line may have been cut in two.
+            end = seen.find(_BLANK_LINE)
+            if end < 0:
+                self._before = seen[-3:]
+            else:
+                self._in_head = False
+                end += len(_BLANK_LINE) - len(self._before)
+                super().data_received(data[:end])
+                data = data[end:]
+                if not data:
+                    return
         super().data_received(data)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Also tell whoever waits for the body. aiohttp lets them wait for their deadline if its framing breaks."""
+        super().set_exception(exc, *cause)
+        body = self._payload
+        if isinstance(exc, HttpProcessingError) and body is not None and not body.is_eof() and not body.exception():
+            error = Garbled(str(exc))
+            body.set_exception(error)
+            # Once more when its reader has run: one that was just woken for a chunk waits again without looking.
+            self._loop.call_soon(body.set_exception, error)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost = exc

@@ -13,7 +13,7 @@ from yarl import URL
 from mmdata.fetch.address import Resolver
 from mmdata.fetch.breaker import Breaker
 from mmdata.fetch.connection import FRESH, Connector, Handler, Request, once
-from mmdata.fetch.failure import Dropped, FetchError, explain, status_error
+from mmdata.fetch.failure import Dropped, FetchError, Garbled, explain, status_error
 from mmdata.fetch.limits import Limits
 from mmdata.fetch.retry import retry_after
 from mmdata.fetch.url import Origin, host_of, origin_of
@@ -60,7 +60,6 @@ class Exchange:
             read_bufsize=_BUFFER,
             max_line_size=_HEADER,
             max_field_size=_HEADER,
-            max_headers=1000,
         )
 
     async def close(self) -> None:
@@ -122,7 +121,7 @@ class Exchange:
             return await read(response)
         except FetchError:
             raise
-        except (aiohttp.ClientError, Dropped, OSError, ValueError) as error:
+        except (aiohttp.ClientError, Dropped, Garbled, OSError, ValueError) as error:
             failure = explain(error, lost=None if handler is None else handler.lost)
             self._failed(origin, failure)
             raise failure from error

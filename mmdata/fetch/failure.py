@@ -79,6 +79,10 @@ class Dropped(Exception):
         self.stale = stale
 
 
+class Garbled(Exception):
+    """The framing of a body is broken."""
+
+
 def explain(error: Exception, *, lost: BaseException | None = None) -> FetchError:
     """Translate what aiohttp raised. `lost` is what ended the connection while a body was being read, if it
     was not the server's orderly close.
@@ -105,7 +109,7 @@ def explain(error: Exception, *, lost: BaseException | None = None) -> FetchErro
             return _connect_error(error.os_error, detail)
         case aiohttp.ClientPayloadError():
             return transient("short_body", detail) if lost is None else transient("reset", detail)
-        case aiohttp.ClientResponseError():
+        case aiohttp.ClientResponseError() | Garbled():
             return FetchError("bad_response", detail)
         case aiohttp.InvalidURL():
             return FetchError("bad_url", detail)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import shutil
 import socket
+import ssl
 import struct
+import subprocess
 import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +225,53 @@ def test_reset_before_and_in_the_body() -> None:
     assert ended(run(lambda: told(b""))) == ("failed_transient", "reset")
 
 
+WHOLE = {
+    "plain": (HEAD % 5 + b"hello", "hello"),
+    "excess": (HEAD % 5 + b"helloEXTRA", "hello"),
+    "excess after close": (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhelloEXTRA", "hello"),
+    "short": (HEAD % 50 + b"hello", "short_body"),
+    "chunked": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n",
+        "hello",
+    ),
+    "chunks cut off": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2\r\n", "short_body"),
+    "broken chunks": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2?\x08\r\nlo\r\n0\r\n\r\n",
+        "bad_response",
+    ),
+    "early hints": (b"HTTP/1.1 103 Early Hints\r\n\r\n" + HEAD % 5 + b"hello", "hello"),
+    "gzip cut off": (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 20\r\n\r\n" + gzip.compress(b"hello")[:20],
+        "short_body",
+    ),
+    "head cut off": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n", "reset"),
+    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello", "bad_response"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_verdict_does_not_depend_on_how_a_response_is_cut(name: str) -> None:
+    """The network may split a response anywhere. Each reply is sent once for each place to split it."""
+    reply, expected = WHOLE[name]
+
+    async def talk(path: bytes, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        cut = int(path[1:])
+        writer.write(reply[:cut])
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.write(reply[cut:])
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        writer.close()
+
+    async def test() -> list[Fetched]:
+        spec = FAST | {"retries": 0, "respect": RespectSpec(robots=False), "per_host_concurrency": 20}
+        async with raw_site(talk) as (root, _), Fetcher(FetchSpec(**spec)) as fetcher:
+            return await asyncio.gather(*(fetcher.get(f"{root}/{cut}") for cut in range(len(reply) + 1)))
+
+    assert {(r.data or b"").decode() or (r.drop and r.drop.reason) for r in run(test)} == {expected}
+
+
 def test_what_is_not_http_is_permanent() -> None:
     assert ended(run(lambda: told(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"))) == ("failed_permanent", "bad_response")
 
@@ -297,30 +349,55 @@ def test_nobody_listens() -> None:
     assert (ended(fetched), fetched.attempts) == (("failed_transient", "robots_unreachable"), 0)
 
 
+@contextmanager
+def black_hole() -> Iterator[int]:
+    """The port of a listening socket whose queue is full: it swallows connections without a word."""
+    with ExitStack() as open_sockets:
+        hole = open_sockets.enter_context(socket.socket())
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(0)
+        port: int = hole.getsockname()[1]
+        for _ in range(4):
+            plug = open_sockets.enter_context(socket.socket())
+            plug.setblocking(False)
+            plug.connect_ex(("127.0.0.1", port))
+        yield port
+
+
 def test_a_black_hole_is_given_up_on_by_the_host() -> None:
-    """A listening socket whose queue is full swallows connections. 300 records of it must not take 300 timeouts."""
+    """300 records of it must not take 300 timeouts."""
 
     async def test() -> list[Fetched]:
-        with socket.socket() as hole:
-            hole.bind(("127.0.0.1", 0))
-            hole.listen(0)
-            port = hole.getsockname()[1]
-            plugs = [socket.socket() for _ in range(4)]
-            for plug in plugs:
-                plug.setblocking(False)
-                plug.connect_ex(("127.0.0.1", port))
-            spec = FAST | {"connect_seconds": 0.3, "retries": 1, "respect": RespectSpec(robots=False)}
+        spec = FAST | {"connect_seconds": 0.3, "retries": 1, "respect": RespectSpec(robots=False)}
+        with black_hole() as port:
             async with Fetcher(FetchSpec(**spec)) as fetcher:
-                results = await asyncio.gather(*(fetcher.get(f"http://127.0.0.1:{port}/{i}") for i in range(300)))
-            for plug in plugs:
-                plug.close()
-            return results
+                return await asyncio.gather(*(fetcher.get(f"http://127.0.0.1:{port}/{i}") for i in range(300)))
 
     results = run(test)
     assert {ended(r) for r in results} == {("failed_transient", "connect_timeout")}
     assert max(r.seconds for r in results) < 3
     assert sum(r.attempts for r in results) < 60
     assert "not asked" in results[-1].drop.detail  # type: ignore[union-attr]
+
+
+def test_black_holes_delay_nobody_else() -> None:
+    """Three in a hundred records lead nowhere, each to a place of its own: only they pay for it."""
+
+    async def test() -> list[Fetched]:
+        async with site() as served:
+            served.fallback = lambda _: asyncio.sleep(0.01, web.Response(body=b"x"))
+            with ExitStack() as holes:
+                ports = [holes.enter_context(black_hole()) for _ in range(6)]
+                uris = [served.url(f"/{i}") for i in range(194)]
+                for number, port in enumerate(ports):
+                    uris.insert(33 * number, f"http://127.0.0.1:{port}/x")
+                async with Fetcher(FetchSpec(**FAST | {"connect_seconds": 0.5, "concurrency": 16})) as fetcher:
+                    return await asyncio.gather(*(fetcher.get(uri) for uri in uris))
+
+    results = run(test)
+    lost = [ended(r) for r in results if r.drop]
+    assert lost == [("failed_transient", "robots_unreachable")] * 6
+    assert max(r.seconds for r in results if r.data) < 1.5 < min(r.seconds for r in results if r.drop)
 
 
 def test_the_deadline_ends_a_run() -> None:
@@ -340,6 +417,28 @@ def test_the_deadline_ends_a_run() -> None:
     assert max(r.seconds for r in results) < 0.8
     assert len(paths) == 4
     assert late.attempts == 0
+
+
+def test_tls_that_cannot_be_trusted(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -keyout key.pem -out cert.pem"
+    subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+
+    async def test() -> list[Fetched]:
+        async with site() as plain:
+            server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+            async with server:
+                signed = server.sockets[0].getsockname()[1]
+                return [
+                    await get(f"https://localhost:{signed}/x"),
+                    await get(f"https://localhost:{signed}/x", respect=RespectSpec(robots=False)),
+                    await get(f"https://localhost:{plain.port}/x"),
+                ]
+
+    assert {ended(fetched) for fetched in run(test)} == {("failed_permanent", "tls_error")}
 
 
 # Redirects
