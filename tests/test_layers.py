@@ -1,0 +1,162 @@
+"""The shape of the tree: imports point one way, files are small and say what they own, tests mirror packages."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted(
+    path.relative_to(ROOT).as_posix() for package in ("mmdata", "mmtrain") for path in (ROOT / package).rglob("*.py")
+)
+MOST_LINES = 500
+HEAVY = ("torch", "torchvision", "nvidia", "decord", "PIL", "simplejpeg", "pyarrow", "transformers", "numpy", "aiohttp")
+
+# Modules without a test file of their own name, under the file that tests them: what they do shows only there.
+TESTED_BY = {
+    "tests/test_build.py": [  # The parts of one running build; its tests kill, starve and repeat the whole.
+        "mmdata/engine/channel.py",
+        "mmdata/engine/commit.py",
+        "mmdata/engine/local.py",
+        "mmdata/engine/pool.py",
+        "mmdata/engine/recover.py",
+        "mmdata/engine/spool.py",
+        "mmdata/engine/worker.py",
+        "mmdata/ledger.py",
+        "mmdata/tally.py",
+    ],
+    "tests/decode/test_image.py": [  # Reached through the one door, `image`, with every format and damage.
+        "mmdata/decode/jpeg.py",
+        "mmdata/decode/pillow.py",
+        "mmdata/decode/structure.py",
+    ],
+    "tests/fetch/test_client.py": [  # One request's life, against real servers.
+        "mmdata/fetch/body.py",
+        "mmdata/fetch/connection.py",
+        "mmdata/fetch/exchange.py",
+        "mmdata/fetch/failure.py",
+        "mmdata/fetch/files.py",
+    ],
+    "tests/fetch/test_limits.py": ["mmdata/fetch/breaker.py"],  # One of the limits.
+    "tests/fetch/test_address.py": ["mmdata/fetch/url.py"],  # URLs and what they lead to.
+    "tests/test_expression.py": [  # The language is one thing: text in, mask out.
+        "mmdata/expression/reader.py",
+        "mmdata/expression/values.py",
+    ],
+    "tests/families/test_llava.py": [  # A family is a row of this table; its tests go through the row.
+        "mmdata/families/__init__.py",
+        "mmdata/families/_family.py",
+    ],
+    "tests/test_report.py": [  # The parts of one page.
+        "mmdata/report_page/charts.py",
+        "mmdata/report_page/page.py",
+        "mmdata/report_page/pictures.py",
+        "mmdata/report_page/text.py",
+    ],
+    "tests/shards/test_interop.py": ["mmdata/shards/dataset.py"],  # Bytes by key, against webdataset and datasets.
+    "tests/test_verify.py": [  # Every byte flipped and every cut.
+        "mmdata/shards/index.py",
+        "mmdata/shards/manifest.py",
+        "mmdata/shards/storage.py",
+    ],
+    "tests/test_specfile.py": ["mmdata/spec.py", "mmdata/registry.py"],  # Specs and kinds as a spec file names them.
+    "tests/steps/test_near_dup.py": ["mmdata/steps/_kept.py"],  # The state that both duplicate steps keep.
+    "tests/stream/test_order.py": ["mmdata/rng.py", "mmdata/stream/deal.py", "mmdata/stream/state.py"],
+    "tests/stream/test_stream.py": [  # Order, plan and reading show only in what a stream yields.
+        "mmdata/stream/dataset.py",
+        "mmdata/stream/loader.py",
+        "mmdata/stream/plan.py",
+        "mmdata/stream/spec.py",
+    ],
+    "tests/stream/test_damage.py": ["mmdata/stream/reader.py", "mmdata/errors.py"],
+    "tests/test_pipelines.py": ["mmdata/testing/demo.py"],  # `make demo` is these steps with more records.
+    "tests/test_readme.py": ["mmdata/__main__.py", "mmtrain/__main__.py"],  # The commands as the README gives them.
+    "tests/testing/test_example.py": ["mmdata/testing/faults.py", "mmdata/testing/making.py"],  # What it is made of.
+    "tests/testing/test_server.py": ["mmdata/testing/plan.py", "mmdata/testing/serving.py"],  # What it answers by.
+    "tests/test_collate.py": ["mmdata/types.py", "mmtrain/collate.py"],  # Plain values, and a second name.
+    "tests/views/test_fixed.py": ["mmdata/views/pixels.py"],  # The pixel operations of a view.
+    "tests/mmtrain/test_sft.py": [  # The command learns, resumes, refuses.
+        "mmtrain/checkpoint.py",
+        "mmtrain/inspect_packs.py",
+        "mmtrain/run.py",
+        "mmtrain/spec.py",
+    ],
+    "tests/mmtrain/test_packed_equals_separate.py": ["mmtrain/model.py"],
+    "tests/test_layers.py": ["mmdata/__init__.py"],  # Lazy names, below.
+}
+
+
+def test_imports_point_one_way() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+    assert "0 kept" not in done.stdout
+
+
+def test_import_mmdata_loads_nothing_heavy() -> None:
+    code = "import json, sys, mmdata; print(json.dumps(sorted(name.partition('.')[0] for name in sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert "mmdata" in loaded
+    assert loaded.isdisjoint(HEAVY), sorted(loaded.intersection(HEAVY))
+
+
+def test_public_names_resolve_and_none_is_a_module() -> None:
+    import mmdata
+
+    for name in mmdata.__all__:
+        assert getattr(mmdata, name).__name__ == name
+        assert name in dir(mmdata)
+        assert not (ROOT / "mmdata" / f"{name}.py").exists(), f"{name} hides a command"
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        mmdata.no_such_name  # noqa: B018 the look-up is the test
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_is_small_and_says_what_it_owns(module: str) -> None:
+    path = ROOT / module
+    text = path.read_text(encoding="utf-8")
+    first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0].strip()
+    assert first, f"{module} has no docstring, or one whose first line is empty"
+    assert len(text.splitlines()) <= MOST_LINES, f"{module} is longer than {MOST_LINES} lines"
+    assert path.stem.strip("_") not in {"utils", "util", "helpers", "helper", "managers", "manager", "common", "misc"}
+
+
+def own_test(module: str) -> str:
+    """Where the test of a module lies that has its name.
+
+    >>> own_test("mmdata/sources/_tables.py"), own_test("mmdata/expression/__init__.py"), own_test("mmtrain/sft.py")
+    ('tests/sources/test_tables.py', 'tests/test_expression.py', 'tests/mmtrain/test_sft.py')
+    """
+    path = Path(module.removeprefix("mmdata/").replace("mmtrain/", "tests/mmtrain/").removeprefix("tests/"))
+    if path.name == "__init__.py":
+        path = path.parent
+    return (Path("tests") / path.parent / f"test_{path.stem.strip('_')}.py").as_posix()
+
+
+def has_code(module: str) -> bool:
+    body = ast.parse((ROOT / module).read_text(encoding="utf-8")).body
+    return any(not isinstance(node, ast.Expr | ast.ImportFrom) for node in body)
+
+
+def test_tests_mirror_the_packages() -> None:
+    elsewhere = {module for modules in TESTED_BY.values() for module in modules}
+    missing = [
+        f"{module}: no {own_test(module)}"
+        for module in MODULES
+        if has_code(module) and not (ROOT / own_test(module)).is_file() and module not in elsewhere
+    ]
+    assert missing == []
+
+
+def test_the_list_of_exceptions_is_true() -> None:
+    listed = [module for modules in TESTED_BY.values() for module in modules]
+    assert sorted(listed) == sorted(set(listed))
+    assert set(listed) <= set(MODULES)
+    assert [file for file in TESTED_BY if not (ROOT / file).is_file()] == []
