@@ -46,7 +46,7 @@ MODES: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
     "resize": ("resize shortest 256, exact decode, full verification", [PROBE, SMALL], THEIR_RESIZE),
     "resize-fast": (
         "resize shortest 256, scaled decode, header verification",
-        [HEADER, {**SMALL, "decode": "scaled"}],
+        [HEADER, {**SMALL, "decode": "scaled", "guard": 1.0}],
         THEIR_RESIZE,
     ),
     "keep": ("bytes kept, full verification", [PROBE], THEIR_KEEP),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_args
 
@@ -75,7 +75,9 @@ class LedgerRow:
 
 
 def to_table(rows: Iterable[LedgerRow]) -> pa.Table:
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=SCHEMA)
+    listed = list(rows)
+    columns = {member.name: pa.array([getattr(row, member.name) for row in listed], member.type) for member in SCHEMA}
+    return pa.table(columns, schema=SCHEMA)
 
 
 def read_rows(path: Path) -> list[LedgerRow]:

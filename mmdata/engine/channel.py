@@ -80,7 +80,7 @@ class Channel:
         if self._map is None or len(self._map) < size:
             if self._map is not None:
                 self._map.close()
-            wanted = -(-size // _STEP) * _STEP
+            wanted = max(1, -(-size // _STEP)) * _STEP  # a picture of no bytes is one too
             if os.fstat(self._memory).st_size < wanted:
                 os.ftruncate(self._memory, wanted)
             self._map = mmap.mmap(self._memory, os.fstat(self._memory).st_size)

@@ -1,0 +1,98 @@
+"""Worker processes, forked or started afresh: answers, big media, deaths, and the spool beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmdata.engine.channel import Channel, shared_memory
+from mmdata.engine.pool import Pool
+from mmdata.engine.spool import Memory, Spilled, Spool
+from mmdata.engine.worker import Job, Outcome, Setup
+from mmdata.types import Media, Origin, Sample, Text
+
+
+def sample(*data: bytes, key: str = "000000001") -> Sample:
+    media = tuple(Media(kind="image", uri=f"m{n}", data=d) for n, d in enumerate(data))
+    return Sample(key=key, parts=(*media, Text(text="t")), origin=Origin(uri="o", row=1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.binary(max_size=200_000), max_size=4), st.lists(st.binary(max_size=3_000_000), max_size=2))
+def test_a_channel_carries_media_of_any_size_both_ways(there: list[bytes], back: list[bytes]) -> None:
+    a, b = socket.socketpair()
+    memory = shared_memory()
+    ours, theirs = Channel(a.detach(), memory), Channel(b.detach(), os.dup(memory))
+    try:
+        for message in (there, back, there):
+            ours.send(Job(unit=0, sample=sample(*message)))
+            assert theirs.receive() == Job(unit=0, sample=sample(*message))
+            theirs.send(Outcome(sample=sample(*message)))
+            assert ours.receive() == Outcome(sample=sample(*message))
+        ours.send(Outcome())
+        assert theirs.receive() == Outcome()
+    finally:
+        ours.close()
+        theirs.close()
+
+
+def test_workers_started_afresh_rebuild_their_steps() -> None:
+    """Where a process has threads already its pool cannot fork: workers get their steps as fields."""
+
+    async def run() -> list[Outcome]:
+        setup = Setup(plugins=(), steps=({"kind": "caption_length", "min_chars": 2},))
+        pool = Pool(setup, workers=2, seconds=30)
+        try:
+            return await asyncio.gather(*(pool.run(Job(unit=0, sample=sample(b"x", key=str(n)))) for n in range(5)))
+        finally:
+            pool.close()
+
+    outcomes = asyncio.run(run())
+    assert [(o.drop.reason, o.step) for o in outcomes if o.drop] == [("caption_length", 0)] * 5
+
+
+def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, time\n"
+        "from mmdata.engine.pool import fork_workers\n"
+        "workers = fork_workers((), 2)\n"
+        "print(*[w._process for w in workers], flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    pids = list(map(int, done.stdout.split()))
+    assert len(pids) == 2, done.stderr
+    for _ in range(200):
+        if not any(Path(f"/proc/{pid}").exists() and "Z" not in _state(pid) for pid in pids):
+            return
+        time.sleep(0.02)
+    pytest.fail("workers outlived their parent")
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+@given(st.lists(st.binary(min_size=1, max_size=5000), max_size=20), st.integers(0, 20_000))
+def test_a_spool_gives_back_what_it_took_within_its_budget(items: list[bytes], limit: int) -> None:
+    memory = Memory(limit)
+    spool = Spool(Path("."), memory)
+    held = [spool.put(item) for item in items]
+    assert memory.used <= limit
+    assert [hashlib.sha256(spool.get(h)).digest() for h in held] == [hashlib.sha256(i).digest() for i in items]
+    assert memory.spilled == sum(h.size for h in held if isinstance(h, Spilled))
+    spool.close()
+    assert memory.used == 0
