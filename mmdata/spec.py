@@ -37,15 +37,23 @@ def _resolve(value: str, info: ValidationInfo) -> str:
     if "://" in value:
         return value
     base = (info.context or {}).get("base")
-    path = Path(value).expanduser()
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError as error:  # `~nobody/`
+        raise ValueError(str(error)) from error
     return str(path if path.is_absolute() or base is None else Path(base) / path)
 
 
 def _exists(value: str, info: ValidationInfo) -> str:
     resolved = _resolve(value, info)
     check = (info.context or {}).get("check_paths", False)
-    if check and "://" not in resolved and not any(c in resolved for c in "*?[") and not Path(resolved).exists():
-        raise ValueError(f"no such file or folder: {resolved}")
+    if check and "://" not in resolved and not any(c in resolved for c in "*?["):
+        try:
+            found = Path(resolved).exists()
+        except OSError as error:  # a name too long, a folder that may not be entered
+            raise ValueError(f"{error.strerror}: {resolved}") from error
+        if not found:
+            raise ValueError(f"no such file or folder: {resolved}")
     return resolved
 
 

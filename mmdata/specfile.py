@@ -24,9 +24,14 @@ Loc = tuple[int | str, ...]
 
 def find(name: str) -> Path:
     """The file that `--spec name` means: a path, or the name of a shipped pipeline. Raises SpecError."""
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path.resolve()
+    try:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, `~nobody/`, no permission
+        raise SpecError(f"{name}: {error}") from error
+    if path.is_dir():
+        raise SpecError(f"{name}: a folder, not a spec file")
     if path.parent == Path("."):
         shipped = pipelines()
         for candidate in (shipped / name, shipped / f"{name}.yaml"):
@@ -67,6 +72,8 @@ def load_build(name: str, overrides: Sequence[str] = (), *, check_paths: bool = 
     """Load a build spec: plugins first, so that their kinds are known. Raises SpecError."""
     file = find(name)
     data, _ = _read(file)
+    for override in overrides if isinstance(data, dict) else ():
+        _override(data, override)  # `load` tells of mistakes in it
     plugins = data.get("plugins", ()) if isinstance(data, dict) else ()
     for plugin in plugins if isinstance(plugins, list | tuple) else ():
         if isinstance(plugin, str):
@@ -167,6 +174,8 @@ def _compose(file: Path) -> yaml.Node | None:
         raise SpecError(f"{file}{place}: not valid YAML: {error.problem}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(f"{file}: cannot be read: {error}") from error
+    except RecursionError as error:
+        raise SpecError(f"{file}: nested too deep") from error
 
 
 def _read(file: Path) -> tuple[Any, list[str]]:
@@ -175,10 +184,16 @@ def _read(file: Path) -> tuple[Any, list[str]]:
     if node is None:
         return {}, []
     mistakes = []
-    for path, mapping in _mappings(node, ()):
+    try:
+        mappings = list(_mappings(node, ()))
+    except RecursionError as error:
+        raise SpecError(f"{file}: a value that contains itself") from error
+    for path, mapping in mappings:
         seen: dict[str, int] = {}
         for key, _ in mapping.value:
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise SpecError(f"{file}:{line}: {_dotted(path)}: a key must be a word")
             if key.value in seen:
                 place = _dotted((*path, key.value))
                 mistakes.append(f"line {line}: {place}: written twice, first on line {seen[key.value]}; keep one")
@@ -186,7 +201,7 @@ def _read(file: Path) -> tuple[Any, list[str]]:
     loader = _Loader("")
     try:
         return loader.construct_document(node), mistakes
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # ValueError: a 13th month, a number of 5,000 digits
         raise SpecError(f"{file}: {' '.join(str(error).split())}") from error
     finally:
         loader.dispose()
@@ -228,7 +243,8 @@ def _override(data: dict[str, Any], override: str) -> list[str]:
         return [f"--set {override}: write it as path=value, for example steps.min_side.pixels=256"]
     try:
         value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+        json.dumps(value, default=str)  # a value that contains itself is none
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         return [f"--set {override}: the value is not valid YAML"]
     target: Any = data
     *parents, last = path.split(".")
@@ -280,7 +296,10 @@ def _dotted(path: Loc) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=False)
+    except TypeError:  # a key that JSON has not, such as a date
+        text = str(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -307,6 +326,10 @@ def _mistake(model: type[BaseModel], data: Any, lines: dict[Loc, int], problem: 
         known = [str(option) for option in _literals(where, path)]
         if known:
             message = f"not a known value; {registry.nearest(problem['input'], known)}"
+    elif kind == "tuple_type":
+        message = "a list is needed"
+    elif kind in ("model_type", "model_attributes_type"):
+        message = "a mapping of keys is needed"
     elif kind == "value_error":
         message = str(context.get("error", message))
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
@@ -323,8 +346,7 @@ def _walk(model: type[BaseModel], data: Any, loc: Loc) -> tuple[Loc, type[BaseMo
         if (
             isinstance(data, dict)
             and name not in data
-            and at < len(loc) - 1
-            and (name == data.get("kind") or here is None)
+            and (name == data.get("kind") or (at < len(loc) - 1 and here is None))
         ):
             continue  # a union tag, not a key
         if here is not None:

@@ -149,3 +149,79 @@ def test_a_broken_plugin_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import no_such_module_at_all\n")
     with pytest.raises(SpecError, match=r"plugins: cannot import .*broken\.py.*no_such_module_at_all"):
         specfile.load_build(write(tmp_path, "plugins: [broken.py]\n" + GOOD))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [*a]\n",
+        "source: &a {kind: folder, path: *a}\n",
+        "a: " + "[" * 3000 + "]" * 3000,
+        "? [a, b]\n: 1\n",
+        "a: 2020-13-45\n",
+        "limit: " + "9" * 6000,
+        "source: {2020-01-01: 3}\n",
+        "a: !!python/object:os.system x\n",
+    ],
+)
+def test_odd_yaml_is_a_mistake_not_a_crash(tmp_path: Path, text: str) -> None:
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(SpecError, match=r"odd\.yaml"):
+        specfile.load_build(str(tmp_path / "odd.yaml"))
+
+
+@pytest.mark.parametrize("override", ["a=&a [*a]", "limit=2020-99-99", "a=" + "[" * 3000])
+def test_odd_overrides_are_mistakes(tmp_path: Path, override: str) -> None:
+    (tmp_path / "a.yaml").write_text("output: {path: out}\n")
+    with pytest.raises(SpecError, match="the value is not valid YAML"):
+        specfile.load_build(str(tmp_path / "a.yaml"), [override])
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/a.yaml", "x" * 5000, "\0"])
+def test_odd_names_of_specs_are_mistakes(name: str) -> None:
+    with pytest.raises(SpecError):
+        specfile.load_build(name)
+
+
+def test_a_folder_is_no_spec(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="a folder, not a spec file"):
+        specfile.load_build(str(tmp_path))
+
+
+def test_wrong_types_are_told_in_the_words_of_yaml_at_their_place(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(
+        f"source: text\nsteps: {{kind: probe}}\noutput: {{path: {'o' * 9}}}\nfetch: 3\nplugins: x\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        specfile.load_build(str(tmp_path / "a.yaml"))
+    assert sorted(line.split(": ", 1)[1] for line in str(caught.value).splitlines()[1:]) == [
+        "fetch: 3: a mapping of keys is needed",
+        'plugins: "x": a list is needed',
+        'source: "text": a mapping of keys is needed',
+        'steps: {"kind": "probe"}: a list is needed',
+    ]
+    (tmp_path / "b.yaml").write_text(
+        f"source: {{kind: folder, path: {'é' * 200}}}\nsteps:\n- kind: resize\noutput: {{path: out}}\n"
+    )
+    with pytest.raises(SpecError) as caught:
+        specfile.load_build(str(tmp_path / "b.yaml"))
+    assert "source.path" in str(caught.value)
+    assert 'steps[0]: {"kind": "resize"}: ' in str(caught.value)
+
+
+def test_plugins_may_be_named_by_an_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_table", dict(registry._table))
+    (tmp_path / "late.py").write_text(
+        "from typing import Literal\n"
+        "from mmdata.registry import register\n"
+        "from mmdata.spec import StepSpec\n"
+        "@register('step', 'late')\n"
+        "class Late(StepSpec):\n"
+        "    kind: Literal['late'] = 'late'\n"
+        "    def apply(self, sample, work):\n"
+        "        return sample\n"
+    )
+    (tmp_path / "in").mkdir()
+    (tmp_path / "a.yaml").write_text("source: {kind: folder, path: in}\nsteps: [{kind: late}]\noutput: {path: out}\n")
+    spec, _ = specfile.load_build(str(tmp_path / "a.yaml"), ["plugins=[late.py]"])
+    assert spec.steps[0].kind == "late"

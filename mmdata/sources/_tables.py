@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fnmatch
 import hashlib
 import io
 import json
+import lzma
+import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -20,7 +24,11 @@ from mmdata.errors import DataError
 
 BATCH = 4096
 FORMATS = ("parquet", "csv", "tsv", "jsonl")
-_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+LONGEST = 1 << 24
+"""Characters of the longest line that is read; of a longer one no more than this is ever in memory."""
+DEEPEST = 64
+"""Levels of the deepest JSON value that is carried: writers and readers of deeper ones run out of stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +65,7 @@ def table_format(name: str) -> str | None:
     ('jsonl', 'parquet', None)
     """
     path = PurePosixPath(name.lower())
-    suffix = PurePosixPath(path.stem).suffix if path.suffix in _COMPRESSED else path.suffix
+    suffix = PurePosixPath(path.stem).suffix if path.suffix in _COMPRESSIONS else path.suffix
     return {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(suffix)
 
 
@@ -79,6 +87,7 @@ def list_files(path: str, formats: Sequence[str] = FORMATS) -> list[TableFile]:
             base = root
         else:
             found, base = ([root] if fs.exists(root) else []), root.rpartition("/")[0]
+        sizes = {name: int(fs.info(name)["size"] or 0) for name in found}
     except OSError as error:
         raise DataError("source_unreadable", f"{path}: {error}") from error
     found = [name for name in found if not fnmatch.fnmatch(name.rpartition("/")[2], ".*")]
@@ -88,7 +97,7 @@ def list_files(path: str, formats: Sequence[str] = FORMATS) -> list[TableFile]:
     for name in sorted(found):
         if table_format(name) not in formats:
             raise DataError("source_format", f"{name}: not one of {', '.join(formats)} (the suffix tells)")
-        files.append(TableFile(fs.unstrip_protocol(name), name[len(base) :].lstrip("/"), int(fs.info(name)["size"])))
+        files.append(TableFile(fs.unstrip_protocol(name), printable(name[len(base) :].lstrip("/")), sizes[name]))
     return files
 
 
@@ -112,14 +121,15 @@ def _open(file: TableFile, compression: str | None = None) -> IO[bytes]:
 
 
 def columns(file: TableFile) -> list[str]:
-    """Column names; for jsonl the keys of its first readable lines. Raises DataError for an unreadable file."""
+    """Column names; for jsonl the keys of its first readable lines, none where no line is readable. Raises
+    DataError for an unreadable file."""
     if file.format == "parquet":
         with _open(file) as stream:
             return list(_parquet(file, stream).schema_arrow.names)
-    for batch in batches(file):
-        if batch.table.num_rows or file.format != "jsonl":
-            return list(batch.table.schema.names)
-    return []
+    if file.format != "jsonl":
+        with _text(file) as text:
+            return _header(file, _csv_reader(file, _Lines(text)))
+    return next((list(batch.table.schema.names) for batch in batches(file) if batch.table.num_rows), [])
 
 
 def count(file: TableFile) -> int | None:
@@ -142,7 +152,8 @@ def batches(file: TableFile, *, start: int = 0, select: Sequence[str] | None = N
 
 def _parquet(file: TableFile, stream: IO[bytes]) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(stream)
+        # Unbuffered reading would take in a whole row group at once, which may be the whole table.
+        return pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError) as error:
         raise DataError("source_unreadable", f"{file.name}: not a readable parquet file: {error}") from error
 
@@ -162,7 +173,7 @@ def _parquet_batches(file: TableFile, start: int, select: Sequence[str] | None) 
                 for batch in parquet.iter_batches(batch_size=BATCH, row_groups=[group], columns=wanted):
                     skip = min(max(0, start - at), batch.num_rows)
                     if skip < batch.num_rows:
-                        table = pa.table(batch).slice(skip)
+                        table = _repaired(pa.table(batch).slice(skip))
                         yield Batch(at + skip, range(at + skip, at + batch.num_rows), table, {})
                     at += batch.num_rows
             except (pa.ArrowException, OSError) as error:
@@ -193,38 +204,84 @@ def _text_batch(block: list[dict[str, Any] | str], first: int) -> Batch:
 
 def text_rows(file: TableFile) -> Iterator[dict[str, Any] | str]:
     """The rows of a csv, tsv or jsonl file: each as a dict, or a string that says why it is none."""
+    with _text(file) as text:
+        yield from _json_rows(text) if file.format == "jsonl" else _csv_rows(file, text)
+
+
+@contextlib.contextmanager
+def _text(file: TableFile) -> Iterator[IO[str]]:
+    """The text of a file, decompressed. What goes wrong in reading it raises DataError."""
+    compression = _COMPRESSIONS.get(PurePosixPath(file.name.lower()).suffix)
     try:
-        with _open(file, compression="infer") as stream:
-            text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
-            if file.format == "jsonl":
-                yield from _json_rows(text)
-            else:
-                yield from _csv_rows(file, text, "\t" if file.format == "tsv" else ",")
-    except (OSError, EOFError) as error:
+        with _open(file, compression) as stream:
+            yield io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError("source_unreadable", f"{file.name}: {error}") from error
 
 
+class _Lines:
+    """The lines of a text. Of one longer than LONGEST only the beginning is read, and `cut` is set."""
+
+    def __init__(self, text: IO[str]) -> None:
+        self._text = text
+        self.cut = False
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = rest = self._text.readline(LONGEST)
+        while len(rest) == LONGEST and rest[-1] not in "\r\n":
+            rest = self._text.readline(LONGEST)
+            self.cut = True
+        if not line:
+            raise StopIteration
+        return line
+
+    def take_cut(self) -> bool:
+        """Whether a line was cut since the last call."""
+        cut, self.cut = self.cut, False
+        return cut
+
+
+_TOO_LONG = f"a line of more than {LONGEST:,} characters"
+
+
 def _json_rows(text: IO[str]) -> Iterator[dict[str, Any] | str]:
-    for line in text:
+    lines = _Lines(text)
+    for line in lines:
         if not line.strip():
             continue
+        if lines.take_cut():
+            yield _TOO_LONG
+            continue
         try:
-            value = json.loads(line)
+            value = json_value(json.loads(line))
         except (ValueError, RecursionError) as error:
             yield f"not JSON: {error}"
             continue
         yield value if isinstance(value, dict) else f"a JSON {type(value).__name__}, not an object"
 
 
-def _csv_rows(file: TableFile, text: IO[str], delimiter: str) -> Iterator[dict[str, Any] | str]:
-    csv.field_size_limit(1 << 24)
-    reader = csv.reader(text, delimiter=delimiter)
+def _csv_reader(file: TableFile, lines: _Lines) -> Iterator[list[str]]:
+    csv.field_size_limit(LONGEST)
+    return csv.reader(lines, delimiter="\t" if file.format == "tsv" else ",")
+
+
+def _header(file: TableFile, reader: Iterator[list[str]]) -> list[str]:
     try:
-        names = next(reader)
+        names = next(row for row in reader if row)
     except (StopIteration, csv.Error) as error:
         raise DataError("source_unreadable", f"{file.name}: no header line") from error
     if len(set(names)) < len(names):
         raise DataError("source_unreadable", f"{file.name}: the header names a column twice: {names}")
+    return names
+
+
+def _csv_rows(file: TableFile, text: IO[str]) -> Iterator[dict[str, Any] | str]:
+    lines = _Lines(text)
+    reader = _csv_reader(file, lines)
+    names = _header(file, reader)
     while True:
         try:
             row = next(reader)
@@ -235,7 +292,9 @@ def _csv_rows(file: TableFile, text: IO[str], delimiter: str) -> Iterator[dict[s
             continue
         if not row:
             continue
-        if len(row) != len(names):
+        if lines.take_cut():
+            yield _TOO_LONG
+        elif len(row) != len(names):
             yield f"{len(row)} fields where the header has {len(names)}"
         else:
             yield {name: (value if value != "" else None) for name, value in zip(names, row, strict=True)}
@@ -254,3 +313,60 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
                 [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
             )
     return pa.table(arrays)
+
+
+def _repaired(table: pa.Table) -> pa.Table:
+    """The table with every text valid UTF-8, as text formats are read: what is not becomes U+FFFD."""
+    try:
+        table.validate(full=True)
+        return table
+    except pa.ArrowInvalid:
+        pass
+    for at, column in enumerate(table.columns):
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+            continue
+        raw = [value.cast(pa.large_binary()).as_py() for value in column.cast(kind)]
+        fixed = [None if value is None else value.decode("utf-8", "replace") for value in raw]
+        table = table.set_column(at, table.schema.field(at).name, pa.array(fixed, pa.large_string()))
+    return table
+
+
+def values(table: pa.Table) -> list[dict[str, Any] | str]:
+    """The rows of a table as dicts; where a value is none that Python can hold, a string that says so."""
+    try:
+        rows: list[dict[str, Any] | str] = table.to_pylist()
+        return rows
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        if table.num_rows == 1:
+            return [f"a value cannot be read: {error}"]
+    return [row for at in range(table.num_rows) for row in values(table.slice(at, 1))]
+
+
+def printable(text: str) -> str:
+    """Text that UTF-8 can hold: halves of surrogate pairs (bytes of a file name, `\\ud800` in JSON) are replaced.
+
+    >>> printable("a\\udcffb")
+    'a?b'
+    """
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def json_value(value: Any, depth: int = 0) -> Any:
+    """A value as JSON that every reader takes: NaN and infinities are null, bytes are hex, times are ISO strings,
+    no half of a surrogate pair. Raises ValueError for more than DEEPEST levels."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int) or value is None:
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    if depth == DEEPEST:
+        raise ValueError(f"nested more than {DEEPEST} deep")
+    if isinstance(value, list | tuple):
+        return [json_value(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {printable(str(key)): json_value(item, depth + 1) for key, item in value.items()}
+    return str(value)

@@ -12,8 +12,11 @@ import fsspec
 
 from mmdata.errors import DataError
 from mmdata.registry import register
+from mmdata.sources._tables import json_value, printable
 from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
-from mmdata.types import Drop, Media, Origin, Sample, Text
+from mmdata.types import Drop, Media, Origin, Sample, State, Text
+
+_FAILED: State = "failed_permanent"
 
 
 @register("source", "folder")
@@ -48,7 +51,7 @@ class _Files:
 
     def inputs(self) -> list[dict[str, Any]]:
         listing = "".join(f"{name}\t{self._sizes[name]}\n" for name in sorted(self._sizes))
-        digest = hashlib.sha256(listing.encode()).hexdigest()
+        digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
         return [{"name": ".", "images": len(self._images), "size": sum(self._sizes.values()), "sha256_listing": digest}]
 
     def count(self) -> int | None:
@@ -65,16 +68,18 @@ class _Files:
                 if f"{stem}.txt" in self._sidecars:
                     text = self._read(f"{stem}.txt").decode("utf-8-sig", errors="replace").strip()
                 if f"{stem}.json" in self._sidecars:
-                    meta = json.loads(self._read(f"{stem}.json"))
+                    meta = json_value(json.loads(self._read(f"{stem}.json")))
                     if not isinstance(meta, dict):
                         raise ValueError(f"a JSON {type(meta).__name__}, not an object")
                     caption = meta.pop("caption", None) or meta.pop("text", None)
                     text = text if text is not None or caption is None else str(caption)
             except (ValueError, RecursionError) as error:
-                meta, drop = {}, Drop(reason="bad_record", detail=f"{stem}.json: {error}", state="failed_permanent")
-            media = Media(kind="image", uri=self._fs.unstrip_protocol(f"{self._root}/{name}"))
+                meta, drop = {}, Drop(reason="bad_record", detail=f"{printable(stem)}.json: {error}", state=_FAILED)
+            if printable(name) != name:  # neither index nor ledger could hold it
+                drop = Drop(reason="bad_record", detail=f"{printable(name)}: the name is not UTF-8", state=_FAILED)
+            media = Media(kind="image", uri=printable(self._fs.unstrip_protocol(f"{self._root}/{name}")))
             parts = (media, Text(text=text)) if text is not None else (media,)
-            sample = Sample(key=f"{row:09d}", parts=parts, meta=meta, origin=Origin(uri=name, row=0))
+            sample = Sample(key=f"{row:09d}", parts=parts, meta=meta, origin=Origin(uri=printable(name), row=0))
             yield Record(row=row, sample=sample, drop=drop)
 
     def _read(self, name: str) -> bytes:

@@ -42,7 +42,8 @@ class _JsonLines:
         self._files = _tables.list_files(spec.path, ("jsonl",))
         first = self._files[0]
         self._root = (spec.root or first.url[: len(first.url) - len(first.name)]).rstrip("/")
-        names = _tables.columns(first)
+        # Files without a readable line say nothing about the keys.
+        first, names = next(((file, names) for file in self._files if (names := _tables.columns(file))), (first, []))
         for field in ("image", "text"):
             name = getattr(spec.columns, field)
             if names and name not in names:
@@ -102,4 +103,4 @@ class _JsonLines:
         normal = posixpath.normpath(path)
         if normal.startswith("/"):
             return normal if normal.startswith(self._root.removeprefix("file://") + "/") else None
-        return None if normal.startswith("..") else f"{self._root}/{normal}"
+        return None if normal.split("/")[0] == ".." else f"{self._root}/{normal}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -44,6 +43,8 @@ class Laion(SourceSpec):
     """Column names, where they differ from LAION's."""
     meta: tuple[str, ...] = ()
     """Further columns to carry into each sample's JSON."""
+    local_files: bool = False
+    """Accept `file://` URLs and plain paths in the URL column. Off: a table from elsewhere cannot name your files."""
     where: str | None = None
     """Keep only rows for which this holds, for example `WIDTH >= 256 and similarity > 0.3`: evaluated on the
     table's own columns before anything is fetched; an expression on a null is not true. Rejected rows are
@@ -82,13 +83,17 @@ class _LaionTables:
 
     def _problems(self, opened: _Opened) -> Iterator[str]:
         columns = self._spec.columns
+        if not opened.names and opened.file.format == "jsonl":
+            return  # no readable line, so none that lacks a key
         # A name that the user wrote down must be there; of LAION's own, only URL and TEXT must.
         needed = {f"columns.{name}": getattr(columns, name) for name in {"url", "text"} | columns.model_fields_set}
         needed |= {f"meta[{at}]": name for at, name in enumerate(self._spec.meta)}
         if self._where is not None:
             needed |= {f"where ({name})": name for name in self._where.columns}
         for field, name in sorted(needed.items()):
-            if name not in opened.names:
+            if opened.names.count(name) > 1:
+                yield f"source.{field}: {opened.file.name} has {opened.names.count(name)} columns {name!r}"
+            elif name not in opened.names:
                 yield (
                     f"source.{field}: {opened.file.name} has no column {name!r}; "
                     f"{_nearest_column(name, opened.names)}; its columns: {', '.join(opened.names) or 'none'}"
@@ -133,31 +138,40 @@ class _LaionTables:
             mask = self._where.mask(_with_columns(batch.table, self._where.columns))
             keep = mask.to_pylist()
         named = {field: getattr(columns, field) for field in LaionColumns.model_fields}
-        good = zip(batch.rows, batch.table.to_pylist(), keep or [True] * batch.table.num_rows, strict=True)
-        rows: dict[int, tuple[dict[str, Any], bool]] = {at: (row, ok) for at, row, ok in good}
-        for at in sorted([*rows, *batch.bad]):
+        kept_rows = dict(zip(batch.rows, keep or [True] * batch.table.num_rows, strict=True))
+        rows = batch.bad | dict(zip(batch.rows, _tables.values(batch.table), strict=True))
+        for at, row in sorted(rows.items()):
             key = f"{first + at:09d}"
             origin = Origin(uri=file.name, row=at)
-            if at in batch.bad:
-                unreadable = Drop(
-                    reason="bad_record", detail=f"{file.name} row {at}: {batch.bad[at]}", state="failed_permanent"
-                )
+            if isinstance(row, str):
+                unreadable = Drop(reason="bad_record", detail=f"{file.name} row {at}: {row}", state="failed_permanent")
                 yield Record(row=first + at, sample=Sample(key=key, parts=(), origin=origin), drop=unreadable)
                 continue
-            row, kept = rows[at]
+            kept = kept_rows[at]
             url, text = row.get(named["url"]), row.get(named["text"])
             meta = {
                 field: value
                 for field, name in named.items()
-                if field not in ("url", "text") and (value := _json_value(row.get(name))) is not None
+                if field not in ("url", "text") and (value := _tables.json_value(row.get(name))) is not None
             }
-            meta |= {name: _json_value(row.get(name)) for name in self._spec.meta}
-            media = Media(kind="image", uri=str(url).strip() if url is not None else "")
-            parts = (media, Text(text=str(text))) if text is not None else (media,)
+            meta |= {name: _tables.json_value(row.get(name)) for name in self._spec.meta}
+            media = Media(kind="image", uri=_text(url).strip() if url is not None else "")
+            parts = (media, Text(text=_text(text))) if text is not None else (media,)
             drop: Drop | None = None if kept else Drop(reason="where", detail=self._spec.where or "")
-            if kept and not media.uri:
-                drop = Drop(reason="bad_url", detail="the URL is empty", state="failed_permanent")
+            if kept:
+                drop = self._refused(media.uri or "")
             yield Record(row=first + at, sample=Sample(key=key, parts=parts, meta=meta, origin=origin), drop=drop)
+
+    def _refused(self, uri: str) -> Drop | None:
+        """A table comes from strangers: what it names must not be a file of ours, unless the spec says so."""
+        if not uri:
+            return Drop(reason="bad_url", detail="the URL is empty", state="failed_permanent")
+        scheme, found, _ = uri.partition("://")
+        if self._spec.local_files or (found and scheme.lower() not in ("file", "local")):
+            return None
+        if found:
+            return Drop(reason="bad_scheme", detail=f"{uri[:200]}: source.local_files is off", state="failed_permanent")
+        return Drop(reason="bad_url", detail=f"{uri[:200]}: no scheme", state="failed_permanent")
 
 
 def _with_columns(table: pa.Table, names: frozenset[str]) -> pa.Table:
@@ -173,16 +187,6 @@ def _nearest_column(name: str, known: list[str]) -> str:
     return f"did you mean {folded[name.lower()]!r}?" if name.lower() in folded else nearest(name, known)
 
 
-def _json_value(value: Any) -> Any:
-    """A column's value as JSON: NaN and infinities are null, bytes are hex, times are ISO strings."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, str | int | bool) or value is None:
-        return value
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): _json_value(item) for key, item in value.items()}
-    return str(value)
+def _text(value: Any) -> str:
+    """A column's value as text; columns of bytes are how some writers spell text."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
