@@ -14,7 +14,7 @@ from yarl import URL
 from mmdata.fetch.body import read_body
 from mmdata.fetch.consent import product_token
 from mmdata.fetch.exchange import REDIRECTS, Exchange, Tally
-from mmdata.fetch.failure import TRANSIENT_STATUSES, FetchError, transient
+from mmdata.fetch.failure import TRANSIENT_STATUSES, UNREACHABLE, FetchError, transient
 from mmdata.fetch.limits import CRAWL_DELAY_MAX
 from mmdata.fetch.retry import persist
 from mmdata.fetch.url import Origin, join_url, origin_of
@@ -118,6 +118,9 @@ class Robots:
         except FetchError as error:
             if error.reason in _OWN:
                 found = error
+            elif error.reason in UNREACHABLE:
+                # Nobody is there to be asked: that is what a report should say, not that rules are missing.
+                found = transient(error.reason, f"{root}robots.txt: {error.detail}", final=True)
             else:
                 found = transient("robots_unreachable", f"{root}robots.txt: {error}", final=True)
         keep = _FRESH_SECONDS if isinstance(found, Rules) else _RETRY_SECONDS

@@ -135,16 +135,13 @@ WEB: tuple[WebFault, ...] = (
         state="failed_transient",
         reason="short_body",
     ),
-    # Who cannot be reached cannot be asked for rules, and without rules nothing may be fetched (RFC 9309, 2.3.1.4).
-    WebFault(
-        kind="connect_error", origin="down", answers=_nothing, state="failed_transient", reason="robots_unreachable"
-    ),
+    WebFault(kind="connect_error", origin="down", answers=_nothing, state="failed_transient", reason="connect_error"),
     WebFault(
         kind="connect_timeout",
         origin="hole",
         answers=_nothing,
         state="failed_transient",
-        reason="robots_unreachable",
+        reason="connect_timeout",
         slow=True,
     ),
     WebFault(

@@ -346,7 +346,7 @@ def test_nobody_listens() -> None:
     fetched = run(lambda: get(f"http://127.0.0.1:{closed_port()}/x", retries=1, respect=RespectSpec(robots=False)))
     assert (ended(fetched), fetched.attempts) == (("failed_transient", "connect_error"), 2)
     fetched = run(lambda: get(f"http://127.0.0.1:{closed_port()}/x", retries=0))
-    assert (ended(fetched), fetched.attempts) == (("failed_transient", "robots_unreachable"), 0)
+    assert (ended(fetched), fetched.attempts) == (("failed_transient", "connect_error"), 0)
 
 
 @contextmanager
@@ -396,7 +396,7 @@ def test_black_holes_delay_nobody_else() -> None:
 
     results = run(test)
     lost = [ended(r) for r in results if r.drop]
-    assert lost == [("failed_transient", "robots_unreachable")] * 6
+    assert lost == [("failed_transient", "connect_timeout")] * 6
     assert max(r.seconds for r in results if r.data) < 1.5 < min(r.seconds for r in results if r.drop)
 
 
