@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from pydantic import field_validator
 
 from mmdata import expression
 from mmdata.errors import SpecError
-from mmdata.registry import nearest, register
+from mmdata.registry import register
 from mmdata.sources import _tables
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, Origin, Sample, Text
@@ -77,11 +78,14 @@ class _LaionTables:
         self._files = [
             _Opened(file, _tables.count(file), _tables.columns(file)) for file in _tables.list_files(spec.path)
         ]
-        problems = [problem for opened in self._files for problem in self._problems(opened)]
-        if problems:
-            raise SpecError("\n".join(problems))
+        found: dict[tuple[str, str], list[_Opened]] = {}  # a mistake that all files share is told once
+        for opened in self._files:
+            for problem in self._problems(opened):
+                found.setdefault(problem, []).append(opened)
+        if found:
+            raise SpecError("\n".join(_told(field, problem, files) for (field, problem), files in found.items()))
 
-    def _problems(self, opened: _Opened) -> Iterator[str]:
+    def _problems(self, opened: _Opened) -> Iterator[tuple[str, str]]:
         columns = self._spec.columns
         if not opened.names and opened.file.format == "jsonl":
             return  # no readable line, so none that lacks a key
@@ -92,12 +96,9 @@ class _LaionTables:
             needed |= {f"where ({name})": name for name in self._where.columns}
         for field, name in sorted(needed.items()):
             if opened.names.count(name) > 1:
-                yield f"source.{field}: {opened.file.name} has {opened.names.count(name)} columns {name!r}"
+                yield f"source.{field}", f"{opened.names.count(name)} columns {name!r}"
             elif name not in opened.names:
-                yield (
-                    f"source.{field}: {opened.file.name} has no column {name!r}; "
-                    f"{_nearest_column(name, opened.names)}; its columns: {', '.join(opened.names) or 'none'}"
-                )
+                yield f"source.{field}", f"no column {name!r}; {_nearest_column(name, opened.names)}"
 
     def inputs(self) -> list[dict[str, Any]]:
         return [_tables.fingerprint(opened.file) for opened in self._files]
@@ -183,8 +184,15 @@ def _with_columns(table: pa.Table, names: frozenset[str]) -> pa.Table:
 
 
 def _nearest_column(name: str, known: list[str]) -> str:
+    """As `registry.nearest`, but `widht` is near `WIDTH` too."""
     folded = {other.lower(): other for other in known}
-    return f"did you mean {folded[name.lower()]!r}?" if name.lower() in folded else nearest(name, known)
+    close = difflib.get_close_matches(name.lower(), list(folded), n=1, cutoff=0.6)
+    return f"did you mean {folded[close[0]]!r}?" if close else f"its columns: {', '.join(known) or 'none'}"
+
+
+def _told(field: str, problem: str, files: list[_Opened]) -> str:
+    more = f" (nor have {len(files) - 1} other files)" if len(files) > 1 and problem.startswith("no ") else ""
+    return f"{field}: {files[0].file.url.removeprefix('file://')} has {problem}{more}"
 
 
 def _text(value: Any) -> str:
