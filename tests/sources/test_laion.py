@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmdata.errors import DataError, SpecError
+from mmdata.shards.dataset import open_dataset
 from mmdata.sources import _tables
 from mmdata.sources._tables import BATCH
 from mmdata.sources.laion import Laion, LaionColumns
 from mmdata.spec import Record, Source
 from mmdata.types import Origin
+from tests.building import build, folder_of_pictures, ledger, write_spec
 from tests.sources.tables import FORMATS, Row, write
 
 
@@ -310,3 +312,28 @@ def test_cut_compression_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-500])
     with pytest.raises(DataError, match=r"source_unreadable: links\.csv\.gz"):
         list(Laion(path=str(path)).open().records())
+
+
+def test_a_table_names_no_file_of_ours_unless_told_so(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path / "pictures", 3, captions=False)
+    places = [
+        f"{tmp_path}/pictures/0000.jpg",
+        f"file://{tmp_path}/pictures/0001.jpg",
+        "FILE:///etc/passwd",
+        "ftp://a/b",
+    ]
+    table = [{"URL": place, "TEXT": "a picture", "WIDTH": at} for at, place in enumerate(places)]
+    write(tmp_path / "links.csv", table)
+    refused = records(tmp_path / "links.csv")
+    assert [record.drop and record.drop.reason for record in refused] == ["bad_url", "bad_scheme", "bad_scheme", None]
+    source = {"kind": "laion", "path": "links.csv", "local_files": True, "where": "WIDTH < 2"}
+    build(write_spec(tmp_path / "spec.yaml", source, [{"kind": "probe"}], engine={"workers": 1}))
+    assert [(row.row, row.state, row.reason) for row in ledger(tmp_path / "out")] == [
+        (0, "ok", ""),
+        (1, "ok", ""),
+        (2, "filtered", "where"),
+        (3, "filtered", "where"),
+    ]
+    dataset = open_dataset(tmp_path / "out")
+    assert dataset["000000001"].media[0].data == (tmp_path / "pictures" / "0001.jpg").read_bytes()
+    assert dataset["000000001"].meta["width"] == "1"
