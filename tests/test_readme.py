@@ -99,7 +99,7 @@ def test_a_spec_loads(text: str, tmp_path: Path) -> None:
 def test_a_python_block_compiles_and_its_imports_are_there(text: str) -> None:
     tree = ast.parse(text)
     compile(tree, "README.md", "exec")
-    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    imports: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     exec(compile(ast.Module(imports, []), "README.md", "exec"), {})
 
 

@@ -148,8 +148,9 @@ def test_a_missing_key_is_told_with_the_nearest(tmp_path: Path) -> None:
     lines = write(tmp_path / "lines.jsonl", {"images": "1.jpg", "caption": "one"})
     with pytest.raises(SpecError, match=r"source\.columns\.image: .*no key 'image'; did you mean 'images'\?"):
         Jsonl(path=str(lines)).open()
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="source_empty"):
-        Jsonl(path=str((tmp_path / "empty").mkdir() or tmp_path / "empty")).open()
+        Jsonl(path=str(tmp_path / "empty")).open()
 
 
 @pytest.fixture(scope="module")

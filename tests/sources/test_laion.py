@@ -49,7 +49,7 @@ def outline(found: list[Record]) -> list[tuple[int, str, str, str | None]]:
             record.row,
             record.sample.media[0].uri or "" if record.sample.media else "",
             record.sample.texts[0].text if record.sample.texts else "",
-            record.drop and record.drop.reason,
+            record.drop.reason if record.drop else None,
         )
         for record in found
     ]
