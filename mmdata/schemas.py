@@ -39,7 +39,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {
         "build": specfile.build_model().model_json_schema(),
         "sample": TypeAdapter(Sample).json_schema(),
-        "manifest": Manifest.model_json_schema(),
+        "manifest": _manifest(),
         "index": _index(),
     }
     for name, dotted in _NAMED.items():
@@ -56,6 +56,17 @@ def _clean(value: Any) -> Any:
     if isinstance(value, list):
         return [_clean(item) for item in value]
     return value
+
+
+def _manifest() -> dict[str, Any]:
+    """The manifest as it is on disk: the model, and the digest that `manifest.to_bytes` puts at its end."""
+    schema = Manifest.model_json_schema()
+    schema["properties"]["self_sha256"] = {
+        "type": "string",
+        "description": "sha256 of the canonical JSON of everything else.",
+    }
+    schema["required"] = [*schema["required"], "self_sha256"]
+    return schema
 
 
 def _index() -> dict[str, Any]:

@@ -84,7 +84,8 @@ class Source(Protocol):
     """The records of one input, in a fixed order, readable from any row on."""
 
     def inputs(self) -> list[dict[str, Any]]:
-        """One entry per input file (name, size, a digest of head and tail): binds a build to its input."""
+        """What binds a build to its input. Tables: name, size, digest of head and tail of each file. Folders of many
+        small files: their names and sizes, since reading all of them first would cost as much as the build."""
 
     def count(self) -> int | None:
         """Number of input rows, or None where only reading everything would tell."""

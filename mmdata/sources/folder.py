@@ -44,8 +44,13 @@ class _Files:
         found = self._fs.find(self._root, detail=True)
         names = {path[len(self._root) :].lstrip("/"): info for path, info in found.items()}
         self._images = sorted(name for name in names if PurePosixPath(name.lower()).suffix in wanted)
-        self._sidecars = {name for name in names if name.lower().endswith((".txt", ".json"))}
-        self._sizes = {name: int(names[name]["size"] or 0) for name in [*self._images, *self._sidecars]}
+        # By the name with a lower-case suffix; where `a.TXT` and `a.txt` both exist, the latter sorts last and counts.
+        self._sidecars = {
+            str(path.with_suffix(path.suffix.lower())): name
+            for name in sorted(names)
+            if (path := PurePosixPath(name)).suffix.lower() in (".txt", ".json")
+        }
+        self._sizes = {name: int(names[name]["size"] or 0) for name in [*self._images, *self._sidecars.values()]}
         if not self._images:
             raise DataError("source_empty", f"{spec.path}: no file ends in one of {', '.join(sorted(wanted))}")
 
@@ -65,10 +70,10 @@ class _Files:
             meta: dict[str, Any] = {}
             drop = None
             try:
-                if f"{stem}.txt" in self._sidecars:
-                    text = self._read(f"{stem}.txt").decode("utf-8-sig", errors="replace").strip()
-                if f"{stem}.json" in self._sidecars:
-                    meta = json_value(json.loads(self._read(f"{stem}.json")))
+                if caption_file := self._sidecars.get(f"{stem}.txt"):
+                    text = self._read(caption_file).decode("utf-8-sig", errors="replace").strip()
+                if meta_file := self._sidecars.get(f"{stem}.json"):
+                    meta = json_value(json.loads(self._read(meta_file)))
                     if not isinstance(meta, dict):
                         raise ValueError(f"a JSON {type(meta).__name__}, not an object")
                     caption = meta.pop("caption", None) or meta.pop("text", None)

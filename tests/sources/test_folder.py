@@ -168,3 +168,9 @@ def test_the_command_builds_what_lies_there(tmp_path: Path) -> None:
     assert dataset["000000002"].meta["id"] == "two"
     assert dataset["000000002"].texts[0].text == "a smooth field of colours, number 2"
     assert dataset["000000004"].media[0].data == (tmp_path / "in" / "0004.jpg").read_bytes()
+
+
+def test_sidecar_suffixes_in_capitals_count_too(tmp_path: Path) -> None:
+    lay(tmp_path, {"a.JPG": "x", "a.TXT": "upper", "b.jpg": "x", "b.TXT": "upper", "b.txt": "lower", "c.jpg": "x"})
+    lay(tmp_path, {"c.Json": {"caption": "of the json"}})
+    assert [caption(record) for record in records(tmp_path)] == ["upper", "lower", "of the json"]
