@@ -120,7 +120,7 @@ class _Job:
         bound = bound_spec(spec, source)
         path = folder / ".build" / "build.json"
         if path.exists():
-            before = json.loads(path.read_bytes())
+            before = manifests.read_json(path)
             changes = list(specfile.difference(before, bound))
             if changes:
                 raise SpecError(
@@ -136,6 +136,8 @@ class _Job:
             raise SpecError(f"{folder} holds a dataset without its build state; build to another output.path")
         else:
             write_atomic(path, commit.canonical(bound))
+        if recover.publishing(folder) is not None:
+            recover.publish(folder)  # first: until then a unit's files are newer than its record
         committed = commit.roll_forward(folder)
         for at, entry in enumerate(committed):
             if entry.unit != at:
@@ -213,7 +215,7 @@ class _Job:
 
             rows, memory = self._run(iter(grouped), ordered, write, len(rest))
         # The figures of the report stay those of the build; a retry's are listed beside them.
-        run = json.loads((self.folder / "stats.json").read_bytes())["run"]
+        run = manifests.read_json(self.folder / "stats.json")["run"]
         run["retries"] = [*run.get("retries", ()), self._figures(rows, memory)]
         recover.begin_publish(self.folder, generation, run)
         mark = recover.publishing(self.folder)
@@ -435,9 +437,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SpecError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except RunError as error:
+    except (RunError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
+    except KeyboardInterrupt:  # before or after the part of a run that takes care of signals
+        print("error: interrupted; what is committed is safe, run the same command again to resume", file=sys.stderr)
+        return 130
     print(summary(_folder(spec), manifest))
     return 0
 

@@ -84,11 +84,12 @@ def read_rows(path: Path) -> list[LedgerRow]:
     """The rows of one unit's ledger. Raises DataError for a file that is damaged or of another schema."""
     try:
         table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError("ledger_unreadable", f"{path}: {error}") from error
+        rows = table.to_pylist()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:  # a changed byte can mean anything
+        raise DataError("ledger_unreadable", f"{path}: {' '.join(str(error).split())}") from error
     if table.schema.names != [field.name for field in fields(LedgerRow)]:
         raise DataError("ledger_schema", f"{path}: columns are {table.schema.names}")
-    return [LedgerRow(**row) for row in table.to_pylist()]
+    return [LedgerRow(**row) for row in rows]
 
 
 def counts(states: Iterable[str]) -> dict[str, int]:

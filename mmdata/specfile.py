@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic_core import to_jsonable_python
 
 from mmdata import registry
 from mmdata.errors import SpecError
@@ -122,7 +123,7 @@ def _bound_value(value: Any) -> Any:
         return [_bound_value(item) for item in value]
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
-    return value
+    return to_jsonable_python(value)
 
 
 def digest(value: Any) -> str:

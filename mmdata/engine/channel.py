@@ -65,8 +65,8 @@ class Channel:
             message = replace(message, sample=replace(message.sample, parts=tuple(parts)))
         return message
 
-    def poll(self, seconds: float) -> bool:
-        return self._connection.poll(seconds)
+    def fileno(self) -> int:
+        return self._connection.fileno()
 
     def close(self) -> None:
         self._connection.close()

@@ -127,6 +127,7 @@ def write_unit(
     ledger_path = folder / staged(files.ledger, area)
     pq.write_table(ledger.to_table(final), ledger_path, compression="zstd")
     _fsync(ledger_path)
+    fsync_folder(ledger_path.parent)  # the names, too, must be there once the commit record is
     return (
         ShardEntry(
             unit=number,
@@ -299,6 +300,9 @@ def roll_forward(folder: Path) -> list[ShardEntry]:
         _check_sizes(folder, entry)
     for path in (folder / ".build" / "staging").iterdir():
         path.unlink()
+    for place in (folder, folder / ".build", folder / ".build" / "units"):
+        for path in place.glob(".*.tmp"):  # what `write_atomic` was killed over
+            path.unlink()
     return committed
 
 

@@ -56,7 +56,7 @@ class Row:
             uri=sample.media[0].uri if sample.media else None,
             state=self.drop.state if self.drop else "ok",
             reason=self.drop.reason if self.drop else "",
-            detail=self.drop.detail[:500] if self.drop else "",
+            detail=self.drop.detail[:500].encode("utf-8", "replace").decode() if self.drop else "",
             step=self.step,
             of=self.drop.of if self.drop else None,
             attempts=self.attempts,
@@ -72,13 +72,14 @@ class Row:
 
 @dataclass(slots=True)
 class Unit:
-    """A fixed range of input rows. `closed` once the source has given its last one."""
+    """A fixed range of input rows. `closed` once the source has given its last one; `error`: it never will."""
 
     number: int
     spool: Spool
     rows: dict[int, Row] = field(default_factory=dict)
     pending: int = 0
     closed: bool = False
+    error: Exception | None = None
     complete: asyncio.Event = field(default_factory=asyncio.Event)
 
     def settle(self) -> None:
@@ -177,7 +178,7 @@ async def run(
             elif (error := work.exception()) is not None:
                 raise _first(error)
     finally:
-        await asyncio.to_thread(pool.close)
+        pool.close()
 
 
 def _first(error: BaseException) -> BaseException:
@@ -230,8 +231,8 @@ class _Engine:
 
     async def _admit(self, units: Iterator[tuple[int, Iterator[Record]]], group: asyncio.TaskGroup) -> None:
         reader = _Reader(units)
+        unit: Unit | None = None
         try:
-            unit: Unit | None = None
             while (item := await reader.get()) is not None:
                 if isinstance(item, int):  # the number of the unit that the next records belong to
                     self._close(unit)
@@ -253,6 +254,11 @@ class _Engine:
                 group.create_task(self._handle(unit, row))
             self._close(unit)
             self._units.put_nowait(None)
+        except Exception as error:
+            if unit is None:
+                raise
+            unit.error = error  # told when its turn comes: the units before it are whole and worth keeping
+            unit.complete.set()
         finally:
             reader.close()
 
@@ -304,6 +310,8 @@ class _Engine:
     async def _commit_units(self) -> None:
         while (unit := await self._units.get()) is not None:
             await unit.complete.wait()
+            if unit.error is not None:
+                raise unit.error
             for number in sorted(unit.rows):
                 row = unit.rows[number]
                 before = row.drop
@@ -395,9 +403,10 @@ class _Reader:
             self._queue.put_nowait(None)
 
     def _read(self, units: Iterator[tuple[int, Iterator[Record]]]) -> None:
+        chunk: list[int | Record] = []
         try:
             for number, records in units:
-                chunk: list[int | Record] = [number]
+                chunk = [number]
                 for record in records:
                     chunk.append(record)
                     if len(chunk) >= self._chunk:
@@ -405,8 +414,11 @@ class _Reader:
                         chunk = []
                 if chunk:
                     self._put(chunk)
+                chunk = []
             self._put(None)
         except BaseException as error:
+            if chunk:
+                self._put(chunk)
             self._put(error)
 
     def _put(self, item: list[int | Record] | BaseException | None) -> None:

@@ -1,12 +1,11 @@
-"""A pool of killable worker processes, one per thread of the parent: a record that hangs or crashes its
-decoder costs that record and a new process, never the run."""
+"""A pool of killable worker processes: a record that hangs or crashes its decoder costs that record and a new
+process, never the run."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import queue
 import signal
 import socket
 import subprocess
@@ -14,6 +13,8 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -26,26 +27,21 @@ from mmdata.types import Drop
 _START_SECONDS = 120.0
 """Generous: a cold disk and a loaded machine can make the first import slow."""
 _MAIN = "from mmdata.engine.worker import main; main()"
-_Item = tuple[Job, "asyncio.Future[Outcome]"]
+_ATTEMPTS = 2
 
 
 class Process:
-    """One worker process and the channel to it."""
+    """One worker process and the channel to it. `ready` once it has answered: only its first record may wait for
+    its imports."""
 
     def __init__(self, channel: Channel, process: subprocess.Popen[bytes] | int) -> None:
-        self._channel = channel
+        self.channel = channel
+        self.ready = False
         self._process = process  # a child that we started, or the pid of one that we forked
-        self._ready = False
         self._how: str | None = None
 
-    def ask(self, job: Job, seconds: float) -> Outcome | None:
-        """The answer, or None when the time is up. Raises EOFError or OSError when the process has died."""
-        self._channel.send(job)
-        if not self._channel.poll(seconds if self._ready else seconds + _START_SECONDS):
-            return None
-        self._ready = True
-        outcome: Outcome = self._channel.receive()
-        return outcome
+    def fileno(self) -> int:
+        return self.channel.fileno()
 
     def kill(self) -> None:
         if self._how is not None:
@@ -56,7 +52,7 @@ class Process:
     def end(self) -> str:
         """How the process ended; it is killed unless it has closed its channel and ends by itself in time."""
         if self._how is None:
-            self._channel.close()
+            self.channel.close()
             deadline = time.monotonic() + 0.5
             while (code := self._poll()) is None:
                 if time.monotonic() > deadline:
@@ -91,7 +87,7 @@ def fork_workers(steps: tuple[StepSpec, ...], count: int) -> list[Process]:
             try:
                 ours.close()
                 for other in processes:
-                    other._channel.close()
+                    other.channel.close()
                 settle_in(parent)
                 serve(Channel(theirs.detach(), memory), steps)
             except BaseException:
@@ -118,8 +114,16 @@ def _start_worker(setup: Setup) -> Process:
     return Process(channel, process)
 
 
+@dataclass(slots=True)
+class _Task:
+    job: Job
+    answer: asyncio.Future[Outcome]
+    attempts: int = 0
+
+
 class Pool:
-    """`workers` processes. `run` awaits one record's outcome; records are taken in the order of `run` calls.
+    """`workers` processes, driven by the event loop that creates the pool. `run` awaits one record's outcome;
+    records are taken in the order of `run` calls.
 
     A record that takes longer than `seconds` ends as `decoder_timeout`, one whose process dies as
     `decoder_crashed` (it is tried once more in a fresh process, since it may have been another's doing,
@@ -128,20 +132,20 @@ class Pool:
 
     def __init__(self, setup: Setup, *, workers: int, seconds: float, forked: list[Process] | None = None) -> None:
         self._setup = setup
+        self._workers = workers
         self._seconds = seconds
-        self._jobs: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._closing = False
-        self._forked = list(forked or ())
-        self._live: set[Process] = set(self._forked)
         self._loop = asyncio.get_running_loop()
-        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
-        for thread in self._threads:
-            thread.start()
+        self._waiting: deque[_Task] = deque()
+        self._busy: dict[Process, tuple[_Task, asyncio.TimerHandle]] = {}
+        self._idle: list[Process] = []
+        for process in forked or ():
+            self._adopt(process)
 
     async def run(self, job: Job) -> Outcome:
-        future: asyncio.Future[Outcome] = self._loop.create_future()
-        self._jobs.put((job, future))
-        outcome = await future
+        task = _Task(job, self._loop.create_future())
+        self._waiting.append(task)
+        self._dispatch()
+        outcome = await task.answer
         if outcome.bug is not None:
             raise RunError(
                 f"a step raised something other than DataError on {job.sample.key} "
@@ -151,77 +155,82 @@ class Pool:
 
     def close(self) -> None:
         """End all processes, at once for those in the middle of a record."""
-        self._closing = True
-        for process in list(self._live):
+        processes = [*self._idle, *self._busy]
+        for _, timer in self._busy.values():
+            timer.cancel()
+        for process in processes:
+            self._loop.remove_reader(process.fileno())
             process.kill()
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            thread.join(timeout=10)
-        for process in self._forked:  # never taken up
+        for process in processes:
             process.end()
+        self._idle.clear()
+        self._busy.clear()
 
-    def _serve(self) -> None:
-        process: Process | None = None
+    def _adopt(self, process: Process) -> None:
+        self._idle.append(process)
+        self._loop.add_reader(process.fileno(), self._readable, process)
+
+    def _dispatch(self) -> None:
+        """Give waiting records to idle processes, starting processes up to their number."""
+        while self._waiting:
+            if not self._idle:
+                if len(self._busy) >= self._workers:
+                    return
+                self._adopt(_start_worker(self._setup))
+            task = self._waiting.popleft()
+            if task.answer.done():  # its row was given up
+                continue
+            process = self._idle.pop()
+            task.attempts += 1
+            limit = self._seconds if process.ready else self._seconds + _START_SECONDS
+            self._busy[process] = task, self._loop.call_later(limit, self._late, process)
+            try:
+                process.channel.send(task.job)
+            except OSError:
+                self._died(process)
+
+    def _readable(self, process: Process) -> None:
+        """A process has answered, or has closed its end."""
         try:
-            process = self._start()
-            while (item := self._jobs.get()) is not None and not self._closing:
-                job, future = item
-                outcome: Outcome | None = None
-                for attempt in (1, 2):
-                    process = process or self._start()
-                    try:
-                        outcome = process.ask(job, self._seconds)
-                    except (EOFError, OSError):
-                        how = self._stop(process)
-                        process = None
-                        if self._closing:
-                            return
-                        if attempt == 2:
-                            outcome = _failed("decoder_crashed", f"the decoder's process ended by {how}, twice")
-                        continue
-                    if outcome is None:
-                        process.kill()
-                        self._stop(process)
-                        process = None
-                        outcome = _failed("decoder_timeout", f"took longer than {self._seconds:g} s")
-                    break
-                assert outcome is not None
-                self._deliver(future, outcome)
-        except Exception as error:  # the thread must not die silently with futures left waiting
-            self._fail(error)
-        finally:
-            if process is not None:
-                process.kill()
-                self._stop(process)
+            outcome: Outcome = process.channel.receive()
+        except (EOFError, OSError):
+            self._died(process)
+            return
+        process.ready = True
+        task, timer = self._busy.pop(process)
+        timer.cancel()
+        self._idle.append(process)
+        _answer(task, outcome)
+        self._dispatch()
 
-    def _start(self) -> Process:
-        try:
-            return self._forked.pop()
-        except IndexError:
-            process = _start_worker(self._setup)
-        self._live.add(process)
-        return process
+    def _late(self, process: Process) -> None:
+        task, _ = self._busy.pop(process)
+        process.kill()
+        self._remove(process)
+        _answer(task, _failed("decoder_timeout", f"took longer than {self._seconds:g} s"))
+        self._dispatch()
 
-    def _stop(self, process: Process) -> str:
-        self._live.discard(process)
+    def _died(self, process: Process) -> None:
+        how = self._remove(process)
+        if process in self._busy:
+            task, timer = self._busy.pop(process)
+            timer.cancel()
+            if task.attempts < _ATTEMPTS:
+                self._waiting.appendleft(task)
+            else:
+                _answer(task, _failed("decoder_crashed", f"the decoder's process ended by {how}, twice"))
+        elif process in self._idle:
+            self._idle.remove(process)
+        self._dispatch()
+
+    def _remove(self, process: Process) -> str:
+        self._loop.remove_reader(process.fileno())
         return process.end()
 
-    def _deliver(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
-        def set_result() -> None:
-            if not future.done():
-                future.set_result(outcome)
 
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(set_result)
-
-    def _fail(self, error: Exception) -> None:
-        outcome = Outcome(bug=f"{type(error).__name__}: {error}")
-        while not self._closing:
-            item = self._jobs.get()
-            if item is None:
-                return
-            self._deliver(item[1], outcome)
+def _answer(task: _Task, outcome: Outcome) -> None:
+    if not task.answer.done():
+        task.answer.set_result(outcome)
 
 
 def _failed(reason: str, detail: str) -> Outcome:

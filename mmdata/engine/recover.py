@@ -19,6 +19,7 @@ from mmdata.engine import commit
 from mmdata.engine.commit import Kept
 from mmdata.engine.local import Finished
 from mmdata.ledger import LedgerRow
+from mmdata.shards import manifest as manifests
 from mmdata.shards.dataset import Dataset
 from mmdata.shards.manifest import Manifest, ShardEntry
 from mmdata.shards.storage import fsync_folder, write_atomic
@@ -40,7 +41,7 @@ def transient_rows(folder: Path, manifest: Manifest) -> dict[int, list[int]]:
 def prepare(folder: Path, generation: int) -> set[int]:
     """Make room for rewritten units; returns those that an interrupted retry of this generation has done."""
     mark = folder / ".build" / AREA / "generation.json"
-    if mark.exists() and json.loads(mark.read_bytes()) != generation:
+    if mark.exists() and manifests.read_json(mark) != generation:
         shutil.rmtree(folder / ".build" / AREA)
     (folder / ".build" / RECORDS).mkdir(parents=True, exist_ok=True)
     write_atomic(mark, json.dumps(generation).encode())
@@ -97,7 +98,7 @@ def begin_publish(folder: Path, generation: int, run: dict[str, Any]) -> None:
 def publishing(folder: Path) -> dict[str, Any] | None:
     """The mark of a publication that has begun, or None."""
     path = folder / ".build" / "publish.json"
-    value: dict[str, Any] | None = json.loads(path.read_bytes()) if path.exists() else None
+    value: dict[str, Any] | None = manifests.read_json(path) if path.exists() else None
     return value
 
 

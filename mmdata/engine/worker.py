@@ -7,6 +7,7 @@ Messages are pickled, by our own two processes and from our own values only.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -18,9 +19,10 @@ from typing import Any, Literal
 from mmdata.decode.work import Work
 from mmdata.engine.channel import Channel
 from mmdata.errors import DataError
+from mmdata.ledger import STATES
 from mmdata.registry import load_plugin, lookup
 from mmdata.spec import OrderedStepSpec, StepSpec
-from mmdata.types import Drop, Media, Sample
+from mmdata.types import Drop, Media, Sample, Text
 
 THUMBNAILS = 4
 """Pictures of rejected records kept per unit and reason."""
@@ -81,10 +83,39 @@ def run_steps(sample: Sample, steps: tuple[StepSpec, ...], work: Work) -> Outcom
             result = step.apply(current, work)
         except DataError as error:
             result = Drop(reason=error.reason, detail=error.detail, state="failed_permanent")
+        _check_answer(result, current)
         if isinstance(result, Drop):
             return Outcome(drop=result, step=number, facts=_first_facts(current), signatures=signatures)
         current = result
+    _check_sample(current)
     return Outcome(sample=current, signatures=signatures, facts=_first_facts(current))
+
+
+def _check_answer(result: object, given: Sample) -> None:
+    """Raise TypeError, a bug of the step, for an answer that would leave the record without a state."""
+    if isinstance(result, Drop):
+        if result.state == "ok" or result.state not in STATES or not result.reason:
+            raise TypeError(f"a Drop has a reason, and a state other than `ok` out of {STATES}, not {result}")
+    elif not isinstance(result, Sample):
+        raise TypeError(f"a step answers a Sample or a Drop, not {type(result).__name__}")
+    elif result.key != given.key:
+        raise TypeError(f"a step keeps the key {given.key!r}; it made {result.key!r} of it")
+
+
+def _check_sample(sample: Sample) -> None:
+    """Raise TypeError or ValueError, a bug of a step, for a sample that shard and index cannot hold."""
+    values: list[Any] = [dict(sample.meta)]
+    for part in sample.parts:
+        if isinstance(part, Media):
+            if not isinstance(part.data, bytes):
+                raise TypeError(f"a medium holds bytes at the end of the steps, not {type(part.data).__name__}")
+            values += [getattr(part, name) for name in Media.__slots__ if name != "data"]
+        elif isinstance(part, Text):
+            part.text.encode()
+            values.append(part.role)
+        else:
+            raise TypeError(f"a part is a Text or a Media, not a {type(part).__name__}")
+    json.dumps(values, allow_nan=False, ensure_ascii=False).encode()
 
 
 def _first_facts(sample: Sample) -> Media | None:
@@ -166,6 +197,12 @@ def main() -> None:
     settle_in(parent)
     channel = Channel(socket, memory)
     setup: Setup = channel.receive()
-    for plugin in setup.plugins:
-        load_plugin(plugin)
-    serve(channel, tuple(lookup("step", step["kind"]).model_validate(step) for step in setup.steps))
+    try:
+        for plugin in setup.plugins:
+            load_plugin(plugin)
+        steps = tuple(lookup("step", step["kind"]).model_validate(step) for step in setup.steps)
+    except Exception:  # to die of it would look like a decoder's crash, and cost each record
+        channel.receive()
+        channel.send(Outcome(bug=traceback.format_exc()))
+        return
+    serve(channel, steps)

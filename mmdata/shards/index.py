@@ -168,7 +168,7 @@ class Index:
             self._table.validate(full=True)
         except FileNotFoundError as error:
             raise DataError("index_missing", f"{path}: no such file; run `python -m mmdata.verify`") from error
-        except (pa.ArrowInvalid, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError("index_damaged", f"{path}: {error}") from error
         if self._table.schema != SCHEMA:
             raise DataError("index_schema", f"{path}: not an mmdata index of this version")

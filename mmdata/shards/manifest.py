@@ -104,6 +104,8 @@ def read(folder: Path) -> Manifest:
             else "not a dataset made by mmdata.build"
         )
         raise DataError("manifest_missing", f"{path}: {hint}") from error
+    except OSError as error:
+        raise DataError("manifest_unreadable", f"{path}: {error.strerror}") from error
     try:
         body = json.loads(data)
         body.pop("self_sha256", None)
@@ -117,3 +119,11 @@ def read(folder: Path) -> Manifest:
     if root_digest(manifest.shards) != manifest.root_digest:
         raise DataError("manifest_root", f"{path}: the root digest does not match the shard digests")
     return manifest
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file of a dataset beside its manifest. Raises DataError where it is missing or damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError("file_damaged", f"{path}: {error}") from error

@@ -155,7 +155,7 @@ def _parquet(file: TableFile, stream: IO[bytes]) -> pq.ParquetFile:
         # Unbuffered reading would take in a whole row group at once, which may be the whole table.
         return pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError) as error:
-        raise DataError("source_unreadable", f"{file.name}: not a readable parquet file: {error}") from error
+        raise DataError("source_unreadable", f"{file.name}: not a readable parquet file: {_one_line(error)}") from error
 
 
 def _parquet_batches(file: TableFile, start: int, select: Sequence[str] | None) -> Iterator[Batch]:
@@ -178,7 +178,8 @@ def _parquet_batches(file: TableFile, start: int, select: Sequence[str] | None) 
                     at += batch.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise DataError(
-                    "source_unreadable", f"{file.name}: row group {group} (rows from {at}) cannot be read: {error}"
+                    "source_unreadable",
+                    f"{file.name}: row group {group} (rows from {at}) cannot be read: {_one_line(error)}",
                 ) from error
 
 
@@ -313,6 +314,10 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
                 [value if value is None or isinstance(value, str) else json.dumps(value) for value in values]
             )
     return pa.table(arrays)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _repaired(table: pa.Table) -> pa.Table:

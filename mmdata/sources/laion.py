@@ -125,6 +125,8 @@ class _LaionTables:
                         return
                     if record.row >= start:
                         yield record
+                if stop is not None and first + last >= stop:
+                    return  # before more is read, which may be damaged
             first += last
 
     def _select(self, opened: _Opened) -> list[str]:
