@@ -33,13 +33,13 @@ def thumbnail(data: bytes, side: int, *, quality: int = 78) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data))
-            image.draft("RGB", (side * 2, side * 2))
+            image.draft("RGB", (side, side))
             if image.width * image.height > MOST_PIXELS:
                 return Picture(why=f"no preview: {image.width} by {image.height} pixels")
             upright = _flat(ImageOps.exif_transpose(image))
-            upright.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=3.0)
+            upright.thumbnail((side, side), Image.Resampling.HAMMING, reducing_gap=1.5)
             out = io.BytesIO()
-            upright.save(out, "JPEG", quality=quality, optimize=True)
+            upright.save(out, "JPEG", quality=quality)
     except Exception as error:  # a decoder may raise anything on hostile bytes; a missing preview is no failure
         return Picture(why=f"no preview: {type(error).__name__}")
     uri = "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
