@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import collections
+import hashlib
+import shutil
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -145,7 +148,46 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Example:
     return make_example(tmp_path_factory.mktemp("steady") / "example", records=240, leave_out=SLOW_KINDS, seed=5)
 
 
-def test_killed_builds_are_byte_identical(steady: Example, tmp_path: Path) -> None:
+class _Watch:
+    """Looks at a dataset's folder over and over, through all kills: whatever has a final name must be whole."""
+
+    def __init__(self, output: Path, whole: dict[str, str]) -> None:
+        self.looks = 0
+        self.wrong: list[str] = []
+        self._output, self._whole = output, whole
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> _Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.2):
+            self.looks += 1
+            for folder in ("shards", "index"):
+                for path in (self._output / folder).glob("*"):
+                    try:
+                        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                    except FileNotFoundError:  # the whole dataset was removed, to be built and killed again
+                        continue
+                    if self._whole.get(f"{folder}/{path.name}") != digest:
+                        self.wrong.append(path.name)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        ((1, 10), (3, 10)),
+        pytest.param(((1, 50), (2, 50), (3, 50)), marks=[pytest.mark.soak, pytest.mark.timeout(3600)]),
+    ],
+)
+def test_killed_builds_are_byte_identical(steady: Example, tmp_path: Path, plan: tuple[tuple[int, int], ...]) -> None:
+    """`plan` is (workers, kills) for each build that is killed."""
     small_units = ("--set", "output.unit_rows=20")
     with steady.serve(healed=True):
         started = time.monotonic()
@@ -153,22 +195,19 @@ def test_killed_builds_are_byte_identical(steady: Example, tmp_path: Path) -> No
         seconds = time.monotonic() - started
         whole = content(tmp_path / "whole")
         assert len(whole) >= 20
-        for workers, kills in ((1, 10), (3, 10)):
+        for workers, kills in plan:
             output = tmp_path / f"killed-{workers}"
-
-            def nothing_partial(output: Path = output) -> None:
-                if (output / "shards").exists():
-                    assert content(output).items() <= whole.items(), "a file under a final name is not whole"
-                assert not (output / "manifest.json").exists() or content(output) == whole
-
-            runs = run_with_kills(
-                command(steady.spec, *small_units, "--output", str(output), "--set", f"engine.workers={workers}"),
-                kills=kills,
-                seed=workers,
-                seconds=seconds,
-                earliest=0.3,
-                finished=nothing_partial,
-            )
+            with _Watch(output, whole) as watch:
+                runs = run_with_kills(
+                    command(steady.spec, *small_units, "--output", str(output), "--set", f"engine.workers={workers}"),
+                    kills=kills,
+                    seed=workers,
+                    seconds=seconds,
+                    earliest=0.3,
+                    finished=lambda output=output: shutil.rmtree(output),
+                )
+            assert watch.wrong == []
+            assert watch.looks > kills
             assert runs[-1].returncode == 0, runs[-1].output
             assert sum(run.killed_at is not None for run in runs) == kills
             assert content(output) == whole
