@@ -48,7 +48,7 @@ class PackedCollator:
             raise ValueError("no pack to collate")
         length = sum(len(pack.input_ids) for pack in packs)
         padding = self._padding(length)
-        if padding and any(pack.input_ids[slot.start] == self.pad_id for pack in packs for slot in pack.slots):
+        if padding and any(self.pad_id in _placeholders(pack) for pack in packs):
             raise ValueError(f"pad_id {self.pad_id} is the placeholder of a medium")
         firsts = np.cumsum([0, *(len(pack.input_ids) for pack in packs)])
         cu = [pack.cu_seqlens[:-1] + first for pack, first in zip(packs, firsts, strict=False)]
@@ -85,6 +85,11 @@ class PackedCollator:
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     """The part of a batch that `forward` takes."""
     return {key: value for key, value in batch.items() if key not in OWN_KEYS}
+
+
+def _placeholders(pack: Packed) -> set[int]:
+    """The tokens that stand in media's places, markers included."""
+    return {int(token) for slot in pack.slots for token in pack.input_ids[slot.start : slot.start + slot.length]}
 
 
 def _padded(arrays: list[np.ndarray], padding: int, value: int, dtype: type) -> np.ndarray:

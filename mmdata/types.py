@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,13 +28,35 @@ class Text:
     train: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Packets:
+    """What a demuxer says of a video stream without decoding it, one entry per packet in the order of decoding.
+
+    Frame i of the video (0-based, as everywhere here) is the packet with the i-th smallest `pts` among those that are
+    shown. `pts * time_base[0] / time_base[1]` are seconds.
+    """
+
+    time_base: tuple[int, int]
+    pts: np.ndarray
+    """int64 [P]"""
+    flags: np.ndarray
+    """uint8 [P], a sum of `KEY` (decoding can start here), `DISPOSABLE` (no other packet needs it) and
+    `HIDDEN` (decoded, never shown)."""
+
+    KEY: ClassVar[int] = 1
+    DISPOSABLE: ClassVar[int] = 2
+    HIDDEN: ClassVar[int] = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
     """One image, video or audio: its encoded bytes (`data`), or where they are to be had (`uri`), and facts.
 
     `height` and `width` are those of the upright picture (EXIF orientation applied). `verified` says how
     the facts were obtained: `header` read, or the whole file decoded (`full`). `sha256` is the hex digest
-    of the bytes as they came from the source, whatever was done to them since.
+    of the bytes as they came from the source, whatever was done to them since. Of a video, `frames` counts
+    the pictures shown, `fps` is their average rate, `seconds` their duration, and `packets` says where decoding can
+    start; of audio, `samples` counts those of one channel at `sample_rate`.
     """
 
     kind: MediaKind
@@ -49,6 +71,8 @@ class Media:
     seconds: float | None = None
     sample_rate: int | None = None
     channels: int | None = None
+    samples: int | None = None
+    packets: Packets | None = field(default=None, repr=False, compare=False)
     sha256: str | None = None
     verified: Verified = "none"
 
@@ -126,6 +150,9 @@ class World:
 
 # Pixel operations: the closed list in which every view's plan ends. Integers only; CPU and GPU decoders
 # interpret the same list. Boxes are in the coordinates of the picture as the previous operation left it.
+# A picture is [3, H, W]; a video [T, 3, H, W], of which every frame is treated alike.
+
+Filter = Literal["bilinear", "bicubic", "lanczos"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +165,11 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
+    """Antialiased. uint8 is rounded and clamped after each pass, width first; float32 is left as it comes."""
+
     height: int
     width: int
-    filter: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    filter: Filter = "bicubic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +183,7 @@ class Pad:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    pass
+    """Mirror left and right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +195,11 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
-class Patchify:
-    """Cut into square patches of `size` pixels, raster order."""
+class Fork:
+    """Run each list of operations over the same picture and put the results after each other:
+    [3, H, W] -> [N, 3, h, w], where a branch that leaves [3, h, w] adds one and one that tiles adds its tiles."""
 
-    size: int
+    branches: tuple[tuple[PixelOp, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +210,48 @@ class Normalise:
     std: tuple[float, float, float]
 
 
-PixelOp = Crop | Resize | Pad | Flip | Tile | Patchify | Normalise
+@dataclass(frozen=True, slots=True)
+class Standardise:
+    """uint8 -> float32 by the picture's own mean and deviation over all its values: `(x - mean) / max(std, 1/sqrt(N))`;
+    `unbiased` divides the variance by N - 1 (Pix2Struct's torchvision backend), else by N."""
 
+    unbiased: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Patchify:
+    """Cut into square patches of `size` pixels, each one row: [T, 3, H, W] -> [T/temporal * H/size * W/size, D].
+
+    Patches come in raster order, or with `merge` 2 in raster order of 2 x 2 blocks, row-major within a block. A row
+    holds (channel, frame, y, x), or with `channels_last` (frame, y, x, channel). A picture counts as one frame; a
+    number of frames that `temporal` does not divide is filled up with the last frame. `grid_ids` puts the patch's row
+    and column, from 1, before its pixels; `pad_to` adds rows of zeros up to that many.
+    """
+
+    size: int
+    merge: int = 1
+    temporal: int = 1
+    channels_last: bool = False
+    grid_ids: bool = False
+    pad_to: int | None = None
+
+
+PixelOp = Crop | Resize | Pad | Flip | Tile | Fork | Normalise | Standardise | Patchify
+
+
+@dataclass(frozen=True, slots=True)
+class LogMel:
+    """Samples start <= i < stop of a mono waveform at 16 kHz as Whisper's log-mel: float32 [n_mels, frames].
+
+    With `padded` (samples) the clip is cut or filled up with silence to that length first."""
+
+    start: int
+    stop: int
+    n_mels: int = 80
+    padded: int | None = 480_000
+
+
+Op = PixelOp | LogMel
 
 # Packs: first integers only (`MediaPlan`, `Item`, `Pack`), then arrays (`Packed`).
 
@@ -197,13 +267,22 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaPlan:
-    """What a view makes of one medium, known from its facts alone: `tokens` placeholders in `input_ids`,
-    a float32 array of `shape`, by the pixel operations `ops`."""
+    """What a view makes of one medium, known from its facts alone: an array of `shape` (float32, unless the view
+    was asked for uint8) by the operations `ops`, and `tokens` feature vectors of the model, which is the number of
+    its placeholders in `input_ids`."""
 
     kind: MediaKind
     tokens: int
     shape: tuple[int, ...]
-    ops: tuple[PixelOp, ...]
+    ops: tuple[Op, ...]
+    size: tuple[int, int] | None = None
+    """Height and width of the picture before any operation."""
+    grid: tuple[int, int, int] | None = None
+    """(time, rows, columns): tiles for views that tile, patches (before any merging) for views that patchify."""
+    frames: tuple[int, ...] = ()
+    """Of a video: the frames to decode, in order; a frame may be asked for twice."""
+    times: tuple[float, ...] = ()
+    """Of a video: seconds at which each of `frames` is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,10 +315,12 @@ class Pack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """The placeholders of one medium: `input_ids[start:start + tokens]`; media of a kind count in order of slots."""
+    """Where one medium lies: `input_ids[start:start + length]` holds its `tokens` placeholders and whatever markers
+    the family puts around and between them; media of a kind count in order of slots."""
 
     kind: MediaKind
     start: int
+    length: int
     tokens: int
 
 
@@ -250,7 +331,7 @@ class Packed:
     `cu_seqlens[0]` is 0, `cu_seqlens[-1]` is L; the first label of every segment is -100, so no label crosses a
     boundary; the slots' tokens are the placeholders in `input_ids`, in order. `masked` names the samples that
     could not be read and why: they keep their place and planned shapes and train nothing. A pack without keys
-    is a dummy that keeps a rank in step. `media` holds the batch's arrays by name, float32.
+    is a dummy that keeps a rank in step. `media` holds the batch's arrays by name.
     """
 
     input_ids: np.ndarray
@@ -260,7 +341,7 @@ class Packed:
     loss_weights: np.ndarray
     """float32 [L]"""
     position_ids: np.ndarray
-    """int64 [L], from 0 in every segment"""
+    """int64 [L], from 0 in every segment; [4, L] for families with M-RoPE: this row, then time, height, width"""
     cu_seqlens: np.ndarray
     """int32 [S + 1]"""
     slots: tuple[Slot, ...] = ()

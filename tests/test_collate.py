@@ -34,7 +34,7 @@ def packed(lengths: list[int], seed: int = 0) -> Packed:
         loss_weights=(labels != IGNORE).astype(np.float32),
         position_ids=positions(cu),
         cu_seqlens=cu,
-        slots=tuple(Slot(kind="image", start=int(start), tokens=1) for start in cu[:-1]),
+        slots=tuple(Slot(kind="image", start=int(start), length=1, tokens=1) for start in cu[:-1]),
         media={"pixel_values": draw.random((len(lengths), 3, 2, 2), np.float32)},
         keys=tuple(f"{seed}-{i}" for i in range(len(lengths))),
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -17,24 +17,49 @@ if TYPE_CHECKING:
 
 
 class View(Protocol):
-    """How one medium becomes tokens: integers from facts, then an array from pixels."""
+    """How one medium becomes tokens: integers from facts, then an array from pixels or samples."""
 
     def plan(self, facts: Media) -> MediaPlan: ...
 
-    def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor: ...
+    def realize(self, source: Any, plan: MediaPlan) -> torch.Tensor:
+        """`source` is an upright image uint8 [H, W, 3], the planned frames of a video uint8 [T, 3, H, W], or a mono
+        waveform float32 [samples] at 16 kHz; the answer has `plan.shape`."""
+        ...
 
     def describe(self) -> dict[str, Any]: ...
 
 
+Layout = tuple[str | int, ...]
+"""What stands in a medium's place: text (its special tokens are honoured) and numbers of placeholders."""
+
+
+def bare(plan: MediaPlan) -> Layout:
+    """Nothing but the placeholders."""
+    return (plan.tokens,)
+
+
+def nothing(plan: MediaPlan) -> dict[str, np.ndarray]:
+    """No companions."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaRule:
-    """How a family takes one kind of media: its view, the token repeated in its place, and the array `key` of
-    the batch, in which the media of a pack are stacked (a new axis 0) or concatenated (along axis 0)."""
+    """How a family takes one kind of media.
+
+    `placeholder` is the token that a feature vector replaces, `marker` what the family's chat templates write for the
+    whole medium, `layout` what goes there instead. Realised arrays of a pack are joined under `key`: stacked (a new
+    axis 0), concatenated (along axis 0), or stacked after filling axis 0 with zeros (`pad`). `companions` are the
+    integer arrays that follow from the plan alone (`image_grid_thw`, `image_sizes`), each concatenated along axis 0.
+    """
 
     view: View
     placeholder: str
     key: str
-    join: Literal["stack", "concat"] = "stack"
+    join: Literal["stack", "concat", "pad"] = "stack"
+    marker: str | None = None
+    layout: Callable[[MediaPlan], Layout] = bare
+    companions: Callable[[MediaPlan], dict[str, np.ndarray]] = nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +69,7 @@ class Family:
     name: str
     tokenizer: Tokenizer
     media: Mapping[MediaKind, MediaRule]
-    positions: Literal["plain"] = "plain"
+    positions: Literal["plain", "mrope"] = "plain"
 
     def __post_init__(self) -> None:
         for rule in self.media.values():
@@ -62,7 +87,13 @@ class Family:
     def describe(self) -> dict[str, Any]:
         """Everything but the tokenizer, for digests and messages."""
         rules = {
-            kind: {**{k: v for k, v in asdict(rule).items() if k != "view"}, "view": rule.view.describe()}
+            kind: {
+                "view": rule.view.describe(),
+                "placeholder": rule.placeholder,
+                "key": rule.key,
+                "join": rule.join,
+                "layout": rule.layout.__qualname__,
+            }
             for kind, rule in self.media.items()
         }
         return {"name": self.name, "media": rules, "positions": self.positions}
@@ -88,8 +119,21 @@ def plan_media(family: Family, media: Sequence[Media]) -> tuple[MediaPlan, ...]:
     return tuple(plans)
 
 
+def media_ids(family: Family, plan: MediaPlan) -> list[int]:
+    """The tokens that stand in a medium's place: `plan.tokens` placeholders among its family's markers."""
+    rule = family.media[plan.kind]
+    placeholder = family.placeholder_id(rule)
+    ids: list[int] = []
+    for piece in rule.layout(plan):
+        if isinstance(piece, int):
+            ids += [placeholder] * piece
+        else:
+            ids += family.tokenizer([piece], add_special_tokens=False, split_special_tokens=False)["input_ids"][0]
+    return ids
+
+
 def expand(family: Family, encoded: Encoded, plans: Sequence[MediaPlan]) -> Segment:
-    """Replace each medium by its placeholders and move the spans along.
+    """Replace each medium by its placeholders and markers, and move the spans along.
 
     [1, MEDIUM, 5, 6, 2], span 2..5, a plan of 3 tokens -> [1, 9, 9, 9, 5, 6, 2], span 4..7, slot at 1.
     """
@@ -101,8 +145,9 @@ def expand(family: Family, encoded: Encoded, plans: Sequence[MediaPlan]) -> Segm
         moved[at] = len(ids)
         if token == MEDIUM:
             plan = next(remaining)
-            slots.append(Slot(kind=plan.kind, start=len(ids), tokens=plan.tokens))
-            ids += [family.placeholder_id(family.media[plan.kind])] * plan.tokens
+            medium = media_ids(family, plan)
+            slots.append(Slot(kind=plan.kind, start=len(ids), length=len(medium), tokens=plan.tokens))
+            ids += medium
         else:
             ids.append(token)
     moved[-1] = len(ids)

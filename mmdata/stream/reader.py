@@ -115,7 +115,7 @@ def _assemble(
     cu = cu_seqlens([len(segment.ids) for segment in segments])
     trained = [labels(segment.ids, segment.spans) for segment in segments]
     slots = tuple(
-        Slot(kind=slot.kind, start=int(first) + slot.start, tokens=slot.tokens)
+        Slot(kind=slot.kind, start=int(first) + slot.start, length=slot.length, tokens=slot.tokens)
         for first, segment in zip(cu, segments, strict=False)
         for slot in segment.slots
     )

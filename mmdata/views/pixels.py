@@ -9,10 +9,10 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from torchvision.transforms import InterpolationMode
 
-from mmdata.types import Crop, Flip, Normalise, Pad, Patchify, PixelOp, Resize, Tile
+from mmdata.types import Crop, Flip, Normalise, Op, Pad, Resize
 
 
-def apply(pixels: np.ndarray, ops: Sequence[PixelOp]) -> torch.Tensor:
+def apply(pixels: np.ndarray, ops: Sequence[Op]) -> torch.Tensor:
     """Run the operations over upright pixels uint8 [H, W, 3]; answers channels first, float32 after `Normalise`.
 
     Resizing is torchvision's antialiased uint8 path (transformers, `image_processing_backends.py`).
@@ -37,6 +37,6 @@ def apply(pixels: np.ndarray, ops: Sequence[PixelOp]) -> torch.Tensor:
             case Normalise(mean, std):
                 floats = image.to(torch.float32, copy=True).sub_(torch.tensor(mean)[:, None, None] * 255)
                 image = floats.div_(torch.tensor(std)[:, None, None] * 255)
-            case Tile() | Patchify():
+            case _:
                 raise NotImplementedError(f"no CPU form of {op}")
     return image.contiguous()

@@ -39,7 +39,10 @@ def test_expansion_moves_spans_and_finds_slots() -> None:
     assert segment.ids.tolist() == [1, *[image] * 4, 5, *[image] * 4, 6, 2]
     assert segment.ids.dtype == np.int32
     assert segment.spans == (Span(5, 6), Span(10, 12, 0.5))
-    assert segment.slots == (Slot(kind="image", start=1, tokens=4), Slot(kind="image", start=6, tokens=4))
+    assert segment.slots == (
+        Slot(kind="image", start=1, length=4, tokens=4),
+        Slot(kind="image", start=6, length=4, tokens=4),
+    )
 
 
 def test_a_filler_has_the_planned_length_and_media() -> None:
