@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmdata.labels import IGNORE, positions, segment_ids
+from mmdata.families._join import joined_again, lead
+from mmdata.labels import IGNORE, segment_ids
 from mmdata.types import Packed
 
 OWN_KEYS = frozenset({"keys", "targets", "loss_weights"})
@@ -23,12 +24,13 @@ class PackedCollator:
     | key | value |
     |---|---|
     | `input_ids`, `labels` | int64 [1, T]; labels un-shifted, -100 where nothing is trained and at every border |
-    | `position_ids` | int64 [1, T], from 0 in every segment |
+    | `position_ids` | int64 [1, T], anew in every segment; [4, 1, T] for M-RoPE: those, then time, height, width |
     | `cu_seq_lens_q`, `cu_seq_lens_k` | int32 [S + 1], from 0 to T |
     | `max_length_q`, `max_length_k` | int, the longest segment |
     | `seq_idx` | int32 [1, T], number of the segment |
     | `use_cache` | False |
-    | the family's media | float32, joined along axis 0 in the order of their placeholders |
+    | the family's token types | int64 [1, T], 0 in the padding |
+    | the family's media | joined in the order of their placeholders, see `mmdata.types.Join` |
     | `loss_weights` | float32 [1, T] (ours) |
     | `keys` | list of the samples' keys; a dummy pack has none (ours) |
     | `targets` | int, labels that are not -100: the batch's own count, to be summed over the step (ours) |
@@ -61,13 +63,14 @@ class PackedCollator:
         return {
             "input_ids": torch.from_numpy(_padded([pack.input_ids for pack in packs], padding, self.pad_id, np.int64)),
             "labels": torch.from_numpy(labels),
-            "position_ids": torch.from_numpy(positions(cu_seqlens)[None]),
+            "position_ids": torch.from_numpy(_positions(packs, padding)),
             "cu_seq_lens_q": borders,
             "cu_seq_lens_k": borders,
             "max_length_q": longest,
             "max_length_k": longest,
             "seq_idx": torch.from_numpy(segment_ids(cu_seqlens)[None]),
             "use_cache": False,
+            **_token_arrays(packs, padding),
             **_media(packs),
             "loss_weights": torch.from_numpy(_padded([pack.loss_weights for pack in packs], padding, 0, np.float32)),
             "keys": [key for pack in packs for key in pack.keys],
@@ -96,9 +99,30 @@ def _padded(arrays: list[np.ndarray], padding: int, value: int, dtype: type) -> 
     return np.concatenate([*arrays, np.full(padding, value)]).astype(dtype)[None]
 
 
-def _media(packs: list[Packed]) -> dict[str, torch.Tensor]:
-    names = dict.fromkeys(name for pack in packs for name in pack.media)
+def _positions(packs: list[Packed], padding: int) -> np.ndarray:
+    """[1, T], or [4, 1, T]; the padding counts from 0 in every row."""
+    arrays = [pack.position_ids for pack in packs]
+    if len({array.ndim for array in arrays}) > 1:
+        raise ValueError("packs of one batch have plain and M-RoPE positions")
+    tail = np.broadcast_to(np.arange(padding), (*arrays[0].shape[:-1], padding))
+    return np.concatenate([*arrays, tail], axis=-1).astype(np.int64)[..., None, :]
+
+
+def _token_arrays(packs: list[Packed], padding: int) -> dict[str, torch.Tensor]:
+    names = packs[0].token_arrays.keys()
+    if any(pack.token_arrays.keys() != names for pack in packs):
+        raise ValueError("packs of one batch have different kinds of token types")
     return {
-        name: torch.from_numpy(np.concatenate([pack.media[name] for pack in packs if name in pack.media]))
+        name: torch.from_numpy(_padded([pack.token_arrays[name] for pack in packs], padding, 0, np.int64))
         for name in names
     }
+
+
+def _media(packs: list[Packed]) -> dict[str, torch.Tensor]:
+    names = dict.fromkeys(name for pack in packs for name in pack.media)
+    result = {}
+    for name in names:
+        having = [pack for pack in packs if name in pack.media]
+        how = having[0].joins.get(name, "concat")
+        result[name] = torch.from_numpy(lead(joined_again([pack.media[name] for pack in having], how), how))
+    return result

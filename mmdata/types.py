@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MediaKind = Literal["image", "video", "audio"]
 Verified = Literal["none", "header", "full"]
+Join = Literal["stack", "concat", "pad", "row"]
+"""How arrays of several media become one of the batch: stacked (a new axis 0), concatenated (along axis 0), stacked
+after filling every axis with zeros up to the largest, or concatenated and put under a leading axis of one."""
 State = Literal["ok", "filtered", "duplicate", "failed_transient", "failed_permanent", "opted_out"]
 
 
@@ -346,5 +349,9 @@ class Packed:
     """int32 [S + 1]"""
     slots: tuple[Slot, ...] = ()
     media: Mapping[str, np.ndarray] = field(default_factory=dict)
+    joins: Mapping[str, Join] = field(default_factory=dict)
+    """How each of `media` was joined, and is joined further (default: `concat`); `row` has no leading axis yet."""
+    token_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """int64 [L] by name of the batch's array: what kind of token each is, for families that ask."""
     keys: tuple[str, ...] = ()
     masked: tuple[tuple[str, str], ...] = ()

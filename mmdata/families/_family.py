@@ -1,16 +1,16 @@
-"""What a family is: the views of its media, its placeholders, and the names of its batch arrays."""
+"""What a family is: the views of its media, what stands in their places, and the names of its batch arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from mmdata.errors import DataError, SpecError
 from mmdata.templates import MEDIUM, Encoded, Tokenizer
-from mmdata.types import Media, MediaKind, MediaPlan, Slot, Span
+from mmdata.types import Join, Media, MediaKind, MediaPlan, Slot, Span
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,8 @@ class View(Protocol):
 
 Layout = tuple[str | int, ...]
 """What stands in a medium's place: text (its special tokens are honoured) and numbers of placeholders."""
+Arrays = dict[str, np.ndarray]
+Positions = Literal["plain", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni"]
 
 
 def bare(plan: MediaPlan) -> Layout:
@@ -38,7 +40,7 @@ def bare(plan: MediaPlan) -> Layout:
     return (plan.tokens,)
 
 
-def nothing(plan: MediaPlan) -> dict[str, np.ndarray]:
+def nothing(_: Any) -> Arrays:
     """No companions."""
     return {}
 
@@ -47,29 +49,42 @@ def nothing(plan: MediaPlan) -> dict[str, np.ndarray]:
 class MediaRule:
     """How a family takes one kind of media.
 
-    `placeholder` is the token that a feature vector replaces, `marker` what the family's chat templates write for the
-    whole medium, `layout` what goes there instead. Realised arrays of a pack are joined under `key`: stacked (a new
-    axis 0), concatenated (along axis 0), or stacked after filling axis 0 with zeros (`pad`). `companions` are the
-    integer arrays that follow from the plan alone (`image_grid_thw`, `image_sizes`), each concatenated along axis 0.
+    `placeholder` is the token that a feature vector replaces; None for a model that attends to the features across
+    (an encoder-decoder) and has nothing in their place. `marker` is what the family's chat templates write for the
+    whole medium (default: the placeholder), `layout` what goes there instead. The realised arrays of a pack are joined
+    under `key` as `join` says. `companions` are the integer arrays that follow from a plan alone (`image_grid_thw`,
+    `image_sizes`), with the axis along which those of several media are concatenated. `several` is the view of a sample
+    that holds more than one medium of this kind, where the family treats that case apart.
     """
 
     view: View
-    placeholder: str
     key: str
-    join: Literal["stack", "concat", "pad"] = "stack"
+    placeholder: str | None
+    join: Join = "stack"
     marker: str | None = None
     layout: Callable[[MediaPlan], Layout] = bare
-    companions: Callable[[MediaPlan], dict[str, np.ndarray]] = nothing
+    companions: Callable[[MediaPlan], Arrays] = nothing
+    several: View | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One row of the table: a Hugging Face model family, bound to a tokenizer."""
+    """One row of the table: a Hugging Face model family, bound to a tokenizer.
+
+    `positions` names the rule of `position_ids`, `first_position` the number it starts at. `type_ids` names a batch
+    array int64 [1, T] that tells kinds of tokens apart: `token_types` says which number a kind has. `companions` are
+    integer arrays that follow from all plans of a sample. `packs` is False where several samples cannot share a row.
+    """
 
     name: str
     tokenizer: Tokenizer
     media: Mapping[MediaKind, MediaRule]
-    positions: Literal["plain", "mrope"] = "plain"
+    positions: Positions = "plain"
+    first_position: int = 0
+    type_ids: str | None = None
+    token_types: Mapping[str, int] = field(default_factory=dict)
+    companions: Callable[[Sequence[MediaPlan]], Arrays] = nothing
+    packs: bool = True
 
     def __post_init__(self) -> None:
         for rule in self.media.values():
@@ -77,18 +92,27 @@ class Family:
         if self.tokenizer.eos_token_id is None:
             raise SpecError(f"family {self.name}: the tokenizer has no end-of-sequence token")
 
-    def placeholder_id(self, rule: MediaRule) -> int:
+    def placeholder_id(self, rule: MediaRule) -> int | None:
         """Token id of a rule's placeholder. Raises SpecError where the tokenizer has no such special token."""
+        if rule.placeholder is None:
+            return None
         found = self.tokenizer.convert_tokens_to_ids(rule.placeholder)
         if found not in self.tokenizer.all_special_ids:
             raise SpecError(f"family {self.name}: {rule.placeholder!r} is not a special token of the tokenizer")
         return int(found)
+
+    @property
+    def markers(self) -> dict[MediaKind, str]:
+        """What a chat template of this family writes for each kind of media."""
+        found = {kind: rule.marker or rule.placeholder for kind, rule in self.media.items()}
+        return {kind: marker for kind, marker in found.items() if marker is not None}
 
     def describe(self) -> dict[str, Any]:
         """Everything but the tokenizer, for digests and messages."""
         rules = {
             kind: {
                 "view": rule.view.describe(),
+                "several": rule.several.describe() if rule.several else None,
                 "placeholder": rule.placeholder,
                 "key": rule.key,
                 "join": rule.join,
@@ -96,7 +120,12 @@ class Family:
             }
             for kind, rule in self.media.items()
         }
-        return {"name": self.name, "media": rules, "positions": self.positions}
+        return {
+            "name": self.name,
+            "media": rules,
+            "positions": [self.positions, self.first_position],
+            "type_ids": [self.type_ids, dict(self.token_types)],
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,27 +137,39 @@ class Segment:
     slots: tuple[Slot, ...]
 
 
-def plan_media(family: Family, media: Sequence[Media]) -> tuple[MediaPlan, ...]:
-    """The plan of each medium, from facts alone. Raises DataError for a kind that the family does not take."""
-    plans = []
+def views(family: Family, media: Sequence[Media]) -> tuple[View, ...]:
+    """The view of each medium of a sample. Raises DataError for a kind that the family does not take."""
+    chosen = []
     for medium in media:
         rule = family.media.get(medium.kind)
         if rule is None:
             raise DataError("media_kind", f"family {family.name} takes no {medium.kind}")
-        plans.append(rule.view.plan(medium))
-    return tuple(plans)
+        alone = rule.several is None or sum(other.kind == medium.kind for other in media) == 1
+        chosen.append(rule.view if alone or rule.several is None else rule.several)
+    return tuple(chosen)
+
+
+def plan_media(family: Family, media: Sequence[Media]) -> tuple[MediaPlan, ...]:
+    """The plan of each medium of a sample, from facts alone. Raises DataError for a kind that the family does not
+    take, and as the views do."""
+    return tuple(view.plan(medium) for view, medium in zip(views(family, media), media, strict=True))
 
 
 def media_ids(family: Family, plan: MediaPlan) -> list[int]:
     """The tokens that stand in a medium's place: `plan.tokens` placeholders among its family's markers."""
     rule = family.media[plan.kind]
     placeholder = family.placeholder_id(rule)
+    if placeholder is None:
+        return []
     ids: list[int] = []
+    placeholders = 0
     for piece in rule.layout(plan):
         if isinstance(piece, int):
             ids += [placeholder] * piece
+            placeholders += piece
         else:
             ids += family.tokenizer([piece], add_special_tokens=False, split_special_tokens=False)["input_ids"][0]
+    assert placeholders == plan.tokens, f"family {family.name}: {placeholders} placeholders for {plan.tokens} features"
     return ids
 
 
@@ -151,7 +192,7 @@ def expand(family: Family, encoded: Encoded, plans: Sequence[MediaPlan]) -> Segm
         else:
             ids.append(token)
     moved[-1] = len(ids)
-    spans = tuple(Span(moved[span.start], moved[span.stop], span.weight) for span in encoded.spans)
+    spans = tuple(replace(span, start=moved[span.start], stop=moved[span.stop]) for span in encoded.spans)
     return Segment(ids=np.array(ids, np.int32), spans=spans, slots=tuple(slots))
 
 

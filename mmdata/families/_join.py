@@ -1,0 +1,46 @@
+"""How the arrays of several media become one: of a pack first, of the packs of a batch then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmdata.types import Join
+
+
+def joined(arrays: Sequence[np.ndarray], how: Join) -> np.ndarray:
+    """One array of a pack's media; see `mmdata.types.Join`. What is to get a leading axis gets it in `lead`.
+
+    >>> joined([np.ones(1), np.ones(2)], "pad").tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
+    """
+    if how == "stack":
+        return np.stack(arrays)
+    if how == "pad":
+        return np.stack(_filled(arrays, 0))
+    return np.concatenate(arrays)
+
+
+def joined_again(arrays: Sequence[np.ndarray], how: Join) -> np.ndarray:
+    """One array of the joined arrays of several packs."""
+    return np.concatenate(_filled(arrays, 1) if how == "pad" else arrays)
+
+
+def lead(array: np.ndarray, how: Join) -> np.ndarray:
+    """As the model takes it."""
+    return array[None] if how == "row" else array
+
+
+def _filled(arrays: Sequence[np.ndarray], first: int) -> list[np.ndarray]:
+    """The arrays, each filled up with zeros at the end of every axis from `first` on to the largest of them."""
+    shapes = [array.shape[first:] for array in arrays]
+    if len(set(shapes)) == 1:
+        return list(arrays)
+    largest = np.max(shapes, axis=0).tolist()
+    result = []
+    for array, shape in zip(arrays, shapes, strict=True):
+        whole = np.zeros((*array.shape[:first], *largest), array.dtype)
+        whole[(slice(None),) * first + tuple(slice(size) for size in shape)] = array
+        result.append(whole)
+    return result

@@ -1,0 +1,89 @@
+"""Segments and their media to one pack of arrays: borders, labels, positions, token types and joined media."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmdata.families._family import Family, Segment
+from mmdata.families._join import joined
+from mmdata.families._positions import segment_positions
+from mmdata.labels import IGNORE, cu_seqlens, labels
+from mmdata.types import Join, MediaPlan, Packed, Slot
+
+
+def assemble(
+    segments: Sequence[Segment],
+    plans: Sequence[Sequence[MediaPlan]],
+    arrays: Sequence[Sequence[np.ndarray]],
+    family: Family,
+    *,
+    keys: tuple[str, ...] = (),
+    masked: tuple[tuple[str, str], ...] = (),
+) -> Packed:
+    """One row of `segments`; `plans[i]` and `arrays[i]` belong to the media of segment i, in the order of its slots."""
+    cu = cu_seqlens([len(segment.ids) for segment in segments])
+    trained = [labels(segment.ids, segment.spans) for segment in segments]
+    slots = tuple(
+        Slot(kind=slot.kind, start=int(first) + slot.start, length=slot.length, tokens=slot.tokens)
+        for first, segment in zip(cu, segments, strict=False)
+        for slot in segment.slots
+    )
+    media, joins = _media(plans, arrays, family)
+    packed = Packed(
+        input_ids=np.concatenate([segment.ids for segment in segments]),
+        labels=np.concatenate([values for values, _ in trained]),
+        loss_weights=np.concatenate([weights for _, weights in trained]),
+        position_ids=np.concatenate(
+            [segment_positions(family, segment, planned) for segment, planned in zip(segments, plans, strict=True)],
+            axis=-1,
+        ),
+        cu_seqlens=cu,
+        slots=slots,
+        media=media,
+        joins=joins,
+        token_arrays=_token_types(segments, family),
+        keys=keys,
+        masked=masked,
+    )
+    assert (packed.labels[cu[:-1]] == IGNORE).all(), "a label crosses the border of its segment"
+    return packed
+
+
+def _media(
+    plans: Sequence[Sequence[MediaPlan]], arrays: Sequence[Sequence[np.ndarray]], family: Family
+) -> tuple[dict[str, np.ndarray], dict[str, Join]]:
+    """The batch's arrays, in the order of the placeholders, whichever kind they stand for."""
+    found: dict[str, list[np.ndarray]] = {}
+    joins: dict[str, Join] = {}
+    for planned, realized in zip(plans, arrays, strict=True):
+        for plan, array in zip(planned, realized, strict=True):
+            rule = family.media[plan.kind]
+            found.setdefault(rule.key, []).append(array)
+            joins[rule.key] = rule.join
+            for name, companion in rule.companions(plan).items():
+                found.setdefault(name, []).append(companion)
+                joins[name] = "row" if rule.join == "row" else "concat"
+        for name, companion in family.companions(planned).items():
+            found.setdefault(name, []).append(companion)
+            joins[name] = "concat"
+    return {name: joined(values, joins[name]) for name, values in found.items()}, joins
+
+
+def _token_types(segments: Sequence[Segment], family: Family) -> dict[str, np.ndarray]:
+    """int64 [L]: the number of the kind of medium that a placeholder stands for, of `trained` for a trained token,
+    and 0 for all else."""
+    if family.type_ids is None:
+        return {}
+    pieces = []
+    for segment in segments:
+        types = np.zeros(len(segment.ids), np.int64)
+        for span in segment.spans:
+            types[span.start : span.stop] = family.token_types.get("trained", 0)
+        for slot in segment.slots:
+            placeholder = family.placeholder_id(family.media[slot.kind])
+            place = slice(slot.start, slot.start + slot.length)
+            types[place][segment.ids[place] == placeholder] = family.token_types.get(slot.kind, 0)
+        pieces.append(types)
+    return {family.type_ids: np.concatenate(pieces)}

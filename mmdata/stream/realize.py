@@ -1,0 +1,67 @@
+"""Encoded media to the arrays that were planned for them: decoded no further than the plan asks, checked against it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdata.errors import DataError
+from mmdata.families._family import View
+from mmdata.types import LogMel, Media, MediaPlan
+
+if TYPE_CHECKING:
+    import torch
+
+SAMPLE_RATE = 16_000
+
+
+def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int) -> np.ndarray:
+    """The array of `plan.shape` that `view` makes of a medium's bytes.
+
+    Raises DataError as the decoders do, and `facts_mismatch` where the bytes decode to another size or length than the
+    index says, on which the plan was made.
+    """
+    match medium.kind:
+        case "image":
+            array = view.realize(read_image(medium, max_pixels), plan)
+        case "video":
+            array = view.realize(_video(medium, plan, max_pixels), plan)
+        case "audio":
+            array = view.realize(_audio(medium, plan), plan)
+    if tuple(array.shape) != plan.shape:
+        raise AssertionError(f"{view.describe()} made {tuple(array.shape)} of what it planned as {plan}")
+    result: np.ndarray = array.numpy()
+    return result
+
+
+def read_image(medium: Media, max_pixels: int) -> np.ndarray:
+    """Exact upright pixels uint8 [H, W, 3] of the size that the facts say."""
+    from mmdata.decode.image import decode
+
+    assert medium.data is not None, medium
+    pixels = decode(medium.data, max_pixels=max_pixels)
+    _check_size(medium, pixels.shape[:2])
+    return pixels
+
+
+def _video(medium: Media, plan: MediaPlan, max_pixels: int) -> torch.Tensor:
+    from mmdata.decode.video import decode_frames
+
+    frames, _ = decode_frames(medium, plan.frames, max_pixels=max_pixels)
+    _check_size(medium, tuple(frames.shape[-2:]))
+    return frames
+
+
+def _audio(medium: Media, plan: MediaPlan) -> torch.Tensor:
+    from mmdata.decode.audio import decode
+
+    (op,) = plan.ops
+    assert isinstance(op, LogMel), plan
+    assert medium.data is not None, medium
+    return decode(medium.data, sample_rate=SAMPLE_RATE)
+
+
+def _check_size(medium: Media, size: tuple[int, ...]) -> None:
+    if medium.height is not None and size != (medium.height, medium.width):
+        raise DataError("facts_mismatch", f"decoded to {size}, the index says {(medium.height, medium.width)}")
