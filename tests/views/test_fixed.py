@@ -10,7 +10,7 @@ import torch
 from transformers import CLIPImageProcessor
 
 from mmdata.errors import DataError, SpecError
-from mmdata.types import Flip, Media, Pad, Tile
+from mmdata.types import Flip, Media, Pad
 from mmdata.views.fixed import Fixed
 from mmdata.views.pixels import apply
 from tests.dataset_fixture import photograph
@@ -83,5 +83,3 @@ def test_other_operations() -> None:
     assert padded[:, 0, 0].tolist() == [7, 8, 9]
     assert np.array_equal(padded[:, 1:, 2:6].permute(1, 2, 0).numpy(), pixels)
     assert np.array_equal(apply(pixels, [Flip()]).permute(1, 2, 0).numpy(), pixels[:, ::-1])
-    with pytest.raises(NotImplementedError, match="Tile"):
-        apply(pixels, [Tile(1, 1)])
