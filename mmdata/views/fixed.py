@@ -1,70 +1,100 @@
-"""The fixed view: shortest edge resized, centre cropped, normalised, as CLIP and LLaVA-1.5 see an image."""
+"""The fixed view: every picture becomes one square, by cropping, squashing or padding, as CLIP, SigLIP and LLaVA do."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmdata.errors import DataError, SpecError
-from mmdata.types import Crop, Media, MediaPlan, Normalise, Pad, PixelOp, Resize
+from mmdata.types import Crop, Filter, Media, MediaPlan, Normalise, Pad, PixelOp, Resize
+from mmdata.views._picture import (
+    CLIP_MEAN,
+    CLIP_STD,
+    MAX_RESIZED,
+    Backend,
+    Dtype,
+    apply,
+    check_memory,
+    size_of,
+    square,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-MAX_RESIZED = 1 << 27
-"""Pixels: a strip of a picture, resized by its short edge before it is cropped, must not fill the memory."""
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+__all__ = ["CLIP_MEAN", "CLIP_STD", "MAX_RESIZED", "Fixed", "center_crop", "shortest_edge"]
+
+Mode = Literal["shortest_crop", "squash", "pad_square"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fixed:
-    """Every image becomes `crop` x `crop` pixels and (crop / patch)^2 tokens.
+    """Every image becomes `crop` x `crop` pixels and (crop / patch / pool)^2 tokens.
 
-    `size` is the length of the shortest edge after resizing, `crop` (default: `size`) the side of the centre
-    crop, `patch` the side of a vision patch, all in pixels; `mean` and `std` are for values in 0..1.
-    (transformers: `CLIPImageProcessor`, torchvision backend.)
+    `mode` says how the picture becomes `size` x `size`: its shortest edge is resized to `size` and the centre cropped
+    (CLIP, LLaVA-1.5), it is squashed (SigLIP, PaliGemma, video frames), or it is put on a square of the mean colour
+    first (LLaVA-1.5 with `image_aspect_ratio: pad`). `crop` (default: `size`) is the side of the centre crop, `patch`
+    the side of a vision patch, all in pixels; `pool` patches in each direction become one token. `mean` and `std` are
+    for values in 0..1. (transformers: `CLIPImageProcessor`, `SiglipImageProcessor`, `LlavaImageProcessor`.)
     """
 
     size: int = 336
     crop: int | None = None
     patch: int = 14
+    pool: int = 1
+    mode: Mode = "shortest_crop"
+    filter: Filter = "bicubic"
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
+    backend: Backend = "torchvision"
+    dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.patch < 1 or self.side < self.patch:
+        if min(self.size, self.patch, self.pool) < 1 or self.side < self.patch * self.pool:
             raise SpecError(f"view fixed: size {self.size}, crop {self.side} and patch {self.patch} leave no patch")
 
     @property
     def side(self) -> int:
         return self.crop or self.size
 
-    def plan(self, facts: Media) -> MediaPlan:
+    def plan(self, facts: Media | tuple[int, int]) -> MediaPlan:
         """What becomes of an image of `facts.height` x `facts.width` pixels.
 
         >>> plan = Fixed(size=56).plan(Media(kind="image", height=100, width=301))
         >>> plan.tokens, plan.shape, plan.ops[:2]     # 56 * 301 / 100 = 168.56, truncated
         (16, (3, 56, 56), (Resize(height=56, width=168, filter='bicubic'), Crop(top=0, left=56, height=56, width=56)))
+
+        Raises DataError `no_facts`, and `aspect_extreme` for a strip that would fill the memory.
         """
-        if not facts.height or not facts.width:
-            raise DataError("no_facts", "height and width of the image are not known; build it with a `probe` step")
-        height, width = shortest_edge(facts.height, facts.width, self.size)
-        if height * width > MAX_RESIZED:
-            raise DataError("aspect_extreme", f"{facts.height} x {facts.width} would be resized to {height} x {width}")
+        height, width = size_of(facts)
+        before: tuple[PixelOp, ...] = ()
+        resized = self.size, self.size
+        if self.mode == "shortest_crop":
+            resized = shortest_edge(height, width, self.size)
+        elif self.mode == "pad_square":
+            before = square(height, width, self.mean)
+        ops = (*before, Resize(*resized, self.filter), *center_crop(*resized, self.side, self.backend))
+        if not _in_strips(height, width, *resized):
+            check_memory((height, width), ops)
+        elif self.size * max(height, width) > MAX_RESIZED:
+            raise DataError("aspect_extreme", f"{height} x {width} would be resized to {resized[0]} x {resized[1]}")
         return MediaPlan(
             kind="image",
-            tokens=(self.side // self.patch) ** 2,
+            tokens=(self.side // self.patch // self.pool) ** 2,
             shape=(3, self.side, self.side),
-            ops=(Resize(height, width), *center_crop(height, width, self.side), Normalise(self.mean, self.std)),
+            ops=(*ops, Normalise(self.mean, self.std)),
+            size=(height, width),
         )
 
     def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
-        """Upright pixels uint8 [H, W, 3] of the planned size to float32 [3, crop, crop]."""
-        from mmdata.views.pixels import apply
-
-        return apply(pixels, plan.ops)
+        """Upright pixels uint8 [H, W, 3] of the planned size to float32 (or uint8) [3, crop, crop]."""
+        first, (height, width, _) = plan.ops[0], pixels.shape
+        if isinstance(first, Resize) and _in_strips(height, width, first.height, first.width):
+            crop = next(op for op in plan.ops if isinstance(op, Crop))  # A strip is cropped whatever the side.
+            pixels = _strip(pixels, first, crop, self.backend)
+            plan = replace(plan, ops=tuple(op for op in plan.ops[1:] if op != crop))
+        return apply(pixels, plan, self.backend, self.dtype)
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""
@@ -82,14 +112,46 @@ def shortest_edge(height: int, width: int, size: int) -> tuple[int, int]:
     return int(size * height / width), size
 
 
-def center_crop(height: int, width: int, side: int) -> list[PixelOp]:
-    """The operations that take the centre `side` x `side`; what is smaller gets black borders first."""
+def center_crop(height: int, width: int, side: int, backend: Backend = "torchvision") -> tuple[PixelOp, ...]:
+    """The operations that take the centre `side` x `side`; what is smaller gets black borders first, the odd pixel at
+    the bottom and right, or with Pillow's processors at the top and left."""
     ops: list[PixelOp] = []
     short_h, short_w = max(0, side - height), max(0, side - width)
     if short_h or short_w:
         # Where one edge is larger, the whole picture is padded to the crop along the other edge only.
-        ops.append(Pad(short_h // 2, short_w // 2, (short_h + 1) // 2, (short_w + 1) // 2))
+        small, large = (short_h // 2, short_w // 2), ((short_h + 1) // 2, (short_w + 1) // 2)
+        ops.append(Pad(*small, *large) if backend == "torchvision" else Pad(*large, *small))
         height, width = height + short_h, width + short_w
     if (height, width) != (side, side):
-        ops.append(Crop(int((height - side) / 2.0), int((width - side) / 2.0), side, side))
-    return ops
+        ops.append(Crop((height - side) // 2, (width - side) // 2, side, side))
+    return tuple(ops)
+
+
+def _in_strips(height: int, width: int, new_height: int, new_width: int) -> bool:
+    """Whether a picture is so long and thin that its resized whole, of which a square is wanted, is too large."""
+    return new_height * new_width > max(MAX_RESIZED, 2 * height * width)
+
+
+def _strip(pixels: np.ndarray, resize: Resize, crop: Crop, backend: Backend) -> np.ndarray:
+    """What `crop` leaves of the resized picture, uint8 [h, w, 3], without the resized whole.
+
+    A resize that enlarges goes over the columns first and over the rows then, and a pass that keeps its side changes
+    nothing. So what the crop cuts off need not be made: of a wide strip the other columns go after the first pass, of
+    a tall one some columns at a time go through the second.
+    """
+    import torch
+
+    from mmdata.views import pixels as interpreter
+
+    height, width = pixels.shape[:2]
+    wide = interpreter.apply(pixels, (Resize(height, resize.width, resize.filter),), backend=backend)
+    if width > height:
+        wide = wide[..., crop.left : crop.left + crop.width]
+    columns = wide.permute(1, 2, 0).numpy()
+    step = max(1, MAX_RESIZED // 16 // resize.height)
+    cut = []
+    for at in range(0, columns.shape[1], step):
+        some = columns[:, at : at + step]
+        tall = interpreter.apply(some, (Resize(resize.height, some.shape[1], resize.filter),), backend=backend)
+        cut.append(tall[:, crop.top : crop.top + crop.height].permute(1, 2, 0).clone())
+    return torch.cat(cut, dim=1).numpy()
