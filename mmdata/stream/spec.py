@@ -33,5 +33,8 @@ class StreamSpec(Model):
     """Passes over the dataset; null never ends."""
     max_pixels: int = Field(100_000_000, ge=1)
     """Images of more pixels are not decoded: their samples are masked."""
+    decode: Literal["exact", "guarded", "fast"] = "exact"
+    """`guarded` and `fast` decode a JPEG at 1/2, 1/4 or 1/8 where at least 2x or 1x of what the view resizes to is
+    left: faster, and not the same pixels."""
     integrity: Literal["crc32c", "off"] = runtime("crc32c")
     """`crc32c` checks every byte and fact before it is yielded."""
