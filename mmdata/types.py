@@ -239,7 +239,16 @@ class Patchify:
     pad_to: int | None = None
 
 
-PixelOp = Crop | Resize | Pad | Flip | Tile | Fork | Normalise | Standardise | Patchify
+@dataclass(frozen=True, slots=True)
+class KeepRows:
+    """Of rows of patches keep a random `count`, in their order (NaViT's token dropping); `key` stands for the draw, so
+    that a plan stays small (`mmdata.views.navit.keep_rows` says which they are)."""
+
+    count: int
+    key: int
+
+
+PixelOp = Crop | Resize | Pad | Flip | Tile | Fork | Normalise | Standardise | Patchify | KeepRows
 
 
 @dataclass(frozen=True, slots=True)
