@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmdata.errors import SpecError
 from mmdata.families._family import Family, MediaRule
+from mmdata.families._settings import Checkpoint, Settings, pixels, side
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.views.fixed import Fixed
 
 
 @register("family", "llava")
-def llava(tokenizer: Tokenizer, image: Mapping[str, Any] | None = None) -> Family:
+def llava(tokenizer: Tokenizer, settings: Settings) -> Family:
     """The family of `LlavaForConditionalGeneration` with a CLIP tower whose class token is left out.
 
-    `image` holds parameters of `Fixed` (size, crop, patch, mean, std); the default is CLIP-L/14 at 336 pixels.
+    Image parameters are those of `Fixed`; the default is CLIP-L/14 at 336 pixels.
     """
-    try:
-        view = Fixed(**(image or {}))
-    except TypeError as error:
-        raise SpecError(f"family llava: image: {error}; parameters are size, crop, patch, mean, std") from error
+    view = settings.view("image", Fixed, _read)
     return Family(
         name="llava",
         tokenizer=tokenizer,
         media={"image": MediaRule(view=view, placeholder="<image>", key="pixel_values")},
     )
+
+
+def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    found = checkpoint.media["image"]
+    return {
+        **pixels(found),
+        "size": side(found.get("size")),
+        "crop": side(found.get("crop_size")) if found.get("do_center_crop", True) else None,
+        "mode": "pad_square" if found.get("do_pad") else None,
+        "patch": checkpoint.processor.get("patch_size") or checkpoint.vision.get("patch_size"),
+    }

@@ -58,7 +58,7 @@ def test_refusals() -> None:
     tokenizer = small_tokenizer()
     with pytest.raises(SpecError, match="did you mean 'llava'"):
         get_family("lava", tokenizer=tokenizer)
-    with pytest.raises(SpecError, match="parameters are size"):
+    with pytest.raises(SpecError, match="did you mean 'size'"):
         get_family("llava", tokenizer=tokenizer, image={"siez": 3})
     with pytest.raises(DataError, match="takes no audio"):
         plan_media(get_family("llava", tokenizer=tokenizer), [Media(kind="audio")])

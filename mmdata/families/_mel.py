@@ -1,0 +1,29 @@
+"""What the audio families share: `input_features` of log-mel frames and the mask of those that hold sound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mmdata.families._settings import Checkpoint
+from mmdata.types import LogMel, MediaPlan
+from mmdata.views.mel import num_frames
+
+KEY = "input_features"
+
+
+def mask(plan: MediaPlan) -> dict[str, np.ndarray]:
+    """`feature_attention_mask` int32 [1, frames]: 1 where a frame holds sound."""
+    (op,) = plan.ops
+    assert isinstance(op, LogMel), plan
+    heard = num_frames(op.stop - op.start, padded=op.padded)
+    return {"feature_attention_mask": (np.arange(plan.shape[-1]) < heard).astype(np.int32)[None]}
+
+
+def read(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Parameters of `Mel`."""
+    found = checkpoint.media["audio"]
+    seconds, rate = found.get("chunk_length"), found.get("sampling_rate", 16_000)
+    return {"n_mels": found.get("feature_size"), "padded": found.get("n_samples") or (seconds and seconds * rate)}

@@ -1,0 +1,54 @@
+"""InternVL: tiles of the nearest shape, then a thumbnail; `pixel_values` [tiles of all images, 3, S, S]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmdata.families._family import Family, Layout, MediaRule
+from mmdata.families._settings import Checkpoint, Settings, pixels, side
+from mmdata.registry import register
+from mmdata.templates import Tokenizer
+from mmdata.types import MediaPlan
+from mmdata.views.tiles import DynamicTiles
+
+PLACEHOLDER = "<IMG_CONTEXT>"
+
+
+@register("family", "internvl")
+def internvl(tokenizer: Tokenizer, settings: Settings) -> Family:
+    """The family of `InternVLForConditionalGeneration`: 256 tokens for each tile of 448 pixels between `<img>` marks.
+
+    Image parameters are those of `DynamicTiles`.
+    """
+    return Family(
+        name="internvl",
+        tokenizer=tokenizer,
+        media={
+            "image": MediaRule(
+                view=settings.view("image", DynamicTiles, _read),
+                placeholder=PLACEHOLDER,
+                key="pixel_values",
+                join="concat",
+                layout=_between,
+            )
+        },
+    )
+
+
+def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    found = checkpoint.media["image"]
+    patch = checkpoint.vision.get("patch_size")
+    ratio = checkpoint.model.get("downsample_ratio")
+    return {
+        **pixels(found),
+        "size": side(found.get("size"), "height", "shortest_edge"),
+        "patch": patch[0] if isinstance(patch, list) else patch,
+        "pool": None if not ratio else round(1 / ratio),
+        "min_tiles": found.get("min_patches"),
+        "max_tiles": found.get("max_patches"),
+    }
+
+
+def _between(plan: MediaPlan) -> Layout:
+    return "<img>", plan.tokens, "</img>"

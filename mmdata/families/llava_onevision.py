@@ -1,0 +1,56 @@
+"""LLaVA-OneVision: AnyRes up to nine tiles' worth for one image, a square for each of several, pooled video frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mmdata.families import llava_next
+from mmdata.families._family import Family, MediaRule
+from mmdata.families._settings import Checkpoint, Settings
+from mmdata.registry import register
+from mmdata.templates import Tokenizer
+from mmdata.types import MediaPlan
+from mmdata.views._picture import HALF
+from mmdata.views.anyres import ONEVISION, AnyRes
+
+
+@register("family", "llava_onevision")
+def llava_onevision(tokenizer: Tokenizer, settings: Settings) -> Family:
+    """The family of `LlavaOnevisionForConditionalGeneration` with SigLIP-so400m/14 at 384 pixels.
+
+    Image parameters are those of `AnyRes`.
+    """
+    view = settings.view("image", AnyRes, _read, size=384, pinpoints=ONEVISION, anyres_max=9, mean=HALF, std=HALF)
+    return Family(
+        name="llava_onevision",
+        tokenizer=tokenizer,
+        media={
+            "image": MediaRule(
+                view=view,
+                several=replace(view, tiling=False),
+                placeholder="<image>",
+                key="pixel_values",
+                join="pad",
+                companions=llava_next.image_sizes,
+            )
+        },
+        companions=_number_of_images,
+    )
+
+
+def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    ratio = str(checkpoint.processor.get("vision_aspect_ratio") or "")
+    return {
+        **llava_next.read(checkpoint),
+        "anyres_max": int(ratio.removeprefix("anyres_max_")) if ratio.startswith("anyres_max_") else None,
+    }
+
+
+def _number_of_images(plans: Sequence[MediaPlan]) -> dict[str, np.ndarray]:
+    """int64 [1]: how many images the sample has; the model cuts tiles out of a single one only."""
+    count = sum(plan.kind == "image" for plan in plans)
+    return {"batch_num_images": np.array([count], np.int64)} if count else {}

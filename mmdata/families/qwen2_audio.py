@@ -1,0 +1,35 @@
+"""Qwen2-Audio: 30 seconds of log-mel frames, a token for every four that hold sound."""
+
+from __future__ import annotations
+
+from mmdata.families import _mel
+from mmdata.families._family import Family, Layout, MediaRule
+from mmdata.families._settings import Settings
+from mmdata.registry import register
+from mmdata.templates import Tokenizer
+from mmdata.types import MediaPlan
+from mmdata.views.mel import Mel
+
+PLACEHOLDER, START, END = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
+
+
+@register("family", "qwen2_audio")
+def qwen2_audio(tokenizer: Tokenizer, settings: Settings) -> Family:
+    """The family of `Qwen2AudioForConditionalGeneration`: `input_features` [N, 128, 3000], `feature_attention_mask`.
+
+    Audio parameters are those of `Mel`; what is longer than 30 seconds is cut.
+    """
+    rule = MediaRule(
+        view=settings.view("audio", Mel, _mel.read, n_mels=128, tokens="qwen2_audio"),
+        placeholder=PLACEHOLDER,
+        marker=START + PLACEHOLDER + END,
+        key=_mel.KEY,
+        layout=between,
+        companions=_mel.mask,
+    )
+    return Family(name="qwen2_audio", tokenizer=tokenizer, media={"audio": rule})
+
+
+def between(plan: MediaPlan) -> Layout:
+    """All placeholders between the audio marks."""
+    return START, plan.tokens, END

@@ -1,0 +1,20 @@
+"""Whisper: an encoder-decoder over log-mel frames; `input_features` [N, n_mels, 3000], nothing in the text."""
+
+from __future__ import annotations
+
+from mmdata.families import _mel
+from mmdata.families._family import Family, MediaRule
+from mmdata.families._settings import Settings
+from mmdata.registry import register
+from mmdata.templates import Tokenizer
+from mmdata.views.mel import Mel
+
+
+@register("family", "whisper")
+def whisper(tokenizer: Tokenizer, settings: Settings) -> Family:
+    """The family of `WhisperForConditionalGeneration`: `plan.tokens` are its encoder's positions, one sample per row.
+
+    Audio parameters are those of `Mel`; the default is 80 bins and 30 seconds (large-v3 has 128 bins).
+    """
+    rule = MediaRule(view=settings.view("audio", Mel, _mel.read, tokens="whisper"), placeholder=None, key=_mel.KEY)
+    return Family(name="whisper", tokenizer=tokenizer, media={"audio": rule}, packs=False)

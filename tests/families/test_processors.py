@@ -1,0 +1,251 @@
+"""Each family's whole batch against the Hugging Face processor of the model it describes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+
+from mmdata.families import get_family
+from tests.dataset_fixture import photograph
+from tests.families.processors import batch, image, same, tokenizer
+
+SIZES = [(90, 131), (200, 60), (64, 64), (37, 301)]
+PHOTOS = [photograph("china")[50 : 50 + height, 20 : 20 + width] for height, width in SIZES]
+
+
+def tensor(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def text_of(prompt: str, placeholder: str) -> list[str]:
+    """`a <image> b` as the pieces around its image."""
+    return prompt.split(placeholder)
+
+
+def compare(
+    processor: Any, family: Any, placeholder: str, names: list[str], *, prompt: str = "", **options: Any
+) -> None:
+    """Each photograph alone: ids and arrays; then all of them in one pack: arrays."""
+    prompt = prompt or f"a photo {placeholder} of what"
+    before, after = text_of(prompt, placeholder)
+    for photo in PHOTOS:
+        theirs = processor(
+            text=[prompt], images=[tensor(photo)], return_tensors="pt", add_special_tokens=False, **options
+        )
+        ours = batch(family, [[before, image(photo), after]])
+        same(ours, theirs, ["input_ids", *names])
+    theirs = processor(
+        text=[prompt] * len(PHOTOS),
+        images=[[tensor(photo)] for photo in PHOTOS],
+        return_tensors="pt",
+        padding=True,
+        add_special_tokens=False,
+        **options,
+    )
+    ours = batch(family, [[before, image(photo), after] for photo in PHOTOS])
+    same(ours, theirs, names)
+
+
+def test_llava_next() -> None:
+    words = tokenizer(image_token="<image>")
+    grid = [[56, 112], [112, 56], [112, 112]]
+    processor = hf.LlavaNextProcessor(
+        hf.LlavaNextImageProcessor(
+            size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, image_grid_pinpoints=grid
+        ),
+        words,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+    )
+    family = get_family("llava_next", tokenizer=words, image={"size": 56, "pinpoints": grid})
+    compare(processor, family, "<image>", ["pixel_values", "image_sizes"])
+
+
+def test_llava() -> None:
+    words = tokenizer(image_token="<image>")
+    for pad in (False, True):
+        kind = hf.LlavaImageProcessor if pad else hf.CLIPImageProcessor
+        options = {"do_pad": True} if pad else {}
+        images = kind(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}, **options)
+        processor = hf.LlavaProcessor(
+            images, words, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        )
+        mode = "pad_square" if pad else "shortest_crop"
+        family = get_family("llava", tokenizer=words, image={"size": 56, "mode": mode})
+        compare(processor, family, "<image>", ["pixel_values"])
+
+
+def test_llava_onevision() -> None:
+    words = tokenizer(image_token="<image>", video_token="<video>")
+    grid = [[56 * i, 56 * j] for i in range(1, 4) for j in range(1, 4)]
+    processor = hf.LlavaOnevisionProcessor(
+        hf.LlavaOnevisionImageProcessor(
+            size={"height": 56, "width": 56}, image_grid_pinpoints=grid, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        ),
+        words,
+        hf.LlavaOnevisionVideoProcessor(size={"height": 56, "width": 56}),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio="anyres_max_2",
+    )
+    family = get_family(
+        "llava_onevision", tokenizer=words, image={"size": 56, "pinpoints": grid, "anyres_max": 2, "patch": 14}
+    )
+    names = ["pixel_values", "image_sizes", "batch_num_images"]
+    compare(processor, family, "<image>", names)
+    two = [[PHOTOS[0], PHOTOS[1]], [PHOTOS[2]]]
+    theirs = processor(
+        text=["<image> and <image> differ", "<image> alone"],
+        images=[[tensor(photo) for photo in photos] for photos in two],
+        return_tensors="pt",
+        padding=True,
+        add_special_tokens=False,
+    )
+    ours = batch(family, [[image(PHOTOS[0]), " and ", image(PHOTOS[1]), " differ"], [image(PHOTOS[2]), " alone"]])
+    same(ours, theirs, names)
+    kept = theirs["attention_mask"].bool()
+    assert ours["input_ids"][0].tolist() == theirs["input_ids"][kept].tolist()
+
+
+def test_internvl() -> None:
+    named = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    words = tokenizer(**named)
+    processor = hf.InternVLProcessor(
+        hf.GotOcr2ImageProcessor(
+            size={"height": 56, "width": 56},
+            min_patches=1,
+            max_patches=6,
+            crop_to_patches=True,
+            image_mean=[0.485, 0.456, 0.406],
+            image_std=[0.229, 0.224, 0.225],
+        ),
+        words,
+        hf.InternVLVideoProcessor(size={"height": 56, "width": 56}),
+        image_seq_length=4,
+    )
+    family = get_family("internvl", tokenizer=words, image={"size": 56, "max_tiles": 6})
+    compare(processor, family, "<IMG_CONTEXT>", ["pixel_values"])
+
+
+SPLIT = {
+    "fake_image_token": "<fake_token_around_image>",
+    "image_token": "<image>",
+    "global_image_token": "<global-img>",
+    "end_of_utterance_token": "<end_of_utterance>",
+    **{f"row_{r}_{c}": f"<row_{r}_col_{c}>" for r in range(1, 5) for c in range(1, 5)},
+}
+
+
+@pytest.mark.parametrize("splitting", [True, False])
+def test_idefics3(splitting: bool) -> None:
+    words = tokenizer(**SPLIT)
+    processor = hf.Idefics3Processor(
+        hf.Idefics3ImageProcessor(
+            size={"longest_edge": 112}, max_image_size={"longest_edge": 28}, do_image_splitting=splitting
+        ),
+        words,
+        image_seq_len=1,
+    )
+    family = get_family(
+        "idefics3", tokenizer=words, image={"size": 28, "longest_edge": 112, "patch": 14, "splitting": splitting}
+    )
+    before, after = "a photo ", " of what"
+    for photo in PHOTOS:
+        theirs = processor(
+            text=[f"{before}<image>{after}"], images=[[tensor(photo)]], return_tensors="pt", add_special_tokens=False
+        )
+        ours = batch(family, [[before, image(photo), after]])
+        same(ours, theirs, ["input_ids", "pixel_values", "pixel_attention_mask"])
+    # A pack is one row of all its pictures, where the processor makes a row for each sample.
+    many = batch(family, [[before, image(photo), after] for photo in PHOTOS])
+    assert many["pixel_values"].shape[:2] == (
+        1,
+        sum(batch(family, [[image(p), "x"]])["pixel_values"].shape[1] for p in PHOTOS),
+    )
+
+
+@pytest.mark.parametrize("crops", [False, True])
+def test_gemma3(crops: bool) -> None:
+    words = tokenizer(image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
+    processor = hf.Gemma3Processor(
+        hf.Gemma3ImageProcessor(
+            size={"height": 112, "width": 112},
+            do_pan_and_scan=crops,
+            pan_and_scan_min_crop_size=32,
+            pan_and_scan_max_num_crops=4,
+            pan_and_scan_min_ratio_to_activate=1.2,
+        ),
+        words,
+        image_seq_length=4,
+    )
+    family = get_family("gemma3", tokenizer=words, image={"size": 112, "crops": crops, "min_crop": 32})
+    for photo in PHOTOS:
+        theirs = processor(
+            text=["see <start_of_image> what"],
+            images=[[tensor(photo)]],
+            return_tensors="pt",
+            add_special_tokens=False,
+            do_pan_and_scan=crops,
+            pan_and_scan_min_crop_size=32,
+        )
+        ours = batch(family, [["see ", image(photo), " what"]])
+        same(ours, theirs, ["pixel_values"])
+        same_text(words, ours, theirs)
+        placeholders = ours["input_ids"] == words.convert_tokens_to_ids("<image_soft_token>")
+        assert (ours["token_type_ids"].bool() == placeholders).all()
+
+
+def same_text(words: Any, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """The same text and placeholders; line breaks beside a layout may be tokenised together with their neighbours."""
+    assert words.decode(ours["input_ids"][0]) == words.decode(theirs["input_ids"][0])
+
+
+def test_paligemma() -> None:
+    words = tokenizer(image_token="<image>")
+    images = hf.SiglipImageProcessor(size={"height": 56, "width": 56})
+    images.image_seq_length = 16
+    processor = hf.PaliGemmaProcessor(images, words)
+    family = get_family("paligemma", tokenizer=words, image={"size": 56})
+    for photo in PHOTOS:
+        theirs = processor(text=["<image>what"], images=[tensor(photo)], return_tensors="pt")
+        ours = batch(family, [[image(photo), "<s>what\n"]])
+        same(ours, theirs, ["input_ids", "pixel_values"])
+        assert ours["position_ids"][0, 0] == 1
+        assert ours["token_type_ids"][0].tolist() == [0] * (ours["input_ids"].shape[1] - 1) + [1]
+
+
+def test_pixtral() -> None:
+    words = tokenizer(image_token="[IMG]", image_break_token="[IMG_BREAK]", image_end_token="[IMG_END]")
+    processor = hf.PixtralProcessor(
+        hf.PixtralImageProcessor(size={"longest_edge": 120}, patch_size={"height": 16, "width": 16}),
+        words,
+        patch_size=16,
+    )
+    family = get_family("pixtral", tokenizer=words, image={"size": 120})
+    compare(processor, family, "[IMG]", ["pixel_values", "image_sizes"])
+
+
+def test_siglip2_and_pix2struct() -> None:
+    words = tokenizer()
+    for name, images, names in [
+        (
+            "siglip2",
+            hf.Siglip2ImageProcessor(max_num_patches=32),
+            ["pixel_values", "pixel_attention_mask", "spatial_shapes"],
+        ),
+        ("pix2struct", hf.Pix2StructImageProcessor(max_patches=32), ["flattened_patches", "attention_mask"]),
+    ]:
+        family = get_family(name, tokenizer=words, image={"budget": 32})
+        theirs = images([tensor(photo) for photo in PHOTOS], return_tensors="pt")
+        ours = batch(family, [[image(photo), "what"] for photo in PHOTOS])
+        same(ours, theirs, names)
