@@ -78,6 +78,8 @@ class Media:
     packets: Packets | None = field(default=None, repr=False, compare=False)
     sha256: str | None = None
     verified: Verified = "none"
+    role: str | None = None
+    """Who sends it, in a conversation; None: as the text beside it says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,17 +257,24 @@ PixelOp = Crop | Resize | Pad | Flip | Tile | Fork | Normalise | Standardise | P
 class LogMel:
     """Samples start <= i < stop of a mono waveform at 16 kHz as Whisper's log-mel: float32 [n_mels, frames].
 
-    With `padded` (samples) the clip is cut or filled up with silence to that length first."""
+    With `padded` (samples) the clip is cut or filled up with silence to that length first; of the result, the first
+    `frames` frames are kept where that is given."""
 
     start: int
     stop: int
     n_mels: int = 80
     padded: int | None = 480_000
+    frames: int | None = None
 
 
 Op = PixelOp | LogMel
 
 # Packs: first integers only (`MediaPlan`, `Item`, `Pack`), then arrays (`Packed`).
+
+
+SpanKind = Literal["response", "instruction", "special", "box", "entity"]
+"""What the tokens of a span are: an answer, what is asked of it, the template's own tokens (an answer's end among
+them), coordinates, or the name of the thing they belong to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +284,7 @@ class Span:
     start: int
     stop: int
     weight: float = 1.0
+    kind: SpanKind = "response"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,122 @@
+"""The arithmetic of Whisper's log-mel spectrogram, block by block in cache. `mel.log_mel_spectrogram` is its door."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mmdata.errors import DataError, SpecError
+from mmdata.views.mel import HOP_LENGTH, N_FFT, REFLECTED, SAMPLE_RATE
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+FLOOR = 1e-10
+"""Power below which everything is silence."""
+SILENCE = -10.0
+"""log10 of `FLOOR`, exact in float32."""
+_BLOCK = 600
+"""Frames whose windows and spectra (1 MB each) are worked on while they are in cache."""
+_BANDS = 4
+"""Filters of one band are one matrix, which covers only the bins that any of them needs."""
+
+
+def log_mel(wave: torch.Tensor, *, length: int, n_mels: int, keep: int | None = None) -> torch.Tensor:
+    """The spectrogram of `wave` float32 [<= length samples] with silence up to `length`: float32 [n_mels, frames], of
+    which only the first `keep` where that is given.
+
+    Frames of silence after the clip are not computed, for their value is known. Raises DataError `audio_too_short`
+    where `length` leaves nothing to reflect.
+    """
+    if length <= REFLECTED:
+        raise DataError("audio_too_short", f"{length} samples; a spectrogram needs more than {REFLECTED}")
+    frames = length // HOP_LENGTH
+    heard = min(frames, -(-(len(wave) + REFLECTED) // HOP_LENGTH))  # later windows see silence only
+    kept = frames if keep is None else min(keep, frames)
+    mel = torch.empty(n_mels, max(kept, heard))  # what is not kept may still hold the maximum
+    power = mel[:, :heard]
+    _mel_power(_reflected(wave, length, heard), power)
+    power.clamp_(min=FLOOR).log10_()
+    mel[:, heard:] = SILENCE
+    lowest = float(power.max()) - 8.0
+    return mel[:, :kept].contiguous().clamp_(min=lowest).add_(4.0).mul_(0.25)
+
+
+def _reflected(wave: torch.Tensor, length: int, frames: int) -> torch.Tensor:
+    """What the first `frames` windows see of `wave`, filled up to `length` samples and reflected at both ends.
+
+    [a b c d ...  w x y z] -> [... d c b | a b c d ... w x y z | y x w ...], the end only where it is seen.
+    """
+    seen = (frames - 1) * HOP_LENGTH + N_FFT
+    out = torch.zeros(seen)
+    shown = min(len(wave), seen - REFLECTED)
+    out[REFLECTED : REFLECTED + shown] = wave[:shown]
+    left = wave[1 : REFLECTED + 1].flip(0)
+    out[REFLECTED - len(left) : REFLECTED] = left
+    beyond = seen - REFLECTED - length
+    if beyond > 0:
+        right = wave[length - 1 - beyond : length - 1].flip(0)  # of the silence before it nothing is stored
+        out[seen - len(right) :] = right
+    return out
+
+
+def _mel_power(signal: torch.Tensor, out: torch.Tensor) -> None:
+    """Mel-weighted power of every window of `signal`, into float32 [n_mels, frames].
+
+    Squared real and imaginary parts stay interleaved and each filter has every weight twice, so that the matrix
+    product adds them; complex absolute values are the slowest part of the usual way.
+    """
+    frames = out.shape[1]
+    window = _window()
+    windows = signal.as_strided((frames, N_FFT), (HOP_LENGTH, 1))
+    seen = torch.empty(min(_BLOCK, frames), N_FFT)
+    for start in range(0, frames, _BLOCK):
+        stop = min(start + _BLOCK, frames)
+        spectrum = torch.fft.rfft(torch.mul(windows[start:stop], window, out=seen[: stop - start]))
+        squares = torch.view_as_real(spectrum).flatten(1).square_()
+        for first, last, low, high, weights in _bands(out.shape[0]):
+            torch.mm(weights, squares[:, low:high].t(), out=out[first:last, start:stop])
+
+
+@lru_cache(maxsize=1)
+def _window() -> torch.Tensor:
+    return torch.hann_window(N_FFT)
+
+
+@lru_cache(maxsize=8)
+def mel_filters(n_mels: int, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT) -> npt.NDArray[np.float64]:
+    """Triangular filters of unit area on Slaney's mel scale, from 0 to half the sample rate: [n_mels, n_fft // 2 + 1].
+
+    Slaney's scale is linear below 1 kHz (3 mels per 200 Hz) and logarithmic above (27 mels for a factor of 6.4), from
+    his Auditory Toolbox (1998); the same filters as `librosa.filters.mel`.
+    """
+    if n_mels < 1:
+        raise SpecError(f"n_mels {n_mels} leaves no filter")
+    nyquist = sample_rate / 2
+    top = 15 + 27 * np.log(nyquist / 1000) / np.log(6.4) if nyquist > 1000 else 3 * nyquist / 200
+    mels = np.linspace(0.0, top, n_mels + 2)
+    edges = np.where(mels < 15, 200 * mels / 3, 1000 * np.exp((mels - 15) * np.log(6.4) / 27))
+    bins = np.linspace(0.0, nyquist, n_fft // 2 + 1)
+    rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    return np.maximum(0.0, np.minimum(rising, falling)) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+
+
+@lru_cache(maxsize=8)
+def _bands(n_mels: int) -> tuple[tuple[int, int, int, int, torch.Tensor], ...]:
+    """Filters first..last as a matrix over the interleaved columns low..high, for groups of neighbouring filters."""
+    filters = mel_filters(n_mels).astype(np.float32)
+    edges = [n_mels * band // _BANDS for band in range(_BANDS + 1)]
+    bands = []
+    for first, last in pairwise(edges):
+        if first == last:
+            continue
+        used = np.flatnonzero(filters[first:last].any(axis=0))
+        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)  # a filter narrower than a bin is empty
+        weights = torch.from_numpy(filters[first:last, low:high].repeat(2, axis=1))
+        bands.append((first, last, 2 * low, 2 * high, weights))
+    return tuple(bands)
