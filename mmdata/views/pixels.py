@@ -115,6 +115,8 @@ def _step(image: torch.Tensor, op: Op, backend: Backend) -> torch.Tensor:
                 return image
             if backend == "pil" and image.dtype == torch.uint8:
                 return _pillow_resize(image, op)
+            if to_height == to_width == 1:  # Torch fails to make a single pixel of contiguous planes.
+                image = image.movedim(-3, -1).contiguous().movedim(-1, -3)
             resized: torch.Tensor = resize_image(image, [to_height, to_width], _TORCHVISION[name], antialias=True)
             return resized
         case Crop(top, left, rows, columns):
