@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -162,15 +163,25 @@ def media_ids(family: Family, plan: MediaPlan) -> list[int]:
     if placeholder is None:
         return []
     ids: list[int] = []
-    placeholders = 0
     for piece in rule.layout(plan):
-        if isinstance(piece, int):
-            ids += [placeholder] * piece
-            placeholders += piece
-        else:
-            ids += family.tokenizer([piece], add_special_tokens=False, split_special_tokens=False)["input_ids"][0]
-    assert placeholders == plan.tokens, f"family {family.name}: {placeholders} placeholders for {plan.tokens} features"
+        ids += (placeholder,) * piece if isinstance(piece, int) else _marker_ids(family.tokenizer, piece)
     return ids
+
+
+def media_length(family: Family, plan: MediaPlan) -> int:
+    """The number of `media_ids`, without making them."""
+    rule = family.media[plan.kind]
+    if rule.placeholder is None:
+        return 0
+    pieces = rule.layout(plan)
+    placeholders = sum(piece for piece in pieces if isinstance(piece, int))
+    assert placeholders == plan.tokens, f"family {family.name}: {placeholders} placeholders for {plan.tokens} features"
+    return placeholders + sum(len(_marker_ids(family.tokenizer, piece)) for piece in pieces if isinstance(piece, str))
+
+
+@functools.lru_cache(maxsize=65_536)
+def _marker_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer([text], add_special_tokens=False, split_special_tokens=False)["input_ids"][0])
 
 
 def expand(family: Family, encoded: Encoded, plans: Sequence[MediaPlan]) -> Segment:

@@ -10,7 +10,7 @@ import numpy as np
 
 from mmdata import rng
 from mmdata.errors import DataError
-from mmdata.families._family import Family, media_ids, plan_media
+from mmdata.families._family import Family, media_length, plan_media
 from mmdata.pack import pack_best_fit, packing_efficiency
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.order import order
@@ -145,7 +145,7 @@ class Planner:
             plans = plan_media(self.family, encoded.media)
         except DataError as error:
             return error
-        tokens = len(encoded.ids) - len(plans) + sum(len(media_ids(self.family, plan)) for plan in plans)
+        tokens = len(encoded.ids) - len(plans) + sum(media_length(self.family, plan) for plan in plans)
         if self.spec.max_length is not None and tokens > self.spec.max_length:
             return DataError("overlong", f"{sample.key}: {tokens} tokens, {self.spec.max_length} fit")
         return Item(position=position, key=sample.key, tokens=tokens, media=plans)

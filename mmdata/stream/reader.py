@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import numpy as np
 
+from mmdata.decode.planned import Fidelity
 from mmdata.errors import DataError, RunError
-from mmdata.families._family import Family, Segment, expand, filler, media_ids, plan_media, views
+from mmdata.families._family import Family, Segment, expand, filler, media_length, plan_media, views
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.assemble import assemble
 from mmdata.stream.realize import read_image, realize
@@ -35,7 +36,9 @@ def read_sample(dataset: Dataset, position: int, *, max_pixels: int) -> Sample:
     return replace(sample, parts=parts)
 
 
-def read_pack(pack: Pack, dataset: Dataset, family: Family, template: Template, *, max_pixels: int) -> Packed:
+def read_pack(
+    pack: Pack, dataset: Dataset, family: Family, template: Template, *, max_pixels: int, fidelity: Fidelity = "exact"
+) -> Packed:
     """The arrays of a pack, in the shapes that were planned, whatever becomes of its samples.
 
     A sample that cannot be read keeps its place with constant media and no labels, and is named in `masked`.
@@ -45,7 +48,7 @@ def read_pack(pack: Pack, dataset: Dataset, family: Family, template: Template, 
     masked: list[tuple[str, str]] = []
     for item in pack.items:
         try:
-            segment, media = _read_item(item, dataset, family, template, max_pixels)
+            segment, media = _read_item(item, dataset, family, template, max_pixels, fidelity)
         except DataError as error:
             segment = filler(family, item.tokens, item.media)
             media = [np.full(plan.shape, CONSTANT, np.float32) for plan in item.media]
@@ -64,13 +67,13 @@ def dummy(family: Family) -> Packed:
         for kind in family.media
     ]
     plans = tuple(plan for fact in facts for plan in plan_media(family, [fact]))
-    tokens = sum(len(media_ids(family, plan)) for plan in plans) + 1
+    tokens = sum(media_length(family, plan) for plan in plans) + 1
     arrays = [np.full(plan.shape, CONSTANT, np.float32) for plan in plans]
     return assemble([filler(family, tokens, plans)], [plans], [arrays], family)
 
 
 def _read_item(
-    item: Item, dataset: Dataset, family: Family, template: Template, max_pixels: int
+    item: Item, dataset: Dataset, family: Family, template: Template, max_pixels: int, fidelity: Fidelity
 ) -> tuple[Segment, list[np.ndarray]]:
     sample = _bytes(dataset, item.position)
     (encoded,) = encode([sample], family.tokenizer, template)
@@ -80,7 +83,7 @@ def _read_item(
     if sample.key != item.key or len(segment.ids) != item.tokens:
         raise AssertionError(f"{dataset.path}: {sample.key} was planned as {item}, read with {len(segment.ids)} tokens")
     media = [
-        realize(medium, plan, view, max_pixels=max_pixels)
+        realize(medium, plan, view, max_pixels=max_pixels, fidelity=fidelity)
         for medium, plan, view in zip(encoded.media, item.media, views(family, encoded.media), strict=True)
     ]
     return segment, media

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmdata.decode.planned import Fidelity, decode_for
 from mmdata.errors import DataError
 from mmdata.families._family import View
-from mmdata.types import LogMel, Media, MediaPlan
+from mmdata.types import Media, MediaPlan
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 16_000
 
 
-def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int) -> np.ndarray:
+def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int, fidelity: Fidelity = "exact") -> np.ndarray:
     """The array of `plan.shape` that `view` makes of a medium's bytes.
 
     Raises DataError as the decoders do, and `facts_mismatch` where the bytes decode to another size or length than the
@@ -24,11 +25,11 @@ def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int) -> n
     """
     match medium.kind:
         case "image":
-            array = view.realize(read_image(medium, max_pixels), plan)
+            array = view.realize(_pixels(medium, plan, max_pixels, fidelity), plan)
         case "video":
             array = view.realize(_video(medium, plan, max_pixels), plan)
         case "audio":
-            array = view.realize(_audio(medium, plan), plan)
+            array = view.realize(_audio(medium), plan)
     if tuple(array.shape) != plan.shape:
         raise AssertionError(f"{view.describe()} made {tuple(array.shape)} of what it planned as {plan}")
     result: np.ndarray = array.numpy()
@@ -45,6 +46,12 @@ def read_image(medium: Media, max_pixels: int) -> np.ndarray:
     return pixels
 
 
+def _pixels(medium: Media, plan: MediaPlan, max_pixels: int, fidelity: Fidelity) -> np.ndarray:
+    assert medium.data is not None, medium
+    size = None if medium.height is None or medium.width is None else (medium.height, medium.width)
+    return decode_for(medium.data, plan.ops, fidelity=fidelity, max_pixels=max_pixels, size=size)
+
+
 def _video(medium: Media, plan: MediaPlan, max_pixels: int) -> torch.Tensor:
     from mmdata.decode.video import decode_frames
 
@@ -53,11 +60,9 @@ def _video(medium: Media, plan: MediaPlan, max_pixels: int) -> torch.Tensor:
     return frames
 
 
-def _audio(medium: Media, plan: MediaPlan) -> torch.Tensor:
+def _audio(medium: Media) -> torch.Tensor:
     from mmdata.decode.audio import decode
 
-    (op,) = plan.ops
-    assert isinstance(op, LogMel), plan
     assert medium.data is not None, medium
     return decode(medium.data, sample_rate=SAMPLE_RATE)
 
