@@ -1,0 +1,223 @@
+"""Video: encoded bytes to frames by their number, exactly, whichever library decodes; facts; proof that all decodes.
+
+Frame i is the i-th shown, from 0, in the order of presentation times. `decode_frames` gives the same bytes with every
+backend; `auto` is the one that was measured to be fastest of those installed (`python -m benchmarks.video_decode`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdata.decode import packets as tables
+from mmdata.decode import video_peers, video_pyav
+from mmdata.decode.demux import LIMITS, Limits, Source
+from mmdata.decode.packets import keyframes, read_packets
+from mmdata.decode.video_facts import read_facts, verify
+from mmdata.errors import DataError, SpecError
+from mmdata.types import Media, Packets
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = [
+    "BACKENDS",
+    "Frames",
+    "Limits",
+    "decode_frames",
+    "iter_frames",
+    "keyframes",
+    "read_audio_track",
+    "read_facts",
+    "read_packets",
+    "verify",
+]
+
+Backend = Literal["auto", "pyav", "torchcodec", "decord"]
+BACKENDS = {"pyav": "av", "torchcodec": "torchcodec", "decord": "decord"}
+"""Backends and the modules that they need, the fastest first."""
+Pixels = npt.NDArray[np.uint8]
+Times = npt.NDArray[np.float64]
+
+
+class Frames(NamedTuple):
+    """Frames in the order asked for, and when each is shown."""
+
+    pixels: torch.Tensor
+    """uint8 [T, 3, H, W], RGB, upright; channels last in memory, as decoders write and resizing reads fastest"""
+    seconds: Times
+    """float64 [T]: presentation times as the file has them, which need not begin at 0"""
+
+
+def decode_frames(
+    source: Source,
+    indices: Iterable[int],
+    *,
+    packets: Packets | None = None,
+    backend: Backend = "auto",
+    size: tuple[int, int] | None = None,
+    max_pixels: int = LIMITS.max_pixels,
+    threads: int = 1,
+) -> Frames:
+    """The frames `indices` of a video, in that order, repeats allowed.
+
+    `packets` (or those of a Media source) spare a scan of the file. `size` (height, width) resizes each frame as it
+    comes, as torchvision does with antialiased bicubic, so that no more than the result is held. `threads` are the
+    decoder's own; with several videos at once, one each is best.
+
+    Raises SpecError for a backend that is not there; DataError: what `read_packets` raises, `frame_out_of_range`,
+    `corrupt_video`, `missing_frames`, `frame_size_changes`, and `backend_differs` or `backend_unsupported` where
+    torchcodec or decord would not give these frames.
+    """
+    wanted = [int(index) for index in indices]
+    limits = Limits(max_pixels=max_pixels)
+    table = packets if packets is not None else source.packets if isinstance(source, Media) else None
+    name = pick_backend(backend)
+    if name != "pyav":
+        pixels, seconds = video_peers.decode(name, source, wanted, table, limits=limits, threads=threads)
+        return Frames(_tensor(pixels if size is None else _resize_all(pixels, size)), seconds)
+    with closing(video_pyav.Reader(source, table, threads=threads, limits=limits)) as reader:
+        return _gather(reader, wanted, size)
+
+
+def pick_backend(backend: Backend) -> str:
+    """The backend that a name means here. Raises SpecError for one that is unknown or not installed."""
+    if backend != "auto":
+        if backend not in BACKENDS:
+            raise SpecError(f"no video backend {backend!r}; there are auto, {', '.join(BACKENDS)}")
+        if importlib.util.find_spec(BACKENDS[backend]) is None:
+            raise SpecError(f"video backend {backend!r}: the package {BACKENDS[backend]!r} is not installed")
+        return backend
+    for name, module in BACKENDS.items():
+        if importlib.util.find_spec(module) is not None:
+            return name
+    raise SpecError(f"no video decoder is installed; install one of {', '.join(BACKENDS.values())}")
+
+
+def _gather(reader: video_pyav.Reader, wanted: list[int], size: tuple[int, int] | None) -> Frames:
+    order = tables.shown(reader.table)
+    seconds = tables.seconds(reader.table)
+    video_pyav.check_range(wanted, len(order))
+    rows: dict[int, list[int]] = {}
+    for row, index in enumerate(wanted):
+        rows.setdefault(int(order[index]), []).append(row)
+    batch: Pixels | None = None
+    for position, frame in video_pyav.frames(reader, np.array(sorted(rows), np.int64)):
+        pixels = _picture(frame, size)
+        if batch is None:
+            batch = np.empty((len(wanted), *pixels.shape), np.uint8)
+        _check_size(batch.shape[1:], pixels.shape)
+        for row in rows[position]:
+            batch[row] = pixels
+    if batch is None:
+        height, width = size or (reader.stream.codec_context.height, reader.stream.codec_context.width)
+        batch = np.empty((0, height, width, 3), np.uint8)
+    return Frames(_tensor(batch), seconds[wanted])
+
+
+def iter_frames(
+    source: Source,
+    indices: Iterable[int] | None = None,
+    *,
+    chunk: int = 64,
+    overlap: int = 0,
+    packets: Packets | None = None,
+    size: tuple[int, int] | None = None,
+    max_pixels: int = LIMITS.max_pixels,
+    threads: int = 1,
+) -> Iterator[tuple[list[int], Frames]]:
+    """A long video in pieces of at most `chunk` frames, each with its frame numbers, in one pass and the memory of one
+    piece; each begins with the last `overlap` frames of the one before.
+
+    `indices` must ascend; None means all. Raises as `decode_frames` does, and SpecError for indices out of order or
+    an overlap that is not smaller than the chunk.
+    """
+    if not 0 <= overlap < chunk:
+        raise SpecError(f"overlap {overlap} of a chunk of {chunk}: it must be smaller, and not negative")
+    limits = Limits(max_pixels=max_pixels)
+    table = packets if packets is not None else source.packets if isinstance(source, Media) else None
+    with closing(video_pyav.Reader(source, table, threads=threads, limits=limits)) as reader:
+        order, seconds = tables.shown(reader.table), tables.seconds(reader.table)
+        wanted = list(range(len(order))) if indices is None else [int(index) for index in indices]
+        if any(later <= earlier for earlier, later in itertools.pairwise(wanted)):
+            raise SpecError("iter_frames takes indices that ascend; decode_frames takes any")
+        video_pyav.check_range(wanted, len(order))
+        held: list[Pixels] = []
+        start = 0
+        for pixels in _in_order(reader, [int(order[index]) for index in wanted], size):
+            held.append(pixels)
+            if len(held) == chunk:
+                yield _piece(wanted[start : start + chunk], held, seconds)
+                start += chunk - overlap
+                held = held[chunk - overlap :]
+        if len(held) > (overlap if start else 0):
+            yield _piece(wanted[start:], held, seconds)
+
+
+def _piece(numbers: list[int], held: list[Pixels], seconds: Times) -> tuple[list[int], Frames]:
+    return numbers, Frames(_tensor(np.stack(held)), seconds[numbers])
+
+
+def _in_order(reader: video_pyav.Reader, positions: list[int], size: tuple[int, int] | None) -> Iterator[Pixels]:
+    """The frames of ascending numbers one by one. The decoder gives them so; those of odd files wait their turn."""
+    early: dict[int, Pixels] = {}
+    expected = iter(positions)
+    following = next(expected, None)
+    shape: tuple[int, ...] | None = None
+    for position, frame in video_pyav.frames(reader, np.array(sorted(positions), np.int64)):
+        pixels = early[position] = _picture(frame, size)
+        shape = shape or pixels.shape
+        _check_size(shape, pixels.shape)
+        while following is not None and following in early:
+            yield early.pop(following)
+            following = next(expected, None)
+
+
+def _check_size(expected: tuple[int, ...], found: tuple[int, ...]) -> None:
+    if expected != found:
+        raise DataError("frame_size_changes", f"from {expected[1]}x{expected[0]} to {found[1]}x{found[0]}")
+
+
+def _picture(frame: Any, size: tuple[int, int] | None) -> Pixels:
+    pixels = video_pyav.rgb(frame)
+    return pixels if size is None else _resize(pixels, size)
+
+
+def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    import torch
+    from torch.nn import functional
+
+    picture = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    if tuple(picture.shape[2:]) != size:
+        picture = functional.interpolate(picture, size, mode="bicubic", antialias=True)
+    resized: Pixels = picture[0].permute(1, 2, 0).numpy()
+    return resized
+
+
+def _resize_all(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    resized = np.empty((len(pixels), *size, 3), np.uint8)
+    for row, picture in enumerate(pixels):
+        resized[row] = _resize(picture, size)
+    return resized
+
+
+def _tensor(pixels: Pixels) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def read_audio_track(source: Source, **options: Any) -> Any:
+    """The sound of a video, as `mmdata.decode.audio.decode` gives it; `options` are its own. Raises DataError
+    `no_audio` where there is none."""
+    from mmdata.decode import audio
+    from mmdata.decode.demux import payload
+
+    data = payload(source)
+    return audio.decode(data if isinstance(data, bytes) else data.read_bytes(), **options)
