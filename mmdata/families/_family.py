@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 
@@ -164,7 +164,9 @@ def media_ids(family: Family, plan: MediaPlan) -> list[int]:
         return []
     ids: list[int] = []
     for piece in rule.layout(plan):
-        ids += (placeholder,) * piece if isinstance(piece, int) else _marker_ids(family.tokenizer, piece)
+        ids += (
+            (placeholder,) * piece if isinstance(piece, int) else _marker_ids(cast(Hashable, family.tokenizer), piece)
+        )
     return ids
 
 
@@ -173,14 +175,18 @@ def media_length(family: Family, plan: MediaPlan) -> int:
     rule = family.media[plan.kind]
     if rule.placeholder is None:
         return 0
-    pieces = rule.layout(plan)
-    placeholders = sum(piece for piece in pieces if isinstance(piece, int))
+    placeholders = markers = 0
+    for piece in rule.layout(plan):
+        if isinstance(piece, int):
+            placeholders += piece
+        else:
+            markers += len(_marker_ids(cast(Hashable, family.tokenizer), piece))
     assert placeholders == plan.tokens, f"family {family.name}: {placeholders} placeholders for {plan.tokens} features"
-    return placeholders + sum(len(_marker_ids(family.tokenizer, piece)) for piece in pieces if isinstance(piece, str))
+    return placeholders + markers
 
 
 @functools.lru_cache(maxsize=65_536)
-def _marker_ids(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
+def _marker_ids(tokenizer: Any, text: str) -> tuple[int, ...]:
     return tuple(tokenizer([text], add_special_tokens=False, split_special_tokens=False)["input_ids"][0])
 
 
