@@ -59,7 +59,8 @@ class Media:
     the facts were obtained: `header` read, or the whole file decoded (`full`). `sha256` is the hex digest
     of the bytes as they came from the source, whatever was done to them since. Of a video, `frames` counts
     the pictures shown, `fps` is their average rate, `seconds` their duration, and `packets` says where decoding can
-    start; of audio, `samples` counts those of one channel at `sample_rate`.
+    start, and `marks` names frames that were found in its content (`scenes`: the first of each scene but the first;
+    `keys`; `motion`); of audio, `samples` counts those of one channel at `sample_rate`.
     """
 
     kind: MediaKind
@@ -76,6 +77,7 @@ class Media:
     channels: int | None = None
     samples: int | None = None
     packets: Packets | None = field(default=None, repr=False, compare=False)
+    marks: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False, hash=False)
     sha256: str | None = None
     verified: Verified = "none"
     role: str | None = None

@@ -45,25 +45,25 @@ def keyframe(
 
 
 def motion(
-    total: int, num_frames: int, *, scores: Sequence[float], seconds: Sequence[float], spacing: float = 0.5
+    total: int, num_frames: int, *, scores: Sequence[float], times: Sequence[float], spacing: float = 0.5
 ) -> tuple[int, ...]:
     """The `num_frames` frames of most motion, no two shown within `spacing` seconds of each other.
 
-    The strongest is taken first, of equals the earliest; `scores` and `seconds` (presentation times) have one value
-    per frame. Fewer frames come back where the spacing leaves no room for more.
+    The strongest is taken first, of equals the earliest; `scores` and `times` (seconds at which each is shown) have one
+    value per frame. Fewer frames come back where the spacing leaves no room for more.
 
-    >>> motion(6, 2, scores=(0, 9, 8, 1, 7, 2), seconds=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+    >>> motion(6, 2, scores=(0, 9, 8, 1, 7, 2), times=(0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
     (1, 4)
     """
     require(total, num_frames)
-    if len(scores) != total or len(seconds) != total:
-        raise SpecError(f"frames motion: {len(scores)} scores and {len(seconds)} times for {total} frames")
+    if len(scores) != total or len(times) != total:
+        raise SpecError(f"frames motion: {len(scores)} scores and {len(times)} times for {total} frames")
     if spacing < 0:
         raise SpecError(f"frames motion: spacing is {spacing} s; give 0 or more")
-    times = np.asarray(seconds, dtype=np.float64)
+    shown = np.asarray(times, dtype=np.float64)
     taken: list[int] = []
     for at in np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist():
-        if not taken or np.abs(times[taken] - times[at]).min() >= spacing - TIE:
+        if not taken or np.abs(shown[taken] - shown[at]).min() >= spacing - TIE:
             taken.append(at)
             if len(taken) == num_frames:
                 break
@@ -77,11 +77,12 @@ def adaptive(
     duration: float,
     long_seconds: float = 60.0,
     scores: Sequence[float] | None = None,
-    seconds: Sequence[float] | None = None,
+    times: Sequence[float] | None = None,
     spacing: float = 0.5,
+    chosen: Sequence[int] | None = None,
 ) -> tuple[int, ...]:
     """By length: all frames of a video that has no more than `num_frames`; `uniform` up to `long_seconds`; beyond,
-    the frames of most motion (`scores` and `seconds` as for `motion`).
+    the frames of most motion: by `scores` and `times` as for `motion`, or `chosen` so before and thinned out evenly.
 
     >>> adaptive(3, 4, duration=0.1), adaptive(8, 4, duration=2.0)
     ((0, 1, 2), (0, 2, 4, 6))
@@ -92,9 +93,11 @@ def adaptive(
         return tuple(range(total))
     if duration <= long_seconds:
         return uniform(total, num_frames)
-    if scores is None or seconds is None:
-        raise SpecError(f"frames adaptive: a video of {duration:.1f} s needs motion scores and times")
-    return motion(total, num_frames, scores=scores, seconds=seconds, spacing=spacing)
+    if chosen is not None:
+        return keyframe(total, num_frames, keys=chosen)
+    if scores is None or times is None:
+        raise DataError("no_facts", f"the motion of a video of {duration:.1f} s is not known")
+    return motion(total, num_frames, scores=scores, times=times, spacing=spacing)
 
 
 def spans(total: int, cuts: Sequence[int]) -> tuple[tuple[int, int], ...]:

@@ -152,13 +152,13 @@ def smolvlm(
     *,
     fps: float = 1.0,
     video_fps: float | None,
-    seconds: float | None = None,
+    duration: float | None = None,
     skip_seconds: float = 1.0,
 ) -> tuple[int, ...]:
     """At most `num_frames` different frames at about `fps` a second: `unique(int(linspace(first, last, n)))`.
 
-    n = clip(round(fps * seconds), 1, num_frames). One second is left out at both ends when the video is longer than
-    num_frames * fps seconds besides. `seconds` is the duration, total / video_fps unless given.
+    n = clip(round(fps * duration), 1, num_frames). One second is left out at both ends when the video is longer than
+    num_frames * fps seconds besides. `duration` is in seconds, total / video_fps unless given.
     (transformers: `SmolVLMVideoProcessor.sample_frames`.)
 
     >>> smolvlm(250, 4, video_fps=25.0)
@@ -168,7 +168,7 @@ def smolvlm(
         raise DataError("no_facts", f"the rate of the video is {video_fps}; smolvlm's rule needs it")
     require(total, 1)
     require(max(total, num_frames), num_frames)
-    duration = total / video_fps if seconds is None else seconds
+    duration = total / video_fps if duration is None else duration
     count = max(1, min(round(fps * duration), num_frames))
     first, last = 0, total - 1
     if skip_seconds > 0 and duration - 2 * skip_seconds > num_frames * fps:

@@ -56,14 +56,14 @@ def content_cuts(
     threshold: float = 27.0,
     min_scene: float = 15,
     mode: Mode = "merge",
-    seconds: Sequence[float] | None = None,
+    times: Sequence[float] | None = None,
 ) -> tuple[int, ...]:
     """The cuts of `ContentDetector`: scores (`content_scores`) of at least `threshold`, through `flash_filter`.
 
     >>> content_cuts([0.0, *[1.0] * 19, 90.0, *[1.0] * 20])
     (20,)
     """
-    return flash_filter((score >= threshold for score in scores), min_scene=min_scene, mode=mode, seconds=seconds)
+    return flash_filter((score >= threshold for score in scores), min_scene=min_scene, mode=mode, times=times)
 
 
 def adaptive_cuts(
@@ -73,7 +73,7 @@ def adaptive_cuts(
     min_score: float = 15.0,
     window: int = 2,
     min_scene: float = 15,
-    seconds: Sequence[float] | None = None,
+    times: Sequence[float] | None = None,
 ) -> tuple[int, ...]:
     """The cuts of `AdaptiveDetector`: a score of at least `min_score` that is `ratio` times the mean of its `window`
     neighbours on either side (255 times where they are all 0), and `min_scene` after the last cut or the start.
@@ -85,7 +85,7 @@ def adaptive_cuts(
     """
     if window < 1:
         raise SpecError(f"scenes adaptive: window is {window}; give at least 1 frame")
-    far_enough = _distance(min_scene, seconds)
+    far_enough = _distance(min_scene, times)
     held: deque[float] = deque(maxlen=2 * window + 1)
     cuts: list[int] = []
     last = 0
@@ -106,7 +106,7 @@ def adaptive_cuts(
 
 
 def flash_filter(
-    above: Iterable[bool], *, min_scene: float = 15, mode: Mode = "merge", seconds: Sequence[float] | None = None
+    above: Iterable[bool], *, min_scene: float = 15, mode: Mode = "merge", times: Sequence[float] | None = None
 ) -> tuple[int, ...]:
     """Which of the frames `above` the threshold are cuts, so that no scene is shorter than `min_scene`.
 
@@ -125,7 +125,7 @@ def flash_filter(
         raise SpecError(f"scenes: no mode {mode!r}; modes are merge, suppress")
     if min_scene <= 0:
         return tuple(at for at, one in enumerate(above) if one)
-    far_enough = _distance(min_scene, seconds)
+    far_enough = _distance(min_scene, times)
     cuts: list[int] = []
     last_above = 0
     begun: int | None = None  # the first of the cuts that are being merged
@@ -147,8 +147,8 @@ def flash_filter(
     return tuple(cuts)
 
 
-def _distance(least: float, seconds: Sequence[float] | None) -> Callable[[int, int], bool]:
+def _distance(least: float, times: Sequence[float] | None) -> Callable[[int, int], bool]:
     """Whether two frames lie a scene's least length apart, in frames or in presentation time."""
-    if seconds is None:
+    if times is None:
         return lambda first, second: second - first >= least
-    return lambda first, second: seconds[second] - seconds[first] >= least
+    return lambda first, second: times[second] - times[first] >= least
