@@ -1,4 +1,4 @@
-"""Resampling by windowed sinc: the numbers of `torchaudio.functional.resample`, its defaults, at a fraction of the work.
+"""Resampling by windowed sinc: the numbers of torchaudio's `resample` with its defaults, for a fraction of the work.
 
 The filter of each output sample has a few dozen taps that are not zero; torchaudio multiplies by all of one period
 (475 for 44.1 to 16 kHz) and computes the filters anew for every call. Here neighbouring outputs share one small dense
@@ -51,6 +51,18 @@ def margin(rate: int, new_rate: int) -> int:
     """Input samples on either side of an output's place that it depends on."""
     rate, new_rate = _reduced(rate, new_rate)
     return math.ceil(ZEROS * rate / (min(rate, new_rate) * ROLLOFF)) if rate != new_rate else 0
+
+
+def before(first: int, rate: int, new_rate: int) -> int:
+    """The input sample from which to resample in order to have output `first` and what follows exactly: far enough
+    before it, and where a period of the filters begins."""
+    rate, new_rate = _reduced(rate, new_rate)
+    return max(0, first // new_rate - -(-margin(rate, new_rate) // rate)) * rate
+
+
+def until(last: int, rate: int, new_rate: int) -> int:
+    """The number of input samples that the outputs before `last` depend on."""
+    return (last - 1) * rate // new_rate + margin(rate, new_rate) + 1 if last > 0 else 0
 
 
 def resample(wave: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:

@@ -1,0 +1,255 @@
+"""Compressed sound through PyAV (FFmpeg): which container the bytes are, and their samples as float32.
+
+FFmpeg removes what encoders put before and after the sound (LAME's delay, Opus' pre-skip, AAC's priming under an edit
+list), so that counts are those of the original. Nothing but the bytes given is ever opened: the demuxer is named here
+and not guessed, for FFmpeg knows playlist formats that refer to other files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdata.decode.sniff import sniff
+from mmdata.errors import DataError
+
+if TYPE_CHECKING:
+    from av.audio.frame import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+
+DEMUXERS = {
+    "mp3": "mp3",
+    "aac": "aac",
+    "flac": "flac",
+    "ogg": "ogg",
+    "mp4": "mov",
+    "webm": "matroska",
+    "wav": "wav",
+    "aiff": "aiff",
+    "au": "au",
+    "caf": "caf",
+    "amr": "amr",
+    "avi": "avi",
+    "flv": "flv",
+    "mpeg": "mpeg",
+    "mpegts": "mpegts",
+}
+"""Containers that sound is read from, by our name and FFmpeg's."""
+_SAMPLES: dict[str, tuple[str, float]] = {
+    "u8": ("u1", 2.0**-7),
+    "s16": ("i2", 2.0**-15),
+    "s32": ("i4", 2.0**-31),
+    "s64": ("i8", 2.0**-63),
+    "flt": ("f4", 1.0),
+    "dbl": ("f8", 1.0),
+}
+"""FFmpeg's sample formats: how a sample is stored, and what makes full range 1."""
+_BLOCK = 1 << 16
+"""Samples that are handed out at once."""
+_PATIENCE = 60.0
+"""Seconds after which FFmpeg gives up one request to the demuxer."""
+_SILENT_PACKETS = 10_000
+"""Packets in a row without a single sample after which a stream is called damaged: a demuxer may go in circles."""
+
+Wave = npt.NDArray[np.float32]
+
+
+def container(data: bytes) -> str:
+    """The name in `DEMUXERS` of what the bytes are.
+
+    Raises DataError `empty`, or `not_audio` whose detail names what they are instead.
+    """
+    if not data:
+        raise DataError("empty", "no bytes")
+    body = data
+    if data[:3] == b"ID3" and len(data) > 10:  # a tag that is put before AAC and FLAC too
+        size = sum((byte & 127) << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True))
+        body = data[10 + size : 10 + size + 16]
+        if body[:4] == b"fLaC":
+            return "flac"
+    if body[:1] == b"\xff" and len(body) > 1 and body[1] & 0xF6 == 0xF0:
+        return "aac"  # ADTS: twelve bits set and layer 0
+    if data[:4] == b"FORM" and data[8:12] in (b"AIFF", b"AIFC"):
+        return "aiff"
+    for magic, name in ((b".snd", "au"), (b"caff", "caf"), (b"#!AMR", "amr"), (b"RF64", "wav"), (b"RIFX", "wav")):
+        if data.startswith(magic):
+            return name
+    if data[:1] == b"G" and data[188:189] == b"G" and data[376:377] in (b"G", b""):
+        return "mpegts"
+    name = sniff(data) or f"unknown bytes: {data[:8].hex(' ')}"
+    if name not in DEMUXERS:
+        raise DataError("not_audio", name)
+    return name
+
+
+@contextlib.contextmanager
+def _guarded(reason: str) -> Iterator[None]:
+    """Turn what FFmpeg says of data into DataError."""
+    import av
+
+    try:
+        yield
+    except (av.ExitError, av.TimeoutError) as error:  # type: ignore[attr-defined]
+        raise DataError("decoder_timeout", str(error)) from error
+    except MemoryError as error:
+        raise DataError("decoder_memory", "the decoder asked for more memory than there is") from error
+    except av.FFmpegError as error:
+        raise DataError(reason, f"{type(error).__name__}: {error.strerror}") from error
+
+
+class Track:
+    """The best sound track of a file, decoded from its beginning. Use as a context manager; read once.
+
+    `sample_rate` and `channels` are those of the first decoded frame, which the header may not know (HE-AAC).
+    """
+
+    sample_rate: int
+    channels: int
+    samples: int | None
+    """As the header of a flac declares it."""
+
+    def __init__(self, data: bytes, format: str) -> None:
+        import av
+
+        self.format = format
+        with _guarded("bad_header"):
+            self._file: InputContainer = av.open(  # type: ignore[assignment]
+                io.BytesIO(data),
+                format=DEMUXERS[format],
+                options={"threads": "1"},
+                container_options={"protocol_whitelist": "none", "max_streams": "64"},
+                metadata_errors="ignore",
+                timeout=(_PATIENCE, _PATIENCE),
+            )
+        try:
+            self._stream = self._pick()
+            self._frames = self._decode()
+            first = next(self._frames, None)
+            if first is None:
+                raise DataError("truncated_audio", f"{format} of {len(data):,} bytes without one decodable frame")
+            self._first = first
+            self.sample_rate, self.channels = first.sample_rate, first.layout.nb_channels
+            self._sample_format = first.format.name
+            self.samples = self._declared() if format == "flac" else None
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Track:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._frames.close()
+        self._file.close()
+
+    def _pick(self) -> AudioStream:
+        stream = self._file.streams.best("audio")
+        if stream is None:
+            kinds = ", ".join(stream.type for stream in self._file.streams) or "none"
+            raise DataError("no_audio", f"tracks of the {self.format}: {kinds}")
+        context: Any = stream.codec_context
+        if context is None:
+            raise DataError("unsupported_codec", f"track {stream.index} of the {self.format}: no decoder for it")
+        context.thread_type, context.thread_count = "NONE", 1
+        if context.name == "flac":  # A frame that does not have its checksum is otherwise played as it is.
+            context.options = {"err_detect": "crccheck+explode"}
+        return stream  # type: ignore[return-value]
+
+    def _declared(self) -> int | None:
+        """FFmpeg has the duration of a flac from its header, in samples, and 0 or none where that says nothing."""
+        base = self._stream.time_base
+        if not self._stream.duration or base is None:
+            return None
+        return int(self._stream.duration * base * self.sample_rate)
+
+    def _decode(self) -> Any:
+        """Frames in order. What cannot be decoded before the first sound or after the last is no part of it (tags,
+        a frame cut in the middle, the second half of one whose first half is lost); between them it is damage."""
+        import av
+
+        heard, failure, silent = False, None, 0
+        with _guarded("corrupt_audio"):
+            for packet in self._file.demux(self._stream):
+                try:
+                    frames: list[AudioFrame] = packet.decode()  # type: ignore[assignment]
+                except EOFError:
+                    break
+                except av.InvalidDataError as error:
+                    failure = failure or error
+                    frames = []
+                silent = 0 if frames else silent + 1
+                if silent > _SILENT_PACKETS:
+                    raise DataError("corrupt_audio", f"{silent:,} packets in a row hold no sound")
+                for frame in frames:
+                    if not frame.samples:
+                        continue
+                    if failure and heard:
+                        raise DataError(
+                            "corrupt_audio", f"{self.format}: a packet between sound ones: {failure.strerror}"
+                        )
+                    heard, failure = True, None
+                    yield frame
+
+    def blocks(self, *, mono: bool, first: int = 0, last: int | None = None) -> Iterator[Wave]:
+        """Samples first <= i < last, about 65,000 at a time: float32 [n] as the mean of channels, or [channels, n].
+
+        Raises DataError `corrupt_audio`, and `unsupported_audio` where rate or channels change on the way.
+        """
+        declared = self.sample_rate, self.channels, self._sample_format
+        frames: list[AudioFrame] = []
+        at = begun = count = 0
+        for frame in chain((self._first,), self._frames):
+            now = frame.sample_rate, frame.layout.nb_channels, frame.format.name
+            if now != declared:
+                raise DataError("unsupported_audio", f"{declared} becomes {now} on the way")
+            at += frame.samples
+            if at <= first:
+                continue
+            if not frames:
+                begun, count = at - frame.samples, 0
+            frames.append(frame)
+            count += frame.samples
+            full = last is not None and at >= last
+            if count >= _BLOCK or full:
+                yield self._joined(frames, count, mono)[..., max(first - begun, 0) : last and last - begun]
+                frames = []
+            if full:
+                return
+        if frames:
+            yield self._joined(frames, count, mono)[..., max(first - begun, 0) :]
+
+    def _joined(self, frames: list[AudioFrame], count: int, mono: bool) -> Wave:
+        kind, scale = _SAMPLES[self._sample_format.removesuffix("p")]
+        planar = self._sample_format.endswith("p")
+        out = np.empty(count if mono else (self.channels, count), np.float32)
+        at = 0
+        for frame in frames:
+            n = frame.samples
+            part = out[..., at : at + n]
+            if planar:
+                planes = [np.frombuffer(plane, kind, n) for plane in frame.planes]  # type: ignore[call-overload]
+                if mono:
+                    part[:] = planes[0]
+                    for plane in planes[1:]:
+                        part += plane
+                else:
+                    for row, plane in zip(part, planes, strict=True):
+                        row[:] = plane
+            else:
+                packed = np.frombuffer(frame.planes[0], kind, n * self.channels)  # type: ignore[call-overload]
+                values = packed.astype(np.float32).reshape(n, self.channels)
+                part[:] = values @ np.ones(self.channels, np.float32) if mono else values.T
+            at += n
+        if kind == "u1":
+            out -= 128.0 * (self.channels if mono else 1)
+        factor = scale / (self.channels if mono else 1)
+        if factor != 1.0:
+            out *= np.float32(factor)
+        return out
