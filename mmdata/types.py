@@ -307,6 +307,8 @@ class MediaPlan:
     """Of a video: the frames to decode, in order; a frame may be asked for twice."""
     times: tuple[float, ...] = ()
     """Of a video: seconds at which each of `frames` is shown."""
+    seconds: float | None = None
+    """Of a video: how long it lasts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

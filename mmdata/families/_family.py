@@ -72,7 +72,8 @@ class MediaRule:
 class Family:
     """One row of the table: a Hugging Face model family, bound to a tokenizer.
 
-    `positions` names the rule of `position_ids`, `first_position` the number it starts at. `type_ids` names a batch
+    `positions` names the rule of `position_ids`, `first_position` the number it starts at, `mrope` where M-RoPE goes on
+    after a medium (`mmdata.views.mrope`). `type_ids` names a batch
     array int64 [1, T] that tells kinds of tokens apart: `token_types` says which number a kind has. `companions` are
     integer arrays that follow from all plans of a sample. `packs` is False where several samples cannot share a row.
     """
@@ -82,6 +83,7 @@ class Family:
     media: Mapping[MediaKind, MediaRule]
     positions: Positions = "plain"
     first_position: int = 0
+    mrope: Literal["max", "transformers"] = "max"
     type_ids: str | None = None
     token_types: Mapping[str, int] = field(default_factory=dict)
     companions: Callable[[Sequence[MediaPlan]], Arrays] = nothing
@@ -124,7 +126,7 @@ class Family:
         return {
             "name": self.name,
             "media": rules,
-            "positions": [self.positions, self.first_position],
+            "positions": [self.positions, self.first_position, self.mrope],
             "type_ids": [self.type_ids, dict(self.token_types)],
         }
 

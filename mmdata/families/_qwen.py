@@ -2,37 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from mmdata.families._family import Layout
+from mmdata.errors import DataError
+from mmdata.families._family import Arrays, Family, Layout, MediaRule, Positions, View
 from mmdata.families._settings import Checkpoint, pixels
-from mmdata.types import MediaPlan
+from mmdata.templates import Tokenizer
+from mmdata.types import MediaKind, MediaPlan
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 START, END = "<|vision_start|>", "<|vision_end|>"
 
 
-def marker(placeholder: str) -> str:
-    """What the chat templates write for one image or video."""
-    return f"{START}{placeholder}{END}"
+def image_rule(view: View, placeholder: str = IMAGE, marks: tuple[str, str] = (START, END)) -> MediaRule:
+    """Images: all placeholders between the vision markers."""
+    return MediaRule(
+        view=view,
+        placeholder=placeholder,
+        marker=marks[0] + placeholder + marks[1],
+        key="pixel_values",
+        join="concat",
+        layout=lambda plan: (marks[0], plan.tokens, marks[1]),
+        companions=lambda plan: {"image_grid_thw": np.array([plan.grid], np.int64)},
+    )
 
 
-def between(plan: MediaPlan) -> Layout:
-    """All placeholders between the vision markers."""
-    return START, plan.tokens, END
-
-
-def image_grid(plan: MediaPlan) -> dict[str, np.ndarray]:
-    """`image_grid_thw` int64 [1, 3]."""
-    return {"image_grid_thw": np.array([plan.grid], np.int64)}
-
-
-def video_grid(plan: MediaPlan) -> dict[str, np.ndarray]:
+def video_grid(plan: MediaPlan) -> Arrays:
     """`video_grid_thw` int64 [1, 3]."""
     return {"video_grid_thw": np.array([plan.grid], np.int64)}
+
+
+def timed_grid(plan: MediaPlan, temporal: int, name: str = "second_per_grid_ts") -> Arrays:
+    """The grid, and float32 [1] how many seconds one patch in time spans."""
+    return {**video_grid(plan), name: np.array([seconds_per_patch(plan, temporal)], np.float32)}
+
+
+def seconds_per_patch(plan: MediaPlan, temporal: int) -> float:
+    """`temporal` frames at the rate at which the video was sampled. Raises DataError where its duration is unknown."""
+    if plan.seconds is None:
+        raise DataError("no_facts", "the duration of the video is not known; build the dataset with a `probe` step")
+    return temporal * plan.seconds / len(plan.frames)
+
+
+def video_rule(
+    view: View,
+    *,
+    placeholder: str = VIDEO,
+    marks: tuple[str, str] = (START, END),
+    layout: Callable[[MediaPlan], Layout] | None = None,
+    companions: Callable[[MediaPlan], Arrays] = video_grid,
+) -> MediaRule:
+    """Videos: as images, unless `layout` says otherwise."""
+    return MediaRule(
+        view=view,
+        placeholder=placeholder,
+        marker=marks[0] + placeholder + marks[1],
+        key="pixel_values_videos",
+        join="concat",
+        layout=layout or (lambda plan: (marks[0], plan.tokens, marks[1])),
+        companions=companions,
+    )
+
+
+def family(
+    name: Positions,
+    tokenizer: Tokenizer,
+    rules: Mapping[MediaKind, MediaRule],
+    type_ids: str | None = "mm_token_type_ids",
+) -> Family:
+    """The row of a family whose rule of positions has its own name."""
+    return Family(
+        name=name,
+        tokenizer=tokenizer,
+        media=rules,
+        positions=name,
+        type_ids=type_ids,
+        token_types={"image": 1, "video": 2} if type_ids else {},
+    )
 
 
 def read_image(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -41,7 +90,7 @@ def read_image(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """Parameters of a `Video` view of patches."""
+    """Parameters of `PatchVideo`."""
     found = checkpoint.media["video"]
     return {
         **_patches(found),

@@ -55,7 +55,7 @@ def _pixels(medium: Media, plan: MediaPlan, max_pixels: int, fidelity: Fidelity)
 def _video(medium: Media, plan: MediaPlan, max_pixels: int) -> torch.Tensor:
     from mmdata.decode.video import decode_frames
 
-    frames, _ = decode_frames(medium, plan.frames, max_pixels=max_pixels)
+    frames = decode_frames(medium, plan.frames, max_pixels=max_pixels).pixels
     _check_size(medium, tuple(frames.shape[-2:]))
     return frames
 

@@ -106,13 +106,10 @@ class Video:
 
     def _given(self, facts: Media, name: str) -> dict[str, Any]:
         """All parameters of the rule that the view and the facts have, but for `total`."""
-        duration = facts.seconds
-        if duration is None and facts.fps and facts.frames:
-            duration = facts.frames / facts.fps
         found = {
             **{parameter: getattr(self, parameter) for parameter in MODEL_PARAMETERS},
             "video_fps": facts.fps,
-            "duration": duration,
+            "duration": duration(facts),
             "temporal": getattr(self, "temporal", None),
         }
         known = parameters_of(name)
@@ -219,6 +216,7 @@ class FrameVideo(Video):
             grid=(len(frames), 1, 1),
             frames=frames,
             times=self.clocked(facts, frames),
+            seconds=duration(facts),
         )
 
 
@@ -275,7 +273,14 @@ class PatchVideo(Video):
             frames += frames[-1:] * (self.temporal - len(frames))
         plan = self.geometry.plan(len(frames), *size)
         check_memory(size, plan.ops)
-        return replace(plan, frames=frames, times=self.clocked(facts, frames))
+        return replace(plan, frames=frames, times=self.clocked(facts, frames), seconds=duration(facts))
+
+
+def duration(facts: Media) -> float | None:
+    """Seconds that a video lasts: as recorded, or its frames over its rate; None where neither is known."""
+    if facts.seconds is None and facts.fps and facts.frames:
+        return facts.frames / facts.fps
+    return facts.seconds
 
 
 def second_per_grid_ts(plan: MediaPlan, facts: Media, *, temporal: int = 2) -> float:
