@@ -24,7 +24,14 @@ def sample(*parts: Text | Media) -> Sample:
 
 
 def trained(encoded: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    return [tokenizer.decode(encoded.ids[span.start : span.stop]) for span in encoded.spans]
+    """What is trained, one text per answer: a span of kind `special` is the end of the one before it."""
+    texts: list[str] = []
+    for span in encoded.spans:
+        text = tokenizer.decode(encoded.ids[span.start : span.stop])
+        texts[len(texts) :] = [text]
+        if span.kind == "special":
+            texts[-2:] = ["".join(texts[-2:])]
+    return texts
 
 
 def test_image_then_caption_then_one_stop(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -33,7 +40,7 @@ def test_image_then_caption_then_one_stop(tokenizer: PreTrainedTokenizerBase) ->
         assert isinstance(encoded, Encoded)
         assert encoded.ids[:2] == [tokenizer.bos_token_id, MEDIUM]
         assert trained(encoded, tokenizer) == ["a red fox</s>"]
-        assert encoded.spans[0].stop == len(encoded.ids)
+        assert encoded.spans[-1].stop == len(encoded.ids)
         assert encoded.ids.count(tokenizer.eos_token_id) == 1
 
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import crc32c
 import pyarrow as pa
 
 from mmdata.errors import DataError
+from mmdata.shards import packet_table
 from mmdata.types import Media, Text
 
 PartKind = Literal["text", "image", "video", "audio", "meta"]
@@ -36,6 +38,9 @@ PART = pa.struct(
         pa.field("seconds", pa.float64()),
         pa.field("sample_rate", pa.int32()),
         pa.field("channels", pa.int32()),
+        pa.field("samples", pa.int64()),
+        pa.field("packets", pa.binary()),
+        pa.field("marks", pa.map_(pa.string(), pa.list_(pa.int32()))),
         pa.field("sha256", pa.string()),
         pa.field("uri", pa.string()),
         pa.field("verified", pa.string()),
@@ -52,12 +57,13 @@ SCHEMA = pa.schema(
         pa.field("crc32c", pa.uint32(), nullable=False),
     ]
 )
-_FACTS = ("height", "width", "mode", "frames", "fps", "seconds", "sample_rate", "channels")
+_FACTS = ("height", "width", "mode", "frames", "fps", "seconds", "sample_rate", "channels", "samples")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One member of the shard. `name` is what follows `<key>.` in the tar; `meta` parts hold the sample's JSON."""
+    """One member of the shard. `name` is what follows `<key>.` in the tar; `meta` parts hold the sample's JSON;
+    `packets` is a video's packet table, as `packet_table` packs it, and `marks` its marked frames, sorted by name."""
 
     name: str
     kind: PartKind
@@ -75,6 +81,9 @@ class Part:
     seconds: float | None = None
     sample_rate: int | None = None
     channels: int | None = None
+    samples: int | None = None
+    packets: bytes | None = None
+    marks: Sequence[tuple[str, Sequence[int]]] | None = None
     sha256: str | None = None
     uri: str | None = None
     verified: str | None = None
@@ -84,7 +93,7 @@ class Part:
         return {name: getattr(self, name) for name in _FACTS}
 
     def to_part(self, data: bytes | None) -> Text | Media:
-        """The typed part, given its verified bytes; a medium may do without."""
+        """The typed part, given its verified bytes; a medium may do without. Raises DataError `packet_table`."""
         if self.kind == "text":
             return Text(text=(data or b"").decode(), role=self.role or "caption", train=bool(self.train))
         return Media(
@@ -94,6 +103,9 @@ class Part:
             format=self.format,
             sha256=self.sha256,
             verified=self.verified or "none",  # type: ignore[arg-type]
+            packets=None if self.packets is None else packet_table.from_bytes(self.packets),
+            marks={name: tuple(frames) for name, frames in self.marks or ()},
+            role=self.role,
             **self.facts(),
         )
 
@@ -111,7 +123,8 @@ class IndexRow:
 
     def crc32c(self) -> int:
         """Of the row itself: CRC-32C of the JSON array of its values, without spaces: key, row, origin, origin_row,
-        one array of values per part (in the order of `Part`), and [name, hex] per signature, sorted by name."""
+        one array of values per part (in the order of `Part`), and [name, hex] per signature, sorted by name; bytes
+        are in hex."""
         value = [
             self.key,
             self.row,
@@ -120,7 +133,7 @@ class IndexRow:
             [_values(part) for part in self.parts],
             [[name, data.hex()] for name, data in sorted(self.signatures.items())],
         ]
-        return int(crc32c.crc32c(json.dumps(value, separators=(",", ":")).encode()))
+        return int(crc32c.crc32c(json.dumps(value, separators=(",", ":"), default=bytes.hex).encode()))
 
 
 # `dataclasses.asdict` copies deeply and field by field: at three parts a row it was a third of writing a shard.
