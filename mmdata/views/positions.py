@@ -151,8 +151,8 @@ def factorised(by_row: torch.Tensor, by_column: torch.Tensor, coordinates: np.nd
 
     sizes = by_row.shape[0], by_column.shape[0]
     if np.issubdtype(coordinates.dtype, np.floating):
-        # float32 leaves i / n * S just below the whole place that it is.
-        coordinates = np.floor(coordinates.astype(np.float64) * sizes + 1e-6).astype(np.int64)
+        # float32 can leave i / n just below the fraction that it is; a place is not lost for that.
+        coordinates = np.floor((coordinates.astype(np.float64) + 2.0**-23) * sizes).astype(np.int64)
     if coordinates.size and (coordinates.min() < 0 or (coordinates >= sizes).any()):
         raise SpecError(f"factorised: places up to {coordinates.max(axis=0)} in tables of {sizes}")
     row, column = torch.from_numpy(np.ascontiguousarray(coordinates.T))
@@ -165,8 +165,8 @@ def bucketised(
     """Places of the patches of a grid in a table of `side` x `side`, by the fraction of the way: int64 [rows*columns].
 
     `bucketize(i / n, arange(1/side, 1, 1/side), right=True)` along each axis, in float32, where a fraction can fall
-    just short of its border; `idefics2` (and 3) multiplies by 1/n where `minicpmv` (and Bagel) divides by n, which falls
-    short elsewhere (transformers, `vision_utils.get_vision_nearest_position_ids`, `models/idefics2`).
+    just short of its border; `idefics2` (and 3) multiplies by 1/n where `minicpmv` (and Bagel) divides by n, which
+    falls short elsewhere (transformers, `vision_utils.get_vision_nearest_position_ids`, `models/idefics2`).
 
     >>> bucketised(2, 3, 4).tolist()
     [0, 1, 2, 8, 9, 10]

@@ -27,8 +27,8 @@ def window_index(
     """The order that brings windows of `window` x `window` pixels together, and their borders.
 
     Answers int64 [tokens], the old place of each merged token, and int32 [windows + 1], in patches; windows at the
-    right and bottom edges are what is left of them. (transformers, `vision_utils.get_vision_window_index`, which adds an
-    empty window where the side divides and removes it again.)
+    right and bottom edges are what is left of them. (transformers, `vision_utils.get_vision_window_index`, which adds
+    an empty window where the side divides and removes it again.)
 
     >>> order, borders = window_index([(1, 4, 12)])      # 2 x 6 tokens, windows of 4 x 4
     >>> order.tolist(), borders.tolist()
