@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from mmdata.decode import packets as tables
 from mmdata.errors import SpecError
 from mmdata.types import Packets
-from mmdata.views import presentation
 from mmdata.views.frames_content import adaptive, keyframe, motion, scene_clips, scenes, spans
 from mmdata.views.frames_even import (
     TooFewFrames,
@@ -118,7 +118,7 @@ def sample(
         raise SpecError(f"frames: no rule {kind!r}; rules are fps, {', '.join(RULES)}")
     packets = parameters.get("packets")
     if total is None and isinstance(packets, Packets):
-        total = len(presentation.shown(packets))
+        total = len(tables.shown(packets))
     if total is None:
         raise SpecError(f"frames {kind}: give total, the number of frames of the video")
     known = parameters_of(name)

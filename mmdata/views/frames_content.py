@@ -11,9 +11,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from mmdata.decode import packets as tables
 from mmdata.errors import DataError, SpecError
 from mmdata.types import Packets
-from mmdata.views import presentation
 from mmdata.views.frames_even import clips, floors, require, segment_middle, uniform
 
 TIE = 1e-9
@@ -33,7 +33,7 @@ def keyframe(
     if (packets is None) == (keys is None):
         raise SpecError("frames keyframe: give packets (the codec's key frames) or keys (found in the content)")
     require(total, 1)
-    found = presentation.key_frames(packets) if packets is not None else tuple(sorted(set(keys or ())))
+    found = tuple(tables.keyframes(packets).tolist()) if packets is not None else tuple(sorted(set(keys or ())))
     if not found:
         raise DataError("no_key_frames", f"a video of {total} frames without a key frame")
     if found[0] < 0 or found[-1] >= total:

@@ -124,8 +124,8 @@ def internvl(
     """`int(shift + i * total / n)`, below `total`; the shift is half a step (True), none (False), or so many frames.
 
     With `fps`, n = int(total / video_fps * fps). Raises TooFewFrames when n > total or n is 0.
-    (transformers: `InternVLVideoProcessor.sample_frames`. It steps in float32, which from 16,384 frames on is one
-    off in places; here the floor is exact.)
+    (transformers: `InternVLVideoProcessor.sample_frames`. It steps in float32, which where n * total exceeds 2^21
+    is one off in places that depend on the vector width of the CPU; here the floor is exact.)
 
     >>> internvl(10, 4), internvl(10, 4, initial_shift=False)
     ((1, 3, 6, 8), (0, 2, 5, 7))

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmdata.decode import packets as tables
 from mmdata.errors import DataError, SpecError
 from mmdata.types import Filter, Media, MediaPlan, Normalise, PixelOp, Resize
-from mmdata.views import presentation
 from mmdata.views._picture import CLIP_MEAN, CLIP_STD, Backend, Colour, Dtype, check_memory, size_of
 from mmdata.views.frames import RULES, TooFewFrames, parameters_of, sample
 from mmdata.views.frames_even import counted
@@ -147,7 +147,7 @@ class Video:
     def clocked(self, facts: Media, frames: tuple[int, ...]) -> tuple[float, ...]:
         """Seconds at which each of `frames` is shown; none where neither packets nor a rate are known."""
         if self.clock == "pts" and facts.packets is not None:
-            shown = presentation.seconds(facts.packets)
+            shown = tables.seconds(facts.packets)
             if len(shown) != facts.frames:
                 raise DataError("facts_mismatch", f"{len(shown)} frames by the packets, {facts.frames} by the facts")
             return tuple(shown[list(frames)].tolist())
