@@ -15,6 +15,7 @@ from mmdata.families._family import Family, expand, plan_media, views
 from mmdata.stream.assemble import assemble
 from mmdata.templates import MEDIUM, Encoded
 from mmdata.types import Media, Span
+from tests.dataset_fixture import photograph
 from tests.tokenizer_fixture import small_tokenizer
 
 Medium = tuple[Media, Any]
@@ -67,3 +68,11 @@ def same(ours: dict[str, Any], theirs: dict[str, Any], names: Sequence[str], ato
         assert mine.dtype == other.dtype, (name, mine.dtype, other.dtype)
         difference = (mine.double() - other.double()).abs().max()
         assert difference <= (atol if mine.is_floating_point() else 0), (name, difference)
+
+
+SIZES = [(90, 131), (200, 60), (64, 64), (37, 301)]
+PHOTOS = [photograph("china")[50 : 50 + height, 20 : 20 + width] for height, width in SIZES]
+
+
+def tensor(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)

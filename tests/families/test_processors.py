@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import transformers as hf
 
 from mmdata.families import get_family
-from tests.dataset_fixture import photograph
-from tests.families.processors import batch, image, same, tokenizer
-
-SIZES = [(90, 131), (200, 60), (64, 64), (37, 301)]
-PHOTOS = [photograph("china")[50 : 50 + height, 20 : 20 + width] for height, width in SIZES]
-
-
-def tensor(pixels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+from tests.families.processors import PHOTOS, batch, image, same, tensor, tokenizer
 
 
 def text_of(prompt: str, placeholder: str) -> list[str]:
