@@ -114,11 +114,11 @@ def test_internvl(sizes, rates) -> None:
         assert outcome(frames.internvl, total, fps=fps, video_fps=rate) == theirs, (total, rate, fps)
     for total, n in sizes[::7]:
         for shift in (0.25, 1, 2.0):
-            theirs = outcome(processor.sample_frames, metadata(total), num_frames=n, initial_shift=shift)
-            if n <= total and shift < total:
+            if n <= total and shift < total and n * total < 1 << 21:
+                theirs = processor.sample_frames(metadata(total), num_frames=n, initial_shift=shift).tolist()
                 # Their count of steps is rounded; an index past the end is the same defect as qwen2_vl's.
-                theirs = tuple(index for index in theirs if index < total)
-                assert frames.internvl(total, n, initial_shift=shift) == theirs, (total, n, shift)
+                expected = tuple(index for index in theirs if index < total)
+                assert frames.internvl(total, n, initial_shift=shift) == expected, (total, n, shift)
 
 
 def test_internvl_steps_are_exact_where_float32_is_not() -> None:
