@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
 
 from mmdata import specfile
 from mmdata.shards.index import PART, SCHEMA
 from mmdata.shards.manifest import Manifest
-from mmdata.types import Sample
+from mmdata.types import Packets, Sample
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _ARROW: dict[str, dict[str, Any]] = {
@@ -25,6 +26,7 @@ _ARROW: dict[str, dict[str, Any]] = {
     "uint32": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
     "double": {"type": "number"},
     "bool": {"type": "boolean"},
+    "binary": {"description": "bytes"},
 }
 # Models that live above this module are named, not imported: the layers point one way.
 _NAMED = {
@@ -38,7 +40,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     """All schemas by name: build, stream, train, sample, manifest, index, state."""
     found: dict[str, dict[str, Any]] = {
         "build": specfile.build_model().model_json_schema(),
-        "sample": TypeAdapter(Sample).json_schema(),
+        "sample": _sample(),
         "manifest": _manifest(),
         "index": _index(),
     }
@@ -47,6 +49,19 @@ def schemas() -> dict[str, dict[str, Any]]:
         value = getattr(importlib.import_module(module), attribute)
         found[name] = value.model_json_schema() if issubclass(value, BaseModel) else TypeAdapter(value).json_schema()
     return {name: {"$schema": _DIALECT, **_clean(schema)} for name, schema in sorted(found.items())}
+
+
+class _WithArrays(GenerateJsonSchema):
+    def is_instance_schema(self, schema: Any) -> dict[str, Any]:
+        """numpy arrays, the only values of `Sample` that are instances of classes unknown to pydantic."""
+        return {"type": "array", "items": {"type": "integer"}}
+
+
+def _sample() -> dict[str, Any]:
+    import numpy as np  # noqa: F401 The name that the annotations of Packets are resolved by.
+
+    Packets.__pydantic_config__ = {"arbitrary_types_allowed": True}  # type: ignore[attr-defined]
+    return TypeAdapter(Sample).json_schema(schema_generator=_WithArrays)
 
 
 def _clean(value: Any) -> Any:
@@ -81,6 +96,10 @@ def _index() -> dict[str, Any]:
                 properties[member.name] = {"type": "array", "items": fields(PART)}
             elif member.name == "signatures":
                 properties[member.name] = {"type": "object", "additionalProperties": {"description": "bytes"}}
+            elif member.name == "marks":
+                frames = {"type": "array", "items": _ARROW["int32"]}
+                marks = {"type": "object", "additionalProperties": frames}
+                properties[member.name] = {"anyOf": [marks, {"type": "null"}]}
             else:
                 properties[member.name] = (
                     _ARROW[kind] if not member.nullable else {"anyOf": [_ARROW[kind], {"type": "null"}]}

@@ -23,6 +23,7 @@ from mmdata import ledger
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
 from mmdata.shards import index as indexes
+from mmdata.shards import packet_table
 from mmdata.shards.index import IndexRow, Part, PartKind
 from mmdata.shards.manifest import ShardEntry
 from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
@@ -209,8 +210,10 @@ def _add(writer: TarWriter, item: Kept) -> IndexRow:
 
 
 def _media_facts(media: Media) -> dict[str, Any]:
-    skipped = {"kind", "data"}
-    return {name: getattr(media, name) for name in Media.__slots__ if name not in skipped}
+    skipped = {"kind", "data", "packets", "marks"}
+    facts = {name: getattr(media, name) for name in Media.__slots__ if name not in skipped}
+    packets = None if media.packets is None else packet_table.to_bytes(media.packets)
+    return {**facts, "packets": packets, "marks": sorted(media.marks.items()) or None}
 
 
 def _meta_json(sample: Sample) -> bytes:

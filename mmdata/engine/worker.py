@@ -22,7 +22,7 @@ from mmdata.errors import DataError
 from mmdata.ledger import STATES
 from mmdata.registry import load_plugin, lookup
 from mmdata.spec import OrderedStepSpec, StepSpec
-from mmdata.types import Drop, Media, Sample, Text
+from mmdata.types import Drop, Media, Packets, Sample, Text
 
 THUMBNAILS = 4
 """Pictures of rejected records kept per unit and reason."""
@@ -109,7 +109,9 @@ def _check_sample(sample: Sample) -> None:
         if isinstance(part, Media):
             if not isinstance(part.data, bytes):
                 raise TypeError(f"a medium holds bytes at the end of the steps, not {type(part.data).__name__}")
-            values += [getattr(part, name) for name in Media.__slots__ if name != "data"]
+            values += [getattr(part, name) for name in Media.__slots__ if name not in ("data", "packets")]
+            if not isinstance(part.packets, Packets | None):
+                raise TypeError(f"`packets` is a packet table, not a {type(part.packets).__name__}")
         elif isinstance(part, Text):
             part.text.encode()
             values.append(part.role)

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mmdata.errors import DataError
 from mmdata.shards.storage import write_atomic
 
-VERSION = 1
+VERSION = 2
+"""2: the index holds packet tables, marks and audio lengths."""
 
 
 class ShardEntry(BaseModel):
