@@ -21,7 +21,7 @@ from mmdata.stream.order import Shuffle
 from mmdata.stream.plan import Block, Planner, Position
 from mmdata.stream.reader import dummy, read_pack, read_sample
 from mmdata.stream.spec import Packing, StreamSpec
-from mmdata.templates import Template, Tokenizer, get_template
+from mmdata.templates import Template, Tokenizer, TrainOn, Weights, get_template
 from mmdata.types import Packed, Sample, World
 
 log = logging.getLogger(__name__)
@@ -31,10 +31,11 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
     """A finished dataset in a keyed order: decoded `Sample`s, or with a `family` whole packs (`Packed`).
 
     `path_or_spec` is the folder of a dataset, a StreamSpec, or the path of a YAML file that holds one; a spec
-    already says what `template`, `max_length`, `packing`, `seed`, `shuffle` and `epochs` say, so they are not
-    repeated. `family` is a name or a Family (then `tokenizer` is its own); `tokenizer` a Hugging Face tokenizer or
-    the folder of one. `world` says which of how many ranks this is, `global_batch` how many packs (without
-    a family: samples) all ranks together take per step, by default one each.
+    already says what `template`, `train_on`, `token_weights`, `max_length`, `packing`, `seed`, `shuffle` and `epochs`
+    say, so they are not repeated; nor does a Template leave open what is trained. `family` is a name or a Family
+    (then `tokenizer` is its own); `tokenizer` a Hugging Face tokenizer or the folder of one. `world` says which of how
+    many ranks this is, `global_batch` how many packs (without a family: samples) all ranks together take per step, by
+    default one each.
 
     The sequence is a pure function of data, config and seed. Step s takes the next `global_batch` packs of it,
     dealt round the ranks; a rank that comes away empty gets a dummy pack without keys, so that all ranks do equally
@@ -56,6 +57,8 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         family: str | Family | None = None,
         tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
         template: str | Template | None = None,
+        train_on: TrainOn = "assistant",
+        token_weights: Weights | None = None,
         max_length: int | None = None,
         packing: Packing = "best_fit",
         seed: int = 0,
@@ -64,7 +67,8 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         world: World | None = None,
         global_batch: int | None = None,
     ) -> None:
-        given = {"max_length": max_length, "packing": packing, "seed": seed, "shuffle": shuffle, "epochs": epochs}
+        given: dict[str, Any] = {"train_on": train_on, "token_weights": token_weights or Weights(), "epochs": epochs}
+        given |= {"max_length": max_length, "packing": packing, "seed": seed, "shuffle": shuffle}
         named = template.name if isinstance(template, Template) else template
         self.spec = _spec(path_or_spec, {**given, **({} if named is None else {"template": named})})
         self.world = world or World()
@@ -77,7 +81,7 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         if self.family is not None and self.spec.packing != "none" and self.spec.max_length is None:
             raise SpecError("max_length: packing needs to know how many tokens a pack holds")
         self.dataset = open_dataset(self.spec.dataset, integrity=self.spec.integrity)
-        self.template = template if isinstance(template, Template) else get_template(self.spec.template)
+        self.template = _template(template, self.spec, self.family)
         self.planner = Planner(self.dataset, self.spec, self.family, self.template)
         self.config = state.config(self.spec, self.family, self.template)
         self.bad: Counter[str] = Counter()
@@ -206,6 +210,30 @@ def _spec(path_or_spec: str | os.PathLike[str] | StreamSpec, given: dict[str, An
     if twice:
         raise SpecError(f"{', '.join(twice)}: the stream's spec says otherwise; say it there only")
     return spec
+
+
+def _template(template: str | Template | None, spec: StreamSpec, family: Family | None) -> Template:
+    if isinstance(template, Template):
+        told: dict[str, Any] = {
+            "template_options": {},
+            "system": None,
+            "train_on": "assistant",
+            "token_weights": Weights(),
+        }
+        if twice := [name for name, default in told.items() if getattr(spec, name) != default]:
+            raise SpecError(f"{', '.join(twice)}: the template already says it; give its name, or say it there only")
+        return template
+    return get_template(
+        spec.template,
+        tokenizer=None if family is None else family.tokenizer,
+        markers={}
+        if family is None
+        else {kind: rule.marker or rule.placeholder for kind, rule in family.media.items()},
+        train_on=spec.train_on,
+        weights=spec.token_weights,
+        system=spec.system,
+        options=spec.template_options,
+    )
 
 
 def _family(family: str | Family | None, tokenizer: str | os.PathLike[str] | Tokenizer | None) -> Family | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from mmdata.spec import InputPath, Model, runtime
 from mmdata.stream.order import Shuffle
+from mmdata.templates import TrainOn, Weights
 
 Packing = Literal["best_fit", "none"]
 
@@ -18,7 +19,16 @@ class StreamSpec(Model):
     dataset: InputPath
     """Folder of a finished dataset."""
     template: str = "caption"
-    """How samples become tokens."""
+    """How samples become tokens: `caption`, `document`, `basic`, `system`, `multi_image`, `cot`, `chatml`, `vicuna`,
+    `llava_v1`, or `chat`, the tokenizer's own."""
+    template_options: dict[str, Any] = Field(default_factory=dict)
+    """What the tokenizer's own template is told besides: `enable_thinking`, `date_string`, `tools`, `chat_template`."""
+    system: str | None = None
+    """System prompt of samples that have none: a text, or the name of a ready one (`general`, `ocr`)."""
+    train_on: TrainOn = "assistant"
+    """Which messages enter the loss: every answer, the last one of each sample, or all that is said."""
+    token_weights: Weights = Weights()
+    """What a token weighs in the loss, by its class."""
     max_length: int | None = Field(None, ge=2)
     """Tokens per pack, and of the longest sample; longer ones are left out and counted `overlong`."""
     packing: Packing = "best_fit"

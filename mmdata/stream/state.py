@@ -29,7 +29,7 @@ def config(spec: StreamSpec, family: Family | None, template: Template) -> dict[
         return {**fields, "family": None}
     settings: dict[str, Any] = {
         **fields,
-        "template": f"{template.name} {template_digest(template)}",
+        "template": f"{template.name} {template_digest(template, family.tokenizer)}",
         "tokenizer": tokenizer_digest(family.tokenizer),
         "family": family.describe(),
     }

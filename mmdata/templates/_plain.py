@@ -74,6 +74,7 @@ class PlainLayout:
 
     def __init__(self, plain: Plain, tokenizer: Tokenizer, codec: Codec, stop: int) -> None:
         self.plain = plain
+        self.source = None
         self._codec = codec
         self._stop = stop
         framed = tokens([Frame(turn.before + turn.after) for turn in plain.turns.values()], codec)

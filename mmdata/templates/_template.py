@@ -40,9 +40,14 @@ class Weights(Model):
 
 
 class Layout(Protocol):
-    """A template bound to a tokenizer. `bos` is a start token that it does not write itself."""
+    """A template bound to a tokenizer. `bos` is a start token that it does not write itself, `source` what the
+    tokenizer has to say on it."""
 
-    bos: int | None
+    @property
+    def bos(self) -> int | None: ...
+
+    @property
+    def source(self) -> str | None: ...
 
     def skeleton(self, outline: Shape) -> tuple[Atom, ...]: ...
 
@@ -156,10 +161,12 @@ def get_template(
     return found
 
 
-def digest(template: Template) -> str:
-    """Of everything that decides what the template makes of a sample, the tokenizer's own template aside."""
+def digest(template: Template, tokenizer: Tokenizer | None = None) -> str:
+    """Of everything that decides what the template makes of a sample; with a tokenizer, of its own template too."""
+    own = None if tokenizer is None else template.bind(tokenizer).layout.source
     settings = {
         "form": template.form.describe(),
+        "source": own,
         "train_on": template.train_on,
         "weights": template.weights.model_dump(),
         "system": template.system,
