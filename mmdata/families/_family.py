@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class View(Protocol):
-    """How one medium becomes tokens: integers from facts, then an array from pixels or samples."""
+    """How one medium becomes tokens: integers from facts, then an array from pixels or samples.
+
+    A view with an attribute `draws` that is true takes a keyword `rng` in `plan`: a generator that belongs to one
+    medium of one sample in one epoch, or None where nothing is to be left to chance.
+    """
 
     def plan(self, facts: Media) -> MediaPlan: ...
 
@@ -152,10 +156,16 @@ def views(family: Family, media: Sequence[Media]) -> tuple[View, ...]:
     return tuple(chosen)
 
 
-def plan_media(family: Family, media: Sequence[Media]) -> tuple[MediaPlan, ...]:
-    """The plan of each medium of a sample, from facts alone. Raises DataError for a kind that the family does not
-    take, and as the views do."""
-    return tuple(view.plan(medium) for view, medium in zip(views(family, media), media, strict=True))
+def plan_media(
+    family: Family, media: Sequence[Media], draw: Callable[[int], np.random.Generator] | None = None
+) -> tuple[MediaPlan, ...]:
+    """The plan of each medium of a sample, from facts alone; `draw(i)` is the generator of medium i. Raises DataError
+    for a kind that the family does not take, and as the views do."""
+    plans = []
+    for at, (view, medium) in enumerate(zip(views(family, media), media, strict=True)):
+        chance: Any = {"rng": draw(at)} if draw is not None and getattr(view, "draws", False) else {}
+        plans.append(view.plan(medium, **chance))
+    return tuple(plans)
 
 
 def media_ids(family: Family, plan: MediaPlan) -> list[int]:

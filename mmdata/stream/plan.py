@@ -108,12 +108,12 @@ class Planner:
         left_out: Counter[str] = Counter()
         items: list[Item] = []
         for at in range(0, len(positions), CHUNK):
-            for planned in self._items(positions[at : at + CHUNK]):
+            for planned in self._items(positions[at : at + CHUNK], epoch):
                 if isinstance(planned, Item):
                     items.append(planned)
                 else:
                     left_out[planned.reason] += 1
-        if self.family is None or spec.packing == "none":
+        if self.family is None or not self.family.packs or spec.packing == "none":
             bins = [[i] for i in range(len(items))]
         else:
             assert spec.max_length is not None, spec
@@ -129,7 +129,7 @@ class Planner:
         ]
         return Block(packs=tuple(packs), left_out=left_out)
 
-    def _items(self, positions: list[int]) -> Iterator[Item | DataError]:
+    def _items(self, positions: list[int], epoch: int) -> Iterator[Item | DataError]:
         if self.family is None:
             for position in positions:
                 yield Item(position=position, key="", tokens=1)
@@ -137,12 +137,16 @@ class Planner:
         samples = [self.dataset.sample(position, media=False) for position in positions]
         encoded = encode(samples, self.family.tokenizer, self.template)
         for position, sample, tokens in zip(positions, samples, encoded, strict=True):
-            yield tokens if isinstance(tokens, DataError) else self._item(position, sample, tokens)
+            yield tokens if isinstance(tokens, DataError) else self._item(position, sample, tokens, epoch)
 
-    def _item(self, position: int, sample: Sample, encoded: Encoded) -> Item | DataError:
+    def _item(self, position: int, sample: Sample, encoded: Encoded, epoch: int) -> Item | DataError:
         assert self.family is not None, sample
+
+        def draw(medium: int) -> np.random.Generator:
+            return rng.generator("view", self.spec.seed, epoch, sample.key, medium)
+
         try:
-            plans = plan_media(self.family, encoded.media)
+            plans = plan_media(self.family, encoded.media, draw)
         except DataError as error:
             return error
         tokens = len(encoded.ids) - len(plans) + sum(media_length(self.family, plan) for plan in plans)

@@ -10,16 +10,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from mmdata.errors import SpecError
-from mmdata.rng import generator
 from mmdata.types import Filter, KeepRows, Media, MediaPlan, Normalise, Patchify, PixelOp, Resize
 from mmdata.views._picture import HALF, Backend, Colour, Dtype, apply, check_memory, size_of
 from mmdata.views.naflex import NaFlex, naflex_size
-from mmdata.views.patches import check_patches, patch_coordinates, patchify
+from mmdata.views.patches import check_patches, keep_rows, patch_coordinates, patchify, random_subset
 from mmdata.views.pix2struct import Pix2Struct, pix2struct_grid
 from mmdata.views.pixtral import LongestEdge, pixtral_size
 from mmdata.views.qwen import SmartResize, VideoPatches
@@ -68,6 +67,8 @@ class NaViT:
     (evaluation) the side is `side` and nothing is dropped. `schedule` (low, high, middle, width) moves the mean of the
     rate as training goes on; see `at`. (Dehghani et al. 2023, arXiv 2307.06304.)
     """
+
+    draws: ClassVar[bool] = True
 
     patch: int = 16
     side: int = 256
@@ -127,13 +128,7 @@ class NaViT:
 
     def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to the kept patches, of `plan.shape`."""
-        import torch
-
-        *ops, last = plan.ops
-        if not isinstance(last, KeepRows):
-            return apply(pixels, plan, self.backend, self.dtype)
-        rows = apply(pixels, replace(plan, ops=tuple(ops)), self.backend, self.dtype)
-        return rows[torch.from_numpy(keep_rows(len(rows), last))]
+        return apply(pixels, plan, self.backend, self.dtype)
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""
@@ -215,12 +210,7 @@ def drop_tokens(tokens: int, rate: float, rng: np.random.Generator) -> np.ndarra
     """
     if tokens < 1 or not 0 <= rate <= 1:
         raise SpecError(f"drop_tokens: {rate} of {tokens} tokens")
-    return _subset(tokens, kept(tokens, rate), rng)
-
-
-def keep_rows(rows: int, op: KeepRows) -> np.ndarray:
-    """Indices of the rows that the operation keeps, ascending: int64 [op.count]."""
-    return _subset(rows, op.count, generator(op.key, "keep_rows"))
+    return random_subset(tokens, kept(tokens, rate), rng)
 
 
 def kept_coordinates(plan: MediaPlan) -> np.ndarray:
@@ -254,13 +244,6 @@ def pooling_mask(ids: np.ndarray, images: int) -> np.ndarray:
     """
     mask: np.ndarray = ids[None, :] == np.arange(images, dtype=ids.dtype)[:, None]
     return mask
-
-
-def _subset(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` of 0..total-1, ascending, every subset alike: those with the least of `total` uniform draws."""
-    draws = rng.random(total)
-    chosen = np.argpartition(draws, count - 1)[:count] if count < total else np.arange(total)
-    return np.sort(chosen).astype(np.int64)
 
 
 def _check_rate(mean: float, maximum: float) -> None:

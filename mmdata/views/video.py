@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mmdata.decode import packets as tables
 from mmdata.errors import DataError, SpecError
@@ -44,6 +44,8 @@ class Video:
     `clock` says what `MediaPlan.times` are: `pts`, the true times (index / fps where the facts have no packet table),
     or `index`, index / fps as Hugging Face's processors write timestamps.
     """
+
+    draws: ClassVar[bool] = True
 
     rule: str = "uniform"
     num_frames: int | None = None
