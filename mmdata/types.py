@@ -85,6 +85,15 @@ class Media:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Augmented(Media):
+    """A picture or video that is changed by `before` as soon as it is decoded: `height` and `width` are those that a
+    view sees, `stored` (height, width) those of the bytes."""
+
+    before: tuple[PixelOp, ...]
+    stored: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded(Media):
     """An image and its pixels: uint8 [height, width, 3], RGB, upright."""
 
@@ -194,6 +203,17 @@ class Flip:
 
 
 @dataclass(frozen=True, slots=True)
+class Colour:
+    """Factors in thousandths, as torchvision's `adjust_*` apply them, in this order: 1000 leaves a picture as it is.
+    `hue` turns the colour wheel by thousandths of a turn, -500 to 500; 0 leaves it."""
+
+    brightness: int = 1000
+    contrast: int = 1000
+    saturation: int = 1000
+    hue: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Tile:
     """Cut into `rows` by `columns` equal tiles, row-major: [3, H, W] -> [rows*columns, 3, H/rows, W/columns]."""
 
@@ -246,7 +266,7 @@ class Patchify:
 @dataclass(frozen=True, slots=True)
 class KeepRows:
     """Of rows of patches keep a random `count`, in their order (NaViT's token dropping); `key` stands for the draw, so
-    that a plan stays small (`mmdata.views.navit.keep_rows` says which they are)."""
+    that a plan stays small (`mmdata.views.patches.keep_rows` says which they are)."""
 
     count: int
     key: int

@@ -1,4 +1,4 @@
-"""Patches: cutting pixels into rows, and the coordinates of those rows in their picture."""
+"""Patches: cutting pixels into rows, the coordinates of those rows in their picture, and which of them are kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmdata.errors import SpecError
-from mmdata.types import Patchify
+from mmdata.rng import generator
+from mmdata.types import KeepRows, Patchify
 
 if TYPE_CHECKING:
     import torch
@@ -32,10 +33,10 @@ def patchify(
     >>> patchify(torch.arange(12).view(3, 2, 2), 1)            # rows hold (channel, y, x)
     tensor([[ 0,  4,  8], [ 1,  5,  9], [ 2,  6, 10], [ 3,  7, 11]])
     """
-    from mmdata.views.pixels import _write_patches
+    from mmdata.views.layout import write_patches
 
     op = Patchify(size, merge, temporal, channels_last, grid_ids, pad_to)
-    return _write_patches([pixels], None, op, pixels.dtype, None)
+    return write_patches(pixels, op)
 
 
 def patch_coordinates(grid: tuple[int, int, int], merge: int = 1) -> np.ndarray:
@@ -53,6 +54,20 @@ def patch_coordinates(grid: tuple[int, int, int], merge: int = 1) -> np.ndarray:
     both = np.indices((rows, columns), dtype=np.int64)
     blocks = both.reshape(2, rows // merge, merge, columns // merge, merge).transpose(1, 3, 2, 4, 0).reshape(-1, 2)
     return np.tile(blocks, (frames, 1))
+
+
+def random_subset(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` of 0..total-1, ascending, every subset alike: those with the least of `total` uniform draws. int64."""
+    draws = rng.random(total)
+    chosen = np.argpartition(draws, count - 1)[:count] if count < total else np.arange(total)
+    return np.sort(chosen).astype(np.int64)
+
+
+def keep_rows(rows: int, op: KeepRows) -> np.ndarray:
+    """Indices of the rows that the operation keeps, ascending: int64 [op.count]."""
+    if not 1 <= op.count <= rows:
+        raise ValueError(f"{op} of {rows} rows")
+    return random_subset(rows, op.count, generator(op.key, "keep_rows"))
 
 
 def check_patches(
