@@ -226,9 +226,7 @@ def _template(template: str | Template | None, spec: StreamSpec, family: Family 
     return get_template(
         spec.template,
         tokenizer=None if family is None else family.tokenizer,
-        markers={}
-        if family is None
-        else {kind: rule.marker or rule.placeholder for kind, rule in family.media.items()},
+        markers={} if family is None else family.markers,
         train_on=spec.train_on,
         weights=spec.token_weights,
         system=spec.system,

@@ -4,6 +4,7 @@ from mmdata.templates._codec import Tokenizer
 from mmdata.templates._encode import MEDIUM, Encoded, encode
 from mmdata.templates._plain import PROMPTS, Plain, Turn
 from mmdata.templates._template import Template, TrainOn, Weights, digest, get_template, names
+from mmdata.templates._truncate import Truncated, sentence_ends, truncate
 
 __all__ = [
     "MEDIUM",
@@ -13,10 +14,13 @@ __all__ = [
     "Template",
     "Tokenizer",
     "TrainOn",
+    "Truncated",
     "Turn",
     "Weights",
     "digest",
     "encode",
     "get_template",
     "names",
+    "sentence_ends",
+    "truncate",
 ]
