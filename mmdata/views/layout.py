@@ -1,0 +1,206 @@
+"""The last step of a plan: pixels into their final array, planes or rows of patches, normalised as they are written.
+
+Bytes stay bytes until then. They are sorted into planes or patches first, a quarter of the memory of floats, in blocks
+that stay in the cache of one core from the first look at a byte to the last division.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from mmdata.types import Normalise, Patchify
+
+BLOCK = 1 << 16
+"""Values that are worked on at once: float32 of them, and the bytes they come from, fit into 512 KiB."""
+
+
+@functools.lru_cache(maxsize=64)
+def constants(
+    mean: tuple[float, ...], std: tuple[float, ...], layout: tuple[int, int, bool] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """mean * 255 and std * 255 in float32, shaped for [..., 3, H, W], or for rows of patches with `layout`, the
+    (temporal, size, channels_last) of a `Patchify`."""
+    both = []
+    for values in (mean, std):
+        constant = torch.tensor(values, dtype=torch.float32) * 255
+        if layout is None:
+            both.append(constant[:, None, None])
+        else:
+            temporal, side, channels_last = layout
+            pixels = temporal * side * side
+            both.append(constant.repeat(pixels) if channels_last else constant.repeat_interleave(pixels))
+    return both[0], both[1]
+
+
+def write_pictures(
+    pieces: Sequence[torch.Tensor],
+    normalise: Normalise | None = None,
+    *,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Pieces [..., 3, h, w] after each other: [N, 3, h, w], or [3, h, w] of one that has no leading dimensions.
+
+    Raises ValueError for pieces of several sizes or an `out` that is not what comes out.
+    """
+    sizes = {tuple(piece.shape[-3:]) for piece in pieces}
+    if len(sizes) != 1:
+        raise ValueError(f"the branches of a Fork leave pictures of several sizes: {sorted(sizes)}")
+    size = sizes.pop()
+    counts = [piece.shape[:-3].numel() for piece in pieces]
+    single = len(pieces) == 1 and pieces[0].dim() == 3
+    dtype = torch.float32 if normalise else pieces[0].dtype
+    result = target(size if single else (sum(counts), *size), dtype, out)
+    flat = result.view(-1, *size)
+    at = 0
+    for piece, count in zip(pieces, counts, strict=True):
+        into = flat[at : at + count].view(piece.shape)
+        at += count
+        if piece.dtype == torch.uint8:
+            _write_planes(into.numpy(), piece.numpy(), normalise)
+        else:
+            into.copy_(piece)
+            if normalise:
+                shift, scale = constants(normalise.mean, normalise.std)
+                into.sub_(shift).div_(scale)
+    return result
+
+
+def _write_planes(into: np.ndarray, pixels: np.ndarray, normalise: Normalise | None) -> None:
+    """uint8 [..., 3, h, w] of any strides into planes, channel by channel: numpy picks every third byte faster than
+    torch does."""
+    if not normalise:
+        for channel in range(3):
+            np.copyto(into[..., channel, :, :], pixels[..., channel, :, :])
+        return
+    height, width = pixels.shape[-2:]
+    rows = min(height, max(1, BLOCK // width))
+    plane = np.empty((rows, width), np.uint8)
+    shift, scale = (constant.numpy().reshape(3) for constant in constants(normalise.mean, normalise.std))
+    for picture in np.ndindex(pixels.shape[:-3]):
+        for channel in range(3):
+            source, floats = pixels[(*picture, channel)], into[(*picture, channel)]
+            for top in range(0, height, rows):
+                block = floats[top : top + rows]
+                values = plane[: len(block)]
+                np.copyto(values, source[top : top + rows])
+                np.copyto(block, values)
+                np.subtract(block, shift[channel], out=block)
+                np.divide(block, scale[channel], out=block)
+
+
+def write_patches(
+    image: torch.Tensor, op: Patchify, normalise: Normalise | None = None, *, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """[T, 3, H, W] or [3, H, W] to rows of patches [N, D], their ids before them and rows of zeros after them.
+
+    Raises ValueError where blocks of patches do not fill the picture, or it has more than `op.pad_to`.
+    """
+    frames = image if image.dim() == 4 else image[None]
+    count, _, height, width = frames.shape
+    block = op.size * op.merge
+    if height % block or width % block:
+        raise ValueError(f"{height} x {width} pixels are no whole blocks of {block} x {block}")
+    grid = -(-count // op.temporal), height // op.size, width // op.size
+    rows, values = grid[0] * grid[1] * grid[2], 3 * op.temporal * op.size**2
+    total = rows if op.pad_to is None else op.pad_to
+    if rows > total:
+        raise ValueError(f"{rows} patches do not fit into {total}")
+    dtype = torch.float32 if normalise else image.dtype
+    if op.grid_ids and dtype == torch.uint8:
+        raise ValueError("row and column ids need float32")
+    first = 2 if op.grid_ids else 0
+    result = target((total, first + values), dtype, out)
+    result[rows:].zero_()
+    pixels = result[:rows, first:]
+    if image.dtype == torch.uint8:
+        _write_rows(pixels, frames, op, normalise)
+    else:
+        cut = _cut(_filled(frames, op.temporal), op)
+        pixels.view(cut.shape).copy_(cut)
+        if normalise:
+            shift, scale = constants(normalise.mean, normalise.std, (op.temporal, op.size, op.channels_last))
+            pixels.sub_(shift).div_(scale)
+    if op.grid_ids:
+        result[:rows, :2] = _grid_ids(grid, op.merge)
+    return result
+
+
+def _write_rows(into: torch.Tensor, frames: torch.Tensor, op: Patchify, normalise: Normalise | None) -> None:
+    """uint8 frames into rows, a few rows of blocks at a time: first whole runs of pixels, then, unless channels come
+    last, every third byte of the patches. A still picture is done once and written `temporal` times."""
+    temporal = 1 if len(frames) == 1 else op.temporal
+    copies = op.temporal // temporal
+    source = _cut(_filled(frames, temporal), replace(op, temporal=temporal, channels_last=True)).numpy()
+    times, bands, columns = source.shape[:3]
+    across, area = columns * op.merge**2, temporal * op.size**2
+    # A row is (channel, copy, values of one) or (copy, values of all), which is one channel of three times the size.
+    channels, values = (1, 3 * area) if op.channels_last else (3, area)
+    rows = into.view(times, bands, across, channels, copies, values).numpy()
+    step = min(bands, max(1, BLOCK // (across * area * 3)))
+    sorted_ = np.empty((step, *source.shape[2:]), np.uint8)
+    planes = np.empty((step, across, channels, values), np.uint8)
+    floats = np.empty(planes.shape, np.float32) if normalise and copies > 1 else None
+    if normalise:
+        layout = (temporal, op.size, op.channels_last)
+        constant = [each.numpy().reshape(channels, values) for each in constants(normalise.mean, normalise.std, layout)]
+    for time, top in itertools.product(range(times), range(0, bands, step)):
+        cut = source[time, top : top + step]
+        number = len(cut)
+        np.copyto(sorted_[:number], cut)
+        if channels == 1:
+            block = sorted_[:number].reshape(number, across, 1, values)
+        else:
+            block = planes[:number]
+            pixels = sorted_[:number].reshape(number, across, values, 3)
+            for channel in range(3):
+                np.copyto(block[:, :, channel], pixels[..., channel])
+        place = rows[time, top : top + step]
+        if normalise:
+            result = place[..., 0, :] if floats is None else floats[:number]
+            np.copyto(result, block)
+            np.subtract(result, constant[0], out=result)
+            np.divide(result, constant[1], out=result)
+            block = result
+        if not normalise or copies > 1:
+            for copy in range(copies):
+                np.copyto(place[..., copy, :], block)
+
+
+def _filled(frames: torch.Tensor, temporal: int) -> torch.Tensor:
+    """As many frames as `temporal` divides: the last one is repeated."""
+    missing = -len(frames) % temporal
+    return torch.cat([frames, frames[-1:].expand(missing, -1, -1, -1)]) if missing else frames
+
+
+def _cut(frames: torch.Tensor, op: Patchify) -> torch.Tensor:
+    """A view [T/temporal, rows/merge, columns/merge, merge, merge, *row] of [T, 3, H, W], where a row is
+    (3, temporal, size, size) or (temporal, size, size, 3)."""
+    block = op.size * op.merge
+    rows, columns = frames.shape[-2] // block, frames.shape[-1] // block
+    shape = (len(frames) // op.temporal, op.temporal, 3, rows, op.merge, op.size, columns, op.merge, op.size)
+    row = (1, 5, 8, 2) if op.channels_last else (2, 1, 5, 8)
+    return frames.view(shape).permute(0, 3, 6, 4, 7, *row)
+
+
+def _grid_ids(grid: tuple[int, int, int], merge: int) -> torch.Tensor:
+    """Row and column, from 1, of each patch in the order of the patches: [T' * rows * columns, 2]."""
+    times, rows, columns = grid
+    shape = (times, rows // merge, merge, columns // merge, merge)
+    row_ids = torch.arange(1, rows + 1).view(1, -1, merge, 1, 1).expand(shape)
+    column_ids = torch.arange(1, columns + 1).view(1, 1, 1, -1, merge).expand(shape)
+    return torch.stack([ids.transpose(2, 3).reshape(-1) for ids in (row_ids, column_ids)], dim=1)
+
+
+def target(shape: tuple[int, ...], dtype: torch.dtype, out: torch.Tensor | None) -> torch.Tensor:
+    """`out`, or an array of its own where there is none. Raises ValueError where `out` is not what is asked for."""
+    if out is None:
+        return torch.empty(shape, dtype=dtype)
+    if out.shape != shape or out.dtype != dtype or not out.is_contiguous():
+        raise ValueError(f"out is {out.dtype} {tuple(out.shape)}, wanted is a contiguous {dtype} {shape}")
+    return out
