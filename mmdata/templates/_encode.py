@@ -10,10 +10,10 @@ from itertools import pairwise
 from mmdata.errors import DataError
 from mmdata.templates._check import Answer, check
 from mmdata.templates._codec import Codec, Run, Tokenizer, Tokens
-from mmdata.templates.marks import marks
 from mmdata.templates._skeleton import OUTSIDE, Atom, Core, Frame, Gap, Place, Special, shape
 from mmdata.templates._template import Bound, Template
 from mmdata.templates._turns import Message, messages
+from mmdata.templates.marks import marks
 from mmdata.types import Media, Sample, Span, SpanKind, Text
 
 MEDIUM = -1

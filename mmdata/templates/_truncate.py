@@ -10,9 +10,9 @@ from typing import Literal
 from mmdata.errors import DataError
 from mmdata.templates._codec import Tokenizer
 from mmdata.templates._encode import Encoded, encode
-from mmdata.templates.marks import marks
 from mmdata.templates._template import Template
 from mmdata.templates._turns import messages
+from mmdata.templates.marks import marks
 from mmdata.types import Media, Sample, Text
 
 Keep = Literal["first", "last"]
@@ -22,9 +22,7 @@ _END = re.compile(
     r"|[。！？｡]+[\"'”’」』）]*"  # one that does not
     r"|(?<=\S)(?=[ \t]*\n[ \t]*(?:\n|[-*•]|\d+[.)]))"  # a paragraph, an entry of a list
 )
-_NO_END = re.compile(
-    r"(?:^|[\s(])(?:mr|mrs|ms|dr|prof|st|vs|cf|fig|no|vol|approx|etc|e\.g|i\.e|[a-z]|\d+)\.$", re.IGNORECASE
-)
+_NO_END = re.compile(r"(?:^|[\s(])(?:(?i:mr|mrs|ms|dr|prof|st|vs|cf|fig|no|vol|approx|etc|e\.g|i\.e)|[A-Z]|\d+)\.$")
 """Abbreviations, initials and the numbers of a list, after which a full stop ends nothing."""
 
 
