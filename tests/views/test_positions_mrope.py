@@ -129,6 +129,41 @@ def test_videos_of_qwen3(found):
     assert np.array_equal(ours, theirs(tiny_models.qwen3_vl(), types, grids))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.one_of(image, video.map(lambda part: (*part[:3], 25.0)), st.integers(3, 60)), st.integers(1, 5)),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_qwen2_5_omni_goes_on_after_the_largest_and_hears_in_a_line(found):
+    model = tiny_models.qwen2_5_omni()
+    ids, media, grids, seconds, heard = [], [], {IMAGE: [], VIDEO: []}, [], []
+    for part, text in found:
+        ids += [5] * text
+        if isinstance(part, int):  # frames of mel, of which the model hears every fourth
+            heard.append(part)
+            ids += [105, *[104] * (((part - 1) // 2 + 1 - 2) // 2 + 1), 106]
+            continue
+        kind, grid, each, rate = part
+        grids[kind].append(grid)
+        seconds += [each] if kind == VIDEO else []
+        media.append(Vision((len(ids) + 1,), grid, each, rate))
+        ids += [102, *[100 if kind == IMAGE else 101] * (grid[0] * grid[1] * grid[2] // 4), 103]
+    ids.append(5)
+    if not media:
+        return  # without pictures the installed model answers plain positions of another kind
+    expected, _ = model.get_rope_index(
+        torch.tensor([ids]),
+        torch.tensor(grids[IMAGE]) if grids[IMAGE] else None,
+        torch.tensor(grids[VIDEO]) if grids[VIDEO] else None,
+        audio_seqlens=torch.tensor(heard) if heard else None,
+        second_per_grids=torch.tensor(seconds) if seconds else None,
+    )
+    assert np.array_equal(mrope_positions(len(ids), media), expected[:, 0].numpy())
+
+
 def test_text_after_a_long_video():
     """Ten grids of 4 x 4: installed transformers number the text after them from 3, inside the video's time."""
     types, media, grids = segment([1, (VIDEO, (10, 4, 4), 1.0, 1.0), 2])

@@ -12,6 +12,8 @@ from transformers import (
     Pix2StructVisionModel,
     Qwen2_5_VLConfig,
     Qwen2_5_VLModel,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLModel,
     Qwen3VLConfig,
@@ -53,6 +55,25 @@ def qwen2_5_vl(tokens_per_second: int = 2) -> Qwen2_5_VLModel:
         "tokens_per_second": tokens_per_second,
     }
     return Qwen2_5_VLModel(Qwen2_5_VLConfig(text_config=TEXT, vision_config=vision, **IDS)).eval()
+
+
+@functools.cache
+def qwen2_5_omni() -> Qwen2_5OmniThinkerForConditionalGeneration:
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "intermediate_size": 32}
+    vision = {**small, "depth": 1, "out_hidden_size": 32, "num_heads": 2, "fullatt_block_indexes": [0]}
+    audio = {
+        "d_model": 32,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "output_dim": 32,
+        "num_mel_bins": 16,
+    }
+    config = Qwen2_5OmniThinkerConfig(text_config=TEXT, vision_config=vision, audio_config=audio)
+    for name, token in {**IDS, "audio_token_id": 104, "audio_start_token_id": 105, "audio_end_token_id": 106}.items():
+        setattr(config, name, token)
+    return Qwen2_5OmniThinkerForConditionalGeneration(config).eval()
 
 
 @functools.cache
