@@ -272,7 +272,7 @@ class KeepRows:
     key: int
 
 
-PixelOp = Crop | Resize | Pad | Flip | Tile | Fork | Normalise | Standardise | Patchify | KeepRows
+PixelOp = Crop | Resize | Pad | Flip | Colour | Tile | Fork | Normalise | Standardise | Patchify | KeepRows
 
 
 @dataclass(frozen=True, slots=True)
