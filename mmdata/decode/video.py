@@ -19,7 +19,7 @@ from mmdata.decode import packets as tables
 from mmdata.decode import video_peers, video_pyav
 from mmdata.decode.demux import LIMITS, Limits, Source
 from mmdata.decode.packets import keyframes, read_packets
-from mmdata.decode.video_facts import read_facts, verify
+from mmdata.decode.video_facts import prove, read_facts
 from mmdata.errors import DataError, SpecError
 from mmdata.types import Media, Packets
 
@@ -33,10 +33,10 @@ __all__ = [
     "decode_frames",
     "iter_frames",
     "keyframes",
+    "prove",
     "read_audio_track",
     "read_facts",
     "read_packets",
-    "verify",
 ]
 
 Backend = Literal["auto", "pyav", "torchcodec", "decord"]
@@ -213,9 +213,9 @@ def _tensor(pixels: Pixels) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def read_audio_track(source: Source, **options: Any) -> Any:
-    """The sound of a video, as `mmdata.decode.audio.decode` gives it; `options` are its own. Raises DataError
-    `no_audio` where there is none."""
+def read_audio_track(source: Source, **options: Any) -> torch.Tensor:
+    """The sound of a video, as `mmdata.decode.audio.decode` gives it; `options` are its own (`sample_rate`, `mono`,
+    `start`, `stop`, `max_seconds`). Raises DataError as it does: `no_audio` where there is none."""
     from mmdata.decode import audio
     from mmdata.decode.demux import payload
 

@@ -4,24 +4,48 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
+from mmdata.decode import demux, video_pyav
 from mmdata.decode import packets as tables
-from mmdata.decode import video_pyav
 from mmdata.decode.demux import LIMITS, Limits, Source
 from mmdata.errors import DataError
 from mmdata.types import Media, Packets
 
+Verify = Literal["header", "full"]
 
-def read_facts(source: Source, *, limits: Limits = LIMITS) -> Media:
+
+def read_facts(source: Source, *, verify: Verify = "header", limits: Limits = LIMITS) -> Media:
     """The facts of a video as a Media without bytes: `format`, upright `height` and `width`, `frames` (those shown),
     `seconds` (from the first frame to the end of the last), `fps` (their quotient), the `packets`; and `sample_rate`
     and `channels` of its sound, None where it is silent.
 
-    One pass over the packets; the first frame is decoded, since a header may promise pictures that do not come.
-    Raises DataError as `read_packets` does, and `missing_frames`.
+    One pass over the packets; the first frame is decoded, since a header may promise pictures that do not come. With
+    `verify="full"` all frames are, as `prove` does, and the sound, which gives its `samples`. Raises DataError as
+    `read_packets` and `prove` do, and as `audio.read_facts` does.
     """
+    facts = _from_headers(source, limits)
+    if verify == "header":
+        return facts
+    assert facts.packets is not None, "_from_headers has read them"
+    packets = prove(source, facts.packets, limits=limits)
+    frames = len(tables.shown(packets))
+    fps = frames / facts.seconds if facts.seconds else None
+    facts = replace(facts, packets=packets, frames=frames, fps=fps, verified="full")
+    if facts.channels is None:
+        return facts
+    from mmdata.decode import audio
+
+    data = demux.payload(source)
+    sound = audio.read_facts(
+        data if isinstance(data, bytes) else data.read_bytes(), verify="full", max_seconds=limits.max_seconds
+    )
+    return replace(facts, sample_rate=sound.sample_rate, channels=sound.channels, samples=sound.samples)
+
+
+def _from_headers(source: Source, limits: Limits) -> Media:
     with closing(video_pyav.Reader(source, None, threads=1, limits=limits)) as reader:
         table = reader.table
         order = tables.shown(table)
@@ -55,7 +79,7 @@ def _first_size(reader: video_pyav.Reader, position: int) -> tuple[int, int]:
     return (frame.width, frame.height) if turned else (frame.height, frame.width)
 
 
-def verify(source: Source, packets: Packets, *, limits: Limits = LIMITS) -> Packets:
+def prove(source: Source, packets: Packets, *, limits: Limits = LIMITS) -> Packets:
     """Prove that every frame of a video decodes, in the memory of one frame; returns the table with those packets
     `HIDDEN` that turn out to give no frame (second fields, what precedes the first key).
 

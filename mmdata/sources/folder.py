@@ -1,4 +1,4 @@
-"""A folder of images with texts beside them: `a.jpg` with `a.txt` or `a.json`."""
+"""A folder of images, videos or audio with texts beside them: `a.jpg` with `a.txt` or `a.json`."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import fsspec
+from pydantic import model_validator
 
 from mmdata.errors import DataError
 from mmdata.registry import register
 from mmdata.sources._tables import json_value, printable
 from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
-from mmdata.types import Drop, Media, Origin, Sample, State, Text
+from mmdata.types import Drop, Media, MediaKind, Origin, Sample, State, Text
 
 _FAILED: State = "failed_permanent"
 
 
 @register("source", "folder")
 class Folder(SourceSpec):
-    """Images below a folder, sorted by path. The caption is the `.txt` of the same name, or the `caption` (or
+    """Media below a folder, sorted by path. The caption is the `.txt` of the same name, or the `caption` (or
     `text`) of the `.json` of the same name, whose other keys travel in the sample's JSON."""
 
     kind: Literal["folder"] = "folder"
@@ -29,6 +30,27 @@ class Folder(SourceSpec):
     """The folder; local or any fsspec URL."""
     extensions: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2")
     """File name extensions, compared without regard to case, that are taken for images."""
+    video: tuple[str, ...] = ()
+    """Those that are taken for videos, for example `[mp4, webm, mkv, mov, avi]`."""
+    audio: tuple[str, ...] = ()
+    """Those that are taken for audio, for example `[wav, flac, mp3, ogg, m4a]`."""
+
+    @model_validator(mode="after")
+    def _one_kind_each(self) -> Folder:
+        listed = [suffix for suffixes in self.suffixes().values() for suffix in suffixes]
+        twice = sorted({suffix for suffix in listed if listed.count(suffix) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)}: an extension belongs to one of extensions, video and audio")
+        return self
+
+    def suffixes(self) -> dict[MediaKind, set[str]]:
+        """The wanted suffixes of each kind, in lower case, with their dot."""
+        listed: dict[MediaKind, tuple[str, ...]] = {
+            "image": self.extensions,
+            "video": self.video,
+            "audio": self.audio,
+        }
+        return {kind: {"." + name.lower().lstrip(".") for name in names} for kind, names in listed.items()}
 
     def open(self) -> Source:
         return _Files(self)
@@ -40,31 +62,32 @@ class _Files:
         self._root = root.rstrip("/")
         if not self._fs.isdir(self._root):
             raise DataError("source_unreadable", f"{spec.path}: not a folder")
-        wanted = {"." + extension.lower().lstrip(".") for extension in spec.extensions}
+        wanted = {suffix: kind for kind, suffixes in spec.suffixes().items() for suffix in suffixes}
         found = self._fs.find(self._root, detail=True)
         names = {path[len(self._root) :].lstrip("/"): info for path, info in found.items()}
-        self._images = sorted(name for name in names if PurePosixPath(name.lower()).suffix in wanted)
+        self._kinds = {name: kind for name in sorted(names) if (kind := wanted.get(PurePosixPath(name.lower()).suffix))}
+        self._files = list(self._kinds)
         # By the name with a lower-case suffix; where `a.TXT` and `a.txt` both exist, the latter sorts last and counts.
         self._sidecars = {
             str(path.with_suffix(path.suffix.lower())): name
             for name in sorted(names)
             if (path := PurePosixPath(name)).suffix.lower() in (".txt", ".json")
         }
-        self._sizes = {name: int(names[name]["size"] or 0) for name in [*self._images, *self._sidecars.values()]}
-        if not self._images:
+        self._sizes = {name: int(names[name]["size"] or 0) for name in [*self._files, *self._sidecars.values()]}
+        if not self._files:
             raise DataError("source_empty", f"{spec.path}: no file ends in one of {', '.join(sorted(wanted))}")
 
     def inputs(self) -> list[dict[str, Any]]:
         listing = "".join(f"{name}\t{self._sizes[name]}\n" for name in sorted(self._sizes))
         digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
-        return [{"name": ".", "images": len(self._images), "size": sum(self._sizes.values()), "sha256_listing": digest}]
+        return [{"name": ".", "images": len(self._files), "size": sum(self._sizes.values()), "sha256_listing": digest}]
 
     def count(self) -> int | None:
-        return len(self._images)
+        return len(self._files)
 
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
-        for row in range(start, len(self._images) if stop is None else min(stop, len(self._images))):
-            name = self._images[row]
+        for row in range(start, len(self._files) if stop is None else min(stop, len(self._files))):
+            name = self._files[row]
             stem = str(PurePosixPath(name).with_suffix(""))
             text: str | None = None
             meta: dict[str, Any] = {}
@@ -82,7 +105,7 @@ class _Files:
                 meta, drop = {}, Drop(reason="bad_record", detail=f"{printable(stem)}.json: {error}", state=_FAILED)
             if printable(name) != name:  # neither index nor ledger could hold it
                 drop = Drop(reason="bad_record", detail=f"{printable(name)}: the name is not UTF-8", state=_FAILED)
-            media = Media(kind="image", uri=printable(self._fs.unstrip_protocol(f"{self._root}/{name}")))
+            media = Media(kind=self._kinds[name], uri=printable(self._fs.unstrip_protocol(f"{self._root}/{name}")))
             parts = (media, Text(text=text)) if text is not None else (media,)
             sample = Sample(key=f"{row:09d}", parts=parts, meta=meta, origin=Origin(uri=printable(name), row=0))
             yield Record(row=row, sample=sample, drop=drop)

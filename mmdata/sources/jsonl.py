@@ -1,4 +1,4 @@
-"""JSON lines: an image (or several) and a text per line."""
+"""JSON lines: images, videos or audio, and a text per line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from mmdata.errors import SpecError
 from mmdata.registry import nearest, register
 from mmdata.sources import _tables
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
-from mmdata.types import Drop, Media, Origin, Sample, Text
+from mmdata.types import Drop, Media, MediaKind, Origin, Sample, Text
+
+KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
 
 
 class JsonlColumns(Model):
@@ -18,18 +20,23 @@ class JsonlColumns(Model):
 
     image: str = "image"
     """A path or URL, or a list of them."""
+    video: str = "video"
+    """The same for videos; they come after the images."""
+    audio: str = "audio"
+    """The same for audio, which comes last."""
     text: str = "text"
 
 
 @register("source", "jsonl")
 class Jsonl(SourceSpec):
-    """Lines such as `{"image": "a/1.jpg", "text": "A cat."}`; all other keys travel in the sample's JSON."""
+    """Lines such as `{"image": "a/1.jpg", "text": "A cat."}` or `{"video": "b/2.mp4", "text": "A cat jumps."}`; all
+    other keys travel in the sample's JSON."""
 
     kind: Literal["jsonl"] = "jsonl"
     path: InputPath = runtime()
     """A .jsonl file (compressed or not), a folder of them, or a glob; local or any fsspec URL."""
     root: InputPath | None = runtime(None)
-    """What image paths are relative to. Default: the folder of `path`. A path that leads out of it is refused."""
+    """What paths of media are relative to. Default: the folder of `path`. A path that leads out of it is refused."""
     columns: JsonlColumns = JsonlColumns()
 
     def open(self) -> Source:
@@ -44,7 +51,10 @@ class _JsonLines:
         self._root = (spec.root or first.url[: len(first.url) - len(first.name)]).rstrip("/")
         # Files without a readable line say nothing about the keys.
         first, names = next(((file, names) for file in self._files if (names := _tables.columns(file))), (first, []))
-        for field in ("image", "text"):
+        media = {field: getattr(spec.columns, field) for field in KINDS}
+        given = [field for field in KINDS if field in spec.columns.model_fields_set]
+        wanted = given or ([] if set(media.values()) & set(names) else ["image"])
+        for field in (*wanted, "text"):
             name = getattr(spec.columns, field)
             if names and name not in names:
                 raise SpecError(
@@ -74,28 +84,28 @@ class _JsonLines:
             drop = Drop(reason="bad_record", detail=f"{origin.uri} row {origin.row}: {value}", state="failed_permanent")
             return Record(row=row, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
         columns = self._spec.columns
-        images, text = value.get(columns.image), value.get(columns.text)
-        paths = images if isinstance(images, list) else [images]
-        meta = {
-            name: item for name, item in value.items() if item is not None and name not in (columns.image, columns.text)
-        }
+        used = [getattr(columns, field) for field in (*KINDS, "text")]
+        meta = {name: item for name, item in value.items() if item is not None and name not in used}
+        text = value.get(columns.text)
         texts = (Text(text=str(text)),) if text is not None else ()
         refused: Drop | None = None
         media = []
-        for path in paths:
-            uri = self._uri(path) if isinstance(path, str) and path.strip() else None
-            if uri is None:
-                refused = Drop(
-                    reason="path_escape" if isinstance(path, str) and path.strip() else "bad_url",
-                    detail=f"{columns.image}: {path!r}",
-                    state="failed_permanent",
-                )
-                uri = str(path or "")
-            media.append(Media(kind="image", uri=uri))
+        named = [(kind, column, value[column]) for kind, column in zip(KINDS, used, strict=False) if value.get(column)]
+        for kind, column, found in named or [("image", columns.image, value.get(columns.image))]:
+            for path in found if isinstance(found, list) else [found]:
+                uri = self._uri(path) if isinstance(path, str) and path.strip() else None
+                if uri is None:
+                    refused = Drop(
+                        reason="path_escape" if isinstance(path, str) and path.strip() else "bad_url",
+                        detail=f"{column}: {path!r}",
+                        state="failed_permanent",
+                    )
+                    uri = str(path or "")
+                media.append(Media(kind=kind, uri=uri))
         return Record(row=row, sample=Sample(key=key, parts=(*media, *texts), meta=meta, origin=origin), drop=refused)
 
     def _uri(self, path: str) -> str | None:
-        """The place of an image, or None when its path leads out of the root."""
+        """The place of a medium, or None when its path leads out of the root."""
         if "://" in path:
             return path if path.split("://", 1)[0].lower() not in ("file", "local") else None
         if "\\" in path or "\0" in path:

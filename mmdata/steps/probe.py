@@ -1,4 +1,4 @@
-"""Look at each picture once: facts from its header, proof that it decodes, and named rules for its oddities."""
+"""Look at each medium once: facts from its header, proof that it decodes, and named rules for odd pictures."""
 
 from __future__ import annotations
 
@@ -25,24 +25,31 @@ QUALITY = 95
 
 @register("step", "probe")
 class Probe(StepSpec):
-    """Establish the facts of every picture (format, upright size, mode, frames, digest of the source bytes) and prove
-    that it decodes.
+    """Establish the facts of every medium and prove that it decodes. Of a picture: format, upright size, mode, frames;
+    of a video: format, upright size, frames, frame rate, seconds, its packet table (so that nobody has to scan the
+    file again) and its sound's rate, channels and length; of audio: format, rate, channels, length; of each the digest
+    of the source bytes.
 
-    Bytes stay as they came unless a rule below says otherwise. What is converted is written once, without EXIF and
-    other metadata: JPEG sources as JPEG of quality 95 (4:4:4, or the chroma subsampling the source has), lossless
-    sources as PNG, other lossy ones as WebP of quality 95. A damaged file ends the record as `failed_permanent` with
-    the reason (`truncated_image`, `corrupt_image`, `not_an_image`, `decompression_bomb`, ...); a rejecting rule drops
-    the sample under the rule's name.
+    Bytes stay as they came unless a rule below says otherwise; the rules are for pictures. What is converted is written
+    once, without EXIF and other metadata: JPEG sources as JPEG of quality 95 (4:4:4, or the chroma subsampling the
+    source has), lossless sources as PNG, other lossy ones as WebP of quality 95. A damaged file ends the record as
+    `failed_permanent` with the reason (`truncated_image`, `corrupt_video`, `not_an_image`, `decompression_bomb`, ...);
+    a rejecting rule drops the sample under the rule's name.
     """
 
     kind: Literal["probe"] = "probe"
     verify: Literal["full", "header"] = "full"
-    """`full`: decode the whole file, every frame (JPEG at 1/8 scale where no later step needs the pixels; that catches
-    the same damage). `header`: trust everything behind the header; for sources that were verified before."""
+    """`full`: decode the whole file, every frame and all sound (JPEG at 1/8 scale where no later step needs the pixels;
+    that catches the same damage). `header`: trust everything behind the header; for sources that were verified
+    before."""
     max_pixels: int = Field(178_956_970, ge=1)
-    """Refuse larger pictures by their header, before any memory is taken: `decompression_bomb`."""
+    """Refuse larger pictures and video frames by their header, before any memory is taken: `decompression_bomb`."""
+    max_frames: int = Field(1_000_000, ge=1)
+    """Refuse videos of more frames: `too_many_frames`."""
+    max_seconds: float = Field(14_400.0, gt=0)
+    """Refuse longer videos and audio: `video_too_long`, `audio_too_long`."""
     formats: tuple[ImageFormat, ...] = ("jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "jp2")
-    """Formats to accept, by magic bytes; others are dropped as `format`."""
+    """Formats of pictures to accept, by magic bytes; others are dropped as `format`."""
     orientation: Literal["bake", "keep"] = "bake"
     """EXIF orientation. `bake`: turn and re-encode those few pictures that need it, without the tag, so that nobody
     turns them twice. `keep`: leave the bytes; the facts are upright all the same."""
@@ -64,12 +71,40 @@ class Probe(StepSpec):
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         parts = list(sample.parts)
         for at, part in enumerate(parts):
-            if isinstance(part, Media) and part.kind == "image":
-                probed = self._probe(part, work)
+            if isinstance(part, Media):
+                probed = self._probe(part, work) if part.kind == "image" else self._timed(part)
                 if isinstance(probed, Drop):
                     return probed
                 parts[at] = probed
         return replace(sample, parts=tuple(parts))
+
+    def _timed(self, media: Media) -> Media:
+        """The facts of a video or of audio."""
+        if media.data is None:
+            raise ValueError(f"media {media.uri} holds no bytes: steps run after fetching")
+        if media.kind == "video":
+            from mmdata.decode import demux, video_facts
+
+            limits = demux.Limits(max_pixels=self.max_pixels, max_frames=self.max_frames, max_seconds=self.max_seconds)
+            facts = video_facts.read_facts(media.data, verify=self.verify, limits=limits)
+        else:
+            from mmdata.decode import audio
+
+            facts = audio.read_facts(media.data, verify=self.verify, max_seconds=self.max_seconds)
+        return replace(
+            facts,
+            data=media.data,
+            uri=media.uri,
+            role=media.role,
+            marks=media.marks,
+            sha256=self._digest(media),
+        )
+
+    def _digest(self, media: Media) -> str | None:
+        if media.sha256 is None and self.digest == "sha256":
+            assert media.data is not None
+            return hashlib.sha256(media.data).hexdigest()
+        return media.sha256
 
     def _probe(self, media: Media, work: Work) -> Media | Drop:
         header = work.header(media)
@@ -86,9 +121,6 @@ class Probe(StepSpec):
         if self.verify == "full":
             work.verify(media)
         assert media.data is not None  # work.header has read it.
-        digest = media.sha256
-        if digest is None and self.digest == "sha256":
-            digest = hashlib.sha256(media.data).hexdigest()
         facts = replace(
             media,
             format=header.format,
@@ -96,7 +128,7 @@ class Probe(StepSpec):
             width=header.width,
             mode=header.mode,
             frames=header.frames,
-            sha256=digest,
+            sha256=self._digest(media),
             verified=self.verify,
         )
         convert = {name for name in odd if getattr(self, name) == "convert"}
