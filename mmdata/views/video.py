@@ -118,7 +118,7 @@ class Video:
         given = {key: value for key, value in found.items() if key in known and value is not None}
         if "video_fps" in known:
             given["video_fps"] = facts.fps  # A rule that needs a rate says so.
-        if name == "adaptive" and duration is None:
+        if name == "adaptive" and "duration" not in given:
             raise DataError("no_facts", "the duration of the video is not known")
         marks = self.marks or MARKS.get(self.rule)
         if name == "keyframe" and marks is None:
@@ -134,9 +134,9 @@ class Video:
     def _clamped(self, total: int, given: Mapping[str, Any]) -> dict[str, Any] | None:
         """The parameters with as many frames as there are at most and one (or one group) at least; None where the
         rule has no number that small."""
-        count = given.get("num_frames")
-        if count is None:
-            count = int(counted(total, given.get("fps"), given.get("video_fps")))
+        count = given.get("num_frames", total)
+        if "fps" in given:
+            count = int(counted(total, given["fps"], given.get("video_fps")))
         count = min(max(1, count), total)
         if self.rule in IN_PAIRS:
             group = given.get("temporal", 2)
