@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CLIP_MEAN", "CLIP_STD", "MAX_RESIZED", "Fixed", "center_crop", "shortest_edge"]
 
+MAX_STRIP = 1 << 30
+"""Pixels of a strip's resized whole, of which parts are made: seconds of work for a square that shows next to none."""
 Mode = Literal["shortest_crop", "squash", "pad_square"]
 
 
@@ -77,7 +79,7 @@ class Fixed:
         ops = (*before, Resize(*resized, self.filter), *center_crop(*resized, self.side, self.backend))
         if not _in_strips(height, width, *resized):
             check_memory((height, width), ops)
-        elif self.size * max(height, width) > MAX_RESIZED:
+        elif resized[0] * resized[1] > MAX_STRIP:
             raise DataError("aspect_extreme", f"{height} x {width} would be resized to {resized[0]} x {resized[1]}")
         return MediaPlan(
             kind="image",
@@ -93,7 +95,8 @@ class Fixed:
         if isinstance(first, Resize) and _in_strips(height, width, first.height, first.width):
             crop = next(op for op in plan.ops if isinstance(op, Crop))  # A strip is cropped whatever the side.
             pixels = _strip(pixels, first, crop, self.backend)
-            plan = replace(plan, ops=tuple(op for op in plan.ops[1:] if op != crop))
+            rest = replace(crop, left=0) if width > height else replace(crop, top=0)
+            plan = replace(plan, ops=tuple(rest if op == crop else op for op in plan.ops[1:]))
         return apply(pixels, plan, self.backend, self.dtype)
 
     def describe(self) -> dict[str, Any]:
@@ -133,25 +136,36 @@ def _in_strips(height: int, width: int, new_height: int, new_width: int) -> bool
 
 
 def _strip(pixels: np.ndarray, resize: Resize, crop: Crop, backend: Backend) -> np.ndarray:
-    """What `crop` leaves of the resized picture, uint8 [h, w, 3], without the resized whole.
+    """What `crop` leaves of the resized picture along its long side, uint8 [h, w, 3], without the resized whole.
 
     A resize that enlarges goes over the columns first and over the rows then, and a pass that keeps its side changes
-    nothing. So what the crop cuts off need not be made: of a wide strip the other columns go after the first pass, of
-    a tall one some columns at a time go through the second.
+    nothing. So the two can be made one by one, and of the pass along the strip only what the crop leaves is kept. That
+    pass treats every line alike, so a tall strip is turned for it and any is taken some lines at a time.
     """
-    import torch
+    height, width = pixels.shape[:2]
+    if width > height:
+        cut = _along(pixels, resize.width, crop.left, crop.width, resize.filter, backend)
+        return _run(cut, backend, Resize(resize.height, cut.shape[1], resize.filter))
+    narrow = _run(pixels, backend, Resize(height, resize.width, resize.filter))
+    cut = _along(narrow.transpose(1, 0, 2), resize.height, crop.top, crop.height, resize.filter, backend)
+    return cut.transpose(1, 0, 2)
 
+
+def _along(lines: np.ndarray, length: int, first: int, count: int, filter: Filter, backend: Backend) -> np.ndarray:
+    """Columns first <= i < first + count of the lines resized to `length`."""
+    import numpy as np
+
+    lines = np.ascontiguousarray(lines)
+    step = max(1, MAX_RESIZED // 2 // length)
+    chunks = (lines[at : at + step] for at in range(0, len(lines), step))
+    return np.concatenate(
+        [_run(some, backend, Resize(len(some), length, filter), Crop(0, first, len(some), count)) for some in chunks]
+    )
+
+
+def _run(pixels: np.ndarray, backend: Backend, *ops: PixelOp) -> np.ndarray:
+    """uint8 [H, W, 3] to uint8 [h, w, 3]"""
     from mmdata.views import pixels as interpreter
 
-    height, width = pixels.shape[:2]
-    wide = interpreter.apply(pixels, (Resize(height, resize.width, resize.filter),), backend=backend)
-    if width > height:
-        wide = wide[..., crop.left : crop.left + crop.width]
-    columns = wide.permute(1, 2, 0).numpy()
-    step = max(1, MAX_RESIZED // 16 // resize.height)
-    cut = []
-    for at in range(0, columns.shape[1], step):
-        some = columns[:, at : at + step]
-        tall = interpreter.apply(some, (Resize(resize.height, some.shape[1], resize.filter),), backend=backend)
-        cut.append(tall[:, crop.top : crop.top + crop.height].permute(1, 2, 0).clone())
-    return torch.cat(cut, dim=1).numpy()
+    made: np.ndarray = interpreter.apply(pixels, ops, backend=backend).numpy()
+    return made.transpose(1, 2, 0)
