@@ -114,14 +114,7 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         if self.family is not None:
             if dealt.pack is None:
                 return dummy(self.family)
-            return read_pack(
-                dealt.pack,
-                self.dataset,
-                self.family,
-                self.template,
-                max_pixels=self.spec.max_pixels,
-                fidelity=self.spec.decode,
-            )
+            return read_pack(dealt.pack, self.dataset, self.family, self.template, self.spec)
         if dealt.pack is None:
             return None
         try:

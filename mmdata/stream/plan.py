@@ -17,6 +17,7 @@ from mmdata.stream.order import order
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Encoded, Template, encode
 from mmdata.types import Item, Pack, Sample
+from mmdata.views.augment import drawn
 
 CHUNK = 1000
 """Samples whose texts are in memory at once while a block is planned."""
@@ -134,7 +135,10 @@ class Planner:
             for position in positions:
                 yield Item(position=position, key="", tokens=1)
             return
-        samples = [self.dataset.sample(position, media=False) for position in positions]
+        samples = [
+            drawn(self.dataset.sample(position, media=False), self.spec.augment, seed=self.spec.seed, epoch=epoch)
+            for position in positions
+        ]
         encoded = encode(samples, self.family.tokenizer, self.template)
         for position, sample, tokens in zip(positions, samples, encoded, strict=True):
             yield tokens if isinstance(tokens, DataError) else self._item(position, sample, tokens, epoch)

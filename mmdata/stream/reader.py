@@ -9,14 +9,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from mmdata.decode.planned import Fidelity
 from mmdata.errors import DataError, RunError
 from mmdata.families._family import Family, Segment, expand, filler, media_length, plan_media, views
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.assemble import assemble
 from mmdata.stream.realize import read_image, realize
+from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Template, encode
 from mmdata.types import Decoded, Item, Media, Pack, Packed, Sample
+from mmdata.views.augment import drawn
 
 T = TypeVar("T")
 IO_ATTEMPTS = 3
@@ -36,9 +37,7 @@ def read_sample(dataset: Dataset, position: int, *, max_pixels: int) -> Sample:
     return replace(sample, parts=parts)
 
 
-def read_pack(
-    pack: Pack, dataset: Dataset, family: Family, template: Template, *, max_pixels: int, fidelity: Fidelity = "exact"
-) -> Packed:
+def read_pack(pack: Pack, dataset: Dataset, family: Family, template: Template, spec: StreamSpec) -> Packed:
     """The arrays of a pack, in the shapes that were planned, whatever becomes of its samples.
 
     A sample that cannot be read keeps its place with constant media and no labels, and is named in `masked`.
@@ -48,7 +47,7 @@ def read_pack(
     masked: list[tuple[str, str]] = []
     for item in pack.items:
         try:
-            segment, media = _read_item(item, dataset, family, template, max_pixels, fidelity)
+            segment, media = _read_item(item, pack.epoch, dataset, family, template, spec)
         except DataError as error:
             segment = filler(family, item.tokens, item.media)
             media = [np.full(plan.shape, CONSTANT, np.float32) for plan in item.media]
@@ -73,9 +72,9 @@ def dummy(family: Family) -> Packed:
 
 
 def _read_item(
-    item: Item, dataset: Dataset, family: Family, template: Template, max_pixels: int, fidelity: Fidelity
+    item: Item, epoch: int, dataset: Dataset, family: Family, template: Template, spec: StreamSpec
 ) -> tuple[Segment, list[np.ndarray]]:
-    sample = _bytes(dataset, item.position)
+    sample = drawn(_bytes(dataset, item.position), spec.augment, seed=spec.seed, epoch=epoch)
     (encoded,) = encode([sample], family.tokenizer, template)
     if isinstance(encoded, DataError):
         raise encoded
@@ -83,7 +82,7 @@ def _read_item(
     if sample.key != item.key or len(segment.ids) != item.tokens:
         raise AssertionError(f"{dataset.path}: {sample.key} was planned as {item}, read with {len(segment.ids)} tokens")
     media = [
-        realize(medium, plan, view, max_pixels=max_pixels, fidelity=fidelity)
+        realize(medium, plan, view, max_pixels=spec.max_pixels, fidelity=spec.decode)
         for medium, plan, view in zip(encoded.media, item.media, views(family, encoded.media), strict=True)
     ]
     return segment, media

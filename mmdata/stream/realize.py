@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from mmdata.decode.planned import Fidelity, decode_for
 from mmdata.errors import DataError
 from mmdata.families._family import View
-from mmdata.types import Media, MediaPlan
+from mmdata.types import Augmented, Media, MediaPlan
 
 if TYPE_CHECKING:
     import torch
@@ -25,15 +26,28 @@ def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int, fide
     """
     match medium.kind:
         case "image":
-            array = view.realize(_pixels(medium, plan, max_pixels, fidelity), plan)
+            whole = _whole(medium, plan)
+            array = view.realize(_pixels(medium, whole, max_pixels, fidelity), whole)
         case "video":
-            array = view.realize(_video(medium, plan, max_pixels), plan)
+            array = view.realize(_video(medium, plan, max_pixels), _whole(medium, plan))
         case "audio":
             array = view.realize(_audio(medium), plan)
     if tuple(array.shape) != plan.shape:
         raise AssertionError(f"{view.describe()} made {tuple(array.shape)} of what it planned as {plan}")
     result: np.ndarray = array.numpy()
     return result
+
+
+def _whole(medium: Media, plan: MediaPlan) -> MediaPlan:
+    """The plan with what augmentation does first."""
+    return replace(plan, ops=medium.before + plan.ops) if isinstance(medium, Augmented) else plan
+
+
+def _size(medium: Media) -> tuple[int, int] | None:
+    """Height and width of the bytes, as the index has them."""
+    if isinstance(medium, Augmented):
+        return medium.stored
+    return None if medium.height is None or medium.width is None else (medium.height, medium.width)
 
 
 def read_image(medium: Media, max_pixels: int) -> np.ndarray:
@@ -48,8 +62,7 @@ def read_image(medium: Media, max_pixels: int) -> np.ndarray:
 
 def _pixels(medium: Media, plan: MediaPlan, max_pixels: int, fidelity: Fidelity) -> np.ndarray:
     assert medium.data is not None, medium
-    size = None if medium.height is None or medium.width is None else (medium.height, medium.width)
-    return decode_for(medium.data, plan.ops, fidelity=fidelity, max_pixels=max_pixels, size=size)
+    return decode_for(medium.data, plan.ops, fidelity=fidelity, max_pixels=max_pixels, size=_size(medium))
 
 
 def _video(medium: Media, plan: MediaPlan, max_pixels: int) -> torch.Tensor:
@@ -68,5 +81,6 @@ def _audio(medium: Media) -> torch.Tensor:
 
 
 def _check_size(medium: Media, size: tuple[int, ...]) -> None:
-    if medium.height is not None and size != (medium.height, medium.width):
-        raise DataError("facts_mismatch", f"decoded to {size}, the index says {(medium.height, medium.width)}")
+    known = _size(medium)
+    if known is not None and size != known:
+        raise DataError("facts_mismatch", f"decoded to {size}, the index says {known}")

@@ -9,6 +9,7 @@ from pydantic import Field
 from mmdata.spec import InputPath, Model, runtime
 from mmdata.stream.order import Shuffle
 from mmdata.templates import TrainOn, Weights
+from mmdata.views.augment import Augment
 
 Packing = Literal["best_fit", "none"]
 
@@ -46,5 +47,7 @@ class StreamSpec(Model):
     decode: Literal["exact", "guarded", "fast"] = "exact"
     """`guarded` and `fast` decode a JPEG at 1/2, 1/4 or 1/8 where at least 2x or 1x of what the view resizes to is
     left: faster, and not the same pixels."""
+    augment: Augment | None = None
+    """Chance for training: crops, scale, mirroring and colour; none by default."""
     integrity: Literal["crc32c", "off"] = runtime("crc32c")
     """`crc32c` checks every byte and fact before it is yielded."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from mmdata.rng import generator
 from mmdata.spec import Model
 from mmdata.types import Augmented, Colour, Crop, Flip, Media, PixelOp, Resize, Sample, Text
 from mmdata.views.geometry import Box, Coordinates, boxes_in, movement, rewrite
@@ -55,6 +56,11 @@ class Augment(Model):
         if self.crop is not None and self.crop[1] > 1:
             raise ValueError(f"crop: {self.crop[1]}: a crop keeps at most 1, the whole picture")
         return self
+
+
+def drawn(sample: Sample, rules: Augment | None, *, seed: int, epoch: int) -> Sample:
+    """The sample as `augment` makes it in this epoch; the same whenever it is asked for."""
+    return sample if rules is None else augment(sample, rules, generator("augment", seed, epoch, sample.key))
 
 
 def augment(sample: Sample, rules: Augment, rng: np.random.Generator) -> Sample:

@@ -22,6 +22,7 @@ from mmdata.families import Family, get_family
 from mmdata.labels import IGNORE
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import Decoded, Media, Packed, Sample, Text, World
+from mmdata.views.augment import Augment
 from tests.dataset_fixture import write_dataset
 from tests.tokenizer_fixture import small_tokenizer
 
@@ -317,3 +318,23 @@ def test_the_model_keeps_its_threads_while_the_loader_reads(folder: Path, family
     finally:
         torch.set_num_threads(before)
     assert set(during) == {3}
+
+
+def test_augmented_packs_are_planned_and_read_alike(folder: Path, family: Family) -> None:
+    rules = Augment(crop=(0.3, 0.9), flip=0.5, scale=(0.8, 1.2), brightness=0.3, hue=0.1)
+    spec = StreamSpec(dataset=str(folder), max_length=64, epochs=2, augment=rules)
+    packs = list(StreamingDataset(spec, family=family))
+    again = list(StreamingDataset(spec, family=family))
+    plain = list(StreamingDataset(spec.model_copy(update={"augment": None}), family=family))
+    assert [pack.keys for pack in packs] == [pack.keys for pack in again] == [pack.keys for pack in plain]
+    pixels = [np.concatenate([pack.media["pixel_values"] for pack in some]) for some in (packs, again, plain)]
+    assert np.array_equal(pixels[0], pixels[1])
+    assert not np.isclose(pixels[0], pixels[2]).all(axis=(1, 2, 3)).any()
+    assert not any(pack.masked for pack in packs)
+    half = len(pixels[0]) // 2
+    order = [key for pack in packs for key in pack.keys]
+    first, second = (
+        dict(zip(order[:half], pixels[0][:half], strict=True)),
+        dict(zip(order[half:], pixels[0][half:], strict=True)),
+    )
+    assert sum(np.array_equal(first[key], second[key]) for key in first) == 0, "a new epoch draws anew"
