@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mmdata.errors import SpecError
 from mmdata.types import Crop, Filter, Fork, Media, MediaPlan, Normalise, Pad, PixelOp, Resize, Tile
@@ -34,12 +35,13 @@ Size = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tiled:
+class Tiled(ABC):
     """What the tiling views share: tiles of `size` x `size` pixels, each of (size / patch / pool)^2 tokens.
 
     `patch` is the side of a vision patch in pixels; `pool` patches in each direction become one token.
     """
 
+    name: ClassVar[str]
     size: int
     patch: int
     pool: int
@@ -51,7 +53,7 @@ class Tiled:
 
     def __post_init__(self) -> None:
         if min(self.patch, self.pool) < 1 or self.size < self.patch * self.pool:
-            raise SpecError(f"{type(self).__name__}: size {self.size} holds no patch of {self.patch} x {self.pool}")
+            raise SpecError(f"view {self.name}: size {self.size} holds no patch of {self.patch} x {self.pool}")
 
     @property
     def tokens_per_tile(self) -> int:
@@ -73,9 +75,9 @@ class Tiled:
             grid=(1, *grid),
         )
 
+    @abstractmethod
     def cut(self, height: int, width: int) -> tuple[int, Size, tuple[PixelOp, ...]]:
         """The number of pictures, the rows and columns of tiles, and the operations that make them."""
-        raise NotImplementedError
 
     @property
     def squash(self) -> Resize:
@@ -87,7 +89,7 @@ class Tiled:
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""
-        return {"view": type(self).__name__, **asdict(self)}
+        return {"view": self.name, **asdict(self)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +105,7 @@ class DynamicTiles(Tiled):
     (transformers: `GotOcr2ImageProcessor` with `crop_to_patches`.)
     """
 
+    name: ClassVar[str] = "dynamic_tiles"
     size: int = 448
     patch: int = 14
     pool: int = 2
@@ -116,7 +119,7 @@ class DynamicTiles(Tiled):
     def __post_init__(self) -> None:
         Tiled.__post_init__(self)
         if not 1 <= self.min_tiles <= self.max_tiles:
-            raise SpecError(f"view dynamic tiles: no grid has {self.min_tiles} to {self.max_tiles} tiles")
+            raise SpecError(f"view dynamic_tiles: no grid has {self.min_tiles} to {self.max_tiles} tiles")
 
     def cut(self, height: int, width: int) -> tuple[int, Size, tuple[PixelOp, ...]]:
         rows, columns = dynamic_tiles(height, width, size=self.size, min_tiles=self.min_tiles, max_tiles=self.max_tiles)
@@ -142,6 +145,7 @@ class SplitImage(Tiled):
     (transformers: `Idefics3ImageProcessor`, `SmolVLMImageProcessor`.)
     """
 
+    name: ClassVar[str] = "split_image"
     size: int = 364
     patch: int = 14
     pool: int = 2
@@ -154,7 +158,7 @@ class SplitImage(Tiled):
     def __post_init__(self) -> None:
         Tiled.__post_init__(self)
         if self.longest_edge < 1:
-            raise SpecError(f"view split image: longest_edge {self.longest_edge} leaves no picture")
+            raise SpecError(f"view split_image: longest_edge {self.longest_edge} leaves no picture")
 
     def cut(self, height: int, width: int) -> tuple[int, Size, tuple[PixelOp, ...]]:
         scaled, fitted, rows, columns = split_image(height, width, size=self.size, longest_edge=self.longest_edge)
@@ -179,6 +183,7 @@ class PanAndScan(Tiled):
     `min_ratio` are those of `pan_and_scan`. (transformers: `Gemma3ImageProcessor`.)
     """
 
+    name: ClassVar[str] = "pan_and_scan"
     size: int = 896
     patch: int = 14
     pool: int = 4
@@ -193,7 +198,7 @@ class PanAndScan(Tiled):
     def __post_init__(self) -> None:
         Tiled.__post_init__(self)
         if self.min_crop < 1 or self.max_crops < 1:
-            raise SpecError(f"view pan and scan: min_crop {self.min_crop}, max_crops {self.max_crops} leave no crop")
+            raise SpecError(f"view pan_and_scan: min_crop {self.min_crop}, max_crops {self.max_crops} leave no crop")
 
     def cut(self, height: int, width: int) -> tuple[int, Size, tuple[PixelOp, ...]]:
         crops = (
@@ -218,6 +223,7 @@ class CeilTiles(Tiled):
     ((1, 3, 4), 6912)
     """
 
+    name: ClassVar[str] = "ceil_tiles"
     size: int = 336
     patch: int = 14
     pool: int = 1
