@@ -66,7 +66,7 @@ def uniform(
 
 def floors(total: int, num_frames: int) -> tuple[int, ...]:
     """floor(i * total / n) in integers: no rounding error can reach `total`."""
-    return tuple(i * total // num_frames for i in range(num_frames))
+    return tuple((np.arange(num_frames, dtype=np.int64) * total // num_frames).tolist())
 
 
 def linspace(total: int, num_frames: int) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from mmdata.decode import packets as tables
+import numpy as np
+
 from mmdata.errors import DataError, SpecError
 from mmdata.types import Filter, Media, MediaPlan, Normalise, PixelOp, Resize
 from mmdata.views._picture import CLIP_MEAN, CLIP_STD, Backend, Colour, Dtype, check_memory, size_of
@@ -22,7 +23,6 @@ from mmdata.views.smart_resize import VideoRule, patch_times, second_per_grid
 from mmdata.views.tiles import split_image
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 MARKS = {"motion": "motion", "adaptive": "motion", "scenes": "scenes"}
@@ -149,10 +149,12 @@ class Video:
     def clocked(self, facts: Media, frames: tuple[int, ...]) -> tuple[float, ...]:
         """Seconds at which each of `frames` is shown; none where neither packets nor a rate are known."""
         if self.clock == "pts" and facts.packets is not None:
-            shown = tables.seconds(facts.packets)
+            table = facts.packets
+            shown = np.sort(table.pts[table.flags & table.HIDDEN == 0])
             if len(shown) != facts.frames:
                 raise DataError("facts_mismatch", f"{len(shown)} frames by the packets, {facts.frames} by the facts")
-            return tuple(shown[list(frames)].tolist())
+            above, below = table.time_base
+            return tuple((shown[list(frames)] * above / below).tolist())
         if not facts.fps:
             return ()
         return tuple(index / facts.fps for index in frames)

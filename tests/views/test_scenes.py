@@ -1,4 +1,4 @@
-"""Scene cuts and their scores against PySceneDetect, pixels against OpenCV, motion against known motion."""
+"""Scene cuts and their scores against PySceneDetect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
 from scenedetect import (
@@ -22,29 +21,8 @@ from scenedetect.detector import FlashFilter
 
 from mmdata.decode.video import iter_frames
 from mmdata.errors import SpecError
-from mmdata.views import hsv, motion, scenes
-
-
-def test_hsv_is_opencvs_for_every_colour() -> None:
-    green, blue = np.meshgrid(np.arange(256, dtype=np.uint8), np.arange(256, dtype=np.uint8), indexing="ij")
-    for red in range(256):
-        rgb = np.stack([np.full_like(green, red), green, blue], axis=-1)
-        theirs = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
-        assert np.array_equal(np.moveaxis(hsv.hsv(rgb), 0, -1), theirs), red
-
-
-def test_reduction_is_opencvs() -> None:
-    rng = np.random.default_rng(0)
-    sizes = [(360, 640), (512, 512), (300, 512), (271, 300), (256, 256), (255, 200), (1, 700), (700, 1), (1080, 1920)]
-    sizes += [tuple(rng.integers(1, 900, 2).tolist()) for _ in range(40)]
-    for height, width in sizes:
-        frame = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        factor = max(height, width) / 256
-        if factor < 1:
-            assert hsv.reduce(frame) is frame
-            continue
-        size = (max(1, round(width / factor)), max(1, round(height / factor)))
-        assert np.array_equal(hsv.reduce(frame), cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR)), size
+from mmdata.views import motion, scenes
+from tests.views.films import shots
 
 
 def their_filter(above: list[bool], length: float, mode: FlashFilter.Mode, rate: float) -> tuple[int, ...]:
@@ -102,20 +80,6 @@ def test_adaptive_cuts_are_theirs_on_grey_frames_of_any_scores() -> None:
         assert ours == tuple(theirs)
         found += len(ours)
     assert found > 30
-
-
-def shots(height: int, width: int, seed: int) -> Iterator[np.ndarray]:
-    """Scenes of moving texture in changing colours, of many lengths, with a flash and a slow pan."""
-    rng = np.random.default_rng(seed)
-    for length in (21, 4, 30, 17, 2, 9, 20):
-        texture = cv2.resize(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8), (width + 80, height), None)
-        texture = (texture * rng.uniform(0.2, 1.0, 3)).astype(np.uint8)
-        speed = int(rng.integers(0, 3))
-        for at in range(length):
-            frame = texture[:, at * speed % 80 : at * speed % 80 + width].copy()
-            if length == 30 and at == 15:
-                frame[:] = 255
-            yield frame
 
 
 def write(path: Path, frames: Iterator[np.ndarray], height: int, width: int) -> Path:
@@ -181,44 +145,3 @@ def test_detectors_hold_one_frame(tmp_path: Path) -> None:
         return most
 
     assert peak(24) < peak(4) + 200_000
-
-
-def texture(height: int, width: int) -> np.ndarray:
-    rough = np.random.default_rng(5).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
-    return np.kron(rough, np.ones((4, 4, 1), np.uint8))
-
-
-@pytest.mark.parametrize(("dy", "dx"), [(0, 0), (0, 3), (2, 0), (-4, 3), (6, -6)])
-def test_flow_is_the_motion_in_pixels(dy: int, dx: int) -> None:
-    still = texture(120, 160)
-    first, second = motion.changes([still, np.roll(still, (dy, dx), (0, 1))])
-    assert first == motion.Change(0.0, 0.0)
-    assert second.flow == pytest.approx(np.hypot(dy, dx), abs=0.6)  # blocks at the border lose what comes in
-    assert second.histogram < 0.01
-    large = np.kron(still, np.ones((4, 4, 1), np.uint8))
-    _, scaled = motion.changes([large, np.roll(large, (4 * dy, 4 * dx), (0, 1))])
-    assert scaled.flow == pytest.approx(4 * np.hypot(dy, dx), abs=2.4)
-
-
-def test_noise_stands_still_and_the_histogram_term_lies_in_0_to_1_at_every_size() -> None:
-    rng = np.random.default_rng(6)
-    noisy = [np.clip(128 + rng.normal(0, 2, (96, 128, 3)), 0, 255).astype(np.uint8) for _ in range(3)]
-    assert all(change.flow < 0.2 for change in motion.changes(noisy))
-    values = []
-    for scale in (1, 2, 5):
-        red = np.zeros((40 * scale, 64 * scale, 3), np.uint8)
-        half = red.copy()
-        half[:, : 32 * scale] = 200
-        values.append(list(motion.changes([red, half]))[1].histogram)
-    assert values == pytest.approx([values[0]] * 3)
-    # p = (1, 0), q = (1/2, 1/2): 0.5 * (0.25 / 1.5 + 0.25 / 0.5)
-    assert values[0] == pytest.approx(0.5 * (0.25 / 1.5 + 0.5))
-
-
-def test_key_frames_are_where_the_content_changes() -> None:
-    found = motion.key_frames(shots(96, 128, seed=7), threshold=0.25)
-    assert found == (0, 21, 25, 40, 41, 55, 72, 74, 83)  # the flash at 40 changes the content twice
-    with pytest.raises(SpecError):
-        motion.key_frames([], histogram_weight=2)
-    assert motion.key_frames([]) == ()
-    assert motion.key_frames([np.zeros((1, 1, 3), np.uint8)] * 3) == (0,)

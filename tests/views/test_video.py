@@ -19,15 +19,16 @@ from transformers.models.internvl.video_processing_internvl import InternVLVideo
 from transformers.models.llava_onevision.video_processing_llava_onevision import LlavaOnevisionVideoProcessor
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
-from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
+from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor, get_resize_output_image_size
 from transformers.video_utils import VideoMetadata
 
 from mmdata.decode.video import decode_frames, read_facts
 from mmdata.errors import DataError, SpecError
 from mmdata.rng import generator
-from mmdata.types import Media, Packets
+from mmdata.types import Media, Packets, Patchify, Resize
 from mmdata.views._picture import HALF
 from mmdata.views.frames import RULES
+from mmdata.views.pixels import normalise_on_device
 from mmdata.views.video import FrameVideo, PatchVideo, Video, second_per_grid_ts, timestamps
 
 FPS = 8.0
@@ -143,13 +144,25 @@ def test_frames_are_those_of_llava_onevision_internvl_and_smolvlm() -> None:
 
 def test_uint8_is_the_same_before_normalising() -> None:
     for view in (PatchVideo(num_frames=4, max_pixels=128 * 28 * 28), FrameVideo(num_frames=2, size=64)):
-        _, floats = ours(view, 8)
-        raw = replace(view, dtype="uint8")
-        _, levels = ours(raw, 8)
+        plan, floats = ours(view, 8)
+        _, levels = ours(replace(view, dtype="uint8"), 8)
         assert levels.dtype == torch.uint8
-        if isinstance(view, FrameVideo):
-            mean, std = (torch.tensor(values)[:, None, None] * 255 for values in (view.mean, view.std))
-            assert torch.equal((levels.float() - mean) / std, floats)
+        patchify = next((op for op in plan.ops if isinstance(op, Patchify)), None)
+        assert torch.equal(normalise_on_device(levels, view.mean, view.std, patchify=patchify), floats)
+
+
+def test_smolvlms_first_size_is_theirs() -> None:
+    rng = np.random.default_rng(0)
+    view = FrameVideo(rule="smolvlm", size=28, longest_edge=364, filter="lanczos")
+    for _ in range(2000):
+        height, width = (int(10 ** rng.uniform(0, 3.3)) for _ in range(2))
+        plan = view.plan(Media(kind="video", frames=9, fps=8.0, height=height, width=width))
+        first = plan.ops[0]
+        assert isinstance(first, Resize)
+        # a stand-in for the picture that has its size and no pixels
+        assert (first.height, first.width) == get_resize_output_image_size(
+            torch.empty(1, device="meta").expand(height, width), 364
+        )
 
 
 def test_llava_onevisions_model_makes_the_planned_features() -> None:
