@@ -87,7 +87,8 @@ def check_whole(data: Bytes, format: str, *, max_frames: int) -> None:
     """Raise DataError `truncated_video` where the container says that more should follow, `corrupt_video` where it
     contradicts itself, `too_many_frames` where it announces more than `max_frames` of a track.
 
-    Transport and program streams, ASF and Ogg say nothing of their length and pass.
+    Program streams, ASF and Ogg say nothing of their length and pass; of transport streams, a cut between two of
+    their packets is not seen.
     """
     if format in ("mp4", "mov"):
         _iso(data, max_frames)
@@ -97,6 +98,10 @@ def check_whole(data: Bytes, format: str, *, max_frames: int) -> None:
         _avi(data)
     elif format == "flv":
         _flv(data)
+    elif format == "ts":
+        step = 188 if data[0] == 0x47 else 192
+        if len(data) % step:
+            raise _truncated("MPEG-TS", len(data), -(-len(data) // step) * step)
 
 
 def _truncated(what: str, have: int, want: int | None = None) -> DataError:
