@@ -7,7 +7,6 @@ that stay in the cache of one core from the first look at a byte to the last div
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,8 +15,8 @@ import torch
 
 from mmdata.types import Normalise, Patchify
 
-BLOCK = 1 << 16
-"""Values that are worked on at once: float32 of them, and the bytes they come from, fit into 512 KiB."""
+BLOCK = 1 << 17
+"""Values that are worked on at once: float32 of them, and the bytes they come from, fit into 1 MiB."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -78,10 +77,10 @@ def _write_planes(into: np.ndarray, pixels: np.ndarray, normalise: Normalise | N
         for channel in range(3):
             np.copyto(into[..., channel, :, :], pixels[..., channel, :, :])
         return
+    shift, scale = constants(normalise.mean, normalise.std)
     height, width = pixels.shape[-2:]
     rows = min(height, max(1, BLOCK // width))
     plane = np.empty((rows, width), np.uint8)
-    shift, scale = (constant.numpy().reshape(3) for constant in constants(normalise.mean, normalise.std))
     for picture in np.ndindex(pixels.shape[:-3]):
         for channel in range(3):
             source, floats = pixels[(*picture, channel)], into[(*picture, channel)]
@@ -90,8 +89,12 @@ def _write_planes(into: np.ndarray, pixels: np.ndarray, normalise: Normalise | N
                 values = plane[: len(block)]
                 np.copyto(values, source[top : top + rows])
                 np.copyto(block, values)
-                np.subtract(block, shift[channel], out=block)
-                np.divide(block, scale[channel], out=block)
+                _normalise(block, shift[channel, 0, 0], scale[channel, 0, 0])
+
+
+def _normalise(floats: np.ndarray, shift: torch.Tensor, scale: torch.Tensor) -> None:
+    np.subtract(floats, shift.numpy(), out=floats)
+    np.divide(floats, scale.numpy(), out=floats)
 
 
 def write_patches(
@@ -132,44 +135,41 @@ def write_patches(
 
 
 def _write_rows(into: torch.Tensor, frames: torch.Tensor, op: Patchify, normalise: Normalise | None) -> None:
-    """uint8 frames into rows, a few rows of blocks at a time: first whole runs of pixels, then, unless channels come
-    last, every third byte of the patches. A still picture is done once and written `temporal` times."""
+    """uint8 frames into rows, a few rows of blocks at a time. A still picture is sorted and normalised once and
+    written `temporal` times."""
     temporal = 1 if len(frames) == 1 else op.temporal
-    copies = op.temporal // temporal
+    copies, area = op.temporal // temporal, temporal * op.size**2
     source = _cut(_filled(frames, temporal), replace(op, temporal=temporal, channels_last=True)).numpy()
-    times, bands, columns = source.shape[:3]
-    across, area = columns * op.merge**2, temporal * op.size**2
-    # A row is (channel, copy, values of one) or (copy, values of all), which is one channel of three times the size.
-    channels, values = (1, 3 * area) if op.channels_last else (3, area)
-    rows = into.view(times, bands, across, channels, copies, values).numpy()
-    step = min(bands, max(1, BLOCK // (across * area * 3)))
-    sorted_ = np.empty((step, *source.shape[2:]), np.uint8)
-    planes = np.empty((step, across, channels, values), np.uint8)
-    floats = np.empty(planes.shape, np.float32) if normalise and copies > 1 else None
-    if normalise:
-        layout = (temporal, op.size, op.channels_last)
-        constant = [each.numpy().reshape(channels, values) for each in constants(normalise.mean, normalise.std, layout)]
-    for time, top in itertools.product(range(times), range(0, bands, step)):
-        cut = source[time, top : top + step]
-        number = len(cut)
-        np.copyto(sorted_[:number], cut)
-        if channels == 1:
-            block = sorted_[:number].reshape(number, across, 1, values)
-        else:
-            block = planes[:number]
-            pixels = sorted_[:number].reshape(number, across, values, 3)
-            for channel in range(3):
-                np.copyto(block[:, :, channel], pixels[..., channel])
-        place = rows[time, top : top + step]
-        if normalise:
-            result = place[..., 0, :] if floats is None else floats[:number]
-            np.copyto(result, block)
-            np.subtract(result, constant[0], out=result)
-            np.divide(result, constant[1], out=result)
-            block = result
-        if not normalise or copies > 1:
-            for copy in range(copies):
-                np.copyto(place[..., copy, :], block)
+    times, bands = source.shape[:2]
+    across = source[0, 0].size // (3 * area)
+    step = min(bands, max(1, BLOCK // source[0, 0].size))
+    blocks = [(time, slice(top, top + step)) for time in range(times) for top in range(0, bands, step)]
+    if op.channels_last:
+        rows = into.view(times, bands, across, -1).numpy()
+        places = into.view(*source.shape[:5], copies, *source.shape[5:]).movedim(5, 0).numpy()
+        for block in blocks:
+            for place in places:
+                np.copyto(place[block], source[block])
+            if normalise:
+                _normalise(rows[block], *constants(normalise.mean, normalise.std, (op.temporal, op.size, True)))
+        return
+    planes = into.view(times, bands, across, 3, copies, area).numpy()
+    together = np.empty((step, *source.shape[2:]), np.uint8)
+    plane = np.empty((step, across, area), np.uint8)
+    floats = np.empty(plane.shape, np.float32)
+    for block in blocks:
+        number = len(source[block])
+        np.copyto(together[:number], source[block])  # Whole runs of pixels, then every third byte out of the cache.
+        pixels = together[:number].reshape(number, across, area, 3)
+        for channel in range(3):
+            values = plane[:number]
+            np.copyto(values, pixels[..., channel])
+            if normalise:
+                np.copyto(floats[:number], values)
+                values = floats[:number]
+                shift, scale = constants(normalise.mean, normalise.std)
+                _normalise(values, shift[channel, 0, 0], scale[channel, 0, 0])
+            np.copyto(planes[block][:, :, channel], values[:, :, None])
 
 
 def _filled(frames: torch.Tensor, temporal: int) -> torch.Tensor:
