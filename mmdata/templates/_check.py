@@ -39,10 +39,10 @@ def check(answers: Sequence[Answer], codec: Codec) -> dict[int, DataError]:
 def _says(answer: Answer, decoded: str, codec: Codec) -> bool:
     if codec.same(decoded, answer.text):
         return True
-    wanted = codec.normal(answer.text)
+    wanted = codec.normal(answer.text).strip(" ")
     at = decoded.find(wanted)
     if at < 0:
         return False
-    before, after = at, len(decoded) - at - len(wanted)
+    before, after = at, len(decoded.rstrip(" ")) - at - len(wanted)
     first, last = codec.decode([answer.ids[:1], answer.ids[-1:]])
     return before < max(1, len(first)) and after < max(1, len(last))

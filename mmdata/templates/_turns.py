@@ -39,7 +39,8 @@ def messages(parts: Sequence[Text | Media]) -> list[Message]:
     for role, part in zip(_roles(parts), parts, strict=True):
         if not found or found[-1].role != role or (closed and isinstance(part, Text)):
             found.append(Message(role))
-        closed = isinstance(part, Text) and role in _CLOSED and (part.train or role == "tool")
+        if isinstance(part, Text):
+            closed = role in _CLOSED and (part.train or role == "tool")
         found[-1].items.append(part)
     return found
 
