@@ -27,12 +27,15 @@ def decode(
     """Frames uint8 [T, H, W, 3] and their times, float64 [T].
 
     With PyAV installed both are held against the packet table: a library that counts or times frames differently
-    raises DataError `backend_differs` instead of giving other frames. Video of more than 8 bits, which each library
-    converts in its own way, is `backend_unsupported`.
+    raises DataError `backend_differs` instead of giving other frames. `backend_unsupported` are video of more than 8
+    bits, which each library converts in its own way, and for decord open groups of pictures and gradual refresh: it
+    seeks into them and gives other frames than were asked for.
     """
     if importlib.util.find_spec("av") is not None:
         table = table or tables.read_packets(source, limits=limits)
         _check_depth(source, limits)
+        if backend == "decord" and not _safe_to_seek(source, table, limits):
+            raise DataError("backend_unsupported", "decord gives wrong frames where a key is no safe start")
     pixels, times, count = (_torchcodec if backend == "torchcodec" else _decord)(source, wanted, threads)
     if table is None:
         return pixels, times
@@ -49,6 +52,19 @@ def _check_depth(source: Source, limits: Limits) -> None:
         format = demux.video_stream(file, limits).codec_context.format
     if format is not None and any(component.bits > 8 for component in format.components):
         raise DataError("backend_unsupported", f"{format.name}: only pyav decodes more than 8 bits exactly")
+
+
+def _safe_to_seek(source: Source, table: Packets, limits: Limits) -> bool:
+    """Whether decoding can start at all that the container calls keys, and no picture that follows one in the stream
+    precedes it on the screen (open groups of pictures)."""
+    is_key = table.flags & Packets.KEY != 0
+    keys = np.maximum.accumulate(np.where(is_key, table.pts, np.iinfo(np.int64).min))
+    if (table.pts < keys).any():
+        return False
+    with demux.opened(source, limits=limits, whole=False) as (file, _):
+        stream = demux.video_stream(file, limits)
+        called = [packet.is_keyframe for packet in demux.packets(file, stream, at_most=limits.max_frames)]
+    return bool(called == is_key.tolist())
 
 
 def _torchcodec(source: Source, wanted: list[int], threads: int) -> tuple[Pixels, Times, int]:

@@ -79,6 +79,16 @@ def _view(number: int, height: int, width: int) -> Pixels:
     return np.ascontiguousarray(whole[top : top + height, left : left + width])
 
 
+def sound_only() -> bytes:
+    """An MP4 without pictures."""
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as file:
+        track: Any = file.add_stream("aac", rate=16_000, layout="mono")
+        file.mux([packet for frame in _hum(1.0) for packet in track.encode(frame)])
+        file.mux(track.encode())
+    return out.getvalue()
+
+
 def _hum(seconds: float) -> list[av.AudioFrame]:
     wave = (0.3 * np.sin(np.arange(int(16_000 * seconds)) / 9)).astype(np.float32)
     frames = []

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import av
 import pytest
 
 from mmdata.decode import container, video
 from mmdata.errors import DataError
-from tests.decode.clips import clip
+from tests.decode.clips import clip, sound_only
 from tests.decode.pictures import photo as picture
 from tests.decode.pictures import save
 
@@ -183,13 +182,7 @@ def test_a_video_of_which_only_the_sound_decodes() -> None:
 
 
 def test_only_sound_is_no_video() -> None:
-    out = io.BytesIO()
-    with av.open(out, "w", format="mp4") as file:
-        track: Any = file.add_stream("aac", rate=16_000, layout="mono")
-        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
-        frame.sample_rate = 16_000
-        file.mux([*track.encode(frame), *track.encode()])
-    assert use(out.getvalue()) == "no_video"
+    assert use(sound_only()) == "no_video"
 
 
 def test_formats_are_told_from_bytes() -> None:
