@@ -24,3 +24,18 @@ def generator(*what: int | str) -> np.random.Generator:
         digest.update(data)
     key = np.frombuffer(digest.digest()[:16], dtype="<u8")
     return np.random.Generator(np.random.Philox(key=key))
+
+
+def random_subset(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` of 0..total-1, ascending, every subset alike: those with the least of `total` uniform draws. int64."""
+    draws = rng.random(total)
+    chosen = np.argpartition(draws, count - 1)[:count] if count < total else np.arange(total)
+    return np.sort(chosen).astype(np.int64)
+
+
+def kept_rows(rows: int, count: int, key: int) -> np.ndarray:
+    """Indices of the rows that `KeepRows(count, key)` keeps of `rows`, ascending: int64 [count]. Raises ValueError
+    where there are not as many."""
+    if not 1 <= count <= rows:
+        raise ValueError(f"KeepRows: {count} of {rows} rows")
+    return random_subset(rows, count, generator(key, "keep_rows"))

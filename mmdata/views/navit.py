@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mmdata.errors import SpecError
+from mmdata.rng import random_subset
 from mmdata.types import Filter, KeepRows, Media, MediaPlan, Normalise, Patchify, PixelOp, Resize
 from mmdata.views._picture import HALF, Backend, Colour, Dtype, apply, check_memory, size_of
 from mmdata.views.naflex import NaFlex, naflex_size
-from mmdata.views.patches import check_patches, keep_rows, patch_coordinates, patchify, random_subset
+from mmdata.views.patches import check_patches, keep_rows, patch_coordinates, patchify
 from mmdata.views.pix2struct import Pix2Struct, pix2struct_grid
 from mmdata.views.pixtral import LongestEdge, pixtral_size
 from mmdata.views.qwen import SmartResize, VideoPatches

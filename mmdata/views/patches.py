@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mmdata.errors import SpecError
-from mmdata.rng import generator
+from mmdata.rng import kept_rows
 from mmdata.types import KeepRows, Patchify
 
 if TYPE_CHECKING:
@@ -56,18 +56,9 @@ def patch_coordinates(grid: tuple[int, int, int], merge: int = 1) -> np.ndarray:
     return np.tile(blocks, (frames, 1))
 
 
-def random_subset(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` of 0..total-1, ascending, every subset alike: those with the least of `total` uniform draws. int64."""
-    draws = rng.random(total)
-    chosen = np.argpartition(draws, count - 1)[:count] if count < total else np.arange(total)
-    return np.sort(chosen).astype(np.int64)
-
-
 def keep_rows(rows: int, op: KeepRows) -> np.ndarray:
     """Indices of the rows that the operation keeps, ascending: int64 [op.count]."""
-    if not 1 <= op.count <= rows:
-        raise ValueError(f"{op} of {rows} rows")
-    return random_subset(rows, op.count, generator(op.key, "keep_rows"))
+    return kept_rows(rows, op.count, op.key)
 
 
 def check_patches(
