@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import transformers as hf
 
+from mmdata.errors import DataError
 from mmdata.families import get_family
+from mmdata.views.lfm2 import Lfm2Tiles
 from tests.families.processors import PHOTOS, batch, image, same, tensor, tokenizer
 
 
@@ -239,3 +242,41 @@ def test_siglip2_and_pix2struct() -> None:
         theirs = images([tensor(photo) for photo in PHOTOS], return_tensors="pt")
         ours = batch(family, [[image(photo), "what"] for photo in PHOTOS])
         same(ours, theirs, names)
+
+
+@pytest.mark.parametrize("splitting", [True, False])
+def test_lfm2_vl(splitting: bool) -> None:
+    named = {
+        "image_token": "<image>",
+        "image_start_token": "<|image_start|>",
+        "image_end_token": "<|image_end|>",
+        "image_thumbnail_token": "<|img_thumbnail|>",
+        **{f"row_{r}_{c}": f"<|img_row_{r}_col_{c}|>" for r in range(1, 7) for c in range(1, 7)},
+    }
+    words = tokenizer(**named)
+    small = {"min_tiles": 2, "max_tiles": 6, "tile_size": 32, "min_image_tokens": 1, "max_image_tokens": 9}
+    processor = hf.Lfm2VlProcessor(
+        hf.Lfm2VlImageProcessor(encoder_patch_size=8, do_image_splitting=splitting, **small), words
+    )
+    family = get_family(
+        "lfm2_vl",
+        tokenizer=words,
+        image={"size": 32, "patch": 8, "max_tiles": 6, "min_tokens": 1, "max_tokens": 9, "splitting": splitting},
+    )
+    compare(processor, family, "<image>", ["pixel_values", "pixel_attention_mask", "spatial_shapes"])
+
+
+def test_lfm2_sizes() -> None:
+    theirs = hf.Lfm2VlImageProcessor()
+    draw = np.random.default_rng(3)
+    for height, width in [(1, 1), (1, 4000), *np.exp(draw.uniform(0, 8.5, (2500, 2))).astype(int).tolist()]:
+        view = Lfm2Tiles()
+        wide, tall = theirs.smart_resize(height, width, 2, 64, 256, 16)
+        if wide * tall > 256 * 32**2:
+            with pytest.raises(DataError, match="aspect_extreme"):
+                view.plan((height, width))
+            continue
+        assert view.whole(height, width) == (tall, wide)
+        large = theirs._is_image_too_large(height, width, 256, 16, 2, 2.0)
+        columns, rows, *_ = theirs._get_grid_layout(height, width, 2, 10, 512) if large else (1, 1)
+        assert view.plan((height, width)).grid == (1, rows, columns), (height, width)
