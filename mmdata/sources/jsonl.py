@@ -1,14 +1,15 @@
-"""JSON lines: images, videos or audio, and a text per line."""
+"""JSON lines: images, videos or audio, and a text or a conversation per line."""
 
 from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
-from mmdata.errors import SpecError
+from mmdata.errors import DataError, SpecError
 from mmdata.registry import nearest, register
-from mmdata.sources import _tables
+from mmdata.sources import _messages, _tables
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, MediaKind, Origin, Sample, Text
 
@@ -25,11 +26,15 @@ class JsonlColumns(Model):
     audio: str = "audio"
     """The same for audio, which comes last."""
     text: str = "text"
+    messages: str | None = None
+    """A conversation in LLaVA's, ShareGPT's or OpenAI's form, in place of a text; null: `messages`, `conversations` or
+    `conversation`, in lines that have no text."""
 
 
 @register("source", "jsonl")
 class Jsonl(SourceSpec):
-    """Lines such as `{"image": "a/1.jpg", "text": "A cat."}` or `{"video": "b/2.mp4", "text": "A cat jumps."}`; all
+    """Lines such as `{"image": "a/1.jpg", "text": "A cat."}` or `{"video": "b/2.mp4", "text": "A cat jumps."}`, or
+    conversations: `{"image": "a/1.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, ...]}`; all
     other keys travel in the sample's JSON."""
 
     kind: Literal["jsonl"] = "jsonl"
@@ -54,7 +59,13 @@ class _JsonLines:
         media = {field: getattr(spec.columns, field) for field in KINDS}
         given = [field for field in KINDS if field in spec.columns.model_fields_set]
         wanted = given or ([] if set(media.values()) & set(names) else ["image"])
-        for field in (*wanted, "text"):
+        if spec.columns.messages is not None:
+            wanted, text = given, "messages"
+        elif spec.columns.text in names or not set(_messages.KEYS) & set(names):
+            text = "text"
+        else:
+            wanted, text = given, ""
+        for field in (*wanted, text) if text else wanted:
             name = getattr(spec.columns, field)
             if names and name not in names:
                 raise SpecError(
@@ -84,6 +95,10 @@ class _JsonLines:
             drop = Drop(reason="bad_record", detail=f"{origin.uri} row {origin.row}: {value}", state="failed_permanent")
             return Record(row=row, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
         columns = self._spec.columns
+        if columns.messages is not None or columns.text not in value:
+            conversation = _messages.find(value, columns.messages)
+            if conversation is not None:
+                return self._conversation(row, origin, value, conversation)
         used = [getattr(columns, field) for field in (*KINDS, "text")]
         meta = {name: item for name, item in value.items() if item is not None and name not in used}
         text = value.get(columns.text)
@@ -103,6 +118,29 @@ class _JsonLines:
                     uri = str(path or "")
                 media.append(Media(kind=kind, uri=uri))
         return Record(row=row, sample=Sample(key=key, parts=(*media, *texts), meta=meta, origin=origin), drop=refused)
+
+    def _conversation(self, row: int, origin: Origin, value: dict[str, Any], conversation: list[Any]) -> Record:
+        columns = self._spec.columns
+        keys = {**_messages.MEDIA_KEYS, **{getattr(columns, kind): kind for kind in KINDS}}
+        meta = {
+            name: item
+            for name, item in value.items()
+            if item is not None and name not in keys and value[name] is not conversation
+        }
+        empty = Sample(key=f"{row:09d}", parts=(), meta=meta, origin=origin)
+        parts: list[Text | Media] = []
+        try:
+            for part in _messages.parts(value, conversation, keys):
+                if isinstance(part, Media) and part.uri is not None:
+                    uri = self._uri(part.uri)
+                    if uri is None:
+                        raise DataError("path_escape", f"{part.kind}: {part.uri!r}")
+                    part = replace(part, uri=uri)
+                parts.append(part)
+        except DataError as error:
+            drop = Drop(reason=error.reason, detail=error.detail, state="failed_permanent")
+            return Record(row=row, sample=empty, drop=drop)
+        return Record(row=row, sample=replace(empty, parts=tuple(parts)))
 
     def _uri(self, path: str) -> str | None:
         """The place of a medium, or None when its path leads out of the root."""
