@@ -49,17 +49,16 @@ def test_ten_minutes_are_small_even_with_irregular_times() -> None:
     assert len(packet_table.to_bytes(steady)) < 250
 
 
-def test_every_changed_byte_and_cut_is_an_error_or_another_table() -> None:
-    table = video.read_packets(clip())
-    data = packet_table.to_bytes(table)
+def test_damage_is_named() -> None:
+    data = packet_table.to_bytes(video.read_packets(clip()))
     refused = 0
     for at in range(len(data)):
         for damaged in (data[:at], data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :]):
             try:
-                assert not same(packet_table.from_bytes(damaged), table)
+                packet_table.from_bytes(damaged)
             except DataError as error:
                 refused += error.reason == "packet_table"
-    assert refused > 1.8 * len(data)  # zlib's own checksum sees to the stream.
+    assert refused > 1.9 * len(data)  # zlib's own checksum sees to the stream; a few of its bits mean nothing.
     bomb = bytes([packet_table.VERSION]) + zlib.compress(bytes(1 << 28), 9)
     with pytest.raises(DataError, match="packet_table"):
         packet_table.from_bytes(bomb)
