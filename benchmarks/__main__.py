@@ -6,7 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPTS = ("decode_steps", "worker_pool", "near_dup", "build_memory", "build_vs_img2dataset")
+SCRIPTS = (
+    "decode_steps",
+    "decode_resize",
+    "processors",
+    "worker_pool",
+    "near_dup",
+    "build_memory",
+    "build_vs_img2dataset",
+)
 
 
 def main() -> int:
