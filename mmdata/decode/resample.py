@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import torch
 
@@ -91,10 +93,12 @@ def _resample_row(wave: torch.Tensor, rate: int, new_rate: int, length: int) -> 
     padded[width : width + len(wave)] = wave
     out = torch.empty(periods, outputs)
     for group in _filters(rate, new_rate):
+        if group.first >= length:
+            break  # a clip of less than a period
         taps, count = group.weights.shape
         seen = padded.as_strided((periods, taps), (inputs, 1), group.offset)
         torch.mm(seen, group.weights, out=out[:, group.first : group.first + count])
-    return out.flatten()[:length]
+    return out.reshape(-1)[:length]
 
 
 def _reduced(rate: int, new_rate: int) -> tuple[int, int]:
@@ -128,16 +132,18 @@ def _make(rate: int, new_rate: int) -> Iterator[_Group]:
     outputs = _period(rate, new_rate)[1]
     width = margin(rate, new_rate)
     cutoff = min(rate, new_rate) * ROLLOFF
+    single = np.float32
     for first in range(0, outputs, _GROUP):
         last = min(first + _GROUP, outputs)
         low = first * rate // new_rate - width
         high = (last - 1) * rate // new_rate + width + 1
-        output = torch.arange(first, last)
+        output = np.arange(first, last)
         begun = output // new_rate * rate  # where the output's own period begins among the inputs
-        inside = torch.arange(low, high)[:, None] - begun
-        time = -(output % new_rate).float() / new_rate + inside.float() / rate
-        time = (time * cutoff).clamp_(-ZEROS, ZEROS)
-        window = torch.cos(time * math.pi / ZEROS / 2) ** 2
-        time *= math.pi
-        sinc = torch.where(time == 0, torch.ones(()), time.sin() / time)
-        yield _Group(first, low + width, sinc * (window * (cutoff / rate)))
+        inside = np.arange(low, high)[:, None] - begun
+        time = -(output % new_rate).astype(single) / single(new_rate) + inside.astype(single) / single(rate)
+        time = np.clip(time * single(cutoff), -ZEROS, ZEROS)
+        window = np.cos(time * single(math.pi) / single(ZEROS) / single(2)) ** 2
+        time *= single(math.pi)
+        with np.errstate(invalid="ignore"):
+            sinc = np.where(time == 0, single(1), np.sin(time) / time)
+        yield _Group(first, low + width, torch.from_numpy(sinc * (window * single(cutoff / rate))))
