@@ -11,6 +11,7 @@ from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
 from mmdata.views.tiles import DynamicTiles
+from mmdata.views.video import FrameVideo
 
 PLACEHOLDER = "<IMG_CONTEXT>"
 
@@ -19,19 +20,35 @@ PLACEHOLDER = "<IMG_CONTEXT>"
 def internvl(tokenizer: Tokenizer, settings: Settings) -> Family:
     """The family of `InternVLForConditionalGeneration`: 256 tokens for each tile of 448 pixels between `<img>` marks.
 
-    Image parameters are those of `DynamicTiles`.
+    Image parameters are those of `DynamicTiles`, video parameters those of `FrameVideo` (32 frames, a tile each).
     """
+    image = settings.view("image", DynamicTiles, _read)
+    video = settings.view(
+        "video",
+        FrameVideo,
+        _read_video,
+        rule="internvl",
+        num_frames=32,
+        size=image.size,
+        patch=image.patch,
+        pool=image.pool,
+        extra=0,
+        mean=image.mean,
+        std=image.std,
+    )
     return Family(
         name="internvl",
         tokenizer=tokenizer,
         media={
-            "image": MediaRule(
-                view=settings.view("image", DynamicTiles, _read),
+            "image": MediaRule(view=image, placeholder=PLACEHOLDER, key="pixel_values", join="concat", layout=_between),
+            "video": MediaRule(
+                view=video,
                 placeholder=PLACEHOLDER,
+                marker="<video>",
                 key="pixel_values",
                 join="concat",
-                layout=_between,
-            )
+                layout=_numbered,
+            ),
         },
     )
 
@@ -48,6 +65,22 @@ def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
         "min_tiles": found.get("min_patches"),
         "max_tiles": found.get("max_patches"),
     }
+
+
+def _read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    found = checkpoint.media["video"]
+    return {**pixels(found), "size": side(found.get("size"), "height"), "num_frames": found.get("num_frames")}
+
+
+def _numbered(plan: MediaPlan) -> Layout:
+    """A line for each frame, with its number."""
+    each = plan.tokens // len(plan.frames)
+    pieces: list[str | int] = []
+    before = ""
+    for number in range(1, len(plan.frames) + 1):
+        pieces += [f"{before}Frame{number}: <img>", each]
+        before = "</img>\n"
+    return (*pieces, "</img>")
 
 
 def _between(plan: MediaPlan) -> Layout:

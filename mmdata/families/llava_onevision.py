@@ -10,21 +10,34 @@ import numpy as np
 
 from mmdata.families import llava_next
 from mmdata.families._family import Family, MediaRule
-from mmdata.families._settings import Checkpoint, Settings
+from mmdata.families._settings import Checkpoint, Settings, pixels, side
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
 from mmdata.views._picture import HALF
 from mmdata.views.anyres import ONEVISION, AnyRes
+from mmdata.views.video import FrameVideo
 
 
 @register("family", "llava_onevision")
 def llava_onevision(tokenizer: Tokenizer, settings: Settings) -> Family:
     """The family of `LlavaOnevisionForConditionalGeneration` with SigLIP-so400m/14 at 384 pixels.
 
-    Image parameters are those of `AnyRes`.
+    Image parameters are those of `AnyRes`, video parameters those of `FrameVideo`: 32 frames of every video, some of
+    them twice where there are fewer, because the model takes `pixel_values_videos` [N, frames, 3, S, S] only.
     """
     view = settings.view("image", AnyRes, _read, size=384, pinpoints=ONEVISION, anyres_max=9, mean=HALF, std=HALF)
+    video = settings.view(
+        "video",
+        FrameVideo,
+        _read_video,
+        num_frames=32,
+        repeat=True,
+        size=view.size,
+        patch=view.patch,
+        mean=view.mean,
+        std=view.std,
+    )
     return Family(
         name="llava_onevision",
         tokenizer=tokenizer,
@@ -36,7 +49,8 @@ def llava_onevision(tokenizer: Tokenizer, settings: Settings) -> Family:
                 key="pixel_values",
                 join="pad",
                 companions=llava_next.image_sizes,
-            )
+            ),
+            "video": MediaRule(view=video, placeholder="<video>", key="pixel_values_videos"),
         },
         companions=_number_of_images,
     )
@@ -48,6 +62,11 @@ def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
         **llava_next.read(checkpoint),
         "anyres_max": int(ratio.removeprefix("anyres_max_")) if ratio.startswith("anyres_max_") else None,
     }
+
+
+def _read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    found = checkpoint.media["video"]
+    return {**pixels(found), "size": side(found.get("size"), "height"), "num_frames": found.get("num_frames")}
 
 
 def _number_of_images(plans: Sequence[MediaPlan]) -> dict[str, np.ndarray]:

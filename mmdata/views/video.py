@@ -178,7 +178,8 @@ class FrameVideo(Video):
     tokens.
 
     The defaults are LLaVA-OneVision's, with its newline at the end (`extra`). InternVL: size 448, extra 0. SmolVLM and
-    Idefics3 resize the longest edge to `longest_edge` first, by Lanczos. (transformers:
+    Idefics3 resize the longest edge to `longest_edge` first, by Lanczos. With `repeat` a video of fewer frames than
+    `num_frames` shows some of them again, so that the videos of a batch can be stacked. (transformers:
     `LlavaOnevisionVideoProcessor`, `InternVLVideoProcessor`, `SmolVLMVideoProcessor`.)
     """
 
@@ -187,6 +188,7 @@ class FrameVideo(Video):
     pool: int = 2
     extra: int = 1
     longest_edge: int | None = None
+    repeat: bool = False
 
     def __post_init__(self) -> None:
         Video.__post_init__(self)
@@ -206,6 +208,8 @@ class FrameVideo(Video):
         """
         size = size_of(facts)
         frames = self.choose(facts, rng)
+        if self.repeat and self.num_frames is not None and len(frames) < self.num_frames:
+            frames = tuple(frames[at * len(frames) // self.num_frames] for at in range(self.num_frames))
         resizes: tuple[PixelOp, ...] = (Resize(self.size, self.size, self.filter),)
         if self.longest_edge is not None:
             scaled = split_image(*size, size=self.size, longest_edge=self.longest_edge).scaled
