@@ -52,6 +52,33 @@ class Packets:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where bytes lie in a shard, and their CRC-32C."""
+
+    offset: int
+    size: int
+    crc32c: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What a view once made of a medium, kept in the shard beside it (`mmdata.views.stored`).
+
+    `digest` is that of all that decides it, `name` 8 hex digits of the view and the format alone, which members of a
+    shard are called by. `format` is `float32` (the view's output), `uint8` (its pixels before they are normalised and
+    cut into patches), or one of the lossy `float16` and `jpeg<quality>`. With `alone` a build does not keep the
+    medium's own bytes.
+    """
+
+    digest: str
+    name: str
+    format: str
+    alone: bool = False
+    data: bytes | None = field(default=None, repr=False, compare=False)
+    place: Place | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
     """One image, video or audio: its encoded bytes (`data`), or where they are to be had (`uri`), and facts.
 
@@ -82,6 +109,10 @@ class Media:
     verified: Verified = "none"
     role: str | None = None
     """Who sends it, in a conversation; None: as the text beside it says."""
+    place: Place | None = field(default=None, repr=False, compare=False)
+    """Of a medium of a dataset: where its bytes lie; None where the dataset did not keep them."""
+    made: tuple[Stored, ...] = field(default=(), repr=False)
+    """What views have made of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

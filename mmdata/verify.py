@@ -146,7 +146,7 @@ def _shard(path: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[str]
         yield f"index_rows: {path}: {len(rows)} rows in the index, {entry.rows} in the manifest"
     if any(a.row >= b.row for a, b in itertools.pairwise(rows)):
         yield f"index_order: {path}: rows are not in input order"
-    indexed = [(f"{row.key}.{part.name}", part) for row in rows for part in row.parts]
+    indexed = [(f"{row.key}.{part.name}", part) for row in rows for part in row.parts if part.name]
     try:
         members = list(tar.walk(path))
     except OSError as error:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from mmdata.types import Media, Sample
+from mmdata.engine.blobs import Slot, give, take
 
 _STEP = 1 << 20
 
@@ -35,23 +35,18 @@ class Channel:
         self._map: mmap.mmap | None = None
 
     def send(self, message: Any) -> None:
-        sample: Sample | None = message.sample
-        spans: dict[int, tuple[int, int]] = {}
-        if sample is not None:
-            parts = list(sample.parts)
-            blobs: list[bytes] = []
+        spans: dict[Slot, tuple[int, int]] = {}
+        if message.sample is not None:
+            sample, blobs = take(message.sample)
             end = 0
-            for at, part in enumerate(parts):
-                if isinstance(part, Media) and part.data is not None:
-                    spans[at] = (end, end + len(part.data))
-                    blobs.append(part.data)
-                    end += len(part.data)
-                    parts[at] = replace(part, data=None)
+            for slot, blob in blobs.items():
+                spans[slot] = (end, end + len(blob))
+                end += len(blob)
             if blobs:
                 memory = self._mapped(end)
-                for (start, stop), blob in zip(spans.values(), blobs, strict=True):
+                for (start, stop), blob in zip(spans.values(), blobs.values(), strict=True):
                     memory[start:stop] = blob
-                message = replace(message, sample=replace(sample, parts=tuple(parts)))
+                message = replace(message, sample=sample)
         self._connection.send((message, spans))
 
     def receive(self) -> Any:
@@ -59,10 +54,8 @@ class Channel:
         message, spans = self._connection.recv()
         if spans:
             memory = self._mapped(max(stop for _, stop in spans.values()))
-            parts = list(message.sample.parts)
-            for at, (start, stop) in spans.items():
-                parts[at] = replace(parts[at], data=memory[start:stop])
-            message = replace(message, sample=replace(message.sample, parts=tuple(parts)))
+            blobs = {slot: memory[start:stop] for slot, (start, stop) in spans.items()}
+            message = replace(message, sample=give(message.sample, blobs))
         return message
 
     def fileno(self) -> int:

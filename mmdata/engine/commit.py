@@ -181,24 +181,29 @@ class _Hashed:
 
 def _add(writer: TarWriter, item: Kept) -> IndexRow:
     sample = item.sample
-    parts = []
-    for number, part in enumerate(sample.parts):
-        kind: PartKind = "text"
-        if isinstance(part, Media):
-            assert part.data is not None, sample.key
-            extension = EXTENSIONS.get(part.format or "", part.format or "bin")
-            kind, data, facts = part.kind, part.data, _media_facts(part)
-        else:
-            extension, data, facts = "txt", part.text.encode(), {"role": part.role, "train": part.train}
-        single = len(sample.media) <= 1 and len(sample.texts) <= 1
-        name = extension if single else f"{number}.{extension}"
+    single = len(sample.media) <= 1 and len(sample.texts) <= 1
+    parts: list[Part] = []
+
+    def add(name: str, kind: PartKind, data: bytes, **facts: Any) -> None:
         offset = writer.add(f"{sample.key}.{name}", data)
-        parts.append(
-            Part(name=name, kind=kind, offset=offset, size=len(data), crc32c=int(crc32c.crc32c(data)), **facts)
-        )
-    data = _meta_json(sample)
-    offset = writer.add(f"{sample.key}.json", data)
-    parts.append(Part(name="json", kind="meta", offset=offset, size=len(data), crc32c=int(crc32c.crc32c(data))))
+        checksum = int(crc32c.crc32c(data))
+        parts.append(Part(name=name, kind=kind, offset=offset, size=len(data), crc32c=checksum, **facts))
+
+    for number, part in enumerate(sample.parts):
+        before = "" if single else f"{number}."
+        if not isinstance(part, Media):
+            add(f"{before}txt", "text", part.text.encode(), role=part.role, train=part.train)
+            continue
+        if part.data is None or any(stored.alone for stored in part.made):
+            assert part.made, sample.key
+            parts.append(Part(name="", kind=part.kind, offset=0, size=0, crc32c=0, **_media_facts(part)))
+        else:
+            extension = EXTENSIONS.get(part.format or "", part.format or "bin")
+            add(f"{before}{extension}", part.kind, part.data, **_media_facts(part))
+        for stored in part.made:
+            assert stored.data is not None, sample.key
+            add(f"{before}{stored.name}.arrow", "stored", stored.data, format=stored.format, digest=stored.digest)
+    add("json", "meta", _meta_json(sample))
     return IndexRow(
         key=sample.key,
         row=item.row,
@@ -210,7 +215,7 @@ def _add(writer: TarWriter, item: Kept) -> IndexRow:
 
 
 def _media_facts(media: Media) -> dict[str, Any]:
-    skipped = {"kind", "data", "packets", "marks"}
+    skipped = {"kind", "data", "packets", "marks", "place", "made"}
     facts = {name: getattr(media, name) for name in Media.__slots__ if name not in skipped}
     packets = None if media.packets is None else packet_table.to_bytes(media.packets)
     return {**facts, "packets": packets, "marks": sorted(media.marks.items()) or None}

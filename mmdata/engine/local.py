@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmdata.engine.blobs import OWN, Slot, give, take
 from mmdata.engine.commit import Kept
 from mmdata.engine.pool import Pool, Process
 from mmdata.engine.spool import Held, Memory, Spool
@@ -36,7 +37,7 @@ class Row:
     drop: Drop | None = None
     step: int | None = None
     sample: Sample | None = None
-    held: dict[int, Held] = field(default_factory=dict)
+    held: dict[Slot, Held] = field(default_factory=dict)
     signatures: dict[int, dict[str, bytes]] = field(default_factory=dict)
     thumbnail: bytes | None = None
     facts: Media | None = None
@@ -345,24 +346,17 @@ def _settle(unit: Unit, row: Row, given: Sample, outcome: Outcome) -> None:
     row.thumbnail = outcome.thumbnail
     if outcome.sample is None:
         return
-    for number, part in enumerate(outcome.sample.parts):
-        if isinstance(part, Media):
-            data = given.media[outcome.same[number]].data if number in outcome.same else part.data
-            assert data is not None
-            row.held[number] = unit.spool.put(data)
-    row.sample = replace(
-        outcome.sample,
-        parts=tuple(replace(part, data=None) if isinstance(part, Media) else part for part in outcome.sample.parts),
-    )
+    row.sample, blobs = take(outcome.sample)
+    for number, medium in outcome.same.items():
+        data = given.media[medium].data
+        assert data is not None, given
+        blobs[number, OWN] = data
+    row.held = {slot: unit.spool.put(data) for slot, data in blobs.items()}
 
 
 def _with_data(row: Row, spool: Spool) -> Sample:
     assert row.sample is not None
-    parts = tuple(
-        replace(part, data=spool.get(row.held[number])) if isinstance(part, Media) else part
-        for number, part in enumerate(row.sample.parts)
-    )
-    return replace(row.sample, parts=parts)
+    return give(row.sample, {slot: spool.get(held) for slot, held in row.held.items()})
 
 
 def _kept(unit: Unit) -> Iterator[Kept]:

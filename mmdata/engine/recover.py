@@ -72,7 +72,7 @@ def _again(old: LedgerRow, new: LedgerRow) -> LedgerRow:
 def _old(dataset: Dataset, entry: ShardEntry) -> Iterator[Kept]:
     for position in range(entry.first, entry.first + entry.rows):
         row = dataset.row(position)
-        yield Kept(row=row.row, sample=dataset.sample(position), signatures=row.signatures)
+        yield Kept(row=row.row, sample=dataset.sample(position, stored=True), signatures=row.signatures)
 
 
 def _merge(old: Iterator[Kept], new: Iterator[Kept]) -> Iterator[Kept]:

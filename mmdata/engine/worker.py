@@ -26,6 +26,8 @@ from mmdata.types import Drop, Media, Packets, Sample, Text
 
 THUMBNAILS = 4
 """Pictures of rejected records kept per unit and reason."""
+_UNWRITTEN = ("data", "packets", "place", "made")
+"""Fields of media that are no values of the index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +111,7 @@ def _check_sample(sample: Sample) -> None:
         if isinstance(part, Media):
             if not isinstance(part.data, bytes):
                 raise TypeError(f"a medium holds bytes at the end of the steps, not {type(part.data).__name__}")
-            values += [getattr(part, name) for name in Media.__slots__ if name not in ("data", "packets")]
+            values += [getattr(part, name) for name in Media.__slots__ if name not in _UNWRITTEN]
             if not isinstance(part.packets, Packets | None):
                 raise TypeError(f"`packets` is a packet table, not a {type(part.packets).__name__}")
         elif isinstance(part, Text):
@@ -121,7 +123,7 @@ def _check_sample(sample: Sample) -> None:
 
 
 def _first_facts(sample: Sample) -> Media | None:
-    return replace(sample.media[0], data=None) if sample.media else None
+    return replace(sample.media[0], data=None, made=()) if sample.media else None
 
 
 class _Thumbnails:

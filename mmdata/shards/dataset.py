@@ -8,6 +8,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,8 +16,8 @@ import crc32c
 
 from mmdata.errors import DataError
 from mmdata.shards import manifest as manifests
-from mmdata.shards.index import Index, IndexRow, Part
-from mmdata.types import Media, Origin, Ref, Sample, Text
+from mmdata.shards.index import Index, IndexRow
+from mmdata.types import Media, Origin, Place, Ref, Sample, Text
 
 Integrity = Literal["crc32c", "off"]
 OPEN_SHARDS = 64
@@ -124,26 +125,36 @@ class Dataset:
         shard, at = self._locate(position)
         return shard.index.row(at, check=self.integrity == "crc32c")
 
-    def sample(self, position: int, *, media: bool = True) -> Sample:
-        """The whole sample at a position, its bytes verified. With `media=False` media are not read: their
-        parts carry facts and no data."""
+    def sample(self, position: int, *, media: bool = True, stored: bool = False) -> Sample:
+        """The sample at a position, its bytes verified. With `media=False` media are not read: their parts carry
+        facts and no data, but their place, for `read`. What views made of media is read with `stored=True` only."""
         shard, at = self._locate(position)
         row = shard.index.row(at, check=self.integrity == "crc32c")
         parts: list[Text | Media] = []
         meta = {}
         for part in row.parts:
-            wanted = media or part.kind in ("text", "meta")
-            data = self._read(shard, row, part) if wanted else None
+            wanted = stored if part.kind == "stored" else media or part.kind in ("text", "meta")
+            data = self._read(shard, f"{row.key}.{part.name}", part.place) if wanted and part.place else None
             if part.kind == "meta":
                 meta = json.loads(data or b"").get("meta", {})
+            elif part.kind == "stored":
+                medium = parts[-1] if parts else None
+                if not isinstance(medium, Media):
+                    raise DataError("index_damaged", f"{shard.index.path}: {row.key}: {part.name} follows no medium")
+                parts[-1] = replace(medium, made=(*medium.made, part.to_stored(data)))
             else:
                 parts.append(part.to_part(data))
         return Sample(key=row.key, parts=tuple(parts), meta=meta, origin=Origin(uri=row.origin, row=row.origin_row))
 
-    def _read(self, shard: _Shard, row: IndexRow, part: Part) -> bytes:
-        data = shard.read(part.offset, part.size)
-        if self.integrity == "crc32c" and crc32c.crc32c(data) != part.crc32c:
-            raise DataError("part_crc32c", f"{shard.path}: {row.key}.{part.name} has changed since the build")
+    def read(self, position: int, place: Place) -> bytes:
+        """The verified bytes of a medium (its `place`), or of what a view made of it, of the sample at a position."""
+        shard, at = self._locate(position)
+        return self._read(shard, f"row {at}", place)
+
+    def _read(self, shard: _Shard, name: str, place: Place) -> bytes:
+        data = shard.read(place.offset, place.size)
+        if self.integrity == "crc32c" and crc32c.crc32c(data) != place.crc32c:
+            raise DataError("part_crc32c", f"{shard.path}: {name} has changed since the build")
         return data
 
     def _locate(self, position: int) -> tuple[_Shard, int]:

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from mmdata.errors import DataError
 from mmdata.shards import packet_table
-from mmdata.types import Media, Text
+from mmdata.types import Media, Place, Stored, Text
 
-PartKind = Literal["text", "image", "video", "audio", "meta"]
+PartKind = Literal["text", "image", "video", "audio", "stored", "meta"]
 
 PART = pa.struct(
     [
@@ -44,6 +44,7 @@ PART = pa.struct(
         pa.field("sha256", pa.string()),
         pa.field("uri", pa.string()),
         pa.field("verified", pa.string()),
+        pa.field("digest", pa.string()),
     ]
 )
 SCHEMA = pa.schema(
@@ -63,7 +64,11 @@ _FACTS = ("height", "width", "mode", "frames", "fps", "seconds", "sample_rate", 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One member of the shard. `name` is what follows `<key>.` in the tar; `meta` parts hold the sample's JSON;
-    `packets` is a video's packet table, as `packet_table` packs it, and `marks` its marked frames, sorted by name."""
+    `packets` is a video's packet table, as `packet_table` packs it, and `marks` its marked frames, sorted by name.
+
+    A `stored` part is what a view made of the medium before it, in `format`; `digest` says of what it was made. A
+    medium without a name has no member: its own bytes were not kept, and `size` is 0.
+    """
 
     name: str
     kind: PartKind
@@ -87,6 +92,12 @@ class Part:
     sha256: str | None = None
     uri: str | None = None
     verified: str | None = None
+    digest: str | None = None
+
+    @property
+    def place(self) -> Place | None:
+        """Where its bytes lie; None where they were not kept."""
+        return Place(offset=self.offset, size=self.size, crc32c=self.crc32c) if self.name else None
 
     def facts(self) -> dict[str, Any]:
         """The media facts, by name, as the index holds them."""
@@ -106,7 +117,18 @@ class Part:
             packets=None if self.packets is None else packet_table.from_bytes(self.packets),
             marks={name: tuple(frames) for name, frames in self.marks or ()},
             role=self.role,
+            place=self.place,
             **self.facts(),
+        )
+
+    def to_stored(self, data: bytes | None) -> Stored:
+        """The typed `stored` part, given its verified bytes, or without."""
+        return Stored(
+            digest=self.digest or "",
+            name=self.name.removesuffix(".arrow").rpartition(".")[2],
+            format=self.format or "",
+            data=data,
+            place=self.place,
         )
 
 

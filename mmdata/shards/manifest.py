@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from mmdata.errors import DataError
 from mmdata.shards.storage import write_atomic
 
-VERSION = 2
-"""2: the index holds packet tables, marks and audio lengths."""
+VERSION = 3
+"""2: the index holds packet tables, marks and audio lengths. 3: and what views have made of media."""
 
 
 class ShardEntry(BaseModel):
