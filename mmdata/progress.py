@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import sys
+import functools
 import threading
 import time
 from collections import Counter, deque
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.table import Table
 
 REFRESH = 0.25
 """Seconds between refreshes of a terminal."""
 WINDOW = 30.0
 """Seconds over which the rate behind the remaining time is taken."""
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Nobody reads any more: fall silent. Rich would end the program, and a build with it."""
-        self.quiet = True
 
 
 class Progress:
@@ -40,7 +33,7 @@ class Progress:
         self, total: int | None, quiet: bool = False, *, interval: float = 10.0, file: IO[str] | None = None
     ) -> None:
         self.total, self.quiet, self.interval = total, quiet, interval
-        self._console = _Console(file=file or sys.stderr, highlight=False, markup=False, soft_wrap=True)
+        self._file = file
         self._live: Live | None = None
         self._counts: dict[tuple[str, str], int] = {}
         self._units = self._rows = 0
@@ -48,6 +41,12 @@ class Progress:
         self._marks: deque[tuple[float, int]] = deque([(self._begin, 0)])
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @functools.cached_property
+    def _console(self) -> Console:
+        from mmdata.display import console
+
+        return console(self._file)
 
     @property
     def live(self) -> bool:
@@ -59,6 +58,8 @@ class Progress:
         self._marks = deque([(self._begin, 0)])
         if not self.quiet:
             if self.live:
+                from mmdata.display import Live
+
                 self._live = Live(self._draw(), console=self._console, auto_refresh=False, transient=True)
                 self._live.start()
             self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
@@ -142,29 +143,17 @@ class Progress:
         return max(self.total - seen, 0) / rate
 
     def _draw(self) -> Table:
+        from mmdata.display import draw
+
         counts, seen = self._seen()
-        table = Table.grid(padding=(0, 2))
-        bar = ProgressBar(
-            total=self.total,
-            completed=seen,
-            width=32,
-            pulse=self.total is None,
-            complete_style="cyan",
-            finished_style="cyan",
-        )
-        done = f"{seen:,} of {self.total:,}" if self.total is not None else f"{seen:,}"
         left = self._left(seen)
-        table.add_row(
-            bar,
-            Text(f"{done} records"),
-            Text(f"{self._rate(seen):,.0f}/s", style="bold"),
-            Text(f"{duration(left)} left" if left is not None else "", style="dim"),
+        return draw(
+            seen=seen,
+            total=self.total,
+            rate=self._rate(seen),
+            left=f"{duration(left)} left" if left is not None else "",
+            outcome=self._outcome(counts, seen),
         )
-        outcome = self._outcome(counts, seen)
-        whole = Table.grid()
-        whole.add_row(table)
-        whole.add_row(Text(" · ".join(outcome) if outcome else "waiting for the first record", style="dim"))
-        return whole
 
     def _watch(self) -> None:
         """The drawing thread."""
@@ -184,6 +173,8 @@ class Progress:
                 self._say(self.line())
 
     def _say(self, text: str) -> None:
+        from mmdata.display import Text
+
         with contextlib.suppress(OSError):  # a log that cannot be written is no reason to stop a build
             self._console.print(Text(printable(text)))
 

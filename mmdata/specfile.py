@@ -49,17 +49,26 @@ def pipelines() -> Path:
     return package / "pipelines" if (package / "pipelines").is_dir() else package.parent / "pipelines"
 
 
-def build_model() -> type[BuildSpec]:
-    """BuildSpec with `source` and `steps` as unions of all registered kinds, told apart by `kind`."""
+def build_model(data: Any = None) -> type[BuildSpec]:
+    """BuildSpec with `source` and `steps` as unions of registered kinds, told apart by `kind`: of all of them, or
+    of those that `data`, the values of a spec, name. The latter spares loading what the others import."""
+    values = data if isinstance(data, dict) else {}
     fields: dict[str, Any] = {
-        "source": (_union("source"), _redescribed("source")),
-        "steps": (tuple[_union("step"), ...], _redescribed("steps", default=())),  # type: ignore[misc]
+        "source": (_union("source", [values.get("source")]), _redescribed("source")),
+        "steps": (tuple[_union("step", values.get("steps")), ...], _redescribed("steps", default=())),  # type: ignore[misc]
     }
     return create_model("BuildSpec", __base__=BuildSpec, __doc__=BuildSpec.__doc__, **fields)
 
 
-def _union(group: str) -> Any:
-    options = tuple(registry.lookup(group, kind) for kind in registry.kinds(group))
+def _named(group: str, items: Any) -> list[str]:
+    """The kinds that `items` name; all kinds unless each of them names a known one, for whoever tells of mistakes."""
+    known = registry.kinds(group)
+    named = [item.get("kind") if isinstance(item, dict) else None for item in items] if isinstance(items, list) else []
+    return [kind for kind in known if kind in named] if named and all(kind in known for kind in named) else known
+
+
+def _union(group: str, items: Any) -> Any:
+    options = tuple(registry.lookup(group, kind) for kind in _named(group, items))
     if len(options) == 1:  # a union of one is no union; pydantic refuses a discriminator on it
         return options[0]
     return Annotated[Union[options], Field(discriminator="kind")]  # noqa: UP007
@@ -79,7 +88,7 @@ def load_build(name: str, overrides: Sequence[str] = (), *, check_paths: bool = 
     for plugin in plugins if isinstance(plugins, list | tuple) else ():
         if isinstance(plugin, str):
             registry.load_plugin(str(file.parent / plugin) if plugin.endswith(".py") else plugin)
-    return load(build_model(), name, overrides, check_paths=check_paths)
+    return load(build_model(data), name, overrides, check_paths=check_paths)
 
 
 def load(model: type[M], name: str, overrides: Sequence[str] = (), *, check_paths: bool = True) -> tuple[M, Path]:
@@ -91,7 +100,6 @@ def load(model: type[M], name: str, overrides: Sequence[str] = (), *, check_path
     """
     file = find(name)
     data, mistakes = _read(file)
-    lines = _lines(file)
     if not isinstance(data, dict):
         raise SpecError(f"{file}: the top level must be a mapping of keys, not {_shown(data)}")
     for override in overrides:
@@ -99,6 +107,7 @@ def load(model: type[M], name: str, overrides: Sequence[str] = (), *, check_path
     try:
         spec = model.model_validate(data, context={"base": file.parent, "check_paths": check_paths})
     except ValidationError as error:
+        lines = _lines(file)
         mistakes.extend(_mistake(model, data, lines, problem) for problem in error.errors(include_url=False))
         spec = None
     if mistakes or spec is None:

@@ -6,9 +6,6 @@ import os
 import stat
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 from mmdata.fetch.failure import FetchError, transient
 
 STORES = frozenset({"file", "local", "memory", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss"})
@@ -60,6 +57,9 @@ def _read_local(path: str, limit: int) -> bytes:
 
 
 def _read_store(uri: str, limit: int) -> bytes:
+    import fsspec  # here, since few builds read files and all pay for imports
+    from fsspec.implementations.local import LocalFileSystem
+
     try:
         system, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:

@@ -173,7 +173,7 @@ def _parquet_batches(file: TableFile, start: int, select: Sequence[str] | None) 
                 for batch in parquet.iter_batches(batch_size=BATCH, row_groups=[group], columns=wanted):
                     skip = min(max(0, start - at), batch.num_rows)
                     if skip < batch.num_rows:
-                        table = _repaired(pa.table(batch).slice(skip))
+                        table = _repaired(pa.Table.from_batches([batch]).slice(skip))
                         yield Batch(at + skip, range(at + skip, at + batch.num_rows), table, {})
                     at += batch.num_rows
             except (pa.ArrowException, OSError) as error:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 from pydantic import field_validator
 
-from mmdata import expression
 from mmdata.errors import SpecError
 from mmdata.registry import register
 from mmdata.sources import _tables
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, Origin, Sample, Text
+
+if TYPE_CHECKING:
+    from mmdata.expression import Expression
 
 
 class LaionColumns(Model):
@@ -55,6 +57,8 @@ class Laion(SourceSpec):
     @classmethod
     def _compiles(cls, value: str | None) -> str | None:
         if value is not None:
+            from mmdata import expression  # here: it loads Arrow's functions, which most tables do without
+
             expression.compile(value)
         return value
 
@@ -74,7 +78,11 @@ class _LaionTables:
 
     def __init__(self, spec: Laion) -> None:
         self._spec = spec
-        self._where = expression.compile(spec.where) if spec.where is not None else None
+        self._where: Expression | None = None
+        if spec.where is not None:
+            from mmdata import expression
+
+            self._where = expression.compile(spec.where)
         self._files = [
             _Opened(file, _tables.count(file), _tables.columns(file)) for file in _tables.list_files(spec.path)
         ]
