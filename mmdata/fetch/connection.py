@@ -31,6 +31,7 @@ class Handler(ResponseHandler):
 
     requests = 0
     lost: BaseException | None = None
+    _heard = 0.0  # When the peer last said something, on the loop's clock.
     _in_head = False
     _before = b""
 
@@ -63,6 +64,19 @@ class Handler(ResponseHandler):
             body.set_exception(error)
             # Once more when its reader has run: one that was just woken for a chunk waits again without looking.
             self._loop.call_soon(body.set_exception, error)
+
+    def _reschedule_timeout(self) -> None:
+        """Note that the peer has been heard. aiohttp would set a new timer for each piece of a body."""
+        self._heard = self._loop.time()
+        if self._read_timeout_handle is None or not self._read_timeout:
+            super()._reschedule_timeout()
+
+    def _on_read_timeout(self) -> None:
+        left = self._heard + (self._read_timeout or 0.0) - self._loop.time()
+        if left > 0:
+            self._read_timeout_handle = self._loop.call_later(left, self._on_read_timeout)
+        else:
+            super()._on_read_timeout()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost = exc
