@@ -15,6 +15,7 @@ every part in an index, sha256 of every shard and index, fsync, ledger, statisti
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import shutil
@@ -139,6 +140,8 @@ def samples(folder: Path) -> int:
 
 def run(modes: list[str], rows: int, rounds: int) -> list[dict[str, Any]]:
     fewer = rows // 4
+    # The peer is an installed package, which comes compiled; a checkout may not be (PYTHONDONTWRITEBYTECODE).
+    compileall.compile_dir(HERE.parent / "mmdata", quiet=1)
     data = HERE / "data" / "photos"
     size = _photos.write(data / "images", rows)
     cores = len(os.sched_getaffinity(0))
