@@ -79,6 +79,23 @@ TESTED_BY = {
     "tests/testing/test_example.py": ["mmdata/testing/faults.py", "mmdata/testing/making.py"],  # What it is made of.
     "tests/testing/test_server.py": ["mmdata/testing/plan.py", "mmdata/testing/serving.py"],  # What it answers by.
     "tests/test_collate.py": ["mmdata/types.py", "mmtrain/collate.py"],  # Plain values, and a second name.
+    "tests/test_templates.py": [  # What encoding makes of samples, whatever the template.
+        "mmdata/templates/_check.py",
+        "mmdata/templates/_encode.py",
+        "mmdata/templates/_template.py",
+        "mmdata/templates/_turns.py",
+    ],
+    "tests/test_templates_chat.py": [  # Chat templates against transformers.
+        "mmdata/templates/_chat.py",
+        "mmdata/templates/_codec.py",
+        "mmdata/templates/_skeleton.py",
+        "mmdata/templates/_verify.py",
+    ],
+    "tests/test_templates_plain.py": [  # Ours, their weights, and texts that are too long.
+        "mmdata/templates/_plain.py",
+        "mmdata/templates/_truncate.py",
+        "mmdata/templates/marks.py",
+    ],
     "tests/views/test_fixed.py": ["mmdata/views/pixels.py"],  # The pixel operations of a view.
     "tests/mmtrain/test_sft.py": [  # The command learns, resumes, refuses.
         "mmtrain/checkpoint.py",
