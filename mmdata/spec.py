@@ -7,13 +7,14 @@ Fields marked `runtime()` change how fast a build runs, never what it makes: the
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from mmdata.types import Drop, Sample
 
@@ -112,6 +113,8 @@ class StepSpec(Model):
     """
 
     kind: str
+    last: ClassVar[bool] = False
+    """Whether it must see media as they will be written: only steps of which this is true may follow."""
 
     @abstractmethod
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
@@ -239,3 +242,11 @@ class BuildSpec(Model):
     """How the work is run."""
     limit: int | None = Field(None, ge=1)
     """Use the first so many input rows. Part of the digest."""
+
+    @field_validator("steps")
+    @classmethod
+    def _in_order(cls, steps: tuple[StepSpec, ...]) -> tuple[StepSpec, ...]:
+        for step, following in itertools.pairwise(steps):
+            if step.last and not following.last:
+                raise ValueError(f"{following.kind} after {step.kind}, which comes after all others: put it before")
+        return steps

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmdata import registry
 from mmdata.errors import SpecError
-from mmdata.families._family import Family
+from mmdata.families._family import Family, View, views
 from mmdata.families._settings import Settings, read_checkpoint
 from mmdata.templates import Tokenizer
-from mmdata.types import MediaKind
+from mmdata.types import Media, MediaKind
 
-__all__ = ["Family", "get_family"]
+__all__ = ["Family", "Views", "family_views", "get_family"]
+
+Views = Callable[[Sequence[Media]], tuple[View, ...]]
+"""The view of each medium of a sample. Raises DataError `media_kind` for a kind that the family does not take."""
 
 
 def get_family(
@@ -53,3 +57,32 @@ def get_family(
     if unknown:
         raise SpecError(f"family {name}: takes no {unknown[0]}, only {', '.join(sorted(family.media))}")
     return family
+
+
+def family_views(
+    name: str,
+    *,
+    image: Mapping[str, Any] | None = None,
+    video: Mapping[str, Any] | None = None,
+    audio: Mapping[str, Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> Views:
+    """The views of `get_family` alone, which need no tokenizer. Raises SpecError as it does, but for tokenizers."""
+    family = get_family(name, tokenizer=_AnyToken(), image=image, video=video, audio=audio, checkpoint=checkpoint)
+    return functools.partial(views, family)
+
+
+class _AnyToken:
+    """Stands for a tokenizer that has every special token, where nothing will be tokenised."""
+
+    def __init__(self) -> None:
+        self.bos_token_id: int | None = 0
+        self.eos_token_id: int | None = 0
+        self.pad_token_id: int | None = 0
+        self.all_special_ids = [0]
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool, split_special_tokens: bool) -> Any:
+        raise AssertionError("a family's views alone were asked for")
+
+    def convert_tokens_to_ids(self, tokens: str) -> Any:
+        return 0

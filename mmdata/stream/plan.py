@@ -10,9 +10,10 @@ import numpy as np
 
 from mmdata import rng
 from mmdata.errors import DataError
-from mmdata.families._family import Family, media_length, plan_media
+from mmdata.families._family import Family, media_length, plan_media, views
 from mmdata.pack import pack_best_fit, packing_efficiency
 from mmdata.shards.dataset import Dataset
+from mmdata.stream.materialized import check_readable
 from mmdata.stream.order import order
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Encoded, Template, encode
@@ -151,6 +152,7 @@ class Planner:
 
         try:
             plans = plan_media(self.family, encoded.media, draw)
+            check_readable(encoded.media, views(self.family, encoded.media), plans, self.spec)
         except DataError as error:
             return error
         tokens = len(encoded.ids) - len(plans) + sum(media_length(self.family, plan) for plan in plans)

@@ -10,14 +10,16 @@ from typing import TypeVar
 import numpy as np
 
 from mmdata.errors import DataError, RunError
-from mmdata.families._family import Family, Segment, expand, filler, media_length, plan_media, views
+from mmdata.families._family import Family, Segment, View, expand, filler, media_length, plan_media, views
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.assemble import assemble
+from mmdata.stream.materialized import usable
 from mmdata.stream.realize import read_image, realize
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Template, encode
-from mmdata.types import Decoded, Item, Media, Pack, Packed, Sample
+from mmdata.types import Decoded, Item, Media, MediaPlan, Pack, Packed, Sample
 from mmdata.views.augment import drawn
+from mmdata.views.stored import restore
 
 T = TypeVar("T")
 IO_ATTEMPTS = 3
@@ -32,7 +34,9 @@ def read_sample(dataset: Dataset, position: int, *, max_pixels: int) -> Sample:
     Raises DataError where its bytes have changed or are not the image that its facts describe, and RunError when
     the storage fails repeatedly: that is nobody's data, and must not be masked.
     """
-    sample = _bytes(dataset, position)
+    sample = _patiently(lambda: dataset.sample(position), _place(dataset, position))
+    if any(medium.data is None for medium in sample.media):
+        raise DataError("materialized_other", f"{sample.key}: the dataset keeps what a view made of it, not its media")
     parts = tuple(_decoded(part, max_pixels) if isinstance(part, Media) else part for part in sample.parts)
     return replace(sample, parts=parts)
 
@@ -74,7 +78,8 @@ def dummy(family: Family) -> Packed:
 def _read_item(
     item: Item, epoch: int, dataset: Dataset, family: Family, template: Template, spec: StreamSpec
 ) -> tuple[Segment, list[np.ndarray]]:
-    sample = drawn(_bytes(dataset, item.position), spec.augment, seed=spec.seed, epoch=epoch)
+    sample = _patiently(lambda: dataset.sample(item.position, media=False), _place(dataset, item.position))
+    sample = drawn(sample, spec.augment, seed=spec.seed, epoch=epoch)
     (encoded,) = encode([sample], family.tokenizer, template)
     if isinstance(encoded, DataError):
         raise encoded
@@ -82,14 +87,25 @@ def _read_item(
     if sample.key != item.key or len(segment.ids) != item.tokens:
         raise AssertionError(f"{dataset.path}: {sample.key} was planned as {item}, read with {len(segment.ids)} tokens")
     media = [
-        realize(medium, plan, view, max_pixels=spec.max_pixels, fidelity=spec.decode)
+        _array(medium, plan, view, dataset, item.position, spec)
         for medium, plan, view in zip(encoded.media, item.media, views(family, encoded.media), strict=True)
     ]
     return segment, media
 
 
-def _bytes(dataset: Dataset, position: int) -> Sample:
-    return _patiently(lambda: dataset.sample(position), f"{dataset.path}: position {position}")
+def _array(medium: Media, plan: MediaPlan, view: View, dataset: Dataset, position: int, spec: StreamSpec) -> np.ndarray:
+    """The planned array: as the build has stored it, or else of the medium's own bytes."""
+    made = usable(medium, view, plan, spec)
+    place = made.place if made else medium.place
+    assert place is not None, f"{dataset.path}: position {position} was planned without bytes to read"
+    data = _patiently(lambda: dataset.read(position, place), _place(dataset, position))
+    if made is not None:
+        return restore(data, made, view, plan)
+    return realize(replace(medium, data=data), plan, view, max_pixels=spec.max_pixels, fidelity=spec.decode)
+
+
+def _place(dataset: Dataset, position: int) -> str:
+    return f"{dataset.path}: position {position}"
 
 
 def _decoded(medium: Media, max_pixels: int) -> Media:

@@ -47,6 +47,9 @@ class StreamSpec(Model):
     decode: Literal["exact", "guarded", "fast"] = "exact"
     """`guarded` and `fast` decode a JPEG at 1/2, 1/4 or 1/8 where at least 2x or 1x of what the view resizes to is
     left: faster, and not the same pixels."""
+    materialized: Literal["exact", "lossy", "off"] = "exact"
+    """What a `materialize` step stored is read in place of a medium where it gives exactly the same (`exact`), also
+    where it comes near (`lossy`: JPEG, float16), or never (`off`)."""
     augment: Augment | None = None
     """Chance for training: crops, scale, mirroring and colour; none by default."""
     integrity: Literal["crc32c", "off"] = runtime("crc32c")

@@ -6,7 +6,6 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from mmdata.families import Family
 from mmdata.labels import IGNORE
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.reader import CONSTANT
-from mmdata.types import Packed, Sample
+from mmdata.types import Packed, Place, Sample
 from tests.dataset_fixture import jpeg, write_dataset
 
 SAMPLES = 6
@@ -139,15 +138,15 @@ def test_storage_that_fails_is_tried_again_and_then_stops_the_run(
 ) -> None:
     stream = StreamingDataset(sound, family=family, max_length=128)
     expected = [pack.keys for pack in stream]
-    original, failures = Dataset.sample, [2]
+    original, failures = Dataset.read, [2]
 
-    def flaky(self: Dataset, position: int, **options: Any) -> Sample:
-        if failures[0] and options.get("media", True):
+    def flaky(self: Dataset, position: int, place: Place) -> bytes:
+        if failures[0]:
             failures[0] -= 1
             raise OSError(5, "Input/output error")
-        return original(self, position, **options)
+        return original(self, position, place)
 
-    monkeypatch.setattr(Dataset, "sample", flaky)
+    monkeypatch.setattr(Dataset, "read", flaky)
     monkeypatch.setattr("mmdata.stream.reader.IO_WAIT", 0.001)
     assert [pack.keys for pack in stream] == expected
     assert not stream.bad
