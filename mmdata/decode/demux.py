@@ -89,9 +89,12 @@ def guarded(reason: str = "corrupt_video") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(source: Source, *, limits: Limits = LIMITS, whole: bool = True) -> Iterator[tuple[InputContainer, str]]:
+def opened(
+    source: Source, *, limits: Limits = LIMITS, whole: bool = True, known: bool = False
+) -> Iterator[tuple[InputContainer, str]]:
     """A container and its format. With `whole` the container is checked for cuts and lies first; a source whose
-    packet table is at hand was checked when that was made.
+    packet table is at hand was checked when that was made. With `known` the header is trusted where the format has a
+    full one, and no packet is decoded to learn more: up to 20 frames otherwise.
 
     Raises DataError as `container.video_format` and `container.check_whole` do, and `corrupt_video`.
     """
@@ -102,13 +105,16 @@ def opened(source: Source, *, limits: Limits = LIMITS, whole: bool = True) -> It
         if whole:
             container.check_whole(data, format, max_frames=limits.max_frames)
     held = payload(source)
+    # Decoders take these too, while the header is read.
+    options = {"max_pixels": str(limits.max_pixels), "threads": "1"}
+    if known and container.DEMUXERS[format] in ("mov", "matroska"):
+        options["probesize"] = "32"
     with guarded():
         opened = av.open(
             io.BytesIO(held) if isinstance(held, bytes) else str(held.resolve()),
             "r",
             format=container.DEMUXERS[format],
-            # Decoders take these too, while the header is read.
-            options={"max_pixels": str(limits.max_pixels), "threads": "1"},
+            options=options,
             container_options={"protocol_whitelist": "file", "max_streams": "64"},
             metadata_errors="ignore",
             timeout=(limits.patience, limits.patience),
@@ -148,7 +154,9 @@ def video_stream(file: InputContainer, limits: Limits = LIMITS) -> VideoStream:
 def prepare(stream: VideoStream, *, threads: int, limits: Limits, strict: bool = False) -> None:
     """Set up the track's decoder. `strict` makes it report damage that it would otherwise paint over."""
     context = stream.codec_context
-    options = {"max_pixels": str(limits.max_pixels)}
+    # Standard compliance makes H.264 wait for as many reordered frames as the standard allows where the stream does
+    # not say how many there are: nobody may have looked, and frames that come out too early are lost.
+    options = {"max_pixels": str(limits.max_pixels), "strict": "1"}
     if strict:
         options["err_detect"] = "crccheck+bitstream+buffer+explode"
     context.options = options

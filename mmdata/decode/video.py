@@ -148,20 +148,24 @@ def iter_frames(
         if any(later <= earlier for earlier, later in itertools.pairwise(wanted)):
             raise SpecError("iter_frames takes indices that ascend; decode_frames takes any")
         video_pyav.check_range(wanted, len(order))
-        held: list[Pixels] = []
-        start = 0
+        piece: Pixels | None = None
+        start = filled = 0
         for pixels in _in_order(reader, [int(order[index]) for index in wanted], size):
-            held.append(pixels)
-            if len(held) == chunk:
-                yield _piece(wanted[start : start + chunk], held, seconds)
+            if piece is None:
+                piece = np.empty((chunk, *pixels.shape), np.uint8)
+            piece[filled] = pixels
+            filled += 1
+            if filled == chunk:
+                yield _piece(wanted[start : start + chunk], piece, seconds)
                 start += chunk - overlap
-                held = held[chunk - overlap :]
-        if len(held) > (overlap if start else 0):
-            yield _piece(wanted[start:], held, seconds)
+                kept, piece, filled = piece, np.empty_like(piece), overlap
+                piece[:overlap] = kept[chunk - overlap :]
+        if piece is not None and filled > (overlap if start else 0):
+            yield _piece(wanted[start:], piece[:filled], seconds)
 
 
-def _piece(numbers: list[int], held: list[Pixels], seconds: Times) -> tuple[list[int], Frames]:
-    return numbers, Frames(_tensor(np.stack(held)), seconds[numbers])
+def _piece(numbers: list[int], pixels: Pixels, seconds: Times) -> tuple[list[int], Frames]:
+    return numbers, Frames(_tensor(pixels), seconds[numbers])
 
 
 def _in_order(reader: video_pyav.Reader, positions: list[int], size: tuple[int, int] | None) -> Iterator[Pixels]:

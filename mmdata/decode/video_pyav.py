@@ -64,7 +64,9 @@ class Reader:
 
     def _start(self, *, whole: bool = False) -> None:
         self._open.close()
-        self._file, self.format = self._open.enter_context(demux.opened(self._source, limits=self.limits, whole=whole))
+        self._file, self.format = self._open.enter_context(
+            demux.opened(self._source, limits=self.limits, whole=whole, known=not whole)
+        )
         self.stream = demux.video_stream(self._file, self.limits)
         demux.prepare(self.stream, threads=self._threads, limits=self.limits)
         self._packets: Iterator[Packet[VideoStream]] = iter(())
