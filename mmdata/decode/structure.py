@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from mmdata.decode import jp2
 from mmdata.errors import DataError
 
 # Bytes per value of the TIFF field types that are not one byte.
@@ -30,6 +31,8 @@ def check(data: bytes, format: str) -> None:
         _tiff(data)
     elif format in ("avif", "jp2"):
         _boxes(data, format)
+        if format == "jp2":
+            jp2.check(data)
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
