@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mmdata import registry
 from mmdata.errors import SpecError
@@ -29,12 +30,14 @@ def get_family(
     video: Mapping[str, Any] | None = None,
     audio: Mapping[str, Any] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
+    mrope: Literal["max", "transformers"] = "max",
 ) -> Family:
     """The family of this name for this tokenizer.
 
     `checkpoint` is a local folder whose processor and model files decide sizes, statistics and token counts; without
     one they are the published ones of the family's best-known checkpoint. `image`, `video` and `audio` hold parameters
-    of the views, which win over both. Raises SpecError for an unknown name or parameter (naming the nearest), and for a
+    of the views, which win over both. `mrope` says where families with M-RoPE go on after a video: as the checkpoints
+    were trained, or as the installed transformers does (`mmdata.views.mrope`). Raises SpecError for an unknown name or parameter (naming the nearest), and for a
     tokenizer that lacks the family's placeholders.
     """
     build = registry.lookup("family", name)
@@ -56,7 +59,7 @@ def get_family(
     unknown = sorted(given.keys() - family.media.keys())
     if unknown:
         raise SpecError(f"family {name}: takes no {unknown[0]}, only {', '.join(sorted(family.media))}")
-    return family
+    return family if family.positions == "plain" else replace(family, mrope=mrope)
 
 
 def family_views(
