@@ -37,8 +37,10 @@ def get_family(
     `checkpoint` is a local folder whose processor and model files decide sizes, statistics and token counts; without
     one they are the published ones of the family's best-known checkpoint. `image`, `video` and `audio` hold parameters
     of the views, which win over both. `mrope` says where families with M-RoPE go on after a video: as the checkpoints
-    were trained, or as the installed transformers does (`mmdata.views.mrope`). Raises SpecError for an unknown name or parameter (naming the nearest), and for a
-    tokenizer that lacks the family's placeholders.
+    were trained, or as the installed transformers does (`mmdata.views.mrope`).
+
+    Raises SpecError for an unknown name or parameter (naming the nearest), and for a tokenizer that lacks the family's
+    placeholders.
     """
     build = registry.lookup("family", name)
     given: dict[MediaKind, Mapping[str, Any]] = {}
