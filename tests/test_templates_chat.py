@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import pickle
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from mmdata.errors import DataError, SpecError
 from mmdata.templates import MEDIUM, Encoded, Template, digest, encode, get_template
@@ -334,3 +338,65 @@ def test_data_errors_do_not_spill() -> None:
     found = encode([good, sample(Text(text="a caption")), good], tokenizer, template)
     assert isinstance(found[1], DataError)
     assert found[0] == found[2]
+
+
+class NoBackend:
+    """A tokenizer that is neither fast nor knows offsets: each word, and each run of other characters, is a token."""
+
+    bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
+    all_special_ids = (0, 1, 2)
+
+    def __init__(self) -> None:
+        self.words: dict[str, int] = {}
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool, split_special_tokens: bool) -> Any:
+        assert not add_special_tokens
+        assert split_special_tokens
+        found = [re.findall(r"\w+|\W+", piece) for piece in text]
+        return {"input_ids": [[self.words.setdefault(w, len(self.words) + 3) for w in words] for words in found]}
+
+    def convert_tokens_to_ids(self, tokens: str) -> int:
+        return 0
+
+
+class NoSplitting(NoBackend):
+    def __call__(self, text: list[str], **_: Any) -> Any:
+        raise ValueError("unknown argument split_special_tokens")
+
+
+def test_tokenizers_without_offsets_are_cut_at_the_borders() -> None:
+    tokenizer: Any = NoBackend()
+    found = encode([sample(user("a fox?"), answer("Yes, it is."))], tokenizer, get_template("basic"))
+    assert isinstance(found[0], Encoded)
+    names = {token: word for word, token in tokenizer.words.items()} | {1: "<s>", 2: "</s>"}
+    said = [names[token] for span in found[0].spans for token in found[0].ids[span.start : span.stop]]
+    assert "".join(said) == "Yes, it is.</s>"
+    assert "".join(names[token] for token in found[0].ids) == "<s>User: a fox?\nAssistant: Yes, it is.</s>\n"
+    with pytest.raises(SpecError, match="NoSplitting: it has no"):
+        encode([sample(user("?"), answer("!"))], NoSplitting(), get_template("basic"))  # type: ignore[arg-type]
+
+
+def folders() -> list[Path]:
+    """Real tokenizers, one folder each, where somebody has put them."""
+    place = os.environ.get("MMDATA_TOKENIZERS")
+    return sorted(path.parent for path in Path(place).rglob("tokenizer_config.json")) if place else []
+
+
+@pytest.mark.skipif(not folders(), reason="MMDATA_TOKENIZERS names no folder of tokenizers")
+@pytest.mark.parametrize("folder", folders(), ids=str)
+def test_real_tokenizers(folder: Path) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    options = {"date_string": "26 Jul 2024"} if "date_string" in tokenizer.chat_template else {}
+    template = get_template("chat", tokenizer=tokenizer, options=options)
+
+    @settings(max_examples=60, deadline=None, derandomize=True)
+    @given(talk=talks)
+    def same(talk: list[tuple[str, str]]) -> None:
+        reference = tokenizer.apply_chat_template(conversation("", talk), tokenize=True, return_dict=False, **options)
+        found = encoded_one(tokenizer, template, *(part for q, a in talk for part in (user(q), answer(a))))
+        assert found.ids == reference
+        said = tokenizer.decode([token for token, on in zip(found.ids, mask_of(found), strict=True) if on])
+        assert said.count(tokenizer.eos_token) == len(talk)
+        assert all(a.strip() in said for _, a in talk)
+
+    same()

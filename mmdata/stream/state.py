@@ -24,7 +24,9 @@ MAX_BYTES = 4096
 
 def config(spec: StreamSpec, family: Family | None, template: Template) -> dict[str, Any]:
     """All that decides the sequence of packs, besides the data. Where the data lie and when the run ends do not."""
-    fields = {name: value for name, value in bound(spec).items() if name not in ("dataset", "epochs")}
+    # The template's digest stands for its options and prompt, which may be longer than a state.
+    left_out = ("dataset", "epochs", "template_options", "system")
+    fields = {name: value for name, value in bound(spec).items() if name not in left_out}
     if family is None:
         return {**fields, "family": None}
     settings: dict[str, Any] = {

@@ -150,7 +150,7 @@ class ChatLayout:
         given = self._options.get("chat_template")
         try:
             source: str = self._tokenizer.get_chat_template(given, tools=self._options.get("tools"))
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, NotImplementedError) as error:
             raise SpecError(
                 "template chat: the tokenizer has no chat template; choose one of ours (chatml, llava_v1, basic, ...), "
                 "or give one as options={'chat_template': ...}"

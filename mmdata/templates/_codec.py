@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
+from mmdata.errors import SpecError
+
 
 class Tokenizer(Protocol):
     """What is asked of a tokenizer; every Hugging Face tokenizer has it."""
@@ -54,6 +56,9 @@ class Codec:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            _ask(tokenizer, [])
         added: dict[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
         tokens = {str(token): (token_id, token) for token_id, token in added.items() if token.special}
         self.special: dict[str, int] = {text: token_id for text, (token_id, _) in tokens.items()}
@@ -62,7 +67,6 @@ class Codec:
         self.strips_left = {token_id for token_id, token in tokens.values() if token.lstrip}
         spelled = sorted(self.special, key=len, reverse=True)
         self._pattern = re.compile("(" + "|".join(map(re.escape, spelled)) + ")") if spelled else None
-        backend = getattr(tokenizer, "backend_tokenizer", None)
         models: tuple[Any, Any] = _copies(backend) if backend is not None else (None, None)
         self._first, self._inner = models
         self.faithful = self._first is not None and self._gives_back()
@@ -116,9 +120,7 @@ class Codec:
         """For tokenizers that know no offsets: cut where somebody wants to know."""
         borders = [sorted({0, len(run.text), *(at for region in run.regions for at in region)}) for run in runs]
         pieces = [run.text[a:b] for run, at in zip(runs, borders, strict=True) for a, b in pairwise(at)]
-        ids = iter(
-            self._tokenizer(pieces, add_special_tokens=False, split_special_tokens=True)["input_ids"] if pieces else []
-        )
+        ids = iter(_ask(self._tokenizer, pieces))
         found = []
         for run, at in zip(runs, borders, strict=True):
             tokens: list[int] = []
@@ -129,6 +131,20 @@ class Codec:
                 offsets += [(a, b)] * len(piece)
             found.append(Tokens(tokens, _bisected(offsets, run.regions)))
         return found
+
+
+def _ask(tokenizer: Tokenizer, pieces: list[str]) -> list[list[int]]:
+    """Ids of each piece. Raises SpecError for a tokenizer that cannot be told to take special tokens for text."""
+    try:
+        ids: list[list[int]] = tokenizer(pieces or ["a"], add_special_tokens=False, split_special_tokens=True)[
+            "input_ids"
+        ]
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise SpecError(
+            f"tokenizer {type(tokenizer).__name__}: it has no `tokenizers` backend and does not know "
+            f"`split_special_tokens`, so a text could spell special tokens: {error}"
+        ) from error
+    return ids[: len(pieces)]
 
 
 def _split(run: Run) -> bool:
