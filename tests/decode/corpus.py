@@ -68,7 +68,7 @@ def flips() -> Iterator[tuple[str, bytes]]:
     """Single bytes of the header one by one, then some anywhere."""
     for name, data in whole().items():
         chance = random.Random(name)
-        places = [*range(8, 56), *(chance.randrange(56, len(data)) for _ in range(10))]
+        places = [*range(8, 40), *(chance.randrange(40, len(data)) for _ in range(12))]
         for at in places:
             yield f"{name} flipped at {at}", data[:at] + bytes([data[at] ^ chance.randrange(1, 256)]) + data[at + 1 :]
 
@@ -165,7 +165,7 @@ def absurd() -> Iterator[tuple[str, bytes]]:
         yield f"jpeg of {components} components", jpeg[: frame + 9] + bytes([components]) + jpeg[frame + 10 :]
     for sampling in (0x00, 0xFF, 0x41, 0x33):
         yield f"jpeg sampled {sampling:x}", jpeg[: frame + 11] + bytes([sampling]) + jpeg[frame + 12 :]
-    yield "jpeg of segments", jpeg[:2] + b"\xff\xe1\xff\xff" + bytes(65_533) + b"\xff\xfe\0\2" * 200_000 + jpeg[2:]
+    yield "jpeg of segments", jpeg[:2] + b"\xff\xe1\xff\xff" + bytes(65_533) + b"\xff\xfe\0\2" * 30_000 + jpeg[2:]
     directory = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 65_535, 0x112, 3, 2**32 - 1, 6)
     yield "jpeg with absurd exif", jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(directory) + 2) + directory + jpeg[2:]
     gif = save(photo(64, 48).quantize(4), "GIF")
@@ -174,7 +174,7 @@ def absurd() -> Iterator[tuple[str, bytes]]:
         "gif with a large frame",
         gif.replace(struct.pack("<HHHH", 0, 0, 64, 48), struct.pack("<HHHH", 9, 9, 65_535, 65_535)),
     )
-    yield "gif of comments", gif[:-1] + b"\x21\xfe\1a\0" * 200_000 + b";"
+    yield "gif of comments", gif[:-1] + b"\x21\xfe\1a\0" * 50_000 + b";"
     bmp = save(photo(64, 48), "BMP")
     for width, height in ((-64, 48), (2**31 - 1, 2**31 - 1), (64, -(2**31)), (0, 0)):
         yield f"bmp {width} x {height}", bmp[:18] + struct.pack("<ii", width, height) + bmp[26:]
@@ -193,7 +193,7 @@ def absurd() -> Iterator[tuple[str, bytes]]:
     yield "tiff that is its own next page", _tiff()[:-4] + struct.pack("<I", 108)
     yield (
         "tiff of many entries",
-        b"II*\0" + struct.pack("<IH", 8, 65_535) + struct.pack("<HHII", 700, 7, 2**31, 8) * 65_535,
+        b"II*\0" + struct.pack("<IH", 8, 9_000) + struct.pack("<HHII", 700, 7, 2**31, 8) * 9_000,
     )
     webp = whole()["webp animated"]
     at = webp.index(b"VP8X") + 12
