@@ -15,8 +15,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize_image
 
-from mmdata.types import Colour, Crop, Flip, Fork, KeepRows, Normalise, Op, Pad, Patchify, Resize, Standardise, Tile
 from mmdata.decode.colour import adjust
+from mmdata.types import Colour, Crop, Flip, Fork, KeepRows, Normalise, Op, Pad, Patchify, Resize, Standardise, Tile
 from mmdata.views.layout import constants, target, write_patches, write_pictures
 from mmdata.views.patches import keep_rows
 
