@@ -418,7 +418,7 @@ def test_packed_patches_equal_hugging_face(size: tuple[int, int]) -> None:
         Patchify(16, channels_last=True, pad_to=100),
     ]
     assert torch.equal(apply(pixels, ops), found.pixel_values[0])
-    pix2struct = Pix2StructImageProcessor()
+    pix2struct: Any = Pix2StructImageProcessor()
     theirs = pix2struct(chw(pixels), max_patches=64, return_tensors="pt").flattened_patches[0]
     rows, columns = (int(theirs[:, at].max()) for at in (0, 1))
     ids: list[PixelOp] = [
