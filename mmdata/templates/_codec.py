@@ -88,8 +88,10 @@ class Codec:
         found: list[Tokens | None] = [None] * len(runs)
         for first, model in ((True, self._first), (False, self._inner)):
             whole = [at for at, run in enumerate(runs) if run.first is first and not _split(run)]
-            for at, encoding in zip(whole, model.encode_batch_fast([runs[i].text for i in whole], False), strict=True):
-                ids = encoding.ids
+            once = list({runs[at].text: None for at in whole})  # frames and prompts come again and again
+            known = dict(zip(once, (e.ids for e in model.encode_batch_fast(once, False)), strict=True))
+            for at in whole:
+                ids = known[runs[at].text]
                 found[at] = Tokens(ids, ((0, len(ids)),) * len(runs[at].regions))
             split = [at for at, run in enumerate(runs) if run.first is first and _split(run)]
             for at, encoding in zip(split, model.encode_batch([runs[i].text for i in split], False), strict=True):

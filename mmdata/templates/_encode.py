@@ -171,7 +171,7 @@ def _flips(atoms: Sequence[Atom], at: int, cores: Sequence[Core]) -> bool:
     what leads up to an answer is a prompt, and a prompt is tokenised by itself."""
     gap = atoms[at]
     assert isinstance(gap, Gap), gap
-    before = next((atom for atom in reversed(atoms[:at]) if isinstance(atom, Gap)), None)
+    before = next((atom for n in range(at - 1, -1, -1) if isinstance(atom := atoms[n], Gap)), None)
     return before is not None and before.turn == gap.turn and cores[before.core].train != cores[gap.core].train
 
 

@@ -163,12 +163,17 @@ def stopped(atoms: Sequence[Atom], turns: Sequence[int], stops: frozenset[int], 
     [Gap(core=0, turn=1), Special(id=2, turn=1, stop=True), Frame(text='\\n', turn=-1)]
     """
     result = list(atoms)
-    last = {turn: at for at, atom in enumerate(result) if (turn := getattr(atom, "turn", OUTSIDE)) != OUTSIDE}
+    last: dict[int, int] = {}
+    inside: dict[int, list[int]] = {}
+    for at, atom in enumerate(result):
+        if not isinstance(atom, Place) and atom.turn != OUTSIDE:
+            last[atom.turn] = at
+            if isinstance(atom, Special):
+                inside.setdefault(atom.turn, []).append(at)
     for turn in sorted((turn for turn in turns if turn in last), key=last.__getitem__, reverse=True):
-        inside = [at for at, atom in enumerate(result) if isinstance(atom, Special) and atom.turn == turn]
-        if any(result[at].id in stops for at in inside):  # type: ignore[union-attr]
-            for at in inside:
-                token: Any = result[at]
+        own: list[tuple[int, Any]] = [(at, result[at]) for at in inside.get(turn, [])]
+        if any(token.id in stops for _, token in own):
+            for at, token in own:
                 result[at] = replace(token, stop=token.id in stops)
             continue
         at = last[turn] + 1

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdata import StreamingDataset
-from mmdata.errors import DataError
+from mmdata.errors import DataError, SpecError
 from mmdata.shards.dataset import open_dataset
 from mmdata.sources._messages import find, parts
+from mmdata.stream.spec import StreamSpec
+from mmdata.templates import get_template
 from mmdata.types import Media, Packed, Text
 from tests.building import build, folder_of_pictures, ledger, write_spec
 from tests.chat_formats import chat_tokenizer
@@ -248,3 +250,12 @@ def test_from_lines_to_packs(tmp_path: Path) -> None:
     trained = tokenizer.decode([token for token in pack.labels.tolist() if token != -100])
     assert trained.count("</s>") == 5
     assert "Colours" not in trained
+    with pytest.raises(SpecError, match="train_on: the template already says it"):
+        StreamingDataset(
+            StreamSpec(dataset=str(tmp_path / "out"), train_on="all", max_length=8192),
+            family="llava",
+            tokenizer=tokenizer,
+            template=get_template("basic"),
+        )
+    with pytest.raises(SpecError, match="no template is called"):
+        StreamingDataset(tmp_path / "out", template="lava_v1")
