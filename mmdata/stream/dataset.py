@@ -15,7 +15,7 @@ from mmdata import specfile
 from mmdata.errors import Budget, DataError, SpecError
 from mmdata.families import Family, get_family
 from mmdata.shards.dataset import open_dataset
-from mmdata.stream import state
+from mmdata.stream import pictures, state
 from mmdata.stream.deal import Cursor, Deal, deal
 from mmdata.stream.order import Shuffle
 from mmdata.stream.plan import Block, Planner, Position
@@ -48,6 +48,7 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
 
     A sample that cannot be read as planned is masked in its place (packs) or skipped with a warning (samples) and
     counted in `bad`; too many stop the run with RunError. Nothing whose bytes changed since the build is yielded.
+    `fallbacks` counts the pictures of packs that DALI left to the CPU, by reason, as far as this process read them.
     """
 
     def __init__(
@@ -80,11 +81,13 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         self.family = _family(family, tokenizer)
         if self.family is not None and self.spec.packing != "none" and self.spec.max_length is None:
             raise SpecError("max_length: packing needs to know how many tokens a pack holds")
+        pictures.check(self.spec)
         self.dataset = open_dataset(self.spec.dataset, integrity=self.spec.integrity)
         self.template = _template(template, self.spec, self.family)
         self.planner = Planner(self.dataset, self.spec, self.family, self.template)
         self.config = state.config(self.spec, self.family, self.template)
         self.bad: Counter[str] = Counter()
+        self.fallbacks: Counter[str] = Counter()
         self._start = Cursor()
         self._progress = self._start
 
@@ -114,7 +117,7 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         if self.family is not None:
             if dealt.pack is None:
                 return dummy(self.family)
-            return read_pack(dealt.pack, self.dataset, self.family, self.template, self.spec)
+            return read_pack(dealt.pack, self.dataset, self.family, self.template, self.spec, self.fallbacks)
         if dealt.pack is None:
             return None
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import TypeVar
@@ -14,6 +15,7 @@ from mmdata.families._family import Family, Segment, View, expand, filler, media
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.assemble import assemble
 from mmdata.stream.materialized import usable
+from mmdata.stream.pictures import Pending, pending, together
 from mmdata.stream.realize import read_image, realize
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Template, encode
@@ -41,21 +43,31 @@ def read_sample(dataset: Dataset, position: int, *, max_pixels: int) -> Sample:
     return replace(sample, parts=parts)
 
 
-def read_pack(pack: Pack, dataset: Dataset, family: Family, template: Template, spec: StreamSpec) -> Packed:
+def read_pack(
+    pack: Pack,
+    dataset: Dataset,
+    family: Family,
+    template: Template,
+    spec: StreamSpec,
+    fallbacks: Counter[str] | None = None,
+) -> Packed:
     """The arrays of a pack, in the shapes that were planned, whatever becomes of its samples.
 
     A sample that cannot be read keeps its place with constant media and no labels, and is named in `masked`.
+    `fallbacks` counts the pictures that DALI left to the CPU, by reason.
     """
+    attempts = [_attempt(item, pack.epoch, dataset, family, template, spec) for item in pack.items]
+    read = together(attempts, spec, Counter() if fallbacks is None else fallbacks)
     segments: list[Segment] = []
     arrays: list[list[np.ndarray]] = []
     masked: list[tuple[str, str]] = []
-    for item in pack.items:
-        try:
-            segment, media = _read_item(item, pack.epoch, dataset, family, template, spec)
-        except DataError as error:
+    for item, sample in zip(pack.items, read, strict=True):
+        if isinstance(sample, DataError):
             segment = filler(family, item.tokens, item.media)
             media = [np.full(plan.shape, CONSTANT, np.float32) for plan in item.media]
-            masked.append((item.key, error.reason))
+            masked.append((item.key, sample.reason))
+        else:
+            segment, media = sample
         segments.append(segment)
         arrays.append(media)
     plans = [item.media for item in pack.items]
@@ -75,9 +87,18 @@ def dummy(family: Family) -> Packed:
     return assemble([filler(family, tokens, plans)], [plans], [arrays], family)
 
 
+def _attempt(
+    item: Item, epoch: int, dataset: Dataset, family: Family, template: Template, spec: StreamSpec
+) -> tuple[Segment, list[np.ndarray | Pending]] | DataError:
+    try:
+        return _read_item(item, epoch, dataset, family, template, spec)
+    except DataError as error:
+        return error
+
+
 def _read_item(
     item: Item, epoch: int, dataset: Dataset, family: Family, template: Template, spec: StreamSpec
-) -> tuple[Segment, list[np.ndarray]]:
+) -> tuple[Segment, list[np.ndarray | Pending]]:
     sample = _patiently(lambda: dataset.sample(item.position, media=False), _place(dataset, item.position))
     sample = drawn(sample, spec.augment, seed=spec.seed, epoch=epoch)
     (encoded,) = encode([sample], family.tokenizer, template)
@@ -93,15 +114,21 @@ def _read_item(
     return segment, media
 
 
-def _array(medium: Media, plan: MediaPlan, view: View, dataset: Dataset, position: int, spec: StreamSpec) -> np.ndarray:
-    """The planned array: as the build has stored it, or else of the medium's own bytes."""
+def _array(
+    medium: Media, plan: MediaPlan, view: View, dataset: Dataset, position: int, spec: StreamSpec
+) -> np.ndarray | Pending:
+    """The planned array: as the build has stored it, or else of the medium's own bytes, be it together with the rest
+    of the pack."""
     made = usable(medium, view, plan, spec)
     place = made.place if made else medium.place
     assert place is not None, f"{dataset.path}: position {position} was planned without bytes to read"
     data = _patiently(lambda: dataset.read(position, place), _place(dataset, position))
     if made is not None:
         return restore(data, made, view, plan)
-    return realize(replace(medium, data=data), plan, view, max_pixels=spec.max_pixels, fidelity=spec.decode)
+    medium = replace(medium, data=data)
+    if spec.image_decoder == "dali" and medium.kind == "image":
+        return pending(medium, plan, view, spec)
+    return realize(medium, plan, view, max_pixels=spec.max_pixels, fidelity=spec.decode)
 
 
 def _place(dataset: Dataset, position: int) -> str:

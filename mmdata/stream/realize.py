@@ -26,10 +26,10 @@ def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int, fide
     """
     match medium.kind:
         case "image":
-            whole = _whole(medium, plan)
+            whole = whole_plan(medium, plan)
             array = view.realize(_pixels(medium, whole, max_pixels, fidelity), whole)
         case "video":
-            array = view.realize(_video(medium, plan, max_pixels), _whole(medium, plan))
+            array = view.realize(_video(medium, plan, max_pixels), whole_plan(medium, plan))
         case "audio":
             array = view.realize(_audio(medium), plan)
     if tuple(array.shape) != plan.shape:
@@ -38,12 +38,12 @@ def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int, fide
     return result
 
 
-def _whole(medium: Media, plan: MediaPlan) -> MediaPlan:
+def whole_plan(medium: Media, plan: MediaPlan) -> MediaPlan:
     """The plan with what augmentation does first."""
     return replace(plan, ops=medium.before + plan.ops) if isinstance(medium, Augmented) else plan
 
 
-def _size(medium: Media) -> tuple[int, int] | None:
+def bytes_size(medium: Media) -> tuple[int, int] | None:
     """Height and width of the bytes, as the index has them."""
     if isinstance(medium, Augmented):
         return medium.stored
@@ -62,7 +62,7 @@ def read_image(medium: Media, max_pixels: int) -> np.ndarray:
 
 def _pixels(medium: Media, plan: MediaPlan, max_pixels: int, fidelity: Fidelity) -> np.ndarray:
     assert medium.data is not None, medium
-    return decode_for(medium.data, plan.ops, fidelity=fidelity, max_pixels=max_pixels, size=_size(medium))
+    return decode_for(medium.data, plan.ops, fidelity=fidelity, max_pixels=max_pixels, size=bytes_size(medium))
 
 
 def _video(medium: Media, plan: MediaPlan, max_pixels: int) -> torch.Tensor:
@@ -81,6 +81,6 @@ def _audio(medium: Media) -> torch.Tensor:
 
 
 def _check_size(medium: Media, size: tuple[int, ...]) -> None:
-    known = _size(medium)
+    known = bytes_size(medium)
     if known is not None and size != known:
         raise DataError("facts_mismatch", f"decoded to {size}, the index says {known}")

@@ -47,6 +47,11 @@ class StreamSpec(Model):
     decode: Literal["exact", "guarded", "fast"] = "exact"
     """`guarded` and `fast` decode a JPEG at 1/2, 1/4 or 1/8 where at least 2x or 1x of what the view resizes to is
     left: faster, and not the same pixels."""
+    image_decoder: Literal["cpu", "dali"] = "cpu"
+    """Who decodes and resizes the pictures of packs. `dali` is NVIDIA DALI (`pip install mmdata[dali]`), a pack at a
+    time; it resizes in float32 and rounds once, so that some values differ by a level of 255."""
+    image_device: Literal["cpu", "gpu"] = runtime("cpu")
+    """Where `dali` works. The arrays of a pack come back to host memory."""
     materialized: Literal["exact", "lossy", "off"] = "exact"
     """What a `materialize` step stored is read in place of a medium where it gives exactly the same (`exact`), also
     where it comes near (`lossy`: JPEG, float16), or never (`off`)."""
