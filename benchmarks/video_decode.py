@@ -143,7 +143,7 @@ def timed(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, tup
     return {name: tuple(np.min(np.array(times), axis=0).tolist()) for name, times in spent.items()}
 
 
-def show(what: str, frames: int, times: dict[str, tuple[float, float]], mine: str) -> None:
+def show(what: str, frames: int, times: dict[str, tuple[float, float]]) -> None:
     print(f"  {what}")
     wall, cpu = (min(t[at] for name, t in times.items() if not name.startswith("ours")) for at in (0, 1))
     for name, (spent, used) in times.items():
@@ -180,26 +180,34 @@ def compare(name: str, data: bytes, repeats: int, threads: int) -> None:
         calls = {
             label: (lambda call=call, indices=indices: call(data, indices, threads)) for label, call in usable.items()
         }
-        show(task, len(indices), timed(calls, repeats), "ours")
-    show("whole video, one frame at a time", count, timed(whole(data, table, threads), max(2, repeats // 3)), "ours")
+        show(task, len(indices), timed(calls, repeats))
+    for at_once in (1, 8):
+        calls = whole(data, table, threads, at_once)
+        show(f"whole video, {at_once} at a time", count, timed(calls, max(2, repeats // 2)))
 
 
-def whole(data: bytes, table: Any, threads: int) -> dict[str, Callable[[], object]]:
+def whole(data: bytes, table: Any, threads: int, at_once: int) -> dict[str, Callable[[], object]]:
+    """Every frame as RGB, `at_once` in one array."""
     from mmdata.decode.video import iter_frames
 
     def mine() -> None:
-        for _ in iter_frames(data, chunk=8, packets=table, threads=threads):
+        for _ in iter_frames(data, chunk=at_once, packets=table, threads=threads):
             pass
 
     def pyav() -> None:
+        held = []
         with av.open(io.BytesIO(data)) as file:
             track = file.streams.video[0]
             track.thread_type = "AUTO" if threads > 1 else "NONE"
             track.codec_context.thread_count = threads
             for frame in file.decode(track):
-                frame.to_ndarray(format="rgb24", threads=threads)
+                held.append(frame.to_ndarray(format="rgb24", threads=threads))
+                if len(held) == at_once:
+                    if at_once > 1:
+                        np.stack(held)
+                    held.clear()
 
-    return {"ours, pieces of 8": mine, "PyAV, one by one": pyav}
+    return {"ours": mine, "PyAV": pyav}
 
 
 MEMORY = """
@@ -234,7 +242,7 @@ def memory(data: bytes) -> None:
                 print(f"  {name:28s} {grown:7.1f} MiB more for a batch of {batch:.1f} MiB")
 
 
-def with_torchcodec() -> None:
+def with_torchcodec(module: str = "benchmarks.video_decode") -> None:
     """torchcodec wants FFmpeg's shared libraries under their plain names; where the system has none, start again with
     those of PyAV's wheel, which are the same to all contenders but decord and OpenCV."""
     try:
@@ -256,7 +264,7 @@ def with_torchcodec() -> None:
         if not plain.exists():
             plain.symlink_to(library)
     environment = {**os.environ, "LD_LIBRARY_PATH": f"{folder}:{bundled}", "MMDATA_BENCH_LIBS": str(folder)}
-    os.execve(sys.executable, [sys.executable, "-m", "benchmarks.video_decode", *sys.argv[1:]], environment)
+    os.execve(sys.executable, [sys.executable, "-m", module, *sys.argv[1:]], environment)
 
 
 def main() -> None:

@@ -152,14 +152,18 @@ def iter_frames(
         start = filled = 0
         for pixels in _in_order(reader, [int(order[index]) for index in wanted], size):
             if piece is None:
-                piece = np.empty((chunk, *pixels.shape), np.uint8)
-            piece[filled] = pixels
+                # One frame at a time needs no copy: each is the decoder's own, fresh array.
+                piece = pixels[None] if chunk == 1 else np.empty((chunk, *pixels.shape), np.uint8)
+            if chunk > 1:
+                piece[filled] = pixels
             filled += 1
             if filled == chunk:
                 yield _piece(wanted[start : start + chunk], piece, seconds)
                 start += chunk - overlap
-                kept, piece, filled = piece, np.empty_like(piece), overlap
-                piece[:overlap] = kept[chunk - overlap :]
+                tail, piece, filled = piece[chunk - overlap :], None, overlap
+                if overlap:
+                    piece = np.empty((chunk, *pixels.shape), np.uint8)
+                    piece[:overlap] = tail
         if piece is not None and filled > (overlap if start else 0):
             yield _piece(wanted[start:], piece[:filled], seconds)
 
