@@ -252,7 +252,7 @@ def test_from_lines_to_packs(tmp_path: Path) -> None:
     assert "Colours" not in trained
     with pytest.raises(SpecError, match="train_on: the template already says it"):
         StreamingDataset(
-            StreamSpec(dataset=str(tmp_path / "out"), train_on="all", max_length=8192),
+            StreamSpec(dataset=str(tmp_path / "out"), template="basic", train_on="all", max_length=8192),
             family="llava",
             tokenizer=tokenizer,
             template=get_template("basic"),
