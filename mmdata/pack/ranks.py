@@ -1,0 +1,119 @@
+"""Dealing the packs of a step to ranks so that none has more to do than the others: integers or floats, no clocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Costs = npt.NDArray[np.float64]
+POWER = 16
+"""The objective is the sum of (load / mean) ** POWER over ranks and kinds of cost: almost the largest, yet every swap
+that helps a rank shows."""
+SWAPS = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Imbalance:
+    """Most over mean, 1 or more, of each kind of cost: over the ranks of a step [d], and of each micro-step [m, d].
+    A kind that nothing costs is in balance."""
+
+    step: Costs
+    micro: Costs
+
+
+def balance(costs: npt.ArrayLike, ranks: int, per_rank: int | None = None) -> npt.NDArray[np.int64]:
+    """Which pack each rank does in each micro-step: int64 [ranks, per_rank], -1 where a rank has none left.
+
+    `costs` are those of the step's packs, [n] or [n, d] for d kinds (total, vision, ...), 0 or more; `per_rank` is
+    ceil(n / ranks) unless given. Packs are dealt largest first (by their largest share of any kind) to the rank that
+    then has the least to do (Graham's LPT rule), no rank getting more than `per_rank`, nor two fewer than another; then
+    packs are swapped between ranks as long as that helps. Each rank does its packs largest first, so that micro-steps
+    are alike too. A pure function of the input; ties go to the lower rank and the earlier pack. Raises ValueError where
+    the packs do not fit.
+
+    >>> balance([9, 5, 4, 4, 3, 3], ranks=2).tolist()
+    [[0, 4, 5], [1, 2, 3]]
+    """
+    values = _table(costs)
+    rows = -(-len(values) // ranks) if per_rank is None else per_rank
+    if ranks < 1 or len(values) > ranks * rows:
+        raise ValueError(f"{len(values)} packs are too many for {ranks} ranks of {rows}")
+    mean = values.sum(0) / ranks
+    relative = values[:, mean > 0] / mean[mean > 0]  # a load of 1 is a rank's fair share
+    if not relative.shape[1]:
+        relative = np.zeros((len(values), 1))
+    # Dummies of no cost make all ranks equally long, so that swaps also move packs.
+    full = -(-len(values) // ranks)
+    relative = np.concatenate([relative, np.zeros((ranks * full - len(values), relative.shape[1]))])
+    rank_of = _swapped(relative, _dealt(relative, ranks, full), ranks)
+    result = np.full((ranks, rows), -1, np.int64)
+    for rank in range(ranks):
+        mine = np.flatnonzero(rank_of[: len(values)] == rank)
+        mine = mine[np.argsort(-relative[mine].sum(1), kind="stable")]
+        result[rank, : len(mine)] = mine
+    return result
+
+
+def imbalance(costs: npt.ArrayLike, deal: npt.NDArray[np.int64]) -> Imbalance:
+    """How well `deal` (from `balance`: int64 [ranks, m], -1 for none) spreads `costs` ([n] or [n, d]) over ranks.
+
+    >>> imbalance([9, 5, 4, 4, 3, 3], balance([9, 5, 4, 4, 3, 3], ranks=2)).step.round(3).tolist()
+    [1.071]
+    """
+    values = np.concatenate([_table(costs), np.zeros((1, _table(costs).shape[1]))])
+    table = values[deal]  # [ranks, m, d]; -1 is the last row, which costs nothing
+    return Imbalance(step=_most_over_mean(table.sum(1)), micro=_most_over_mean(table))
+
+
+def _most_over_mean(loads: Costs) -> Costs:
+    mean = loads.mean(0)
+    return np.where(mean > 0, loads.max(0) / np.where(mean > 0, mean, 1), 1.0)
+
+
+def _table(costs: npt.ArrayLike) -> Costs:
+    values = np.asarray(costs, np.float64)
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or not (np.isfinite(values).all() and (values >= 0).all()):
+        raise ValueError("costs are finite numbers of 0 or more, [n] or [n, d]")
+    return values
+
+
+def _dealt(relative: Costs, ranks: int, full: int) -> npt.NDArray[np.int64]:
+    loads = np.zeros((ranks, relative.shape[1]))
+    held = np.zeros(ranks, np.int64)
+    rank_of = np.empty(len(relative), np.int64)
+    for pack in np.lexsort((-relative.sum(1), -relative.max(1))).tolist():
+        after = loads + relative[pack]
+        # The largest kind first; of ranks alike in that, the one with the least in all.
+        worst = np.where(held < full, after.max(1) + 1e-6 * after.sum(1), np.inf)
+        rank = int(np.argmin(worst))
+        rank_of[pack] = rank
+        loads[rank] += relative[pack]
+        held[rank] += 1
+    return rank_of
+
+
+def _swapped(relative: Costs, rank_of: npt.NDArray[np.int64], ranks: int) -> npt.NDArray[np.int64]:
+    """Swap packs of the worst rank with others as long as the objective falls; if no swap of the worst helps, try the
+    next worst."""
+    rank_of = rank_of.copy()
+    for _ in range(SWAPS):
+        loads = np.stack([np.bincount(rank_of, column, ranks) for column in relative.T], 1)
+        now = (loads**POWER).sum(1)
+        for worst in np.argsort(-now, kind="stable").tolist():
+            mine, others = np.flatnonzero(rank_of == worst), np.flatnonzero(rank_of != worst)
+            change = relative[others][None] - relative[mine][:, None]  # [mine, others, d]: what a swap adds to mine
+            theirs = loads[rank_of[others]]
+            then = (np.maximum(loads[worst] + change, 0) ** POWER).sum(2)
+            then += (np.maximum(theirs - change, 0) ** POWER).sum(2)
+            gain = now[worst] + now[rank_of[others]] - then
+            best = int(np.argmax(gain)) if gain.size else 0
+            if gain.size and gain.flat[best] > 1e-9 * now.sum():
+                one, other = mine[best // len(others)], others[best % len(others)]
+                rank_of[one], rank_of[other] = rank_of[other], rank_of[one]
+                break
+        else:
+            break
+    return rank_of

@@ -1,0 +1,80 @@
+"""Documents cut into pieces, and batches of like length, against token-by-token truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmdata.pack import concat_then_split, cut, length_batches, pack, padded_efficiency
+
+documents = st.lists(st.integers(0, 40), max_size=30)
+
+
+@given(documents, st.integers(1, 17))
+def test_rows_are_the_tokens_of_all_documents_in_order(lengths: list[int], capacity: int) -> None:
+    stream = [(item, token) for item, length in enumerate(lengths) for token in range(length)]
+    pieces, bins = concat_then_split(lengths, capacity)
+    table = pieces.tolist()
+    rows = [[(table[p][0], t) for p in members for t in range(*table[p][1:])] for members in bins.tolist()]
+    assert rows == [stream[at : at + capacity] for at in range(0, len(stream), capacity)]
+    assert (pieces.lengths > 0).all()
+
+
+@given(documents, st.integers(1, 17))
+def test_a_document_is_cut_only_where_it_must_be(lengths: list[int], capacity: int) -> None:
+    pieces = cut(lengths, capacity)
+    expected = [
+        (item, at, min(at + capacity, length))
+        for item, length in enumerate(lengths)
+        for at in range(0, length, capacity)
+    ]
+    assert pieces.tolist() == expected
+    if len(pieces):
+        pack(pieces.lengths, capacity)
+
+
+def test_documents_of_less_than_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="documents"):
+        cut([-1], 8)
+    with pytest.raises(ValueError, match="documents"):
+        concat_then_split([1], 0)
+
+
+lengths_of_batches = st.lists(st.integers(1, 50), max_size=50)
+
+
+@given(lengths_of_batches, st.integers(1, 8), st.integers(64, 300), st.sampled_from([1, 8]), st.integers(1, 60))
+def test_padded_batches_keep_their_limits(
+    lengths: list[int], rows: int, max_tokens: int, multiple: int, window: int
+) -> None:
+    bins = length_batches(lengths, rows=rows, max_tokens=max_tokens, multiple=multiple, window=window)
+    members = bins.tolist()
+    assert sorted(i for some in members for i in some) == list(range(len(lengths)))
+    cells = 0
+    for some in members:
+        longest = -(-max(lengths[i] for i in some) // multiple) * multiple
+        assert 1 <= len(some) <= rows
+        assert longest * len(some) <= max_tokens
+        assert len({i // window for i in some}) == 1
+        cells += longest * len(some)
+    assert padded_efficiency(bins, lengths, multiple) == pytest.approx(sum(lengths) / cells if cells else 1)
+
+
+def test_batches_of_like_length_pad_little() -> None:
+    lengths = np.random.default_rng(0).lognormal(5, 1, 10_000).astype(int) + 1
+    shuffled = padded_efficiency([list(range(at, at + 16)) for at in range(0, 10_000, 16)], lengths)
+    assert padded_efficiency(length_batches(lengths, rows=16), lengths) > 0.98 > 0.5 > shuffled
+    assert padded_efficiency(length_batches(lengths, rows=16, window=1600), lengths) > 0.9
+
+
+def test_equal_lengths_come_in_order() -> None:
+    assert length_batches([5, 5, 5, 5, 5], rows=2).tolist() == [[0, 1], [2, 3], [4]]
+
+
+def test_batches_without_a_limit_or_with_one_too_small_are_refused() -> None:
+    with pytest.raises(ValueError, match="limit"):
+        length_batches([1])
+    with pytest.raises(ValueError, match="can be packed"):
+        length_batches([1, 9], max_tokens=8)
