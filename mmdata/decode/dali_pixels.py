@@ -59,7 +59,7 @@ def dynamic() -> Any:
     try:
         import nvidia.dali.experimental.dynamic as nd
     except ImportError as error:
-        raise SpecError("image_decoder dali: NVIDIA DALI >= 2.0 is missing; pip install mmdata[dali]") from error
+        raise SpecError("image_decoder dali: NVIDIA DALI >= 2.4 is missing; pip install mmdata[dali]") from error
     return nd
 
 
