@@ -1,4 +1,4 @@
-"""Documents cut into pieces, and batches of like length, against token-by-token truth."""
+"""Batches of like length: their limits, and what they pad."""
 
 from __future__ import annotations
 
@@ -7,40 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdata.pack import concat_then_split, cut, length_batches, pack, padded_efficiency
-
-documents = st.lists(st.integers(0, 40), max_size=30)
-
-
-@given(documents, st.integers(1, 17))
-def test_rows_are_the_tokens_of_all_documents_in_order(lengths: list[int], capacity: int) -> None:
-    stream = [(item, token) for item, length in enumerate(lengths) for token in range(length)]
-    pieces, bins = concat_then_split(lengths, capacity)
-    table = pieces.tolist()
-    rows = [[(table[p][0], t) for p in members for t in range(*table[p][1:])] for members in bins.tolist()]
-    assert rows == [stream[at : at + capacity] for at in range(0, len(stream), capacity)]
-    assert (pieces.lengths > 0).all()
-
-
-@given(documents, st.integers(1, 17))
-def test_a_document_is_cut_only_where_it_must_be(lengths: list[int], capacity: int) -> None:
-    pieces = cut(lengths, capacity)
-    expected = [
-        (item, at, min(at + capacity, length))
-        for item, length in enumerate(lengths)
-        for at in range(0, length, capacity)
-    ]
-    assert pieces.tolist() == expected
-    if len(pieces):
-        pack(pieces.lengths, capacity)
-
-
-def test_documents_of_less_than_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match="documents"):
-        cut([-1], 8)
-    with pytest.raises(ValueError, match="documents"):
-        concat_then_split([1], 0)
-
+from mmdata.pack import length_batches, padded_efficiency
 
 lengths_of_batches = st.lists(st.integers(1, 50), max_size=50)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mmdata.pack import lower_bound, pack, vector_bound
 from mmdata.pack.bounds import quick_bound
-from tests.test_pack import optimum
+from tests.pack.naive import optimum
 
 
 @given(st.integers(2, 40).flatmap(lambda c: st.tuples(st.lists(st.integers(1, c), max_size=8), st.just(c))))
