@@ -193,6 +193,8 @@ def settle_in(parent: int) -> None:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # There is a worker for every core: threads that torch starts in each of them would only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def main() -> None:
