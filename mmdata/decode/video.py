@@ -108,11 +108,9 @@ def _gather(reader: video_pyav.Reader, wanted: list[int], size: tuple[int, int] 
     for row, index in enumerate(wanted):
         rows.setdefault(int(order[index]), []).append(row)
     batch: Pixels | None = None
-    for position, frame in video_pyav.frames(reader, np.array(sorted(rows), np.int64)):
-        pixels = _picture(frame, size)
+    for position, pixels in _pictures(reader, sorted(rows), size):
         if batch is None:
             batch = np.empty((len(wanted), *pixels.shape), np.uint8)
-        _check_size(batch.shape[1:], pixels.shape)
         for row in rows[position]:
             batch[row] = pixels
     if batch is None:
@@ -177,24 +175,25 @@ def _in_order(reader: video_pyav.Reader, positions: list[int], size: tuple[int, 
     early: dict[int, Pixels] = {}
     expected = iter(positions)
     following = next(expected, None)
-    shape: tuple[int, ...] | None = None
-    for position, frame in video_pyav.frames(reader, np.array(sorted(positions), np.int64)):
-        pixels = early[position] = _picture(frame, size)
-        shape = shape or pixels.shape
-        _check_size(shape, pixels.shape)
+    for position, pixels in _pictures(reader, sorted(positions), size):
+        early[position] = pixels
         while following is not None and following in early:
             yield early.pop(following)
             following = next(expected, None)
 
 
-def _check_size(expected: tuple[int, ...], found: tuple[int, ...]) -> None:
-    if expected != found:
-        raise DataError("frame_size_changes", f"from {expected[1]}x{expected[0]} to {found[1]}x{found[0]}")
-
-
-def _picture(frame: Any, size: tuple[int, int] | None) -> Pixels:
-    pixels = video_pyav.rgb(frame)
-    return pixels if size is None else _resize(pixels, size)
+def _pictures(
+    reader: video_pyav.Reader, positions: list[int], size: tuple[int, int] | None
+) -> Iterator[tuple[int, Pixels]]:
+    """(position, upright RGB uint8 [H, W, 3]) of packets in the decoder's order. Raises `frame_size_changes`."""
+    signs = shape = None
+    for position, frame in video_pyav.frames(reader, np.array(positions, np.int64)):
+        signs = signs or video_pyav.turn(frame)
+        pixels = video_pyav.rgb(frame, signs)
+        shape = shape or pixels.shape
+        if pixels.shape != shape:
+            raise DataError("frame_size_changes", f"from {shape[1]}x{shape[0]} to {pixels.shape[1]}x{pixels.shape[0]}")
+        yield position, pixels if size is None else _resize(pixels, size)
 
 
 def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 Pixels = npt.NDArray[np.uint8]
+Signs = tuple[int, int, int, int]
 _SEEKABLE = {"mp4", "mov", "mkv", "webm"}
 """Formats with an index, whose packets say the same of themselves after a seek. Others are read through."""
 _WORTH_SEEKING = 32
@@ -144,19 +145,24 @@ def frames(reader: Reader, positions: Indices) -> Iterator[tuple[int, VideoFrame
         raise DataError("missing_frames", f"packets {sorted(wanted)[:5]} gave no frame, {len(wanted):,} in all")
 
 
-def rgb(frame: VideoFrame) -> Pixels:
-    """Upright RGB, uint8 [H, W, 3], possibly a view of the decoder's own memory: swscale's default conversion, which
-    is what PyAV, torchcodec, decord and OpenCV give for 8-bit video. Raises DataError `corrupt_video`."""
+def rgb(frame: VideoFrame, signs: Signs) -> Pixels:
+    """RGB made upright by the display matrix: uint8 [H, W, 3], possibly a view of the converted frame's own memory.
+
+    The conversion is swscale's default, which is what PyAV, torchcodec, decord and OpenCV give for 8-bit video. Raises
+    DataError `corrupt_video`."""
     with demux.guarded():
         plane = frame.reformat(format="rgb24", threads=1).planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : 3 * plane.width]
-    return _upright(rows.reshape(plane.height, plane.width, 3), turn(frame))
+    return _upright(rows.reshape(plane.height, plane.width, 3), signs)
 
 
-def turn(frame: VideoFrame) -> tuple[int, int, int, int]:
+def turn(frame: VideoFrame) -> Signs:
     """The signs (a, b, c, d) of a frame's display matrix, rounded to quarter turns and mirrorings: a pixel at (x, y) is
-    to be shown at (a*x + c*y, b*x + d*y), y downwards (ISO/IEC 14496-12 6.2.2)."""
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    to be shown at (a*x + c*y, b*x + d*y), y downwards (ISO/IEC 14496-12 6.2.2). Containers hold one for all frames."""
+    # PyAV's side data and its frame refer to each other: what is asked is kept until the garbage collector comes, and a
+    # decoded frame would keep its decoder's whole pool. So a copy of a few pixels is asked.
+    with demux.guarded():
+        data: Any = frame.reformat(width=16, height=16, format="rgb24", threads=1).side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1, 0, 0, 1
     a, b, _, c, d, *_ = (int(value) for value in np.frombuffer(data, np.int32, 9))
@@ -165,7 +171,7 @@ def turn(frame: VideoFrame) -> tuple[int, int, int, int]:
     return 1 if a >= 0 else -1, 0, 0, 1 if d >= 0 else -1
 
 
-def _upright(pixels: Pixels, signs: tuple[int, int, int, int]) -> Pixels:
+def _upright(pixels: Pixels, signs: Signs) -> Pixels:
     a, b, c, d = signs
     if a == 0:
         pixels, a, d = pixels.transpose(1, 0, 2), c, b

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import io
 import itertools
 import os
@@ -276,3 +277,18 @@ def _ffmpeg_libraries(folder: Path) -> str:
         if not plain.exists():
             plain.symlink_to(library)
     return os.pathsep.join([str(folder), str(bundled), os.environ.get("LD_LIBRARY_PATH", "")])
+
+
+def test_nothing_waits_for_the_garbage_collector() -> None:
+    """A frame in a reference cycle would keep its decoder's pool of frames."""
+    data = clip(sound=True)
+    table = video.read_packets(data)
+    gc.collect()
+    gc.disable()
+    try:
+        video.decode_frames(data, [3, 30], packets=table)
+        list(video.iter_frames(data, chunk=8))
+        left = [kept for kept in gc.get_objects() if isinstance(kept, av.VideoFrame)]
+    finally:
+        gc.enable()
+    assert all(frame.width == 16 for frame in left)
