@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdata.decode import audio_pyav, wav
-from mmdata.decode.resample import before, resample, resampled_length, until
+from mmdata.decode.resample import before, resample_blocks, resampled_length, until
 from mmdata.errors import DataError
 from mmdata.types import Media
 
@@ -82,8 +82,10 @@ def decode(
         native = source.sample_rate
         rate = sample_rate or native
         begin, end = before(first, native, rate), None if last is None else until(last, native, rate)
+        rows = 1 if mono else source.channels
         blocks = _bounded(source, mono=mono, first=begin, last=end, max_seconds=max_seconds)
-        wave = resample(torch.from_numpy(_joined(blocks, 1 if mono else source.channels)), native, rate)
+        waves = (torch.from_numpy(block).reshape(rows, -1) for block in blocks)
+        wave = _joined(resample_blocks(waves, native, rate), rows)
     begun = resampled_length(begin, native, rate)
     if mono:
         wave = wave[0]
@@ -109,7 +111,7 @@ def read_facts(data: bytes, *, verify: Literal["header", "full"] = "full", max_s
         if samples is not None:
             _check_length(samples, source.sample_rate, max_seconds)
         if verify == "full":
-            blocks = _bounded(source, mono=True, first=0, last=None, max_seconds=max_seconds, hold=False)
+            blocks = _bounded(source, mono=True, first=0, last=None, max_seconds=max_seconds)
             samples = sum(block.shape[-1] for block in blocks)
         return Media(
             kind="audio",
@@ -138,18 +140,15 @@ def _open(data: bytes, stack: ExitStack) -> _Source:
 
 
 def _bounded(
-    source: _Source, *, mono: bool, first: int, last: int | None, max_seconds: float, hold: bool = True
+    source: _Source, *, mono: bool, first: int, last: int | None, max_seconds: float
 ) -> Iterator[npt.NDArray[np.float32]]:
     """Blocks of the source, until they are too many."""
     if source.samples is not None:
         _check_length(min(source.samples, last or source.samples), source.sample_rate, max_seconds)
-    at, values = first, 0
+    at = first
     for block in source.blocks(mono=mono, first=first, last=last):
         at += block.shape[-1]
-        values += block.size if hold else 0
         _check_length(at, source.sample_rate, max_seconds)
-        if values > MAX_VALUES:
-            raise DataError("audio_too_long", f"more than {MAX_VALUES:,} samples; read it in pieces by start and stop")
         yield block
     if source.format == "flac" and last is None and source.samples is not None and at < source.samples:
         raise DataError("truncated_audio", f"flac of {at:,} samples that declares {source.samples:,}")
@@ -160,9 +159,16 @@ def _check_length(samples: int, rate: int, max_seconds: float) -> None:
         raise DataError("audio_too_long", f"{samples / rate:,.0f} s or more, {max_seconds:,.0f} are allowed")
 
 
-def _joined(blocks: Iterator[npt.NDArray[np.float32]], channels: int) -> npt.NDArray[np.float32]:
-    """Blocks [n] or [channels, n] after each other: [channels, samples]."""
-    parts = [block.reshape(channels, -1) for block in blocks]
+def _joined(waves: Iterator[torch.Tensor], rows: int) -> torch.Tensor:
+    """Pieces [rows, n] after each other: [rows, samples]."""
+    import torch
+
+    parts, values = [], 0
+    for wave in waves:
+        parts.append(wave)
+        values += wave.numel()
+        if values > MAX_VALUES:
+            raise DataError("audio_too_long", f"more than {MAX_VALUES:,} values; read it in pieces by start and stop")
     if len(parts) == 1:
         return parts[0]
-    return np.concatenate(parts, axis=1) if parts else np.empty((channels, 0), np.float32)
+    return torch.cat(parts, dim=1) if parts else torch.empty(rows, 0)

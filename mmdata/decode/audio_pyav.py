@@ -20,6 +20,7 @@ from mmdata.decode.sniff import sniff
 from mmdata.errors import DataError
 
 if TYPE_CHECKING:
+    from av.audio.fifo import AudioFifo
     from av.audio.frame import AudioFrame
     from av.audio.stream import AudioStream
     from av.container import InputContainer
@@ -136,7 +137,6 @@ class Track:
                 raise DataError("truncated_audio", f"{format} of {len(data):,} bytes without one decodable frame")
             self._first = first
             self.sample_rate, self.channels = first.sample_rate, first.layout.nb_channels
-            self._sample_format = first.format.name
             self.samples = self._declared() if format == "flac" else None
         except BaseException:
             self._file.close()
@@ -202,54 +202,50 @@ class Track:
 
         Raises DataError `corrupt_audio`, and `unsupported_audio` where rate or channels change on the way.
         """
-        declared = self.sample_rate, self.channels, self._sample_format
-        frames: list[AudioFrame] = []
-        at = begun = count = 0
+        import av
+
+        fifo = av.AudioFifo()
+        at = begin = 0  # samples decoded, and the first one in the buffer
         for frame in chain((self._first,), self._frames):
-            now = frame.sample_rate, frame.layout.nb_channels, frame.format.name
-            if now != declared:
-                raise DataError("unsupported_audio", f"{declared} becomes {now} on the way")
             at += frame.samples
             if at <= first:
+                begin = at
                 continue
-            if not frames:
-                begun, count = at - frame.samples, 0
-            frames.append(frame)
-            count += frame.samples
-            full = last is not None and at >= last
-            if count >= _BLOCK or full:
-                yield self._joined(frames, count, mono)[..., max(first - begun, 0) : last and last - begun]
-                frames = []
-            if full:
-                return
-        if frames:
-            yield self._joined(frames, count, mono)[..., max(first - begun, 0) :]
+            frame.pts = None  # gaps are not filled
+            try:
+                fifo.write(frame)
+            except ValueError:
+                now = f"{frame.layout.nb_channels} channels at {frame.sample_rate} Hz as {frame.format.name}"
+                raise DataError("unsupported_audio", f"the {self.format} becomes {now} on the way") from None
+            if last is not None and at >= last:
+                break
+            if at - begin >= _BLOCK:
+                yield self._floats(fifo, mono)[..., max(first - begin, 0) :]
+                begin = at
+        if at > begin:
+            yield self._floats(fifo, mono)[..., max(first - begin, 0) : None if last is None else max(last - begin, 0)]
 
-    def _joined(self, frames: list[AudioFrame], count: int, mono: bool) -> Wave:
-        kind, scale = _SAMPLES[self._sample_format.removesuffix("p")]
-        planar = self._sample_format.endswith("p")
-        out = np.empty(count if mono else (self.channels, count), np.float32)
-        at = 0
-        for frame in frames:
-            n = frame.samples
-            part = out[..., at : at + n]
-            if planar:
-                planes = [np.frombuffer(plane, kind, n) for plane in frame.planes]  # type: ignore[call-overload]
-                if mono:
-                    part[:] = planes[0]
-                    for plane in planes[1:]:
-                        part += plane
-                else:
-                    for row, plane in zip(part, planes, strict=True):
-                        row[:] = plane
-            else:
-                packed = np.frombuffer(frame.planes[0], kind, n * self.channels)  # type: ignore[call-overload]
-                values = packed.astype(np.float32).reshape(n, self.channels)
-                part[:] = values @ np.ones(self.channels, np.float32) if mono else values.T
-            at += n
+    def _floats(self, fifo: AudioFifo, mono: bool) -> Wave:
+        """All that the buffer holds as float32."""
+        frame = fifo.read()
+        assert frame is not None
+        stored = frame.format.name
+        kind, scale = _SAMPLES[stored.removesuffix("p")]
+        if frame.format.is_planar:
+            planes = [np.frombuffer(plane, kind, frame.samples) for plane in frame.planes]  # type: ignore[call-overload]
+        else:
+            packed = np.frombuffer(frame.planes[0], kind, frame.samples * self.channels)  # type: ignore[call-overload]
+            planes = list(packed.astype(np.float32).reshape(-1, self.channels).T)
+        if mono:
+            out = planes[0].astype(np.float32, copy=frame.format.is_planar or self.channels > 1)
+            for plane in planes[1:]:
+                out += plane
+        else:
+            out = np.stack(planes)
+        out = np.require(out, np.float32, "W")
+        summed = self.channels if mono else 1
         if kind == "u1":
-            out -= 128.0 * (self.channels if mono else 1)
-        factor = scale / (self.channels if mono else 1)
-        if factor != 1.0:
-            out *= np.float32(factor)
+            out -= np.float32(128 * summed)
+        if scale != summed:
+            out *= np.float32(scale / summed)
         return out

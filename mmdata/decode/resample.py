@@ -8,7 +8,7 @@ matrix over the inputs that any of them needs, and filters of usual rates are ke
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -24,6 +24,8 @@ ROLLOFF = 0.99
 """Cut-off as a part of the lower Nyquist frequency."""
 _GROUP = 32
 """Outputs that share a matrix."""
+_HELD = 1 << 18
+"""Samples that are gathered before they are resampled: products of a few rows would be all overhead."""
 _KEPT = 1 << 12
 """Outputs in a period beyond which filters are made on the fly: rates without a common factor have long periods."""
 
@@ -77,28 +79,59 @@ def resample(wave: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
 
     if rate == new_rate:
         return wave
-    length = resampled_length(wave.shape[-1], rate, new_rate)
-    if wave.ndim == 1:
-        return _resample_row(wave, rate, new_rate, length)
-    return torch.stack([resample(row, rate, new_rate) for row in wave])
+    rows = wave.reshape(math.prod(wave.shape[:-1]), wave.shape[-1])
+    pieces = list(resample_blocks([rows], rate, new_rate))
+    return torch.cat(pieces, dim=1).reshape(*wave.shape[:-1], -1)
 
 
-def _resample_row(wave: torch.Tensor, rate: int, new_rate: int, length: int) -> torch.Tensor:
+def resample_blocks(blocks: Iterable[torch.Tensor], rate: int, new_rate: int) -> Iterator[torch.Tensor]:
+    """A wave that comes in pieces float32 [rows, n], resampled as it comes: pieces that together are `resample` of
+    the whole. About 260,000 samples are held, or all of them where the filters are made on the fly."""
+    import torch
+
+    if rate == new_rate:
+        yield from blocks
+        return
+    inputs, outputs = _period(rate, new_rate)
+    width = margin(rate, new_rate)
+    beside = 2 * width + 1
+    if not _keeps(rate, new_rate):
+        blocks = [torch.cat(list(blocks), dim=1)]  # to make the filters once
+    held: list[torch.Tensor] = []
+    samples = done = waiting = 0
+    for block in blocks:
+        if not held:
+            held.append(block.new_zeros(len(block), width))
+        held.append(block)
+        samples += block.shape[1]
+        waiting += block.shape[1]
+        if waiting >= _HELD:
+            wave = torch.cat(held, dim=1)
+            periods = max(0, wave.shape[1] - beside) // inputs
+            yield _filtered(wave, periods, rate, new_rate, periods * outputs)
+            held, waiting, done = [wave[:, periods * inputs :]], 0, done + periods * outputs
+    if held:
+        left = resampled_length(samples, rate, new_rate) - done
+        periods = -(-left // outputs)
+        there = sum(piece.shape[1] for piece in held)
+        held.append(held[0].new_zeros(len(held[0]), max(0, periods * inputs + beside - there)))
+        yield _filtered(torch.cat(held, dim=1), periods, rate, new_rate, left)
+
+
+def _filtered(wave: torch.Tensor, periods: int, rate: int, new_rate: int, length: int) -> torch.Tensor:
+    """The first `length` outputs of `periods` periods of `wave` [rows, `width` before them and after]."""
     import torch
 
     inputs, outputs = _period(rate, new_rate)
-    width = margin(rate, new_rate)
-    periods = -(-length // outputs)
-    padded = torch.zeros(periods * inputs + 2 * width + 1)
-    padded[width : width + len(wave)] = wave
-    out = torch.empty(periods, outputs)
+    out = torch.empty(len(wave), periods, outputs)
     for group in _filters(rate, new_rate):
         if group.first >= length:
             break  # a clip of less than a period
         taps, count = group.weights.shape
-        seen = padded.as_strided((periods, taps), (inputs, 1), group.offset)
-        torch.mm(seen, group.weights, out=out[:, group.first : group.first + count])
-    return out.reshape(-1)[:length]
+        for row, target in zip(wave, out, strict=True):
+            seen = row[group.offset :].as_strided((periods, taps), (inputs, 1))
+            torch.mm(seen, group.weights, out=target[:, group.first : group.first + count])
+    return out.reshape(len(wave), -1)[:, :length]
 
 
 def _reduced(rate: int, new_rate: int) -> tuple[int, int]:
@@ -113,8 +146,12 @@ def _period(rate: int, new_rate: int) -> tuple[int, int]:
     return rate * times, new_rate * times
 
 
+def _keeps(rate: int, new_rate: int) -> bool:
+    return _period(rate, new_rate)[1] <= _KEPT
+
+
 def _filters(rate: int, new_rate: int) -> Iterator[_Group]:
-    if _period(rate, new_rate)[1] <= _KEPT:
+    if _keeps(rate, new_rate):
         return iter(_kept(*_reduced(rate, new_rate)))
     return _make(*_reduced(rate, new_rate))
 

@@ -107,10 +107,9 @@ def read(data: bytes, header: WavHeader, start: int, stop: int) -> Wave:
     Bit-equal to libsndfile for all but 64-bit integers, which it does not read.
     """
     convert, dtype = _CONVERT[header.code, header.bits]
-    width = header.channels * header.bits // 8
-    raw = np.frombuffer(data, np.uint8, (stop - start) * width, header.offset + start * width)
-    order = ">" if header.big else "<"
-    return convert(raw, order + dtype).reshape(-1, header.channels)
+    place = header.offset + start * header.channels * header.bits // 8
+    values = convert(data, (">" if header.big else "<") + dtype, (stop - start) * header.channels, place)
+    return values.reshape(-1, header.channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,49 +144,53 @@ class Wav:
                 yield values.T
 
 
-def _integers(raw: npt.NDArray[np.uint8], dtype: str) -> Wave:
-    values = raw.view(dtype).astype(np.float32)
+def _integers(data: bytes, dtype: str, count: int, offset: int) -> Wave:
+    values = np.frombuffer(data, dtype, count, offset).astype(np.float32)
     values *= np.float32(2.0 ** (1 - 8 * np.dtype(dtype).itemsize))
     return values
 
 
-def _bytes(raw: npt.NDArray[np.uint8], dtype: str) -> Wave:
+def _bytes(data: bytes, dtype: str, count: int, offset: int) -> Wave:
     """8-bit samples have no sign: silence is 128."""
-    return (raw.astype(np.float32) - np.float32(128)) / np.float32(128)
+    return (np.frombuffer(data, dtype, count, offset).astype(np.float32) - np.float32(128)) / np.float32(128)
 
 
-def _three_bytes(raw: npt.NDArray[np.uint8], dtype: str) -> Wave:
-    """As the upper three bytes of 32-bit integers."""
-    values = np.zeros((len(raw) // 3, 4), np.uint8)
-    lowest = 1 if dtype[0] == "<" else 0
-    values[:, lowest : lowest + 3] = raw.reshape(-1, 3)
-    return _integers(values.reshape(-1), dtype)
+def _three_bytes(data: bytes, dtype: str, count: int, offset: int) -> Wave:
+    """Each as the upper three bytes of a 32-bit integer that is read with the byte before it, of which there is one:
+    the header."""
+    overlapping: npt.NDArray[np.int32] = np.ndarray((count,), dtype, data, offset - 1, (3,))
+    upper = overlapping & -256 if dtype[0] == "<" else overlapping << 8
+    values = upper.astype(np.float32)
+    values *= np.float32(2.0**-31)
+    return values
 
 
-def _wide_integers(raw: npt.NDArray[np.uint8], dtype: str) -> Wave:
-    return (raw.view(dtype) * 2.0**-63).astype(np.float32)
+def _wide_integers(data: bytes, dtype: str, count: int, offset: int) -> Wave:
+    return (np.frombuffer(data, dtype, count, offset) * 2.0**-63).astype(np.float32)
 
 
-def _floats(raw: npt.NDArray[np.uint8], dtype: str) -> Wave:
-    return raw.view(dtype).astype(np.float32)
+def _floats(data: bytes, dtype: str, count: int, offset: int) -> Wave:
+    return np.frombuffer(data, dtype, count, offset).astype(np.float32)
 
 
-def _alaw(raw: npt.NDArray[np.uint8], dtype: str) -> Wave:
+def _alaw(data: bytes, dtype: str, count: int, offset: int) -> Wave:
     """ITU-T G.711: sign, three bits of exponent, four of mantissa; every second bit inverted."""
     code = np.arange(256) ^ 0x55
     exponent, mantissa = code >> 4 & 7, code & 15
     size = np.where(exponent == 0, 16 * mantissa + 8, (16 * mantissa + 264) << np.maximum(exponent - 1, 0))
-    return (np.where(code & 0x80, size, -size) / 32768).astype(np.float32)[raw]
+    meaning = (np.where(code & 0x80, size, -size) / 32768).astype(np.float32)
+    return np.take(meaning, np.frombuffer(data, dtype, count, offset))
 
 
-def _mulaw(raw: npt.NDArray[np.uint8], dtype: str) -> Wave:
+def _mulaw(data: bytes, dtype: str, count: int, offset: int) -> Wave:
     """ITU-T G.711: all bits inverted; a bias of 132 added before the exponent is taken."""
     code = ~np.arange(256) & 255
     size = ((8 * (code & 15) + 132) << (code >> 4 & 7)) - 132
-    return (np.where(code & 0x80, -size, size) / 32768).astype(np.float32)[raw]
+    meaning = (np.where(code & 0x80, -size, size) / 32768).astype(np.float32)
+    return np.take(meaning, np.frombuffer(data, dtype, count, offset))
 
 
-_CONVERT: dict[tuple[int, int], tuple[Callable[[npt.NDArray[np.uint8], str], Wave], str]] = {
+_CONVERT: dict[tuple[int, int], tuple[Callable[[bytes, str, int, int], Wave], str]] = {
     (PCM, 8): (_bytes, "u1"),
     (PCM, 16): (_integers, "i2"),
     (PCM, 24): (_three_bytes, "i4"),

@@ -49,8 +49,8 @@ def frames(wave: Waveform, *, frame_length: int = N_FFT, hop_length: int = HOP_L
 def zero_crossing_rate(wave: Waveform, *, frame_length: int = N_FFT, hop_length: int = HOP_LENGTH) -> torch.Tensor:
     """Changes of sign per sample of each frame, 0..1: float32 [frames]. Zero counts as positive."""
     negative = frames(wave, frame_length=frame_length, hop_length=hop_length) < -TINY
-    changes = (negative[:, 1:] != negative[:, :-1]).sum(dim=1)
-    return changes.float() / frame_length
+    changes = torch.logical_xor(negative[:, 1:], negative[:, :-1]).float()
+    return changes.sum(dim=1) / frame_length
 
 
 def short_time_energy(wave: Waveform, *, frame_length: int = N_FFT, hop_length: int = HOP_LENGTH) -> torch.Tensor:
@@ -150,7 +150,7 @@ def f0_contour(
     if not (1 < shortest < longest and width > longest):
         raise SpecError(f"{lowest} to {highest} Hz needs frames of more than {2 * longest} samples, not {frame_length}")
     windows = frames(wave, frame_length=frame_length, hop_length=hop_length)
-    blocks = [_f0(block.double(), width, shortest, longest, threshold) for block in windows.split(_BLOCK)]
+    blocks = [_f0(block.double(), width, shortest, longest, threshold) for block in torch.split(windows, _BLOCK)]
     period = torch.cat(blocks)
     return torch.where(period > 0, sample_rate / period, torch.zeros(())).float()
 

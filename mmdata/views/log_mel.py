@@ -39,51 +39,53 @@ def log_mel(wave: torch.Tensor, *, length: int, n_mels: int, keep: int | None = 
     kept = frames if keep is None else min(keep, frames)
     mel = torch.empty(n_mels, max(kept, heard))  # what is not kept may still hold the maximum
     power = mel[:, :heard]
-    _mel_power(_reflected(wave, length, heard), power)
+    _mel_power(wave.contiguous(), length, power)
     power.clamp_(min=FLOOR).log10_()
     mel[:, heard:] = SILENCE
     lowest = float(power.max()) - 8.0
     return mel[:, :kept].contiguous().clamp_(min=lowest).add_(4.0).mul_(0.25)
 
 
-def _reflected(wave: torch.Tensor, length: int, frames: int) -> torch.Tensor:
-    """What the first `frames` windows see of `wave`, filled up to `length` samples and reflected at both ends.
-
-    [a b c d ...  w x y z] -> [... d c b | a b c d ... w x y z | y x w ...], the end only where it is seen.
-    """
-    seen = (frames - 1) * HOP_LENGTH + N_FFT
-    out = torch.zeros(seen)
-    shown = min(len(wave), seen - REFLECTED)
-    out[REFLECTED : REFLECTED + shown] = wave[:shown]
-    left = wave[1 : REFLECTED + 1].flip(0)
-    out[REFLECTED - len(left) : REFLECTED] = left
-    beyond = seen - REFLECTED - length
-    if beyond > 0:
-        right = wave[length - 1 - beyond : length - 1].flip(0)  # of the silence before it nothing is stored
-        out[seen - len(right) :] = right
-    return out
-
-
-def _mel_power(signal: torch.Tensor, out: torch.Tensor) -> None:
-    """Mel-weighted power of every window of `signal`, into float32 [n_mels, frames].
+def _mel_power(wave: torch.Tensor, length: int, out: torch.Tensor) -> None:
+    """Mel-weighted power of the first windows of `wave`, into float32 [n_mels, frames].
 
     Squared real and imaginary parts stay interleaved and each filter has every weight twice, so that the matrix
     product adds them; complex absolute values are the slowest part of the usual way.
     """
     frames = out.shape[1]
-    window = _window()
-    windows = signal.as_strided((frames, N_FFT), (HOP_LENGTH, 1))
-    seen = torch.empty(min(_BLOCK, frames), N_FFT)
+    weighted = torch.empty(min(_BLOCK, frames), N_FFT)
     for start in range(0, frames, _BLOCK):
         stop = min(start + _BLOCK, frames)
-        spectrum = torch.fft.rfft(torch.mul(windows[start:stop], window, out=seen[: stop - start]))
+        windows = _windows(wave, length, start, stop)
+        spectrum = torch.fft.rfft(torch.mul(windows, _hann(), out=weighted[: stop - start]))
         squares = torch.view_as_real(spectrum).flatten(1).square_()
         for first, last, low, high, weights in _bands(out.shape[0]):
             torch.mm(weights, squares[:, low:high].t(), out=out[first:last, start:stop])
 
 
+def _windows(wave: torch.Tensor, length: int, start: int, stop: int) -> torch.Tensor:
+    """Windows start <= i < stop of `wave`, filled up to `length` samples and reflected at both ends: [n, 400].
+
+    [a b c d ...  w x y z] -> [... d c b | a b c d ... w x y z | y x w ...]. Inside the wave nothing is copied.
+    """
+    begin, end = start * HOP_LENGTH - REFLECTED, (stop - 1) * HOP_LENGTH + REFLECTED
+    shape, steps = (stop - start, N_FFT), (HOP_LENGTH, 1)
+    if begin >= 0 and end <= len(wave):
+        return wave[begin:end].as_strided(shape, steps)
+    seen = torch.zeros(end - begin)
+    inside = wave[max(begin, 0) : end]
+    seen[max(-begin, 0) : max(-begin, 0) + len(inside)] = inside
+    if begin < 0:
+        left = wave[1 : 1 - begin].flip(0)
+        seen[-begin - len(left) : -begin] = left
+    if end > length:
+        right = wave[2 * length - 1 - end : length - 1].flip(0)  # of the silence before it nothing is stored
+        seen[len(seen) - len(right) :] = right
+    return seen.as_strided(shape, steps)
+
+
 @lru_cache(maxsize=1)
-def _window() -> torch.Tensor:
+def _hann() -> torch.Tensor:
     return torch.hann_window(N_FFT)
 
 
