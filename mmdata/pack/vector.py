@@ -32,10 +32,14 @@ def pack_vectors(sizes: npt.ArrayLike, capacities: npt.ArrayLike) -> Bins:
         return scalar
     shares = values / np.maximum(limits, 1)
     scarce = shares.sum(0) / shares.sum()
-    found = [
-        _best_fit(values, limits, scarce, np.argsort(-key, kind="stable")) for key in (shares.max(1), shares.sum(1))
-    ]
-    return min(found, key=len)
+    bound = vector_bound(values, limits)
+    found: Bins | None = None
+    for key in (shares.max(1), shares.sum(1)):
+        if found is None or len(found) > bound:
+            other = _best_fit(values, limits, scarce, np.argsort(-key, kind="stable"))
+            found = other if found is None or len(other) < len(found) else found
+    assert found is not None
+    return found
 
 
 def vector_bound(sizes: npt.ArrayLike, capacities: npt.ArrayLike) -> int:

@@ -1,0 +1,160 @@
+"""Packing length mixes: ours against the rules of Megatron and Energon, TRL, ms-swift and nanoVLM, and the bound.
+
+python -m benchmarks.packing [--items 10000 100000 1000000] [--repeats 3] [--vectors 10000]: fill and CPU seconds of
+each rule on each mix and capacity, contenders in turns, the least of the repeats; then blocks of 10,000 against the
+whole set, rows of several capacities, and packs dealt to ranks against chance. The peers' rules are written
+anew from their sources (`benchmarks._packers`): ms-swift's calls `binpacking`, which is measured itself where it is
+installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks import _packers
+from benchmarks._lengths import CAPACITIES, MIXES, lengths, parts
+from mmdata.pack import balance, imbalance, lower_bound, pack, pack_best_fit, pack_vectors, vector_bound
+
+WINDOW = 1000
+"""What ms-swift and TRL pack at a time by default."""
+SLOW = 10_000
+"""Rules that look at every bin for every item pack no more than this in one go."""
+Rule = Callable[[npt.NDArray[np.int64], list[int], int], int]
+
+
+def rules(items: int) -> dict[str, Rule]:
+    """Names and functions (lengths, the same as a list, capacity) -> bins."""
+
+    def peer(rule: Callable[[list[int], int], list[list[int]]]) -> Rule:
+        return lambda _, listed, capacity: len(rule(listed, capacity))
+
+    def in_windows(rule: Callable[[list[int], int], list[list[int]]]) -> Rule:
+        return lambda _, listed, capacity: len(_packers.windowed(rule, listed, capacity, WINDOW))
+
+    result: dict[str, Rule] = {
+        "ours": lambda array, _, capacity: len(pack(array, capacity)),
+        "ours, list in, lists out": lambda _, listed, capacity: len(pack_best_fit(listed, capacity)),
+        "ours, best_fit_decreasing": lambda array, _, capacity: len(pack(array, capacity, "best_fit_decreasing")),
+        "ours, blocks of 10,000": lambda array, _, capacity: len(pack(array, capacity, window=10_000)),
+        "ours, next_fit": lambda array, _, capacity: len(pack(array, capacity, "next_fit")),
+    }
+    if items <= 200_000:
+        result["greedy_knapsack (Megatron, Energon)"] = peer(_packers.greedy_knapsack)
+        result["bfd (TRL)"] = peer(_packers.trl_bfd)
+        result["ms-swift, 1,000 at a time"] = in_windows(swift())
+        result["nanoVLM, 1,000 at a time"] = in_windows(_packers.nanovlm)
+    if items <= SLOW:
+        result["ms-swift"] = peer(swift())
+        result["nanoVLM"] = peer(_packers.nanovlm)
+    return result
+
+
+def swift() -> Callable[[list[int], int], list[list[int]]]:
+    """ms-swift's rule: the package that it calls, or ours of the same rule."""
+    try:
+        import binpacking
+    except ImportError:
+        return _packers.ms_swift
+
+    def rule(listed: list[int], capacity: int) -> list[list[int]]:
+        bins = binpacking.to_constant_volume(list(enumerate(listed)), capacity, weight_pos=1)
+        return [[i for i, _ in members] for members in bins]
+
+    return rule
+
+
+def fill_and_time(items: int, repeats: int) -> None:
+    for mix in MIXES:
+        for capacity in CAPACITIES:
+            array = lengths(mix, items, capacity)
+            listed = array.tolist()
+            total = int(array.sum())
+            bound = lower_bound(array, capacity)
+            print(f"\n{mix}, {items:,} items, rows of {capacity:,}: bound {bound:,} ({total / bound / capacity:.4f})")
+            contenders = rules(items)
+            seconds = dict.fromkeys(contenders, float("inf"))
+            bins = dict.fromkeys(contenders, 0)
+            for repeat in range(repeats):
+                for name, rule in contenders.items():
+                    if repeat and seconds[name] > 2:
+                        continue
+                    start = time.process_time()
+                    bins[name] = rule(array, listed, capacity)
+                    seconds[name] = min(seconds[name], time.process_time() - start)
+            for name, spent in seconds.items():
+                print(
+                    f"  {name:36} {bins[name]:8,} bins  {total / bins[name] / capacity:.4f}  {spent:8.3f} s"
+                    f"  {spent / seconds['ours']:7.1f}x ours"
+                )
+
+
+def several_capacities(items: int) -> None:
+    print(f"\nSeveral capacities, {items:,} items: tokens and media of llava576 (rows of 8,192 tokens and 8 images)")
+    text, images, size = parts("llava576", items)
+    sizes = np.stack([np.minimum(text + images * size, 8192), images], 1)
+    for name, limits in (("tokens bind", [8192, 1000]), ("both bind", [8192, 8])):
+        start = time.process_time()
+        bins = len(pack_vectors(sizes, limits))
+        spent = time.process_time() - start
+        bound = max(vector_bound(sizes, limits), lower_bound(sizes[:, 0], 8192))
+        print(f"  {name:12} {bins:,} bins, bound {bound:,}: {bound / bins:.4f}  {spent:.3f} s")
+
+
+def dealing(steps: int, ranks: int = 8) -> None:
+    """70 of 100 samples with images; cost = tokens + sum of squared lengths / capacity + patches / 2."""
+    capacity = 8192
+    for mix in MIXES:
+        text, media, size = parts(mix, 40_000)
+        with_media = np.flatnonzero(media)
+        without = np.flatnonzero(media == 0)
+        share = min(len(with_media) * 10 // 7, len(without) * 10 // 3)
+        chosen = np.concatenate([with_media[: share * 7 // 10], without[: share * 3 // 10]])
+        vision = (media * size)[chosen]
+        tokens = np.minimum(text[chosen] + vision, capacity)
+        bins = pack(tokens, capacity)
+        total = bins.loads(tokens) + bins.loads(tokens**2) / capacity + bins.loads(vision) / 2
+        costs = np.stack([total, bins.loads(vision)], 1)
+        costs = costs[np.random.default_rng(0).permutation(len(costs))]
+        print(f"\nDealing {mix}, {ranks} ranks: max/mean of (total, vision) cost: mean of steps, worst step")
+        for per_rank in (1, 4, 8):
+            count = per_rank * ranks
+            groups = [costs[at : at + count] for at in range(0, len(costs) - count + 1, count)][:steps]
+            chance = np.arange(count).reshape(ranks, per_rank)
+            for name, deal in (("in turn", lambda _, chance=chance: chance), ("ours", partial(balance, ranks=ranks))):
+                start = time.process_time()
+                deals = [deal(group) for group in groups]
+                spent = (time.process_time() - start) / len(groups)
+                found = [imbalance(group, dealt) for group, dealt in zip(groups, deals, strict=True)]
+                step = np.array([each.step for each in found])
+                micro = np.array([each.micro.mean(0) for each in found])
+                print(
+                    f"  {per_rank} packs a rank, {name:8} step {_pair(step.mean(0))}, worst {_pair(step.max(0))};"
+                    f" micro-step {_pair(micro.mean(0))}  {spent * 1000:.2f} ms a step"
+                )
+
+
+def _pair(values: npt.NDArray[np.float64]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--items", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--vectors", type=int, default=10_000)
+    parser.add_argument("--steps", type=int, default=100)
+    options = parser.parse_args()
+    for items in options.items:
+        fill_and_time(items, options.repeats)
+    several_capacities(options.vectors)
+    dealing(options.steps)
+
+
+if __name__ == "__main__":
+    main()
