@@ -96,7 +96,72 @@ TESTED_BY = {
         "mmdata/templates/_truncate.py",
         "mmdata/templates/marks.py",
     ],
-    "tests/views/test_fixed.py": ["mmdata/views/pixels.py"],  # The pixel operations of a view.
+    "tests/decode/test_audio.py": [  # Whatever the container and codec, through the one door.
+        "mmdata/decode/audio_pyav.py",
+        "mmdata/decode/container.py",
+        "mmdata/decode/wav.py",
+    ],
+    "tests/decode/test_video.py": [  # Frames by number, against whole decodes and other libraries.
+        "mmdata/decode/bitstream.py",
+        "mmdata/decode/demux.py",
+        "mmdata/decode/packets.py",
+        "mmdata/decode/video_facts.py",
+        "mmdata/decode/video_peers.py",
+        "mmdata/decode/video_pyav.py",
+    ],
+    "tests/decode/test_dali.py": ["mmdata/decode/dali_pixels.py", "mmdata/decode/dali_steps.py"],
+    "tests/decode/test_corpus.py": ["mmdata/decode/jp2.py"],  # What asks for memory that it does not need.
+    "tests/families/test_processors.py": [  # Rows of the table against the processors of their models.
+        "mmdata/families/_join.py",
+        "mmdata/families/_splits.py",
+        "mmdata/families/gemma3.py",
+        "mmdata/families/idefics3.py",
+        "mmdata/families/lfm2_vl.py",
+        "mmdata/families/llava_next.py",
+        "mmdata/families/llava_onevision.py",
+        "mmdata/families/paligemma.py",
+        "mmdata/families/pix2struct.py",
+        "mmdata/families/pixtral.py",
+        "mmdata/families/siglip2.py",
+        "mmdata/views/lfm2.py",
+    ],
+    "tests/families/test_qwen.py": [
+        "mmdata/families/_positions.py",
+        "mmdata/families/_qwen.py",
+        "mmdata/families/qwen2_5_vl.py",
+        "mmdata/families/qwen2_vl.py",
+        "mmdata/families/qwen3_vl.py",
+    ],
+    "tests/families/test_videos.py": [
+        "mmdata/families/internvl.py",
+        "mmdata/families/native.py",
+        "mmdata/families/smolvlm.py",
+    ],
+    "tests/families/test_audio.py": [
+        "mmdata/families/_mel.py",
+        "mmdata/families/qwen2_5_omni.py",
+        "mmdata/families/qwen2_audio.py",
+        "mmdata/families/whisper.py",
+    ],
+    "tests/families/test_checkpoint.py": ["mmdata/families/_settings.py"],
+    "tests/test_media_stream.py": [
+        "mmdata/stream/assemble.py",
+        "mmdata/stream/realize.py",
+    ],  # Whole packs of all kinds.
+    "tests/views/test_augment.py": ["mmdata/decode/colour.py", "mmdata/views/geometry.py"],  # What moves together.
+    "tests/views/test_anyres.py": ["mmdata/views/_picture.py"],
+    "tests/views/test_mel.py": ["mmdata/views/log_mel.py"],
+    "tests/views/test_navit.py": [  # Sizes at which models see a picture, one table of cases for all.
+        "mmdata/views/naflex.py",
+        "mmdata/views/pix2struct.py",
+        "mmdata/views/pixtral.py",
+        "mmdata/views/qwen.py",
+        "mmdata/views/smart_resize.py",
+    ],
+    "tests/views/test_navit_pixels.py": ["mmdata/views/patches.py"],
+    "tests/views/test_pixels.py": ["mmdata/views/layout.py"],
+    "tests/views/test_positions.py": ["mmdata/views/rotary.py", "mmdata/views/windows.py"],
+    "tests/views/test_positions_mrope.py": ["mmdata/views/mrope.py"],
     "tests/mmtrain/test_sft.py": [  # The command learns, resumes, refuses.
         "mmtrain/checkpoint.py",
         "mmtrain/inspect_packs.py",

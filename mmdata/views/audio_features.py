@@ -67,7 +67,8 @@ def energy_contour(wave: Waveform, *, frame_length: int = N_FFT, hop_length: int
 def magnitudes(wave: Waveform, *, n_fft: int = N_FFT, hop_length: int = HOP_LENGTH) -> torch.Tensor:
     """Absolute spectrum of Hann windows: float32 [frames, n_fft // 2 + 1]."""
     windows = frames(wave, frame_length=n_fft, hop_length=hop_length)
-    return torch.fft.rfft(windows * torch.hann_window(n_fft)).abs()
+    spectrum: torch.Tensor = torch.fft.rfft(windows * torch.hann_window(n_fft)).abs()
+    return spectrum
 
 
 def spectral_centroid(
@@ -150,7 +151,10 @@ def f0_contour(
     if not (1 < shortest < longest and width > longest):
         raise SpecError(f"{lowest} to {highest} Hz needs frames of more than {2 * longest} samples, not {frame_length}")
     windows = frames(wave, frame_length=frame_length, hop_length=hop_length)
-    blocks = [_f0(block.double(), width, shortest, longest, threshold) for block in torch.split(windows, _BLOCK)]
+    blocks = [
+        _f0(windows[at : at + _BLOCK].double(), width, shortest, longest, threshold)
+        for at in range(0, len(windows), _BLOCK)
+    ]
     period = torch.cat(blocks)
     return torch.where(period > 0, sample_rate / period, torch.zeros(())).float()
 
