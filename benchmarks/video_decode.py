@@ -203,9 +203,9 @@ def whole(data: bytes, table: Any, threads: int, at_once: int) -> dict[str, Call
             for frame in file.decode(track):
                 held.append(frame.to_ndarray(format="rgb24", threads=threads))
                 if len(held) == at_once:
-                    if at_once > 1:
-                        np.stack(held)
+                    piece = np.stack(held) if at_once > 1 else held[0]  # kept until the next, as ours is
                     held.clear()
+        del piece
 
     return {"ours": mine, "PyAV": pyav}
 

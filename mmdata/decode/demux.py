@@ -73,19 +73,28 @@ def contents(source: Source) -> Iterator[Any]:
         raise DataError("media_unreadable", f"{data}: {error.strerror}") from error
 
 
-@contextlib.contextmanager
-def guarded(reason: str = "corrupt_video") -> Iterator[None]:
-    """Turn what FFmpeg says of data into DataError."""
-    import av
+class guarded:
+    """Turn what FFmpeg says of data into DataError: `decoder_timeout`, `decoder_memory`, else the reason given."""
 
-    try:
-        yield
-    except (av.ExitError, av.TimeoutError) as error:  # type: ignore[attr-defined]
-        raise DataError("decoder_timeout", str(error)) from error
-    except MemoryError as error:
-        raise DataError("decoder_memory", "the decoder asked for more memory than there is") from error
-    except av.FFmpegError as error:
-        raise DataError(reason, f"{type(error).__name__}: {error.strerror}") from error
+    __slots__ = ("_reason",)
+
+    def __init__(self, reason: str = "corrupt_video") -> None:
+        self._reason = reason
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            return
+        import av
+
+        if isinstance(error, av.ExitError | av.TimeoutError):  # type: ignore[attr-defined]
+            raise DataError("decoder_timeout", str(error)) from error
+        if isinstance(error, MemoryError):
+            raise DataError("decoder_memory", "the decoder asked for more memory than there is") from error
+        if isinstance(error, av.FFmpegError):
+            raise DataError(self._reason, f"{type(error).__name__}: {error.strerror}") from error
 
 
 @contextlib.contextmanager

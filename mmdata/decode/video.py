@@ -6,6 +6,7 @@ backend; `auto` is the one that was measured to be fastest of those installed (`
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import itertools
 from collections.abc import Iterable, Iterator
@@ -91,13 +92,18 @@ def pick_backend(backend: Backend) -> str:
     if backend != "auto":
         if backend not in BACKENDS:
             raise SpecError(f"no video backend {backend!r}; there are auto, {', '.join(BACKENDS)}")
-        if importlib.util.find_spec(BACKENDS[backend]) is None:
+        if not _installed(BACKENDS[backend]):
             raise SpecError(f"video backend {backend!r}: the package {BACKENDS[backend]!r} is not installed")
         return backend
     for name, module in BACKENDS.items():
-        if importlib.util.find_spec(module) is not None:
+        if _installed(module):
             return name
     raise SpecError(f"no video decoder is installed; install one of {', '.join(BACKENDS.values())}")
+
+
+@functools.cache
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _gather(reader: video_pyav.Reader, wanted: list[int], size: tuple[int, int] | None) -> Frames:
