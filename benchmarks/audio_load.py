@@ -18,6 +18,7 @@ import av
 import numpy as np
 import soundfile
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks.video_decode import with_torchcodec
 
@@ -131,6 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     with_torchcodec("benchmarks.audio_load")
     torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")  # its idle threads spin, at the expense of whoever comes next
     contenders: dict[str, Contender] = {
         "torchcodec": by_torchcodec,
         "soundfile + soxr": by_soundfile,

@@ -135,13 +135,18 @@ class Wav:
     def blocks(self, *, mono: bool, first: int = 0, last: int | None = None) -> Iterator[Wave]:
         """Samples first <= i < last: float32 [n] as the mean of channels, or [channels, n]."""
         last = self.samples if last is None else min(last, self.samples)
-        mean = np.full(self.channels, 1 / self.channels, np.float32)
         for start in range(first, last, _BLOCK):
             values = read(self.data, self.header, start, min(start + _BLOCK, last))
-            if mono:
-                yield values[:, 0] if self.channels == 1 else values @ mean
-            else:
+            if not mono:
                 yield values.T
+                continue
+            mean = values[:, 0]  # a matrix product would wake the threads of a BLAS
+            if self.channels > 1:
+                mean = mean.copy()
+                for channel in values.T[1:]:
+                    mean += channel
+                mean *= np.float32(1 / self.channels)
+            yield mean
 
 
 def _integers(data: bytes, dtype: str, count: int, offset: int) -> Wave:

@@ -50,7 +50,7 @@ def zero_crossing_rate(wave: Waveform, *, frame_length: int = N_FFT, hop_length:
     """Changes of sign per sample of each frame, 0..1: float32 [frames]. Zero counts as positive."""
     negative = frames(wave, frame_length=frame_length, hop_length=hop_length) < -TINY
     changes = torch.logical_xor(negative[:, 1:], negative[:, :-1]).float()
-    return changes.sum(dim=1) / frame_length
+    return changes.mean(dim=1) * ((frame_length - 1) / frame_length)
 
 
 def short_time_energy(wave: Waveform, *, frame_length: int = N_FFT, hop_length: int = HOP_LENGTH) -> torch.Tensor:
