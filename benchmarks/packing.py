@@ -41,6 +41,7 @@ def rules(items: int) -> dict[str, Rule]:
         "ours": lambda array, _, capacity: len(pack(array, capacity)),
         "ours, list in, lists out": lambda _, listed, capacity: len(pack_best_fit(listed, capacity)),
         "ours, best_fit_decreasing": lambda array, _, capacity: len(pack(array, capacity, "best_fit_decreasing")),
+        "ours, thorough": lambda array, _, capacity: len(pack(array, capacity, "thorough")),
         "ours, blocks of 10,000": lambda array, _, capacity: len(pack(array, capacity, window=10_000)),
         "ours, next_fit": lambda array, _, capacity: len(pack(array, capacity, "next_fit")),
     }

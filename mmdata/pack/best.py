@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,9 @@ from mmdata.pack.bounds import quick_bound
 from mmdata.pack.events import Event, Runs, assemble
 from mmdata.pack.slack import minimum_slack
 
-Strategy = Literal["next_fit", "first_fit", "best_fit", "first_fit_decreasing", "best_fit_decreasing", "best"]
+Strategy = Literal[
+    "next_fit", "first_fit", "best_fit", "first_fit_decreasing", "best_fit_decreasing", "best", "thorough"
+]
 _ARRIVAL: dict[str, Callable[[npt.NDArray[np.int64], int], Bins]] = {
     "next_fit": arrival.next_fit,
     "first_fit": arrival.first_fit,
@@ -27,8 +29,8 @@ _DECREASING: dict[str, _Rule] = {
     "best_fit_decreasing": decreasing.best_fit,
 }
 
-SMALL = 200_000
-"""So many items and no more are packed by every rule; of more, the first that promises most decides."""
+SMALL = 50_000
+"""So many items, several blocks of the planner, are worth a search; of more, speed is."""
 
 
 def pack(
@@ -37,9 +39,10 @@ def pack(
     """Bins of indices into `lengths` (integers [N], 1..capacity), none of them over `capacity`.
 
     `next_fit`, `first_fit` and `best_fit` take items as they come; `first_fit_decreasing` and `best_fit_decreasing`
-    longest first; `best` is `best_fit_decreasing` or, where that has more bins than it might, whichever of it,
-    `first_fit_decreasing` and a bounded search (`mmdata.pack.slack`) has the fewest. With `window` every `window`
-    items are packed on their own. Each item counts as padded to a `multiple`.
+    longest first; `thorough` is `best_fit_decreasing` or, where that has more bins than it might, whichever of it,
+    `first_fit_decreasing` and a bounded search (`mmdata.pack.slack`) has the fewest; `best` is that for up to SMALL
+    items, and `best_fit_decreasing` for more. With `window` every `window` items are packed on their own. Each item
+    counts as padded to a `multiple`.
 
     The result is a pure function of the input: equal lengths keep their order, bins come in the order in which they
     were opened. Raises ValueError for a length outside 1..capacity: what does not fit is the caller's to drop.
@@ -49,8 +52,8 @@ def pack(
     >>> pack([5, 3, 5, 8, 2], 10, window=3).tolist()
     [[0, 2], [1], [3, 4]]
     """
-    if strategy not in (*_ARRIVAL, *_DECREASING, "best"):
-        raise ValueError(f"no packing strategy {strategy!r}; {', '.join((*_ARRIVAL, *_DECREASING, 'best'))}")
+    if strategy not in get_args(Strategy):
+        raise ValueError(f"no packing strategy {strategy!r}; {', '.join(get_args(Strategy))}")
     if window is not None and window < 1:
         raise ValueError(f"a window holds 1 item or more, not {window}")
     values = checked(lengths if multiple == 1 else round_up(lengths, multiple), capacity)
@@ -81,13 +84,11 @@ def _packed(values: npt.NDArray[np.int64], capacity: int, strategy: Strategy) ->
         return assemble(runs, *_DECREASING[strategy](runs, capacity))
     events, bins = decreasing.best_fit(runs, capacity)
     bound = quick_bound(np.array(runs.lengths[::-1]), np.array(runs.counts[::-1]), capacity)
-    rules: list[_Rule] = [decreasing.first_fit] if bins > bound else []
-    if bins - bound > bins // 1000:
+    if bins > bound and (strategy == "thorough" or len(values) <= SMALL):
         # Half of the room that each bin has at the bound is not worth a search.
         enough = (bound * capacity - int(values.sum())) // (2 * bound)
-        rules = [partial(minimum_slack, enough=enough), *(rules if len(values) <= SMALL else [])]
-    for rule in rules:
-        other, fewer = rule(runs, capacity)
-        if fewer < bins:
-            events, bins = other, fewer
+        for rule in (decreasing.first_fit, partial(minimum_slack, enough=enough)):
+            other, fewer = rule(runs, capacity)
+            if fewer < bins:
+                events, bins = other, fewer
     return assemble(runs, events, bins)

@@ -46,20 +46,22 @@ def best_fit(runs: Runs, capacity: int) -> tuple[list[Event], int]:
                 first, many, depth = spans.pop(0)
                 if not spans:
                     del by_room[room], rooms[at]
-            full = min(many, count // each)
+            if each * many <= count:
+                events.append((run, first, many, depth, each))
+                leave(room - each * length, (first, many, depth + each))
+                count -= each * many
+                continue
+            full, rest = divmod(count, each)
+            count = 0
             if full:
-                events.append(Event(run, first, full, depth, each))
+                events.append((run, first, full, depth, each))
                 leave(room - each * length, (first, full, depth + each))
-                count -= full * each
-            if full < many:
-                last = first + full
-                if count:
-                    events.append(Event(run, last, 1, depth, count))
-                    leave(room - count * length, (last, 1, depth + count))
-                    last += 1
-                    count = 0
-                if last < first + many:
-                    leave(room, (last, first + many - last, depth))
+            if rest:
+                events.append((run, first + full, 1, depth, rest))
+                leave(room - rest * length, (first + full, 1, depth + rest))
+            used = full + (rest > 0)
+            if used < many:
+                leave(room, (first + used, many - used, depth))
     return events, bins
 
 
@@ -88,7 +90,7 @@ class Remaining:
         many = min(self.counts[run] // each for run, each in pattern)
         depth = 0
         for run, each in pattern:
-            events.append(Event(len(self.lengths) - 1 - run, bins, many, depth, each))
+            events.append((len(self.lengths) - 1 - run, bins, many, depth, each))
             depth += each
             self.counts[run] -= many * each
             if not self.counts[run]:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdata.pack.bins import Bins
 
-
-class Event(NamedTuple):
-    """`each` items of the run `run` go into each of the bins first <= b < first + bins, which hold `depth` items."""
-
-    run: int
-    first: int
-    bins: int
-    depth: int
-    each: int
+Event = tuple[int, int, int, int, int]
+"""(run, first, bins, depth, each): `each` items of the run `run` go into each of the bins first <= b < first + bins,
+which hold `depth` items so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +43,7 @@ def assemble(runs: Runs, events: list[Event], bins: int) -> Bins:
     """The bins that these events fill: each run's items are used up in order, event by event, bin by bin."""
     if not events:
         return Bins(items=np.zeros(0, np.int64), offsets=np.zeros(1, np.int64))
-    table = np.array(events, np.int64)
+    table = np.fromiter(chain.from_iterable(events), np.int64, 5 * len(events)).reshape(-1, 5)
     table = table[np.argsort(table[:, 0], kind="stable")]
     _, first, many, depth, each = table.T
     sizes = many * each

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 
 from mmdata.pack import pack
 from tests.pack.naive import Case, any_fit, cases, next_fit
 
 
+@settings(deadline=None)
 @given(cases)
 @example(([1, 1, 1, 2, 2], 2))
 def test_the_very_bins_of_the_naive_forms(case: Case) -> None:

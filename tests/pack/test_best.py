@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mmdata.pack import lower_bound, pack, pack_best_fit, packing_efficiency
 from tests.pack.naive import Case, any_fit, cases, is_packing, optimum
 
 
+@settings(deadline=None)
 @given(cases)
 @example(([6, 6, 5, 5, 4, 4, 3, 3, 2, 2], 10))
 @example(([3, 3, 4, 4, 5, 5, 6] * 5, 15))
@@ -22,6 +23,7 @@ def test_never_more_bins_than_best_fit_decreasing(case: Case) -> None:
     assert len(bins) >= lower_bound(lengths, capacity)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=9))
 def test_close_to_the_optimum(lengths: list[int]) -> None:
     best = optimum(sorted(lengths, reverse=True), 12)
@@ -30,6 +32,7 @@ def test_close_to_the_optimum(lengths: list[int]) -> None:
     assert packing_efficiency(bins, lengths, 12) == pytest.approx(sum(lengths) / 12 / len(bins))
 
 
+@settings(deadline=None)
 @given(cases, st.integers(1, 20))
 def test_a_window_is_packed_on_its_own(case: Case, window: int) -> None:
     lengths, capacity = case
@@ -41,6 +44,7 @@ def test_a_window_is_packed_on_its_own(case: Case, window: int) -> None:
     assert pack(lengths, capacity, window=window).tolist() == expected
 
 
+@settings(deadline=None)
 @given(cases, st.integers(1, 16))
 def test_items_padded_to_a_multiple_still_fit(case: Case, multiple: int) -> None:
     lengths, capacity = case
@@ -72,3 +76,14 @@ def test_fractions_unknown_rules_and_windows_of_nothing_are_refused() -> None:
         pack([1], 10, "worst")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="window"):
         pack([1], 10, window=0)
+
+
+@settings(deadline=None)
+@given(cases)
+def test_beyond_small_sets_only_thorough_searches(case: Case) -> None:
+    lengths, capacity = case
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmdata.pack.best.SMALL", 0)
+        plain, thorough = pack(lengths, capacity), pack(lengths, capacity, "thorough")
+    assert plain.tolist() == pack(lengths, capacity, "best_fit_decreasing").tolist()
+    assert thorough.tolist() == pack_best_fit(lengths, capacity)

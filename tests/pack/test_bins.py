@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from mmdata.pack import Bins, pack, packing_efficiency, padded_efficiency, round_up
 from tests.pack.naive import Case, cases
@@ -18,6 +18,7 @@ def test_nothing_packs_into_nothing(strategy: str) -> None:
     assert packing_efficiency(bins, [], 10) == padded_efficiency(bins, []) == 1
 
 
+@settings(deadline=None)
 @given(cases)
 def test_arrays_and_lists_say_the_same(case: Case) -> None:
     lengths, capacity = case

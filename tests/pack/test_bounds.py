@@ -12,8 +12,8 @@ from mmdata.pack.bounds import quick_bound
 from tests.pack.naive import optimum
 
 
+@settings(deadline=None)
 @given(st.integers(2, 40).flatmap(lambda c: st.tuples(st.lists(st.integers(1, c), max_size=8), st.just(c))))
-@settings(max_examples=300)
 def test_never_over_the_optimum(case: tuple[list[int], int]) -> None:
     lengths, capacity = case
     bound = lower_bound(lengths, capacity)
@@ -30,6 +30,7 @@ def naive_l2(lengths: list[int], capacity: int) -> int:
     return best
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=30))
 def test_l2_is_the_best_of_all_its_parameters(lengths: list[int]) -> None:
     values, counts = np.unique(lengths, return_counts=True)

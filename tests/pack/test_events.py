@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmdata.pack.events import Event, Runs, assemble
+from mmdata.pack.events import Runs, assemble
 
 
 def test_runs_are_longest_first_and_stable() -> None:
@@ -15,7 +15,7 @@ def test_runs_are_longest_first_and_stable() -> None:
 
 def test_items_are_used_up_in_order_and_lie_in_the_order_of_their_depth() -> None:
     runs = Runs.of(np.array([2, 5, 2, 7, 5, 2]), 10)
-    events = [Event(1, 1, 1, 0, 2), Event(2, 0, 1, 1, 1), Event(0, 0, 1, 0, 1), Event(2, 2, 1, 0, 2)]
+    events = [(1, 1, 1, 0, 2), (2, 0, 1, 1, 1), (0, 0, 1, 0, 1), (2, 2, 1, 0, 2)]
     assert assemble(runs, events, 3).tolist() == [[3, 0], [1, 4], [2, 5]]
 
 

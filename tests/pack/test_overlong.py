@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdata.errors import RunError
@@ -12,6 +12,7 @@ from mmdata.pack import fit_overlong
 plans = st.lists(st.integers(0, 60), min_size=1, max_size=4).map(lambda sizes: sorted(sizes, reverse=True))
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 100),
     st.lists(plans, max_size=5),

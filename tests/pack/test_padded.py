@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdata.pack import length_batches, padded_efficiency
@@ -12,6 +12,7 @@ from mmdata.pack import length_batches, padded_efficiency
 lengths_of_batches = st.lists(st.integers(1, 50), max_size=50)
 
 
+@settings(deadline=None)
 @given(lengths_of_batches, st.integers(1, 8), st.integers(64, 300), st.sampled_from([1, 8]), st.integers(1, 60))
 def test_padded_batches_keep_their_limits(
     lengths: list[int], rows: int, max_tokens: int, multiple: int, window: int

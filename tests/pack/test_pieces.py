@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdata.pack import concat_then_split, cut, pack
@@ -11,6 +11,7 @@ from mmdata.pack import concat_then_split, cut, pack
 documents = st.lists(st.integers(0, 40), max_size=30)
 
 
+@settings(deadline=None)
 @given(documents, st.integers(1, 17))
 def test_rows_are_the_tokens_of_all_documents_in_order(lengths: list[int], capacity: int) -> None:
     stream = [(item, token) for item, length in enumerate(lengths) for token in range(length)]
@@ -21,6 +22,7 @@ def test_rows_are_the_tokens_of_all_documents_in_order(lengths: list[int], capac
     assert (pieces.lengths > 0).all()
 
 
+@settings(deadline=None)
 @given(documents, st.integers(1, 17))
 def test_a_document_is_cut_only_where_it_must_be(lengths: list[int], capacity: int) -> None:
     pieces = cut(lengths, capacity)

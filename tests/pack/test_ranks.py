@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import _lengths
@@ -15,6 +15,7 @@ from mmdata.pack import balance, imbalance, pack
 costs = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), max_size=24)
 
 
+@settings(deadline=None)
 @given(costs, st.integers(1, 8), st.integers(0, 2))
 def test_every_pack_goes_to_one_rank_and_ranks_are_even(table: list[tuple[int, int]], ranks: int, spare: int) -> None:
     values = np.array(table, float).reshape(-1, 2)
@@ -28,6 +29,7 @@ def test_every_pack_goes_to_one_rank_and_ranks_are_even(table: list[tuple[int, i
     assert (balance(values, ranks, full + spare) == deal).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=6, max_size=6))
 def test_close_to_the_best_of_all_deals(values: list[int]) -> None:
     best = min(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdata.pack import pack
@@ -12,6 +12,7 @@ from mmdata.pack.slack import minimum_slack
 from tests.pack.naive import Case, cases, is_packing
 
 
+@settings(deadline=None)
 @given(cases, st.integers(0, 30), st.integers(0, 300))
 def test_the_search_packs_whatever_its_bounds(case: Case, enough: int, steps: int) -> None:
     lengths, capacity = case

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdata.pack import pack, pack_vectors, vector_bound
@@ -13,6 +13,7 @@ LIMITS = (50, 20, 3)
 items = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 20), st.integers(0, 3)), max_size=60)
 
 
+@settings(deadline=None)
 @given(items)
 def test_no_capacity_is_exceeded_and_nothing_is_lost(sizes: list[tuple[int, int, int]]) -> None:
     bins = pack_vectors(sizes, LIMITS)
@@ -25,6 +26,7 @@ def test_no_capacity_is_exceeded_and_nothing_is_lost(sizes: list[tuple[int, int,
     assert members == pack_vectors(np.array(sizes, np.int64).reshape(-1, 3), LIMITS).tolist()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 50), max_size=60))
 def test_one_capacity_is_plain_packing(lengths: list[int]) -> None:
     sizes = [[length] for length in lengths]
