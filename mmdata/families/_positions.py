@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmdata.families._family import Family, Segment
+from mmdata.families._qwen import seconds_per_patch
 from mmdata.types import MediaPlan, Slot
 from mmdata.views.mrope import Vision, mrope_positions
 
@@ -32,13 +33,8 @@ def segment_positions(family: Family, segment: Segment, plans: Sequence[MediaPla
 
 def _vision(family: Family, segment: Segment, slot: Slot, plan: MediaPlan) -> Vision:
     assert plan.grid is not None, plan
-    rate = RATES[family.positions]
-    seconds = 1.0
-    if slot.kind == "video" and rate is not None:
-        assert plan.seconds is not None, plan
-        temporal = -(-len(plan.frames) // plan.grid[0])
-        seconds = temporal * plan.seconds / len(plan.frames)
+    rate = RATES[family.positions] if slot.kind == "video" else None
+    seconds = 1.0 if rate is None else seconds_per_patch(plan, -(-len(plan.frames) // plan.grid[0]))
     placeholders = segment.ids[slot.start : slot.start + slot.length] == family.placeholder_id(family.media[slot.kind])
     first = np.flatnonzero(placeholders & ~np.concatenate([[False], placeholders[:-1]])) + slot.start
-    timed = slot.kind == "video" and rate is not None
-    return Vision(tuple(first.tolist()), plan.grid, seconds, rate if timed and rate else 1.0)
+    return Vision(tuple(first.tolist()), plan.grid, seconds, 1.0 if rate is None else rate)
