@@ -1,0 +1,270 @@
+"""Attention over packed rows: one signature, a varlen kernel on CUDA and its exact twin everywhere else.
+
+`cu_seqlens` is the mask: token i sees token j only if both lie in the same segment. Hugging Face models reach it by the
+name NAME once `register()` has run: `model.set_attn_implementation(NAME)`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+NAME = "varlen"
+"""Without "flash" in it: transformers would go and look for a kernel of that name."""
+
+FULL = (-1, -1)
+CAUSAL = (-1, 0)
+
+
+def varlen_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_length_q: int,
+    max_length_k: int,
+    *,
+    window: tuple[int, int] = FULL,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention inside segments: query [Tq, Hq, D], key and value [Tk, Hkv, D] -> [Tq, Hq, D].
+
+    `cu_seqlens_*` are int32 [S + 1]. `window` is (left, right), how many keys before and after its own place a query
+    sees besides its own, -1 for all: FULL, CAUSAL, or (W - 1, 0) for what Hugging Face calls a sliding window of W.
+    Where a segment has more keys than queries, the last query stands at the last key (as in FlashAttention 2.1).
+    Hq is a multiple of Hkv: query head h uses key head h // (Hq / Hkv). `scale` defaults to D ** -0.5. `softcap` c
+    bends scores to c * tanh(score / c); `sinks` [Hq] are scores that take their share of the softmax and give nothing.
+
+    On CUDA this is torch's `varlen_attn`, or flash-attn where a softcap asks for it. Raises NotImplementedError for
+    sinks there (torch's kernel has no gradient for the softmax's denominator, which they need) and for a softcap
+    without flash-attn, ValueError for heads that do not divide.
+    """
+    if query.shape[1] % key.shape[1]:
+        raise ValueError(f"{query.shape[1]} query heads are no multiple of {key.shape[1]} key heads")
+    if not query.is_cuda:
+        return _twin(query, key, value, cu_seqlens_q, cu_seqlens_k, window, scale, softcap, sinks)
+    if sinks is not None:
+        raise NotImplementedError("attention sinks: no varlen kernel here gives their gradient; train unpacked")
+    if softcap is not None:
+        if importlib.util.find_spec("flash_attn") is None:
+            raise NotImplementedError("softcap on CUDA needs flash-attn: pip install flash-attn")
+        from flash_attn import flash_attn_varlen_func
+
+        capped: torch.Tensor = flash_attn_varlen_func(
+            query,
+            key,
+            value,
+            cu_seqlens_q,
+            cu_seqlens_k,
+            max_length_q,
+            max_length_k,
+            softmax_scale=scale,
+            window_size=window,
+            softcap=softcap,
+        )
+        return capped
+    return kernel(query, key, value, cu_seqlens_q, cu_seqlens_k, max_length_q, max_length_k, window=window, scale=scale)
+
+
+def kernel(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    cu_seqlens_k: torch.Tensor,
+    max_length_q: int,
+    max_length_k: int,
+    *,
+    window: tuple[int, int],
+    scale: float | None,
+) -> torch.Tensor:
+    """The CUDA half, kept to one call so that fake tensors can check all of it where there is no CUDA."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    result = varlen_attn(
+        query,
+        key,
+        value,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_length_q,
+        max_length_k,
+        scale=scale,
+        window_size=window,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    assert isinstance(result, torch.Tensor), "asked for no auxiliary output"
+    return result
+
+
+def _twin(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_q: torch.Tensor,
+    cu_k: torch.Tensor,
+    window: tuple[int, int],
+    scale: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """SDPA segment by segment. On a CPU it needs no mask of T x T and is quicker than one with such a mask
+    (0.8-1.2 s against 2.1-3.8 s at T = 4096; training.md)."""
+    sizes_q, sizes_k = (cu.diff().tolist() for cu in (cu_q, cu_k))
+    pieces = []
+    for q, k, v in zip(query.split(sizes_q), key.split(sizes_k), value.split(sizes_k), strict=True):
+        q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, H, L, D]
+        if softcap is None and sinks is None:
+            out = _sdpa(q, k, v, window=window, scale=scale)
+        else:
+            out = _eager(q, k, v, window, scale, softcap, sinks)
+        pieces.append(out[0].transpose(0, 1))
+    return torch.cat(pieces) if pieces else torch.empty_like(query)
+
+
+def _sdpa(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, window: tuple[int, int], scale: float | None
+) -> torch.Tensor:
+    whole = window == CAUSAL and q.shape[2] == k.shape[2]
+    mask = None if whole else window_mask(q.shape[2], k.shape[2], window, q.device)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=whole, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+    )
+
+
+def _eager(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    window: tuple[int, int],
+    scale: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    groups = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    mask = window_mask(q.shape[2], k.shape[2], window, q.device)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    if sinks is not None:
+        column = sinks.to(scores.dtype)[None, :, None, None].expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, column], -1)
+    shares = scores.softmax(-1)[..., : k.shape[2]]
+    return shares @ v
+
+
+def window_mask(queries: int, keys: int, window: tuple[int, int], device: torch.device) -> torch.Tensor | None:
+    """bool [queries, keys]: which keys each query of one segment sees; None for all.
+
+    >>> window_mask(3, 3, (1, 0), torch.device("cpu")).int().tolist()      # Hugging Face's sliding window of 2
+    [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    """
+    left, right = window
+    if left < 0 and right < 0:
+        return None
+    place = torch.arange(queries, device=device)[:, None] + (keys - queries)
+    distance = torch.arange(keys, device=device)[None, :] - place
+    seen = torch.ones_like(distance, dtype=torch.bool)
+    if left >= 0:
+        seen &= distance >= -left
+    if right >= 0:
+        seen &= distance <= right
+    return seen
+
+
+def hf_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    s_aux: torch.Tensor | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    cu_seq_lens_k: torch.Tensor | None = None,
+    max_length_q: int | None = None,
+    max_length_k: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls: query [B, Hq, T, D], key and value [B, Hkv, T, D] -> [B, T, Hq, D].
+
+    With `cu_seq_lens_q` the row is packed (B = 1, no mask). Without, it is a tower or a model that does not pass them
+    on: a mask of two axes [B, Tk] hides keys, one of four is used as it is, and none leaves all to be seen (or the
+    past, of a causal module). Raises ValueError for what would leak or lose something: packed rows with B > 1 or with
+    a mask of two axes, and dropout, which varlen kernels do not have.
+    """
+    if dropout:
+        raise ValueError("attention dropout is not there in varlen kernels: set attention_dropout to 0")
+    causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
+    window = (-1 if sliding_window is None else sliding_window - 1, 0) if causal else FULL
+    if not causal and sliding_window is not None:
+        window = (sliding_window - 1, sliding_window - 1)
+    if attention_mask is not None and attention_mask.ndim == 4:
+        return _masked(query, key, value, attention_mask, scaling, softcap, s_aux), None
+    if cu_seq_lens_q is not None:
+        if query.shape[0] != 1 or attention_mask is not None:
+            raise ValueError("a packed row is a batch of one without attention_mask; anything else would leak")
+        borders = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
+        longest = max_length_q or int(cu_seq_lens_q.diff().max())
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        out = varlen_attention(
+            q,
+            k,
+            v,
+            cu_seq_lens_q,
+            borders,
+            longest,
+            max_length_k or longest,
+            window=window,
+            scale=scaling,
+            softcap=softcap,
+            sinks=s_aux,
+        )
+        return out[None], None
+    mask = window_mask(query.shape[2], key.shape[2], window, query.device)
+    if attention_mask is not None:
+        keys = attention_mask.bool()[:, None, None, :]
+        mask = keys if mask is None else mask[None, None] & keys
+    elif softcap is None and s_aux is None:
+        return _sdpa(query, key, value, window=window, scale=scaling).transpose(1, 2), None
+    return _masked(query, key, value, mask, scaling, softcap, s_aux), None
+
+
+def _masked(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    if softcap is not None or sinks is not None:
+        raise NotImplementedError("softcap and sinks with a dense mask: use attn_implementation='eager'")
+    out = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+    return out.transpose(1, 2)
+
+
+def register() -> None:
+    """Make NAME an attention implementation of transformers. Its masks are those of flash attention: none at all for
+    packed rows, so that no mask of T x T is ever made."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import flash_attention_mask
+
+    AttentionInterface.register(NAME, hf_attention)
+    AttentionMaskInterface.register(NAME, flash_attention_mask)
