@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -14,7 +13,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from mmdata.labels import IGNORE
 from mmtrain.collate import model_inputs
+from mmtrain.losses import cross_entropy_sum
 from mmtrain.spec import ModelSpec, TowerSpec
 from mmtrain.tokenizer import IMAGE
 
@@ -48,19 +49,12 @@ def build(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> 
 
 
 def loss_sum(model: LlavaForConditionalGeneration, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum over the batch's targets of weight * cross-entropy, and the sum of the weights; both float32 scalars.
-
-    Only the hidden states that predict a target meet the output head, so that logits are targets x vocabulary and
-    never tokens x vocabulary. Divide by the weights of the whole step: a mean per batch would favour short ones.
-    """
+    """Sum over the batch's targets of weight * cross-entropy, and the sum of the weights; both float32 scalars."""
     inputs = model_inputs(batch)
-    labels = inputs.pop("labels")[0, 1:]
-    hidden = model.model(**inputs).last_hidden_state[0, :-1]
-    at = torch.nonzero(labels != -100)[:, 0]
-    logits = model.lm_head(hidden[at]).float()
-    weights = batch["loss_weights"][0, 1:][at]
-    losses = F.cross_entropy(logits, labels[at], reduction="none")
-    return (losses * weights).sum(), weights.sum()
+    labels = inputs.pop("labels")[0]
+    weights = batch["loss_weights"][0]
+    hidden = model.model(**inputs).last_hidden_state[0]
+    return cross_entropy_sum(hidden, model.lm_head, labels, weights), weights[1:][labels[1:] != IGNORE].sum()
 
 
 def _tower(spec: TowerSpec) -> dict[str, Any]:
