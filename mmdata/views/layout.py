@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -77,24 +76,25 @@ def _write_planes(into: np.ndarray, pixels: np.ndarray, normalise: Normalise | N
         for channel in range(3):
             np.copyto(into[..., channel, :, :], pixels[..., channel, :, :])
         return
-    shift, scale = constants(normalise.mean, normalise.std)
+    shift, scale = _scalars(normalise)
     height, width = pixels.shape[-2:]
     rows = min(height, max(1, BLOCK // width))
     plane = np.empty((rows, width), np.uint8)
     for picture in np.ndindex(pixels.shape[:-3]):
-        for channel in range(3):
-            source, floats = pixels[(*picture, channel)], into[(*picture, channel)]
-            for top in range(0, height, rows):
-                block = floats[top : top + rows]
+        for top in range(0, height, rows):  # All channels of these rows while their pixels are in the cache.
+            for channel in range(3):
+                block = into[(*picture, channel)][top : top + rows]
                 values = plane[: len(block)]
-                np.copyto(values, source[top : top + rows])
+                np.copyto(values, pixels[(*picture, channel)][top : top + rows])
                 np.copyto(block, values)
-                _normalise(block, shift[channel, 0, 0], scale[channel, 0, 0])
+                np.subtract(block, shift[channel], out=block)
+                np.divide(block, scale[channel], out=block)
 
 
-def _normalise(floats: np.ndarray, shift: torch.Tensor, scale: torch.Tensor) -> None:
-    np.subtract(floats, shift.numpy(), out=floats)
-    np.divide(floats, scale.numpy(), out=floats)
+def _scalars(normalise: Normalise) -> tuple[np.ndarray, np.ndarray]:
+    """`constants` as float32 [3] each."""
+    shift, scale = constants(normalise.mean, normalise.std)
+    return shift.numpy().ravel(), scale.numpy().ravel()
 
 
 def write_patches(
@@ -138,38 +138,67 @@ def _write_rows(into: torch.Tensor, frames: torch.Tensor, op: Patchify, normalis
     """uint8 frames into rows, a few rows of blocks at a time. A still picture is sorted and normalised once and
     written `temporal` times."""
     temporal = 1 if len(frames) == 1 else op.temporal
-    copies, area = op.temporal // temporal, temporal * op.size**2
-    source = _cut(_filled(frames, temporal), replace(op, temporal=temporal, channels_last=True)).numpy()
-    times, bands = source.shape[:2]
-    across = source[0, 0].size // (3 * area)
-    step = min(bands, max(1, BLOCK // source[0, 0].size))
-    blocks = [(time, slice(top, top + step)) for time in range(times) for top in range(0, bands, step)]
-    if op.channels_last:
-        rows = into.view(times, bands, across, -1).numpy()
-        places = into.view(*source.shape[:5], copies, *source.shape[5:]).movedim(5, 0).numpy()
-        for block in blocks:
-            for place in places:
-                np.copyto(place[block], source[block])
-            if normalise:
-                _normalise(rows[block], *constants(normalise.mean, normalise.std, (op.temporal, op.size, True)))
-        return
-    planes = into.view(times, bands, across, 3, copies, area).numpy()
-    together = np.empty((step, *source.shape[2:]), np.uint8)
-    plane = np.empty((step, across, area), np.uint8)
-    floats = np.empty(plane.shape, np.float32)
+    source = _runs(_filled(frames, temporal), op, temporal)
+    step = min(source.shape[1], max(1, BLOCK // (source[0, 0].size * source.itemsize)))
+    blocks = [(time, slice(top, top + step)) for time in range(len(source)) for top in range(0, source.shape[1], step)]
+    gathered = np.empty((step, *source.shape[2:]), source.dtype)
+    bands = into.view(*source.shape[:2], -1, into.shape[1]).numpy()  # [times, bands, patches, values]
     for block in blocks:
-        number = len(source[block])
-        np.copyto(together[:number], source[block])  # Whole runs of pixels, then every third byte out of the cache.
-        pixels = together[:number].reshape(number, across, area, 3)
-        for channel in range(3):
-            values = plane[:number]
-            np.copyto(values, pixels[..., channel])
-            if normalise:
-                np.copyto(floats[:number], values)
-                values = floats[:number]
-                shift, scale = constants(normalise.mean, normalise.std)
-                _normalise(values, shift[channel, 0, 0], scale[channel, 0, 0])
-            np.copyto(planes[block][:, :, channel], values[:, :, None])
+        there = gathered[: len(source[block])]
+        np.copyto(there, source[block])
+        pixels = there.reshape(-1).view(np.uint8).reshape(len(there), bands.shape[2], -1, 3)
+        (_write_pixels if op.channels_last else _write_channels)(bands[block], pixels, op, normalise)
+
+
+def _runs(frames: torch.Tensor, op: Patchify, temporal: int) -> np.ndarray:
+    """A view [T/temporal, rows/merge, columns/merge, merge, merge, temporal, size] of [T, 3, H, W]: the `size` pixels
+    of each row of each patch as one item, which numpy moves in a fifth of the time of as many bytes."""
+    last = frames.movedim(-3, -1).numpy()
+    count, height, width, _ = last.shape
+    if last.strides[-2:] != (3, 1):
+        last = np.ascontiguousarray(last)
+    runs = last.reshape(count, height, 3 * width).view(f"V{3 * op.size}")
+    block = op.size * op.merge
+    shape = (count // temporal, temporal, height // block, op.merge, op.size, width // block, op.merge)
+    return runs.reshape(shape).transpose(0, 2, 5, 3, 6, 1, 4)
+
+
+def _write_pixels(rows: np.ndarray, pixels: np.ndarray, op: Patchify, normalise: Normalise | None) -> None:
+    """uint8 [bands, patches, n, 3] into rows whose channels come last, as often as they have room for it."""
+    values = pixels.shape[2] * 3
+    for first in range(0, rows.shape[2], values):
+        np.copyto(rows[..., first : first + values], pixels.reshape(*pixels.shape[:2], values))
+    if normalise:
+        shift, scale = constants(normalise.mean, normalise.std, (op.temporal, op.size, True))
+        np.subtract(rows, shift.numpy(), out=rows)
+        np.divide(rows, scale.numpy(), out=rows)
+
+
+def _write_channels(rows: np.ndarray, pixels: np.ndarray, op: Patchify, normalise: Normalise | None) -> None:
+    """uint8 [bands, patches, n, 3] into rows whose channels come first, each as often as there is room for it."""
+    count, across, area, _ = pixels.shape
+    planes = rows.reshape(count, across, 3, -1, area)
+    if not normalise:
+        apart = np.empty((3, count, across, area), np.uint8)
+        np.copyto(apart.reshape(3, -1), pixels.reshape(-1, 3).T)  # Every third byte, out of the cache.
+        np.copyto(_whole(planes), _whole(apart).transpose(1, 2, 0)[..., None])
+        return
+    shift, scale = _scalars(normalise)
+    plane = np.empty((count, across, area), np.uint8)
+    floats = np.empty(plane.shape, np.float32)
+    copies = _whole(planes)
+    for channel in range(3):
+        np.copyto(plane.reshape(-1), pixels.reshape(-1, 3)[:, channel])
+        np.copyto(floats, plane)
+        np.subtract(floats, shift[channel], out=floats)
+        np.divide(floats, scale[channel], out=planes[:, :, channel, 0])
+        if copies.shape[-1] > 1:
+            np.copyto(copies[:, :, channel, 1:], copies[:, :, channel, :1])
+
+
+def _whole(planes: np.ndarray) -> np.ndarray:
+    """[..., n] as items of n values, to be moved without a look at them."""
+    return planes.view(f"V{planes.shape[-1] * planes.itemsize}")[..., 0]
 
 
 def _filled(frames: torch.Tensor, temporal: int) -> torch.Tensor:
