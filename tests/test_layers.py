@@ -58,7 +58,11 @@ TESTED_BY = {
         "mmdata/report_page/pictures.py",
         "mmdata/report_page/text.py",
     ],
-    "tests/shards/test_interop.py": ["mmdata/shards/dataset.py"],  # Bytes by key, against webdataset and datasets.
+    "tests/shards/test_columns.py": ["mmdata/shards/arrow.py"],  # Columns are made of them.
+    "tests/shards/test_interop.py": [  # Bytes by key, against webdataset and datasets.
+        "mmdata/shards/dataset.py",
+        "mmdata/shards/opened.py",
+    ],
     "tests/test_verify.py": [  # Every byte flipped and every cut.
         "mmdata/shards/index.py",
         "mmdata/shards/manifest.py",

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import crc32c
+import numpy as np
 import pyarrow as pa
 
 from mmdata.errors import DataError
-from mmdata.shards import packet_table
+from mmdata.shards import arrow, packet_table
 from mmdata.types import Media, Place, Stored, Text
 
 PartKind = Literal["text", "image", "video", "audio", "stored", "meta"]
@@ -212,14 +213,20 @@ class Index:
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
-    def keys(self) -> list[str]:
-        """All keys, in shard order."""
-        keys: list[str] = self._table["key"].to_pylist()
+    def keys(self, rows: np.ndarray | None = None) -> list[str]:
+        """The keys of these rows (int64 [N]), or all, in shard order."""
+        column = self._table["key"]
+        keys: list[str] = (column if rows is None else column.take(arrow.indices(rows))).to_pylist()
         return keys
 
     def column(self, name: str) -> pa.ChunkedArray:
         """A whole column, unchecked row by row: open with the manifest's crc32c, or call `verify`."""
         return self._table[name]
+
+    def parts(self) -> tuple[np.ndarray, pa.StructArray]:
+        """The first part of each row, int32 [rows + 1], and all parts; unchecked like `column`. At least one row."""
+        column = self._table["parts"].chunk(0)
+        return arrow.numbers(column.offsets), column.values
 
     def row(self, at: int, *, check: bool = True) -> IndexRow:
         """Row `at`, 0 <= at < len. Raises DataError when its crc32c does not match."""
