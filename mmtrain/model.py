@@ -15,7 +15,7 @@ from transformers import (
 
 from mmdata.labels import IGNORE
 from mmtrain.collate import model_inputs
-from mmtrain.losses import cross_entropy_sum
+from mmtrain.losses import Norm, cross_entropy_sum, normed
 from mmtrain.spec import ModelSpec, TowerSpec
 from mmtrain.tokenizer import IMAGE
 
@@ -48,13 +48,22 @@ def build(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> 
         return LlavaForConditionalGeneration(config)
 
 
-def loss_sum(model: LlavaForConditionalGeneration, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+def loss_sum(
+    model: LlavaForConditionalGeneration, batch: dict[str, Any], norm: Norm = "token"
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum over the batch's targets of weight * cross-entropy, and the sum of the weights; both float32 scalars."""
     inputs = model_inputs(batch)
     labels = inputs.pop("labels")[0]
-    weights = batch["loss_weights"][0]
+    weights = target_weights(batch, norm)
     hidden = model.model(**inputs).last_hidden_state[0]
-    return cross_entropy_sum(hidden, model.lm_head, labels, weights), weights[1:][labels[1:] != IGNORE].sum()
+    return cross_entropy_sum(hidden, model.lm_head, labels, weights), weights.sum()
+
+
+def target_weights(batch: dict[str, Any], norm: Norm) -> torch.Tensor:
+    """What each label of a batch weighs, float32 [T]: 0 where there is none."""
+    labels = batch["labels"][0]
+    weights = normed(batch["loss_weights"][0], labels, batch["cu_seq_lens_q"], norm)
+    return torch.where(labels == IGNORE, 0, weights)
 
 
 def _tower(spec: TowerSpec) -> dict[str, Any]:

@@ -1,34 +1,79 @@
-"""AdamW and its schedule."""
+"""AdamW over what the rules train, and its schedule."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
+from mmtrain.components import aliases
+from mmtrain.rules import Setting
 from mmtrain.spec import OptimSpec
 
 
-def optimizer(model: torch.nn.Module, spec: OptimSpec) -> torch.optim.AdamW:
-    """AdamW over all trainable parameters; matrices decay, vectors (norms, biases) and embeddings do not."""
+def optimizer(model: Any, spec: OptimSpec, settings: Mapping[str, Setting]) -> torch.optim.AdamW:
+    """AdamW over all parameters that are trained at some time, in groups of one peak rate (`peak`) and weight decay.
+
+    `settings` are those of `rules.resolve`, by alias. Where they do not say otherwise, matrices decay; vectors (norms,
+    biases) and embeddings do not. Parameters that are still frozen have no gradient and are passed over.
+    """
+    named = aliases(model)
     tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
-    decay: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
-    for parameter in model.parameters():
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        setting = settings[named[name]]
+        if not setting.train:
+            continue
+        decays = parameter.ndim >= 2 and id(parameter) not in tables
+        decay = (spec.weight_decay if decays else 0.0) if setting.weight_decay is None else setting.weight_decay
+        groups.setdefault((setting.rate(spec.lr), decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": members, "lr": peak, "peak": peak, "weight_decay": decay}
+            for (peak, decay), members in groups.items()
+        ],
+        betas=spec.betas,
+    )
+
+
+def thaw(model: Any, settings: Mapping[str, Setting], progress: float) -> list[str]:
+    """Let the rules' parameters need gradients, or not, at `progress` (0 to 1) of the run, and put modules of which all
+    is frozen into `eval()` (their dropout and statistics stand still too). Answers the aliases that are trained now.
+    Call it after `model.train()`."""
+    trained = []
+    named = aliases(model)
+    for name, parameter in model.named_parameters():
+        setting = settings[named[name]]
+        parameter.requires_grad_(setting.train and progress >= setting.freeze_until)
         if parameter.requires_grad:
-            (decay if parameter.ndim >= 2 and id(parameter) not in tables else rest).append(parameter)
-    groups = [{"params": decay, "weight_decay": spec.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=spec.lr, betas=spec.betas)
+            trained.append(named[name])
+    for module in model.modules():
+        if not _any_trained(module.parameters()) and next(module.parameters(), None) is not None:
+            module.eval()
+    return trained
 
 
-def learning_rate(step: int, steps: int, spec: OptimSpec) -> float:
-    """The rate of step 0 <= step < steps: linear from zero over the warm-up, then half a cosine down to `min_lr`.
+def _any_trained(parameters: Iterable[torch.nn.Parameter]) -> bool:
+    return any(parameter.requires_grad for parameter in parameters)
 
-    >>> spec = OptimSpec(lr=1.0, warmup_steps=2, min_lr=0.1)
-    >>> [round(learning_rate(s, 6, spec), 3) for s in range(6)]
+
+def set_rates(optim: torch.optim.Optimizer, factor: float) -> None:
+    """Each group's rate: its peak times `factor`."""
+    for group in optim.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+def schedule(step: int, steps: int, spec: OptimSpec) -> float:
+    """The share of the peak rate in step 0 <= step < steps: linear from zero over the warm-up, then half a cosine down
+    to `min_lr`.
+
+    >>> spec = OptimSpec(warmup_steps=2, min_lr=0.1)
+    >>> [round(schedule(s, 6, spec), 3) for s in range(6)]
     [0.5, 1.0, 1.0, 0.775, 0.325, 0.1]
     """
     if step < spec.warmup_steps:
-        return spec.lr * (step + 1) / spec.warmup_steps
+        return (step + 1) / spec.warmup_steps
     progress = (step - spec.warmup_steps) / max(1, steps - 1 - spec.warmup_steps)
-    return spec.lr * (spec.min_lr + (1 - spec.min_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2)
+    return spec.min_lr + (1 - spec.min_lr) * (1 + math.cos(math.pi * min(1.0, progress))) / 2

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,12 @@ from mmdata.stream.loader import Batch, StreamLoader
 from mmtrain import checkpoint, run
 from mmtrain.checkpoint import Progress
 from mmtrain.collate import PackedCollator
+from mmtrain.components import aliases
 from mmtrain.inspect_packs import describe_pack
-from mmtrain.model import build, loss_sum
-from mmtrain.optim import learning_rate, optimizer
+from mmtrain.losses import Norm
+from mmtrain.model import build, loss_sum, target_weights
+from mmtrain.optim import optimizer, schedule, set_rates, thaw
+from mmtrain.rules import Setting, resolve, table
 from mmtrain.spec import TrainSpec
 from mmtrain.tokenizer import load_or_train, train
 
@@ -92,10 +95,12 @@ def sft(spec: TrainSpec, *, resume: str = "auto", dry_run: bool = False, inspect
             print(describe_pack(batch, tokenizer))
         return 0
     model = build(spec.model, tokenizer, seed=spec.seed)
+    settings = resolve(spec.parameters, list(aliases(model).values()))
     print(plan(spec, loader.dataset, model))
+    print(parameter_table(spec, model, settings))
     if dry_run:
         return 0
-    train_loop(spec, model, loader, start)
+    train_loop(spec, model, settings, loader, start)
     return 0
 
 
@@ -134,10 +139,20 @@ def plan(spec: TrainSpec, stream: StreamingDataset, model: torch.nn.Module) -> s
     )
 
 
-def train_loop(spec: TrainSpec, model: Any, loader: StreamLoader, start: Path | None) -> None:
+def parameter_table(spec: TrainSpec, model: torch.nn.Module, settings: Mapping[str, Setting]) -> str:
+    """What the rules for parameters come to."""
+    named = aliases(model)
+    sizes = {named[name]: parameter.numel() for name, parameter in model.named_parameters()}
+    return table(settings, sizes, lr=spec.optim.lr)
+
+
+def train_loop(
+    spec: TrainSpec, model: Any, settings: Mapping[str, Setting], loader: StreamLoader, start: Path | None
+) -> None:
     """Steps from the checkpoint (or the beginning) to the end, with log and checkpoints."""
     folder = Path(spec.output)
-    optim = optimizer(model, spec.optim)
+    optim = optimizer(model, spec.optim, settings)
+    staged = any(setting.freeze_until or not setting.train for setting in settings.values())
     step = 0
     if start is not None:
         progress = checkpoint.load(start, model, optim)
@@ -151,9 +166,22 @@ def train_loop(spec: TrainSpec, model: Any, loader: StreamLoader, start: Path | 
         for batches, waited in _timed(loader.steps()):
             if step >= spec.steps:
                 break
-            lr = learning_rate(step, spec.steps, spec.optim)
+            factor = schedule(step, spec.steps, spec.optim)
+            lr = spec.optim.lr * factor
             started = time.monotonic()
-            result = train_step(model, optim, batches, lr=lr, clip=spec.optim.clip, seed=spec.seed, step=step)
+            model.train()
+            if staged:
+                thaw(model, settings, step / spec.steps)
+            result = train_step(
+                model,
+                optim,
+                batches,
+                factor=factor,
+                clip=spec.optim.clip,
+                norm=spec.loss_norm,
+                seed=spec.seed,
+                step=step,
+            )
             values = _values(step, result, batches, lr, waited, time.monotonic() - started, loader)
             log.write(values)
             loss = result.loss
@@ -186,36 +214,36 @@ def train_step(
     optim: torch.optim.Optimizer,
     batches: list[Batch],
     *,
-    lr: float,
+    factor: float,
     clip: float,
+    norm: Norm,
     seed: int,
     step: int,
 ) -> Step:
-    """One optimiser step over all packs of a global step.
+    """One optimiser step over all packs of a global step, at `factor` of every group's peak rate.
 
     The loss is the sum over all packs divided by the weights of all packs, so it does not depend on how targets are
     spread over packs. A step without targets moves nothing. Raises RunError, before anything moved, for a loss or
     gradient that is not finite.
     """
     torch.manual_seed(int(rng.generator("step", seed, step).integers(2**63)))
-    total = float(sum(batch["loss_weights"].sum() for batch in batches))
+    total = float(sum(target_weights(batch, norm).sum() for batch in batches))
     if not total:
         return Step(loss=0.0, grad_norm=0.0, weight=0.0)
     optim.zero_grad(set_to_none=True)
     loss = 0.0
     for batch in batches:
-        summed, _ = loss_sum(model, batch)
+        summed, _ = loss_sum(model, batch, norm)
         part = summed / total
         part.backward()
         loss += float(part.detach())
-    norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
-    if not (math.isfinite(loss) and math.isfinite(norm)):
+    length = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
+    if not (math.isfinite(loss) and math.isfinite(length)):
         keys = [key for batch in batches for key in batch["keys"]]
-        raise RunError(f"step {step}: loss {loss}, gradient norm {norm}; the weights were not moved. Samples: {keys}")
-    for group in optim.param_groups:
-        group["lr"] = lr
+        raise RunError(f"step {step}: loss {loss}, gradient norm {length}; the weights were not moved. Samples: {keys}")
+    set_rates(optim, factor)
     optim.step()
-    return Step(loss=loss, grad_norm=norm, weight=total)
+    return Step(loss=loss, grad_norm=length, weight=total)
 
 
 def _values(

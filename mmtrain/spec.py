@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from mmdata.spec import Model, OutputPath, runtime
 from mmdata.stream.spec import StreamSpec
+from mmtrain.losses import Norm
+from mmtrain.rules import Rule
 
 
 class TokenizerSpec(Model):
@@ -65,6 +67,11 @@ class TrainSpec(Model):
     data: StreamSpec
     tokenizer: TokenizerSpec = TokenizerSpec()
     model: ModelSpec = ModelSpec()
+    parameters: tuple[Rule, ...] = ()
+    """Which parameters are trained, from when on and how fast; without rules, all are, alike. Aliases begin with
+    `vision`, `audio`, `connector`, `language` or `head`; `--dry-run` prints what the rules come to."""
+    loss_norm: Norm = "token"
+    """What counts alike: every target token, every sample, or (`sqrt`) something between."""
     optim: OptimSpec = OptimSpec()
     steps: int = Field(60, ge=1)
     """Optimiser steps."""

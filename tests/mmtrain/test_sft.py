@@ -169,21 +169,33 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
 
     model = Broken()
     optim = torch.optim.AdamW(model.parameters())
-    batch = {"loss_weights": torch.ones(1, 3), "keys": ["000000007"]}
+    batch = {
+        "loss_weights": torch.ones(1, 3),
+        "labels": torch.tensor([[-100, 5, 6]]),
+        "cu_seq_lens_q": torch.tensor([0, 3]),
+        "keys": ["000000007"],
+    }
 
-    def loss(model: Any, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(model: Any, batch: Any, norm: str) -> tuple[torch.Tensor, torch.Tensor]:
         return (model.weight * float("nan")).sum(), torch.ones(())
 
     original = sft.loss_sum
     sft.loss_sum = loss
     try:
         with pytest.raises(RunError, match="000000007"):
-            sft.train_step(model, optim, [batch], lr=1.0, clip=1.0, seed=0, step=0)
+            sft.train_step(model, optim, [batch], factor=1.0, clip=1.0, norm="token", seed=0, step=0)
     finally:
         sft.loss_sum = original
     assert model.weight.tolist() == [1, 1]
     empty = sft.train_step(
-        model, optim, [{**batch, "loss_weights": torch.zeros(1, 3)}], lr=1.0, clip=1.0, seed=0, step=0
+        model,
+        optim,
+        [{**batch, "loss_weights": torch.zeros(1, 3)}],
+        factor=1.0,
+        clip=1.0,
+        norm="token",
+        seed=0,
+        step=0,
     )
     assert (empty.loss, empty.weight) == (0.0, 0.0)
     assert model.weight.tolist() == [1, 1]
