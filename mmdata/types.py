@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -360,26 +360,58 @@ class MediaPlan:
     """Of a video: seconds at which each of `frames` is shown."""
     seconds: float | None = None
     """Of a video: how long it lasts."""
+    before: tuple[PixelOp, ...] = ()
+    """What is done to the picture before all that: `size` is what these leave of it. A sample that was too long has its
+    pictures made smaller so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """What is left of a sample that was too long: these of its parts, in order, the last of them (a text) cut after
+    `cut` characters."""
+
+    parts: tuple[int, ...]
+    cut: int | None = None
+
+
+class Cost(NamedTuple):
+    """What there is to do for a sample or pack, in whole numbers: tokens, the sum of the squares of the samples'
+    tokens, patches that the vision tower sees (rows of padding too), frames of log-mel."""
+
+    tokens: int = 0
+    squares: int = 0
+    patches: int = 0
+    mel_frames: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One sample of a pack: its place in the dataset, all its tokens (media included), its media's plans."""
+    """One sample of a pack: its place in the dataset, all its tokens (media included), its media's plans.
+
+    `dataset` is the number of its dataset in the stream, `epoch` how often that dataset has been gone through before
+    (which keys all chance). `media` are the plans of the media that are left after `trim`."""
 
     position: int
     key: str
     tokens: int
     media: tuple[MediaPlan, ...] = ()
+    dataset: int = 0
+    epoch: int = 0
+    trim: Trim | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
-    """The samples that share one row of a batch; made before any decode. `number` counts within the block."""
+    """The samples that share one row of a batch; made before any decode. `number` counts within the block.
+
+    Of a `padded` pack every item is a row of its own, as long as the longest."""
 
     epoch: int
     block: int
     number: int
     items: tuple[Item, ...]
+    cost: Cost = Cost()
+    padded: bool = False
 
     @property
     def keys(self) -> tuple[str, ...]:

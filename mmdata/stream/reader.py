@@ -14,6 +14,7 @@ from mmdata.errors import DataError, RunError
 from mmdata.families._family import Family, Segment, View, expand, filler, media_length, plan_media, views
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.assemble import assemble
+from mmdata.stream.fit import trimmed
 from mmdata.stream.materialized import usable
 from mmdata.stream.pictures import Pending, pending, together
 from mmdata.stream.realize import read_image, realize
@@ -56,7 +57,7 @@ def read_pack(
     A sample that cannot be read keeps its place with constant media and no labels, and is named in `masked`.
     `fallbacks` counts the pictures that DALI left to the CPU, by reason.
     """
-    attempts = [_attempt(item, pack.epoch, dataset, family, template, spec) for item in pack.items]
+    attempts = [_attempt(item, dataset, family, template, spec) for item in pack.items]
     read = together(attempts, spec, Counter() if fallbacks is None else fallbacks)
     segments: list[Segment] = []
     arrays: list[list[np.ndarray]] = []
@@ -88,19 +89,19 @@ def dummy(family: Family) -> Packed:
 
 
 def _attempt(
-    item: Item, epoch: int, dataset: Dataset, family: Family, template: Template, spec: StreamSpec
+    item: Item, dataset: Dataset, family: Family, template: Template, spec: StreamSpec
 ) -> tuple[Segment, list[np.ndarray | Pending]] | DataError:
     try:
-        return _read_item(item, epoch, dataset, family, template, spec)
+        return _read_item(item, dataset, family, template, spec)
     except DataError as error:
         return error
 
 
 def _read_item(
-    item: Item, epoch: int, dataset: Dataset, family: Family, template: Template, spec: StreamSpec
+    item: Item, dataset: Dataset, family: Family, template: Template, spec: StreamSpec
 ) -> tuple[Segment, list[np.ndarray | Pending]]:
     sample = _patiently(lambda: dataset.sample(item.position, media=False), _place(dataset, item.position))
-    sample = drawn(sample, spec.augment, seed=spec.seed, epoch=epoch)
+    sample = trimmed(drawn(sample, spec.augment, seed=spec.seed, epoch=item.epoch), item.trim)
     (encoded,) = encode([sample], family.tokenizer, template)
     if isinstance(encoded, DataError):
         raise encoded

@@ -39,8 +39,9 @@ def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int, fide
 
 
 def whole_plan(medium: Media, plan: MediaPlan) -> MediaPlan:
-    """The plan with what augmentation does first."""
-    return replace(plan, ops=medium.before + plan.ops) if isinstance(medium, Augmented) else plan
+    """The plan with what augmentation does first, and then what makes the picture smaller."""
+    before = (*(medium.before if isinstance(medium, Augmented) else ()), *plan.before)
+    return replace(plan, ops=before + plan.ops, before=()) if before else plan
 
 
 def bytes_size(medium: Media) -> tuple[int, int] | None:

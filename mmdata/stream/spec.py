@@ -6,12 +6,38 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mmdata.spec import InputPath, Model, runtime
+from mmdata.pack import OverlongPolicy
+from mmdata.spec import InputPath, Model, OutputPath, runtime
+from mmdata.stream.cost import Costs
 from mmdata.stream.order import Shuffle
 from mmdata.templates import TrainOn, Weights
 from mmdata.views.augment import Augment
 
-Packing = Literal["best_fit", "none"]
+Packing = Literal[
+    "best_fit", "thorough", "best_fit_decreasing", "first_fit_decreasing", "first_fit", "next_fit", "none"
+]
+
+
+class Capacity(Model):
+    """What a pack holds at most besides its tokens; null is no limit."""
+
+    patches: int | None = Field(None, ge=1)
+    """Patches that the vision tower sees, rows of padding too."""
+    mel_frames: int | None = Field(None, ge=1)
+    """Frames of log-mel that the audio tower sees."""
+    media: int | None = Field(None, ge=1)
+    """Pictures, videos and sounds."""
+
+
+class Failures(Model):
+    """How many samples of a dataset may fail to be read before the run stops."""
+
+    consecutive: int = Field(100, ge=1)
+    """So many in a row stop it."""
+    rate: float = Field(0.1, ge=0, le=1)
+    """So does a larger share than this of all that were read,"""
+    probation: int = Field(1000, ge=1)
+    """once so many were."""
 
 
 class StreamSpec(Model):
@@ -31,9 +57,32 @@ class StreamSpec(Model):
     token_weights: Weights = Weights()
     """What a token weighs in the loss, by its class."""
     max_length: int | None = Field(None, ge=2)
-    """Tokens per pack, and of the longest sample; longer ones are left out and counted `overlong`."""
+    """Tokens of the longest sample, and of a pack unless `pack_tokens` says otherwise."""
+    overlong: OverlongPolicy = "drop"
+    """What becomes of longer samples. `drop` leaves them out; `truncate_text` drops whole exchanges, then the end of an
+    answer, never half a medium; `shrink_media` plans their media smaller; `error` stops. All are counted."""
+    truncate_keep: Literal["first", "last"] = "first"
+    """Which exchanges `truncate_text` keeps."""
     packing: Packing = "best_fit"
-    """How samples share a pack; `none` gives each its own."""
+    """How samples share a pack. `best_fit` has the fewest packs of several rules; `thorough` searches longer; the
+    others are single rules by their names, `next_fit` and `first_fit` in the order of the stream. `none`: no sharing;
+    every sample is a row of its own, in batches of `batch_tokens` or `batch_rows` where given."""
+    pack_tokens: int | None = Field(None, ge=2)
+    """Tokens per pack; more than `max_length` where a pack is to hold several of the longest samples."""
+    capacity: Capacity = Capacity()
+    """What else a pack holds at most."""
+    packing_window: int | None = Field(None, ge=1)
+    """Samples packed together; null: a whole block. Smaller windows keep the order of the stream better and fill packs
+    less well."""
+    pad_multiple: int = Field(1, ge=1)
+    """Rows are padded to a multiple of so many tokens: a pack holds no more than fits so, and the rows of `none` count
+    as padded."""
+    batch_tokens: int | None = Field(None, ge=2)
+    """With `packing: none`: tokens per batch of rows of like length, padding included."""
+    batch_rows: int | None = Field(None, ge=1)
+    """With `packing: none`: rows per batch."""
+    costs: Costs = Costs()
+    """What tokens, patches and frames cost, by which packs are spread over steps and dealt to ranks."""
     seed: int = 0
     """Keys every permutation."""
     shuffle: Shuffle = "global"
@@ -57,5 +106,27 @@ class StreamSpec(Model):
     where it comes near (`lossy`: JPEG, float16), or never (`off`)."""
     augment: Augment | None = None
     """Chance for training: crops, scale, mirroring and colour; none by default."""
+    lengths: OutputPath | None = runtime(None)
+    """Folder for the counts of texts' tokens; null: beside the dataset, or where that cannot be written in
+    `$XDG_CACHE_HOME/mmdata` (`~/.cache/mmdata`)."""
     integrity: Literal["crc32c", "off"] = runtime("crc32c")
     """`crc32c` checks every byte and fact before it is yielded."""
+    failures: Failures = runtime(Failures())
+    """When samples that cannot be read stop the run; counted by each process, dataset by dataset."""
+    quarantine: bool = runtime(False)
+    """Whether the bytes of samples that cannot be read are copied to `quarantine/` in the run's folder."""
+
+    @property
+    def row_tokens(self) -> int | None:
+        """Tokens that a pack, or a row of a batch, holds at most: a whole number of `pad_multiple`."""
+        if self.packing == "none":
+            limit = self.batch_tokens
+        else:
+            limit = self.pack_tokens or self.max_length
+        return None if limit is None else max(limit // self.pad_multiple, 1) * self.pad_multiple
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample that fits."""
+        limits = [limit for limit in (self.max_length, self.row_tokens) if limit is not None]
+        return min(limits, default=None)

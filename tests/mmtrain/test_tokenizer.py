@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from mmdata.shards.dataset import open_dataset
-from mmdata.stream.state import tokenizer_digest
+from mmdata.stream.tokenizer import tokenizer_digest
 from mmtrain.spec import TokenizerSpec
 from mmtrain.tokenizer import captions, load_or_train, train
 

@@ -1,0 +1,102 @@
+"""Measured samples to packs: which share one, and in which order packs come."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mmdata import rng
+from mmdata.pack import Bins, Strategy, length_batches, pack, pack_vectors
+from mmdata.stream.measure import Measured
+from mmdata.stream.spec import StreamSpec
+from mmdata.types import Cost
+
+Array = npt.NDArray[np.int64]
+
+
+def group(measured: Measured, spec: StreamSpec, *, packs: bool) -> tuple[Bins, int]:
+    """Bins of the samples that are not left out (numbers into `measured`): samples of a bin in the order of the stream,
+    bins in the order of their first samples; and how many samples no bin can take, for what they hold besides tokens.
+    `packs` is False where samples must not share a row."""
+    kept = np.flatnonzero(measured.tokens)
+    over = 0
+    if packs and spec.packing != "none" and (limits := _limits(spec)):
+        fits = (_sizes(measured, kept)[:, list(limits)] <= list(limits.values())).all(1)
+        over, kept = int((~fits).sum()), kept[fits]
+    if not len(kept):
+        return Bins(items=kept, offsets=np.zeros(1, np.int64)), over
+    if packs and spec.packing != "none":
+        bins = _packed(measured, kept, spec)
+    elif packs and (spec.batch_tokens or spec.batch_rows):
+        bins = _batched(measured, kept, spec)
+    else:
+        bins = Bins(items=np.arange(len(kept)), offsets=np.arange(len(kept) + 1))
+    return _sorted(Bins(items=kept[bins.items], offsets=bins.offsets)), over
+
+
+def costs(bins: Bins, measured: Measured) -> Array:
+    """int64 [B, 4]: the `Cost` of each bin."""
+    tokens = measured.tokens
+    table = np.stack([tokens, tokens**2, measured.patches, measured.mel_frames], axis=1)
+    return bins.loads(table).reshape(-1, len(Cost._fields))
+
+
+def shuffled(bins: Bins, spec: StreamSpec, epoch: int, number: int) -> Bins:
+    """The bins in an order of chance, keyed by seed, epoch and block; left alone where nothing is shuffled."""
+    if spec.shuffle == "none":
+        return bins
+    return taken(bins, rng.generator("packs", spec.seed, epoch, number).permutation(len(bins)))
+
+
+def taken(bins: Bins, order: Array) -> Bins:
+    """The bins of these numbers, in this order."""
+    sizes = np.diff(bins.offsets)[order]
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
+    return Bins(items=bins.items[np.repeat(bins.offsets[:-1][order], sizes) + within], offsets=offsets)
+
+
+def _packed(measured: Measured, kept: Array, spec: StreamSpec) -> Bins:
+    tokens, limit = measured.tokens[kept], spec.row_tokens
+    assert limit is not None, spec
+    limits = _limits(spec)
+    if not limits:
+        strategy: Strategy = "best" if spec.packing == "best_fit" else spec.packing  # type: ignore[assignment]
+        return pack(tokens, limit, strategy, window=spec.packing_window)
+    sizes = np.concatenate([tokens[:, None], _sizes(measured, kept)[:, list(limits)]], axis=1)
+    window = spec.packing_window or len(kept)
+    parts = []
+    for start in range(0, len(kept), window):
+        part = pack_vectors(sizes[start : start + window], [limit, *limits.values()])
+        parts.append(Bins(items=part.items + start, offsets=part.offsets))
+    return Bins.joined(parts)
+
+
+def _limits(spec: StreamSpec) -> dict[int, int]:
+    """The limits besides tokens that are given, by column of `_sizes`."""
+    limits = (spec.capacity.patches, spec.capacity.mel_frames, spec.capacity.media)
+    return {column: limit for column, limit in enumerate(limits) if limit is not None}
+
+
+def _sizes(measured: Measured, kept: Array) -> Array:
+    """int64 [N, 3]: patches, frames of log-mel and media."""
+    media = np.array([len(measured.plans[i]) for i in kept.tolist()], np.int64)
+    return np.stack([measured.patches[kept], measured.mel_frames[kept], media], axis=1)
+
+
+def _batched(measured: Measured, kept: Array, spec: StreamSpec) -> Bins:
+    return length_batches(
+        measured.tokens[kept],
+        rows=spec.batch_rows,
+        max_tokens=spec.batch_tokens,
+        multiple=spec.pad_multiple,
+        window=spec.packing_window,
+    )
+
+
+def _sorted(bins: Bins) -> Bins:
+    """Samples of each bin in the order of the stream, bins by their first sample."""
+    which = np.repeat(np.arange(len(bins)), np.diff(bins.offsets))
+    items = bins.items[np.lexsort((bins.items, which))]
+    inner = Bins(items=items, offsets=bins.offsets)
+    return taken(inner, np.argsort(items[inner.offsets[:-1]], kind="stable"))
