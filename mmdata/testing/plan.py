@@ -26,6 +26,7 @@ class Behaviour:
     keep the connection, close it, reset it (RST), or hang. A body that disagrees with its head closes.
     Timing: `delay` seconds before the head; `drip_bytes` body bytes every `drip_seconds`.
     `instead` gives no answer at all: hang, reset or close.
+    `ranges`: a file is sent in part where a Range header asks for it; without, as a whole all the same.
     `times` answers so many requests of this path, then the next behaviour of its list takes over.
     """
 
@@ -45,6 +46,7 @@ class Behaviour:
     drip_bytes: int | None = None
     drip_seconds: float = 0.1
     instead: Literal["hang", "reset", "close"] | None = None
+    ranges: bool = True
     times: int | None = None
 
     def __post_init__(self) -> None:

@@ -31,7 +31,8 @@ START_SECONDS = 30
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """One line of the server's log: when (Unix seconds) who asked what of which origin, and the status answered
-    (0: no answer was given). `active` counts the requests under way at that origin then, this one included."""
+    (0: no answer was given). `active` counts the requests under way at that origin then, this one included; `range`
+    is the Range header, or empty."""
 
     time: float
     origin: str
@@ -40,6 +41,7 @@ class Request:
     user_agent: str
     status: int
     active: int
+    range: str = ""
 
 
 class FaultServer:

@@ -10,6 +10,7 @@ import functools
 import gzip as gzip_module
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -28,6 +29,7 @@ from mmdata.testing.plan import Behaviour, OriginPlan, Plan
 
 CHUNK = 1 << 16
 HEAD_LIMIT = 1 << 16
+RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 GRACE_SECONDS = 0.05  # lets what was sent before a reset reach the client: a reset overtakes unread data
 TYPES = {
     ".jpg": "image/jpeg",
@@ -79,7 +81,23 @@ class Server:
         except (OSError, ValueError):
             return None
 
-    def record(self, origin: str, method: str, path: str, user_agent: str, status: int) -> None:
+    def find_range(self, name: str, asked: str) -> tuple[bytes, int, int] | None:
+        """The bytes of a file that a Range header asks for, their offset, and the length of the file; None where there
+        is no such file or the header is not one range with a start (RFC 9110, 14.2: then it is ignored)."""
+        match = RANGE.fullmatch(asked)
+        path = self.root / name.lstrip("/")
+        try:
+            if match is None or not path.resolve().is_relative_to(self.root):
+                return None
+            start = int(match[1])
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                end = min(int(match[2]) + 1, size) if match[2] else size
+                return os.pread(file.fileno(), max(0, end - start), start), start, size
+        except (OSError, ValueError):
+            return None
+
+    def record(self, origin: str, method: str, path: str, user_agent: str, status: int, asked: str) -> None:
         """One line of the log, in the file before the client sees an answer."""
         line = {
             "time": time.time(),
@@ -88,6 +106,7 @@ class Server:
             "path": path,
             "user_agent": user_agent,
             "status": status,
+            "range": asked,
             "active": self.active[origin],
         }
         os.write(self.log, json.dumps(line).encode() + b"\n")
@@ -157,9 +176,10 @@ class Connection(asyncio.Protocol):
             behaviour = self.server.choose(self.origin, target)
         else:
             behaviour = Behaviour(status=400 if method == "?" else 405, end="close")
-        answer = Answer.of(self.server, behaviour, unquote(target.partition("?")[0]), method == "HEAD")
+        asked = headers.get("range", "")
+        answer = Answer.of(self.server, behaviour, unquote(target.partition("?")[0]), method == "HEAD", asked)
         status = 0 if behaviour.instead else answer.status
-        self.server.record(self.origin, method, target, headers.get("user-agent", ""), status)
+        self.server.record(self.origin, method, target, headers.get("user-agent", ""), status, asked)
         keep = answer.keep and version == "HTTP/1.1" and headers.get("connection", "").lower() != "close"
         if answer.plain is not None:
             self.transport.write(answer.plain)
@@ -208,9 +228,10 @@ class Answer:
     keep: bool
 
     @classmethod
-    def of(cls, server: Server, behaviour: Behaviour, path: str, head_only: bool) -> Answer:
+    def of(cls, server: Server, behaviour: Behaviour, path: str, head_only: bool, asked: str) -> Answer:
         status, name = behaviour.status or 200, behaviour.file or path
         data: bytes | int = b""
+        headers: dict[str, str] = {}
         if behaviour.instead is None:
             if behaviour.redirect is not None:
                 status = behaviour.status or 302
@@ -218,6 +239,11 @@ class Answer:
                 data = _zero_gzip(behaviour.size) if behaviour.gzip else behaviour.size
             elif behaviour.body is not None:
                 data = _zip(behaviour.body.encode()) if behaviour.gzip else behaviour.body.encode()
+            elif asked and status == 200 and behaviour.ranges and (part := server.find_range(name, asked)):
+                data, start, length = part
+                status = 206 if data else 416
+                extent = f"{start}-{start + len(data) - 1}" if data else "*"
+                headers["Content-Range"] = f"bytes {extent}/{length}"
             elif status == 200 or behaviour.file is not None:
                 found = server.find(name)
                 if found is None:
@@ -226,7 +252,7 @@ class Answer:
             else:
                 data = (_phrase(status) + "\n").encode()
         size = data if isinstance(data, int) else len(data)
-        headers = {"Content-Type": behaviour.content_type or _type(name, status), "Server": "mmdata-testing"}
+        headers |= {"Content-Type": behaviour.content_type or _type(name, status), "Server": "mmdata-testing"}
         chunked = behaviour.declare == "chunked"
         if chunked:
             headers["Transfer-Encoding"] = "chunked"
@@ -271,7 +297,11 @@ def _chunks(data: bytes | int, sent: int, step: int, chunked: bool, complete: bo
 
 
 def _type(name: str, status: int) -> str:
-    return TYPES.get(os.path.splitext(name)[1].lower(), "application/octet-stream") if status == 200 else "text/plain"
+    return (
+        TYPES.get(os.path.splitext(name)[1].lower(), "application/octet-stream")
+        if status in (200, 206)
+        else "text/plain"
+    )
 
 
 def _phrase(status: int) -> str:
