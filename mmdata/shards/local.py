@@ -23,7 +23,7 @@ class LocalSource:
     def __init__(self, path: str | os.PathLike[str], *, mapped: bool = False) -> None:
         self.uri = os.fspath(path)
         try:
-            self._handle: _Handle | None = patiently(lambda: _open(self.uri), f"{self.uri}: open")
+            self._handle: Handle | None = patiently(lambda: _open(self.uri), f"{self.uri}: open")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise DataError("shard_missing", f"{self.uri}: {error.strerror}") from error
         self.size = os.fstat(self._handle.number).st_size
@@ -71,13 +71,13 @@ class LocalSource:
         self._handle = None
         self._map = None
 
-    def _opened(self) -> _Handle:
+    def _opened(self) -> Handle:
         handle = self._handle
         if handle is None:
             raise ValueError(f"{self.uri}: read after close")
         return handle
 
-    def _fill(self, handle: _Handle, offset: int, buffer: memoryview, done: int) -> None:
+    def _fill(self, handle: Handle, offset: int, buffer: memoryview, done: int) -> None:
         total = len(buffer)
         while done < total:
             at = done
@@ -93,7 +93,7 @@ class LocalSource:
         return DataError("shard_cut", f"{self.uri}: ends at byte {end}, {expected} expected")
 
 
-class _Handle:
+class Handle:
     """A file descriptor that is closed when the last who uses it has let go: a number closed under a reader could
     become another file, whose bytes the reader would then get."""
 
@@ -106,5 +106,5 @@ class _Handle:
         os.close(self.number)
 
 
-def _open(path: str) -> _Handle:
-    return _Handle(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+def _open(path: str) -> Handle:
+    return Handle(os.open(path, os.O_RDONLY | os.O_CLOEXEC))

@@ -1,4 +1,4 @@
-"""Patience with storage: what fails for a moment is tried again with back-off, and what goes on failing stops the run."""
+"""Patience with storage: what fails for a moment is tried again, each time later; what keeps failing stops the run."""
 
 from __future__ import annotations
 
