@@ -10,6 +10,7 @@ from mmdata.shards.local import LocalSource
 
 if TYPE_CHECKING:
     from mmdata.shards.cache import Cache
+    from mmdata.shards.prefetch import Prefetcher
 
 
 class Source(Protocol):
@@ -46,21 +47,22 @@ def open_source(
     cache: Cache | None = None,
     size: int | None = None,
     digest: str | None = None,
+    ahead: Prefetcher | None = None,
     mapped: bool = False,
 ) -> Source:
     """Open a file for reading at any offset: a local path, `file://` or any URL that fsspec knows.
 
     For remote files: `cache` keeps those of which much is read; `size` in bytes, where it is known, saves a question
-    to the server, and so `digest` (hex SHA-256) lets what is cached be verified. `mapped` is for local files: their
-    views are slices of a memory map. Raises DataError `shard_missing` where there is no such local file, or when the
-    server is asked and says so.
+    to the server, and `digest` (hex SHA-256) lets what is cached be verified; `ahead` is asked first for what it was
+    told to read. `mapped` is for local files: their views are slices of a memory map. Raises DataError `shard_missing`
+    where there is no such local file, or when the server is asked and says so.
     """
     local = local_path(uri)
     if local is not None:
         return LocalSource(local, mapped=mapped)
     from mmdata.shards.remote import RemoteSource
 
-    return RemoteSource(str(uri), cache=cache, size=size, digest=digest)
+    return RemoteSource(str(uri), cache=cache, size=size, digest=digest, ahead=ahead)
 
 
 def local_path(uri: str | os.PathLike[str]) -> str | None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 from mmdata.errors import DataError
 from mmdata.shards import transport
 from mmdata.shards.cache import Cache
-
-WHOLE_SHARE = 0.5
-"""When so much of a file has been asked for by ranges, it is downloaded whole: whoever reads on pays at most one and a
-half times the file, and whoever does not has paid for what it read."""
+from mmdata.shards.prefetch import WHOLE_SHARE, Prefetcher
 
 
 class RemoteSource:
     """A file behind a URL. With a `cache`, what is there is read from there; without, every read is a request.
 
-    `size` and `digest` (hex SHA-256) are what the manifest says; without a size the server is asked. Safe to use from
-    several threads.
+    `size` and `digest` (hex SHA-256) are what the manifest says; without a size the server is asked. What `ahead` was
+    told to read, it hands over here. When so much was asked for by ranges that a reader who reads on would gain by it
+    (`WHOLE_SHARE`), the whole file is downloaded into the cache. Safe to use from several threads.
     """
 
     def __init__(
-        self, uri: str, *, cache: Cache | None = None, size: int | None = None, digest: str | None = None
+        self,
+        uri: str,
+        *,
+        cache: Cache | None = None,
+        size: int | None = None,
+        digest: str | None = None,
+        ahead: Prefetcher | None = None,
     ) -> None:
         if size is None:
             facts = transport.stat(uri)
@@ -27,6 +31,7 @@ class RemoteSource:
         self.uri = uri
         self.size = size
         self.digest = digest
+        self._ahead = ahead
         self._cache = cache
         self._path = None if cache is None else cache.path(uri, size, digest)
         self._asked = 0
@@ -36,13 +41,22 @@ class RemoteSource:
         """The `size` bytes from `offset` on. Raises DataError `shard_missing` or `shard_cut`, RunError."""
         if self._closed:
             raise ValueError(f"{self.uri}: read after close")
+        data = None if self._ahead is None else self._ahead.take((self.uri, offset, size))
+        if data is not None:
+            return data
+        if self._cache is not None and (data := self._cached(offset, size)) is not None:
+            return data
+        self._asked += size
+        if self._asked >= WHOLE_SHARE * self.size:
+            self._asked = 0  # where there is no room, it is tried again after as much
+            self.keep()
+        return self.fetch(offset, size)
+
+    def fetch(self, offset: int, size: int) -> bytes:
+        """As `read`, past what is read ahead: from the cache, or by a request."""
         if offset + size > self.size:
             raise DataError("shard_cut", f"{self.uri}: ends at byte {self.size}, {offset + size} expected")
         data = self._cached(offset, size)
-        if data is None:
-            self._asked += size
-            if self._asked >= WHOLE_SHARE * self.size and self.keep():
-                data = self._cached(offset, size)
         return transport.fetch(self.uri, offset, offset + size) if data is None else data
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
