@@ -141,13 +141,18 @@ def _write_rows(into: torch.Tensor, frames: torch.Tensor, op: Patchify, normalis
     source = _runs(_filled(frames, temporal), op, temporal)
     step = min(source.shape[1], max(1, BLOCK // (source[0, 0].size * source.itemsize)))
     blocks = [(time, slice(top, top + step)) for time in range(len(source)) for top in range(0, source.shape[1], step)]
-    gathered = np.empty((step, *source.shape[2:]), source.dtype)
+    number = step * source[0, 0].size * 3 * op.size
+    gathered, apart = np.empty((2, number), np.uint8)  # For all blocks: fresh memory would cost as much as the work.
+    floats = np.empty(number if normalise else 0, np.float32)
     bands = into.view(*source.shape[:2], -1, into.shape[1]).numpy()  # [times, bands, patches, values]
     for block in blocks:
-        there = gathered[: len(source[block])]
-        np.copyto(there, source[block])
-        pixels = there.reshape(-1).view(np.uint8).reshape(len(there), bands.shape[2], -1, 3)
-        (_write_pixels if op.channels_last else _write_channels)(bands[block], pixels, op, normalise)
+        runs, rows = source[block], bands[block]
+        pixels = gathered[: runs.size * runs.itemsize]
+        np.copyto(pixels.view(runs.dtype).reshape(runs.shape), runs)
+        if op.channels_last:
+            _write_pixels(rows, pixels, op, normalise)
+        else:
+            _write_channels(rows, pixels, apart[: pixels.size], floats[: pixels.size], normalise)
 
 
 def _runs(frames: torch.Tensor, op: Patchify, temporal: int) -> np.ndarray:
@@ -164,36 +169,34 @@ def _runs(frames: torch.Tensor, op: Patchify, temporal: int) -> np.ndarray:
 
 
 def _write_pixels(rows: np.ndarray, pixels: np.ndarray, op: Patchify, normalise: Normalise | None) -> None:
-    """uint8 [bands, patches, n, 3] into rows whose channels come last, as often as they have room for it."""
-    values = pixels.shape[2] * 3
-    for first in range(0, rows.shape[2], values):
-        np.copyto(rows[..., first : first + values], pixels.reshape(*pixels.shape[:2], values))
+    """Sorted uint8 pixels into rows [bands, patches, D], channels last, as often as there is room for them."""
+    pixels = pixels.reshape(*rows.shape[:2], -1)
+    for first in range(0, rows.shape[2], pixels.shape[2]):
+        np.copyto(rows[..., first : first + pixels.shape[2]], pixels)
     if normalise:
         shift, scale = constants(normalise.mean, normalise.std, (op.temporal, op.size, True))
         np.subtract(rows, shift.numpy(), out=rows)
         np.divide(rows, scale.numpy(), out=rows)
 
 
-def _write_channels(rows: np.ndarray, pixels: np.ndarray, op: Patchify, normalise: Normalise | None) -> None:
-    """uint8 [bands, patches, n, 3] into rows whose channels come first, each as often as there is room for it."""
-    count, across, area, _ = pixels.shape
-    planes = rows.reshape(count, across, 3, -1, area)
-    if not normalise:
-        apart = np.empty((3, count, across, area), np.uint8)
-        np.copyto(apart.reshape(3, -1), pixels.reshape(-1, 3).T)  # Every third byte, out of the cache.
-        np.copyto(_whole(planes), _whole(apart).transpose(1, 2, 0)[..., None])
-        return
-    shift, scale = _scalars(normalise)
-    plane = np.empty((count, across, area), np.uint8)
-    floats = np.empty(plane.shape, np.float32)
-    copies = _whole(planes)
-    for channel in range(3):
-        np.copyto(plane.reshape(-1), pixels.reshape(-1, 3)[:, channel])
-        np.copyto(floats, plane)
-        np.subtract(floats, shift[channel], out=floats)
-        np.divide(floats, scale[channel], out=planes[:, :, channel, 0])
-        if copies.shape[-1] > 1:
-            np.copyto(copies[:, :, channel, 1:], copies[:, :, channel, :1])
+def _write_channels(
+    rows: np.ndarray, pixels: np.ndarray, apart: np.ndarray, floats: np.ndarray, normalise: Normalise | None
+) -> None:
+    """Sorted uint8 pixels into rows [bands, patches, D] whose channels come first, each as often as there is room for
+    it. `apart` and `floats` are for work, of as many values as there are."""
+    values = apart.reshape(3, -1)
+    np.copyto(values, pixels.reshape(-1, 3).T)  # Every third byte, out of the cache.
+    if normalise:
+        np.copyto(floats, apart)
+        values = floats.reshape(3, -1)
+        for channel, shift, scale in zip(values, *_scalars(normalise), strict=True):
+            np.subtract(channel, shift, out=channel)
+            np.divide(channel, scale, out=channel)
+    count, across, _ = rows.shape
+    values = values.reshape(3, count, across, -1)
+    places = rows.reshape(count, across, 3, -1, values.shape[-1])
+    # One pass through the rows from their first byte to their last: half the time of one for each channel and copy.
+    np.copyto(_whole(places), _whole(values).transpose(1, 2, 0)[..., None])
 
 
 def _whole(planes: np.ndarray) -> np.ndarray:
