@@ -59,6 +59,14 @@ TESTED_BY = {
         "mmdata/report_page/text.py",
     ],
     "tests/shards/test_columns.py": ["mmdata/shards/arrow.py"],  # Columns are made of them.
+    "tests/shards/test_access.py": [  # Files of any kind through the one door.
+        "mmdata/shards/local.py",
+        "mmdata/shards/remote.py",
+        "mmdata/shards/retry.py",
+        "mmdata/shards/transport.py",
+    ],
+    "tests/shards/test_cache.py": ["mmdata/shards/room.py"],
+    "tests/shards/test_prefetch.py": ["mmdata/shards/ranges.py"],
     "tests/shards/test_interop.py": [  # Bytes by key, against webdataset and datasets.
         "mmdata/shards/dataset.py",
         "mmdata/shards/opened.py",
