@@ -139,7 +139,7 @@ def _write_rows(into: torch.Tensor, frames: torch.Tensor, op: Patchify, normalis
     written `temporal` times."""
     temporal = 1 if len(frames) == 1 else op.temporal
     source = _runs(_filled(frames, temporal), op, temporal)
-    step = min(source.shape[1], max(1, BLOCK // (source[0, 0].size * source.itemsize)))
+    step = min(source.shape[1], max(1, 4 * BLOCK // (source[0, 0].size * source.itemsize)))  # bytes, here
     blocks = [(time, slice(top, top + step)) for time in range(len(source)) for top in range(0, source.shape[1], step)]
     number = step * source[0, 0].size * 3 * op.size
     gathered, apart = np.empty((2, number), np.uint8)  # For all blocks: fresh memory would cost as much as the work.
