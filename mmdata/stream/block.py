@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import overload
 
 import numpy as np
@@ -34,6 +34,8 @@ class Block:
     keyed: bool
     """Whether samples are known by their keys (without a family nobody asks)."""
     datasets: Sequence[Dataset]
+    known: list[Sequence[str]] = field(default_factory=list, repr=False)
+    """The keys of all samples, once they are known."""
 
     @property
     def packs(self) -> Packs:
@@ -53,20 +55,19 @@ class Block:
         """Pack `number`, 0 <= number < packs."""
         members = self.bins.items[self.bins.offsets[number] : self.bins.offsets[number + 1]]
         draws, measured = self.measured.draws, self.measured
-        keys = self._keys(members)
+        keys = self.keys()
         items = tuple(
             Item(
                 position=position,
-                key=key,
+                key=keys[i],
                 tokens=tokens,
                 media=measured.plans[i],
                 dataset=dataset,
                 epoch=epoch,
                 trim=measured.trims.get(i),
             )
-            for i, key, position, tokens, dataset, epoch in zip(
+            for i, position, tokens, dataset, epoch in zip(
                 members.tolist(),
-                keys,
                 draws.position[members].tolist(),
                 measured.tokens[members].tolist(),
                 draws.dataset[members].tolist(),
@@ -77,16 +78,16 @@ class Block:
         cost = Cost(*self.costs[number].tolist())
         return Pack(epoch=self.epoch, block=self.number, number=number, items=items, cost=cost, padded=self.padded)
 
-    def _keys(self, members: npt.NDArray[np.int64]) -> list[str]:
-        keys = [""] * len(members)
-        if self.keyed:
+    def keys(self) -> Sequence[str]:
+        """The key of each drawn sample, looked up for the whole block when it is first asked for."""
+        if not self.known:
+            keys = np.full(len(self.measured), "", object)
             draws = self.measured.draws
-            for number in np.unique(draws.dataset[members]).tolist():
-                at = np.flatnonzero(draws.dataset[members] == number)
-                found = self.datasets[number].keys_at(draws.position[members[at]])
-                for i, key in zip(at.tolist(), found, strict=True):
-                    keys[i] = key
-        return keys
+            for number in np.unique(draws.dataset).tolist() if self.keyed else ():
+                at = np.flatnonzero(draws.dataset == number)
+                keys[at] = self.datasets[number].keys_at(draws.position[at])
+            self.known.append(keys.tolist())
+        return self.known[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -41,7 +42,7 @@ def patches(view: View, plan: MediaPlan) -> int:
     cut into by the model."""
     if plan.kind == "audio":
         return 0
-    values = int(np.prod(plan.shape, dtype=np.int64))
+    values = math.prod(plan.shape)
     if _patchified(plan.ops):
         return values // plan.shape[-1]
     return values // (3 * int(getattr(view, "patch", 14)) ** 2)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from mmdata.errors import DataError, RunError
 from mmdata.families._family import Family
 from mmdata.pack import fit_overlong
-from mmdata.stream.planned_media import Draw, MediaPlanner, Planned
+from mmdata.stream.planned_media import Draw, MediaPlanner, Planned, together
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Encoded, Template, truncate
 from mmdata.types import Media, Sample, Text, Trim
@@ -82,16 +82,6 @@ def trimmed(sample: Sample, trim: Trim | None) -> Sample:
         assert isinstance(last, Text), sample.key
         parts[-1] = replace(last, text=last.text[: trim.cut])
     return replace(sample, parts=tuple(parts))
-
-
-def together(parts: Sequence[Planned]) -> Planned:
-    """Several media as one."""
-    return Planned(
-        tuple(plan for part in parts for plan in part.plans),
-        sum(part.tokens for part in parts),
-        sum(part.patches for part in parts),
-        sum(part.mel_frames for part in parts),
-    )
 
 
 def _trim(sample: Sample, shorter: Sample) -> Trim:

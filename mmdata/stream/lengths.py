@@ -21,7 +21,6 @@ import pyarrow as pa
 
 from mmdata.errors import DataError
 from mmdata.shards.dataset import Dataset
-from mmdata.shards.manifest import ShardEntry
 from mmdata.shards.storage import write_atomic
 from mmdata.stream.tokenizer import tokenizer_digest
 from mmdata.templates import MEDIUM, Encoded, Template, Tokenizer, encode
@@ -146,7 +145,7 @@ class Lengths:
 
     def make(self, shards: Sequence[int] | None = None, *, tell: Callable[[str], None] | None = None) -> int:
         """Make the files of `shards` (default: all) that are missing, stale or damaged; the number of them."""
-        missing = [shard for shard in shards or range(len(self.dataset.shard_rows)) if self._read(shard) is None]
+        missing = [shard for shard in shards or range(len(self.dataset.shard_firsts) - 1) if self._read(shard) is None]
         self._make(missing, tell or log.info)
         return len(missing)
 
@@ -186,10 +185,10 @@ class Lengths:
         return made
 
     def _count(self, shard: int) -> Texts:
-        first, rows = int(self.dataset.shard_firsts[shard]), int(self.dataset.shard_rows[shard])
+        first, stop = self.dataset.shard_firsts[shard : shard + 2].tolist()
         parts = []
-        for start in range(first, first + rows, CHUNK):
-            positions = range(start, min(start + CHUNK, first + rows))
+        for start in range(first, stop, CHUNK):
+            positions = range(start, min(start + CHUNK, stop))
             samples = [self.dataset.sample(position, media=False) for position in positions]
             parts.append(count(encode(samples, self.tokenizer, self.template), samples))
         texts = _joined(parts)
@@ -204,17 +203,17 @@ class Lengths:
         return texts
 
     def _read(self, shard: int) -> Texts | None:
-        rows = int(self.dataset.shard_rows[shard])
+        first, stop = self.dataset.shard_firsts[shard : shard + 2].tolist()
         for folder in self.folders:
             with contextlib.suppress(DataError):
-                return read(folder / self._name(shard), self._belongs(shard), rows)
+                return read(folder / self._name(shard), self._belongs(shard), stop - first)
         return None
 
     def _name(self, shard: int) -> str:
-        return f"{_entry(self.dataset, shard).unit:06d}.arrow"
+        return f"{self.dataset.shard(shard).unit:06d}.arrow"
 
     def _belongs(self, shard: int) -> str:
-        entry = _entry(self.dataset, shard)
+        entry = self.dataset.shard(shard)
         return f"{entry.shard_sha256} {entry.index_sha256} {self.digest}"
 
 
@@ -295,7 +294,3 @@ def _folders(dataset: Dataset, digest: str, folder: str | os.PathLike[str] | Non
         return [Path(folder) / root / digest]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmdata" / "lengths" / root / digest
     return [dataset.path / "lengths" / digest, cache]
-
-
-def _entry(dataset: Dataset, shard: int) -> ShardEntry:
-    return dataset._entries[shard]

@@ -51,6 +51,41 @@ class Measured:
         return len(self.tokens)
 
 
+class _Found:
+    """Measured samples as they are found."""
+
+    def __init__(self, n: int) -> None:
+        self.sizes = np.zeros((n, 3), np.int64)
+        self.plans: list[tuple[MediaPlan, ...]] = [()] * n
+        self.trims: dict[int, Trim] = {}
+        self.left_out, self.changed = Counter[str](), Counter[str]()
+
+    def add(self, at: int, found: fit.Fitting | DataError) -> None:
+        if isinstance(found, DataError):
+            self.left_out[found.reason] += 1
+            self.sizes[at], self.plans[at] = 0, ()
+            return
+        text = np.array([found.text, 0, 0])
+        self.sizes[at], self.plans[at] = found.media.sizes + text, found.media.plans
+        if found.outcome != "kept":
+            self.changed[found.outcome] += 1
+        if found.trim is not None:
+            self.trims[at] = found.trim
+
+    def measured(self, draws: Draws) -> Measured:
+        tokens, patches, mel_frames = self.sizes.T.copy()
+        return Measured(
+            draws=draws,
+            tokens=tokens,
+            patches=patches,
+            mel_frames=mel_frames,
+            plans=self.plans,
+            trims=self.trims,
+            left_out=self.left_out,
+            changed=self.changed,
+        )
+
+
 class Measure:
     """Measures samples of several datasets for one family; a pure function of data and spec, whoever asks.
 
@@ -79,72 +114,55 @@ class Measure:
         if self.family is None:
             zeros = np.zeros(n, np.int64)
             return Measured(draws=draws, tokens=zeros + 1, patches=zeros, mel_frames=zeros, plans=[()] * n)
-        found: list[fit.Fitting | DataError | None] = [None] * n
+        found = _Found(n)
         for number in np.unique(draws.dataset).tolist():
             at = np.flatnonzero(draws.dataset == number)
-            each = self._known(number, draws, at) if self._lengths else self._read(number, draws, at)
-            for i, fitting in zip(at.tolist(), each, strict=True):
-                found[i] = fitting
-        plans: list[tuple[MediaPlan, ...]] = [()] * n
-        trims: dict[int, Trim] = {}
-        left_out, changed = Counter[str](), Counter[str]()
-        values = [(0, 0, 0)] * n
-        for i, fitting in enumerate(found):
-            assert fitting is not None, i
-            if isinstance(fitting, DataError):
-                left_out[fitting.reason] += 1
-                continue
-            media = fitting.media
-            values[i] = (fitting.text + media.tokens, media.patches, media.mel_frames)
-            plans[i] = media.plans
-            if fitting.outcome != "kept":
-                changed[fitting.outcome] += 1
-            if fitting.trim is not None:
-                trims[i] = fitting.trim
-        tokens, patches, mel = np.array(values, np.int64).reshape(-1, 3).T.copy()
-        return Measured(
-            draws=draws,
-            tokens=tokens,
-            patches=patches,
-            mel_frames=mel,
-            plans=plans,
-            trims=trims,
-            left_out=left_out,
-            changed=changed,
-        )
+            if self._lengths:
+                self._known(number, draws, at, found)
+            else:
+                for i, fitting in zip(at.tolist(), self._read(number, draws, at), strict=True):
+                    found.add(i, fitting)
+        return found.measured(draws)
 
-    def _known(self, number: int, draws: Draws, at: Array) -> list[fit.Fitting | DataError]:
-        """Of samples of one dataset whose texts are counted."""
+    def _known(self, number: int, draws: Draws, at: Array, found: _Found) -> None:
+        """Samples of one dataset whose texts are counted. Media of equal facts are one object, and planned once."""
         assert self._planner is not None
         dataset, positions = self.datasets[number], draws.position[at]
         texts = self._lengths[number].at(positions)
         media = dataset.media_at(positions)
-        keys = dataset.keys_at(positions) if self._planner.draws else None
-        counts = texts.tokens.tolist()
-        epochs = draws.epoch[at].tolist()
-        limit = self.spec.longest
-        planned: dict[int, Planned | DataError] = {}  # by the object: media of equal facts are one
-        result: list[fit.Fitting | DataError] = []
-        for i, parts in enumerate(media):
+        for i, order in texts.orders.items():
+            media[i] = tuple(media[i][medium] for medium in order)
+        chance: dict[int, Draw] = {}
+        if self._planner.draws:
+            keys, epochs = dataset.keys_at(positions), draws.epoch[at].tolist()
+            chance = {i: self._draw(keys[i], epochs[i]) for i, parts in enumerate(media) if parts}
+            media = [tuple(parts) if i in chance else parts for i, parts in enumerate(media)]
+        _, firsts, which = np.unique(
+            np.fromiter(map(id, media), np.int64, len(media)), return_index=True, return_inverse=True
+        )
+        if chance:  # each for itself
+            firsts, which = np.arange(len(media)), np.arange(len(media))
+        planned = [self._plan(media[i], chance.get(i)) for i in firsts.tolist()]
+        sizes = np.array(
+            [(0, 0, 0) if isinstance(each, DataError) else each.sizes for each in planned], np.int64
+        ).reshape(-1, 3)[which]
+        sizes[:, 0] += texts.tokens
+        failed = np.array([isinstance(each, DataError) for each in planned], bool)[which]
+        failed[list(texts.reasons)] = True
+        over = np.zeros(len(at), bool) if self.spec.longest is None else sizes[:, 0] > self.spec.longest
+        found.sizes[at] = sizes
+        plans = [() if isinstance(each, DataError) else each.plans for each in planned]
+        for place, one in zip(at.tolist(), which.tolist(), strict=True):
+            found.plans[place] = plans[one]
+        for i in np.flatnonzero(failed | over).tolist():
+            place, each = int(at[i]), planned[which[i]]
             if i in texts.reasons:
-                result.append(DataError(texts.reasons[i]))
-                continue
-            draw = self._draw(keys[i], epochs[i]) if keys is not None and parts else None
-            if i in texts.orders:
-                parts = tuple(parts[medium] for medium in texts.orders[i])
-            if i in texts.orders or draw is not None:
-                each = self._plan(parts, draw)
+                found.add(place, DataError(texts.reasons[i]))
+            elif isinstance(each, DataError):
+                found.add(place, each)
             else:
-                found = planned.get(id(parts))
-                each = planned[id(parts)] = self._plan(parts, None) if found is None else found
-            if isinstance(each, DataError):
-                result.append(each)
-            elif limit is not None and counts[i] + each.tokens > limit:
-                position = int(positions[i])
-                result.append(self._fitted(number, position, epochs[i], counts[i], parts, each, draw))
-            else:
-                result.append(fit.Fitting("kept", counts[i], each))
-        return result
+                text, position, epoch = int(texts.tokens[i]), int(positions[i]), int(draws.epoch[place])
+                found.add(place, self._fitted(number, position, epoch, text, media[i], each, chance.get(i)))
 
     def _read(self, number: int, draws: Draws, at: Array) -> list[fit.Fitting | DataError]:
         """Of samples of one dataset whose texts have to be read: augmentation changes them and the pictures' sizes."""
@@ -209,10 +227,8 @@ class Measure:
                     raise AssertionError(f"{name}: its text was counted and now is not encoded: {encoded}")
                 read = sample, encoded
             each = [
-                self._planner.of(medium, view, plan)
-                for medium, view, plan in zip(
-                    read[1].media, self._planner.views(read[1].media), planned.plans, strict=True
-                )
+                self._planner.of(view, plan)
+                for view, plan in zip(self._planner.views(read[1].media), planned.plans, strict=True)
             ]
             return fit.cut_text(*read, each, self.family, self.templates[number], spec)
         return fit.overlong(name, text + planned.tokens, spec)

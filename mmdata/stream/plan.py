@@ -8,16 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from mmdata.errors import DataError
 from mmdata.families._family import Family
 from mmdata.shards.dataset import Dataset
 from mmdata.stream import group
 from mmdata.stream.block import Block
-from mmdata.stream.draws import Draws
 from mmdata.stream.measure import Measure
-from mmdata.stream.order import order
+from mmdata.stream.pool import Pool
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Template
 from mmdata.types import Pack
@@ -50,8 +47,8 @@ class Planner:
         self.datasets = datasets
         self.spec = spec
         self.family = family
-        self.samples = sum(len(dataset) for dataset in datasets)
-        self.blocks = max(1, self.samples // spec.block_samples)
+        self.pool = Pool(datasets, shuffle=spec.shuffle, seed=spec.seed, block_samples=spec.block_samples)
+        self.blocks = self.pool.blocks
         self.measure = Measure(datasets, spec, family, templates)
         self._planned: OrderedDict[tuple[int, int, tuple[Any, ...]], Block] = OrderedDict()
         self._lock = threading.Lock()
@@ -110,7 +107,7 @@ class Planner:
         return replace(at, pack=left)
 
     def _plan(self, at: Position) -> Block:
-        measured = self.measure(self._draws(at))
+        measured = self.measure(self.pool.draws(at.epoch, at.block))
         shares = self.family is not None and self.family.packs
         bins, over = group.group(measured, self.spec, packs=shares)
         bins = group.shuffled(bins, self.spec, at.epoch, at.block)
@@ -126,13 +123,6 @@ class Planner:
             keyed=self.family is not None,
             datasets=self.datasets,
         )
-
-    def _draws(self, at: Position) -> Draws:
-        n = self.samples
-        places = np.arange(at.block * n // self.blocks, (at.block + 1) * n // self.blocks)
-        positions = order(places, n, shuffle=self.spec.shuffle, seed=self.spec.seed, epoch=at.epoch)
-        count = len(positions)
-        return Draws(dataset=np.zeros(count, np.int16), position=positions, epoch=np.full(count, at.epoch, np.int32))
 
     def _nothing(self, block: Block) -> DataError:
         reasons = ", ".join(f"{count} {reason}" for reason, count in block.left_out.most_common())

@@ -33,6 +33,10 @@ class Planned:
     patches: int
     mel_frames: int
 
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return self.tokens, self.patches, self.mel_frames
+
 
 class MediaPlanner:
     """Plans media of a family from facts. Plans of pictures and sound that leave nothing to chance are remembered."""
@@ -50,18 +54,13 @@ class MediaPlanner:
     def plan(self, media: Sequence[Media], draw: Draw | None = None) -> Planned:
         """The plans of a sample's media, in the order of their places. Raises DataError as views do, `media_kind`, and
         `materialized_other` for media that cannot be read as planned."""
-        chosen = views(self.family, media)
+        if len(media) == 1 and (rule := self.family.media.get(media[0].kind)):
+            return self._medium(media[0], rule.view, 0, draw)
         parts = [
-            self._medium(medium, view, at, draw) for at, (medium, view) in enumerate(zip(media, chosen, strict=True))
+            self._medium(medium, view, at, draw)
+            for at, (medium, view) in enumerate(zip(media, self.views(media), strict=True))
         ]
-        if len(parts) == 1:
-            return parts[0]
-        return Planned(
-            tuple(plan for part in parts for plan in part.plans),
-            sum(part.tokens for part in parts),
-            sum(part.patches for part in parts),
-            sum(part.mel_frames for part in parts),
-        )
+        return together(parts)
 
     def views(self, media: Sequence[Media]) -> tuple[View, ...]:
         """The view of each medium of a sample. Raises DataError `media_kind`."""
@@ -74,12 +73,12 @@ class MediaPlanner:
         found = [self._medium(medium, view, at, draw)]
         fixed = self.family.media[medium.kind].join == "stack"
         for plan in smaller_plans(view, medium, None if draw is None else lambda: draw(at)):
-            each = self.of(medium, view, plan)
+            each = self.of(view, plan)
             if each.tokens < found[-1].tokens and not (fixed and plan.shape != found[0].plans[0].shape):
                 found.append(each)
         return found
 
-    def of(self, medium: Media, view: View, plan: MediaPlan) -> Planned:
+    def of(self, view: View, plan: MediaPlan) -> Planned:
         """One medium by one plan."""
         return Planned((plan,), media_length(self.family, plan), patches(view, plan), mel_frames(plan))
 
@@ -93,7 +92,7 @@ class MediaPlanner:
         found = self._known.get(key)
         if found is None:
             try:
-                found = self.of(medium, view, view.plan(medium))
+                found = self.of(view, view.plan(medium))
             except DataError as error:
                 found = error
             with self._lock:
@@ -106,7 +105,17 @@ class MediaPlanner:
 
     def _checked(self, medium: Media, view: View, plan: MediaPlan) -> Planned:
         check_readable([medium], [view], [plan], self.spec)
-        return self.of(medium, view, plan)
+        return self.of(view, plan)
+
+
+def together(parts: Sequence[Planned]) -> Planned:
+    """Several media as one."""
+    return Planned(
+        tuple(plan for part in parts for plan in part.plans),
+        sum(part.tokens for part in parts),
+        sum(part.patches for part in parts),
+        sum(part.mel_frames for part in parts),
+    )
 
 
 def _key(medium: Media, view: View) -> tuple[Any, ...] | None:
