@@ -181,7 +181,7 @@ def test_a_changed_clip_is_masked_in_its_place(folder: Path, tmp_path: Path) -> 
     )
     far = replace(item.media[0], frames=tuple(index + 1000 for index in item.media[0].frames))
     pack = Pack(epoch=0, block=0, number=0, items=(replace(item, media=(far,)),))
-    packed = read_pack(pack, stream.dataset, taken, stream.template, stream.spec)
+    packed = read_pack(pack, stream.datasets, taken, stream.templates, stream.spec)
     assert [reason for _, reason in packed.masked] == ["frame_out_of_range"]
     assert (packed.labels == -100).all()
     assert packed.media["pixel_values_videos"].shape == far.shape

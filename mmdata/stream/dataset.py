@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import ValidationError
 from torch.utils.data import IterableDataset, get_worker_info
 
-from mmdata import specfile
-from mmdata.errors import Budget, DataError, SpecError
-from mmdata.families import Family, get_family
+from mmdata.errors import DataError, SpecError
+from mmdata.families import Family
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream import pictures, state
+from mmdata.stream.anchors import Anchors
+from mmdata.stream.arguments import Source, stream_family, stream_spec, stream_template, stream_world
+from mmdata.stream.bad import BadSamples, mark
+from mmdata.stream.block import Block
 from mmdata.stream.deal import Cursor, Deal, deal
+from mmdata.stream.extent import ExtendedPlanner, Extent, carried_on, extent
 from mmdata.stream.order import Shuffle
-from mmdata.stream.plan import Block, Planner, Position
+from mmdata.stream.place import cursor_from_values, cursor_to_values, from_values, to_values
+from mmdata.stream.plan import Planner, Position
 from mmdata.stream.reader import dummy, read_pack, read_sample
-from mmdata.stream.spec import Packing, StreamSpec
-from mmdata.templates import Template, Tokenizer, TrainOn, Weights, get_template
+from mmdata.stream.shared import SharedValue
+from mmdata.stream.skips import SkipLog
+from mmdata.stream.spec import Packing
+from mmdata.templates import Template, Tokenizer, TrainOn, Weights
 from mmdata.types import Packed, Sample, World
 
-log = logging.getLogger(__name__)
+Yields = Literal["packed", "encoded", "sample", "raw"]
 
 
 class StreamingDataset(IterableDataset[Sample | Packed]):
@@ -33,27 +39,35 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
     `path_or_spec` is the folder of a dataset, a StreamSpec, or the path of a YAML file that holds one; a spec
     already says what `template`, `train_on`, `token_weights`, `max_length`, `packing`, `seed`, `shuffle` and `epochs`
     say, so they are not repeated; nor does a Template leave open what is trained. `family` is a name or a Family
-    (then `tokenizer` is its own); `tokenizer` a Hugging Face tokenizer or the folder of one. `world` says which of how
-    many ranks this is, `global_batch` how many packs (without a family: samples) all ranks together take per step, by
-    default one each.
+    (then `tokenizer` is its own); `tokenizer` a Hugging Face tokenizer or the folder of one. `yields` is `packed` (the
+    default with a family), `encoded` (each sample a Packed of its own), `sample` (the default without one), or `raw`
+    (Samples whose media keep their bytes, checked and not decoded). `world` says which of how many ranks this is; left
+    out, an initialised `torch.distributed` is asked. `global_batch` is how many packs (without a family: samples) all
+    ranks together take per step, by default one each.
 
-    The sequence is a pure function of data, config and seed. Step s takes the next `global_batch` packs of it,
-    dealt round the ranks; a rank that comes away empty gets a dummy pack without keys, so that all ranks do equally
-    many. Batches are made here: use `DataLoader(dataset, batch_size=None, num_workers=...)`, and no wrapper that
-    splits iterable datasets again.
+    The sequence is a pure function of data, config and seed. Step s takes the next `global_batch` packs of it, dealt to
+    the ranks; a rank that comes away empty gets a dummy pack without keys, so that all ranks do equally many. Batches
+    are made here: use `DataLoader(dataset, batch_size=None, num_workers=...)`, and no wrapper that splits iterable
+    datasets again.
 
     `iter()` always starts where `seek`, `set_epoch` or `load_state_dict` last put the dataset (the beginning)
-    and ends after `epochs` passes. `state_dict()` is exact for what this process has iterated; with DataLoader
-    workers the iterating happens elsewhere, so count steps and `seek`, or use StreamLoader.
+    and ends after `epochs` passes; DataLoader workers, also persistent ones, start there too. `state_dict()` is exact
+    for what this process has iterated; where DataLoader workers iterate, `state_dict(step=...)` is the state after
+    that many global steps.
 
-    A sample that cannot be read as planned is masked in its place (packs) or skipped with a warning (samples) and
-    counted in `bad`; too many stop the run with RunError. Nothing whose bytes changed since the build is yielded.
-    `fallbacks` counts the pictures of packs that DALI left to the CPU, by reason, as far as this process read them.
+    A sample that cannot be read as planned is masked in its place (packs) or skipped (samples), counted in `bad`, and
+    from then on masked whenever the run comes to it; too many stop the run with RunError (the spec's `failures`).
+    Nothing whose bytes changed since the build is yielded. `fallbacks` counts the pictures of packs that DALI left to
+    the CPU, by reason, as far as this process read them.
+
+    `run_folder`, the same for all ranks, is where a run keeps what its states refer to: the log of skipped samples
+    (`skips.jsonl`), the anchors that let `seek` find any step at once, and quarantined bytes. Without it skipped
+    samples are remembered by each process for itself only.
     """
 
     def __init__(
         self,
-        path_or_spec: str | os.PathLike[str] | StreamSpec,
+        path_or_spec: Source,
         *,
         family: str | Family | None = None,
         tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
@@ -65,51 +79,68 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         seed: int = 0,
         shuffle: Shuffle = "global",
         epochs: int | None = 1,
+        yields: Yields | None = None,
         world: World | None = None,
         global_batch: int | None = None,
+        run_folder: str | os.PathLike[str] | None = None,
     ) -> None:
         given: dict[str, Any] = {"train_on": train_on, "token_weights": token_weights or Weights(), "epochs": epochs}
         given |= {"max_length": max_length, "packing": packing, "seed": seed, "shuffle": shuffle}
         named = template.name if isinstance(template, Template) else template
-        self.spec = _spec(path_or_spec, {**given, **({} if named is None else {"template": named})})
-        self.world = world or World()
+        spec = stream_spec(path_or_spec, {**given, **({} if named is None else {"template": named})})
+        self.world = stream_world(world)
         self.global_batch = self.world.ranks if global_batch is None else global_batch
         if self.global_batch < 1:
             raise SpecError(f"global_batch: {self.global_batch} packs per step; at least 1 is needed")
-        if not 0 <= self.world.rank < self.world.ranks:
-            raise SpecError(f"world: rank {self.world.rank} of {self.world.ranks}")
-        self.family = _family(family, tokenizer)
-        if self.family is not None and self.spec.packing != "none" and self.spec.max_length is None:
+        self.family = stream_family(family, tokenizer)
+        self.yields = _yields(yields, self.family)
+        if self.yields == "encoded":
+            spec = spec.model_copy(update={"packing": "none", "batch_tokens": None, "batch_rows": None})
+        if self.family is not None and spec.packing != "none" and spec.row_tokens is None:
             raise SpecError("max_length: packing needs to know how many tokens a pack holds")
-        pictures.check(self.spec)
-        self.dataset = open_dataset(self.spec.dataset, integrity=self.spec.integrity)
-        self.template = _template(template, self.spec, self.family)
-        self.planner = Planner(self.dataset, self.spec, self.family, self.template)
-        self.config = state.config(self.spec, self.family, self.template)
-        self.bad: Counter[str] = Counter()
+        pictures.check(spec)
+        self.spec = spec
+        self.dataset = open_dataset(spec.dataset, integrity=spec.integrity)
+        self.datasets = [self.dataset]
+        self.template = stream_template(template, spec, self.family)
+        self.templates = [self.template]
+        self.config = state.config(spec, self.family, self.template)
+        self.extents = [extent(self.datasets)]
+        self.planner = self._planner()
+        self.run_folder = None if run_folder is None else Path(run_folder)
+        self.skips = SkipLog(self.run_folder, rank=self.world.rank, ranks=self.world.ranks)
+        quarantine = self.run_folder / "quarantine" if self.run_folder and spec.quarantine else None
+        self._bad = BadSamples(self.datasets, spec, self.skips, quarantine)
         self.fallbacks: Counter[str] = Counter()
-        self._start = Cursor()
-        self._progress = self._start
+        self._shared = SharedValue()
+        self._elsewhere = SharedValue(0)
+        self._mine: tuple[int, Cursor, int] | None = None
+        self._place(Cursor())
+
+    @property
+    def bad(self) -> Counter[str]:
+        """Samples that were masked or skipped, by reason, as far as this process took them."""
+        return self._bad.counts
 
     def __iter__(self) -> Iterator[Sample | Packed]:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        budget = Budget()
-        self._progress = self._start
-        for number, dealt in enumerate(self.deals()):
+        start, first = self._begin(None if info is None else worker)
+        self._progress = start
+        self._deals_done = first
+        for number, dealt in enumerate(self._dealt(start), first):
             if number % workers != worker:
                 continue
             value = self.read(dealt)
-            self.account(dealt, value, budget)
-            self._progress = dealt.after
+            self.account(dealt, value)
+            self._progress, self._deals_done = dealt.after, number + 1
             if not isinstance(value, DataError | None):
                 yield value
 
     def deals(self) -> Iterator[Deal]:
-        """This rank's packs from the start on, planned and not yet read."""
-        return deal(
-            self.planner, self._start, epochs=self.spec.epochs, global_batch=self.global_batch, world=self.world
-        )
+        """This rank's packs from the start on, planned and not yet read. A new pass begins for the budgets."""
+        self._begin(None)
+        return self._dealt(self.start)
 
     def read(self, dealt: Deal) -> Sample | Packed | DataError | None:
         """The arrays of a deal (any thread may ask). Without a family: its sample, why there is none, or None
@@ -117,133 +148,187 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         if self.family is not None:
             if dealt.pack is None:
                 return dummy(self.family)
-            return read_pack(dealt.pack, self.dataset, self.family, self.template, self.spec, self.fallbacks)
+            return read_pack(
+                dealt.pack,
+                self.datasets,
+                self.family,
+                self.templates,
+                self.spec,
+                self.fallbacks,
+                self._bad.known,
+            )
         if dealt.pack is None:
             return None
+        item = dealt.pack.items[0]
+        if (known := self._bad.known(item)) is not None:
+            return DataError(known, "known of this run")
         try:
-            return read_sample(self.dataset, dealt.pack.items[0].position, max_pixels=self.spec.max_pixels)
+            return read_sample(
+                self.datasets[item.dataset],
+                item.position,
+                max_pixels=self.spec.max_pixels,
+                decoded=self.yields == "sample",
+            )
         except DataError as error:
             return error
 
-    def account(self, dealt: Deal, value: Sample | Packed | DataError | None, budget: Budget) -> None:
-        """Count what went wrong with a deal. Raises RunError when the budget is spent."""
-        if dealt.pack is None:
-            return
-        failed: dict[str, str] = {}
-        if isinstance(value, DataError):
-            position = dealt.pack.items[0].position
-            failed = {"": value.reason}
-            log.warning("%s: position %d is skipped: %s", self.dataset.path, position, value)
-        elif isinstance(value, Packed):
-            failed = dict(value.masked)
-            for key, reason in failed.items():
-                log.warning("%s: %s is masked: %s", self.dataset.path, key, reason)
-        for item in dealt.pack.items:
-            if item.key not in failed:
-                budget.ok()
-                continue
-            reason = failed[item.key]
-            self.bad[reason] += 1
-            ref = self.dataset.ref(item.position)
-            budget.failed(f"{self.dataset.path} shard {ref.shard} row {ref.row} {item.key}: {reason}")
+    def account(self, dealt: Deal, value: Sample | Packed | DataError | None) -> None:
+        """Note what went wrong with a deal that is taken. Raises RunError when a budget is spent."""
+        self._bad.account(dealt, value)
 
     def seek(self, step: int) -> None:
-        """Start the next `iter()` at global step `step` of the run, replanning the blocks before it."""
-        if step < 0:
-            raise SpecError(f"seek: no step {step}")
-        taken = step * self.global_batch
-        first = self._start.first_epoch
-        self._place(Cursor(position=self.planner.at(taken, Position(first)), taken=taken, first_epoch=first))
+        """Start the next `iter()` at global step `step` of the run: from the nearest anchor (`run_folder` keeps them),
+        else by replanning the blocks before it."""
+        self._place(self._cursor(step))
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next `iter()` at the beginning of an epoch; steps count from there."""
         self._place(Cursor(position=Position(epoch), first_epoch=epoch))
 
-    def state_dict(self) -> dict[str, Any]:
-        """After what was last yielded in this process; JSON values, at most 4 KB."""
-        if get_worker_info() is not None:
+    def state_dict(self, *, step: int | None = None) -> dict[str, Any]:
+        """After what was last yielded in this process, or after `step` global steps; JSON values, at most 4 KB.
+
+        A DataLoader worker answers a state of its own, for `StatefulDataLoader`; then its process alone knows how far
+        it is, and the dataset outside raises RuntimeError unless it is told the `step`."""
+        info = get_worker_info()
+        if info is not None:
+            worker = (info.id, info.num_workers, self._deals_done)
+            return self._state(self._progress, skips=None, worker=worker)
+        if step is not None:
+            return self.state_at(self._cursor(step))
+        if self._elsewhere.get() == self._shared.get()["serial"]:
             raise RuntimeError(
-                "a DataLoader worker sees a part of the stream only; use StreamLoader, or count and seek"
+                "DataLoader workers iterate this dataset, so it does not know how far the trainer is: give "
+                "state_dict(step=...), or use StreamLoader or torchdata's StatefulDataLoader"
             )
         return self.state_at(self._progress)
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Start the next `iter()` after the state, whatever ranks and workers it was saved by.
 
-        Raises SpecError, naming each difference, for a state of other data or another config."""
-        self._place(state.load(saved, self.dataset.manifest.root_digest, self.config))
+        Shards that were added to a dataset since count from the next epoch on. Raises SpecError, naming each
+        difference, for a state of other data or another config, or a skip log that is not in `run_folder`."""
+        loaded = state.parse(saved)
+        info = get_worker_info()
+        cursor = loaded.cursor()
+        extents, differing = carried_on(loaded.data, self.datasets, cursor.position)
+        state.refuse_other(loaded, self.config, differing)
+        if loaded.worker is not None:
+            self._load_worker(loaded.worker, cursor)
+            return
+        if info is None and loaded.skips is not None:
+            self.skips.restore(loaded.skips.count, loaded.skips.digest, mark(cursor))
+        self._extend(extents)
+        self._place(cursor)
 
     def state_at(self, cursor: Cursor) -> dict[str, Any]:
         """The state that goes on at a cursor."""
-        return state.dump(cursor, self.dataset.manifest.root_digest, self.config)
+        return self._state(cursor, skips=None if self.run_folder is None else self.skips.save(mark(cursor)))
 
     @property
     def start(self) -> Cursor:
         """Where the next `iter()` starts."""
-        return self._start
+        return cursor_from_values(self._shared.get()["start"])
 
     def block(self, epoch: int = 0, number: int = 0) -> Block:
         """A planned block, for those who want to know before they read."""
-        return self.planner.block(epoch, number)
+        return self.planner.block(Position(epoch, number))
+
+    def _dealt(self, start: Cursor) -> Iterator[Deal]:
+        dealing = deal(self.planner, start, epochs=self.spec.epochs, global_batch=self.global_batch, world=self.world)
+        anchors = self._anchors(start.first_epoch)
+        anchored: tuple[int, int] | None = None
+        for dealt in dealing:
+            yield dealt
+            at = dealt.after.position
+            if not dealt.after.dealt and (at.epoch, at.block) != anchored:
+                anchored = (at.epoch, at.block)
+                self.skips.refresh()
+                anchors.add(dealt.after.taken, to_values(at), write=self.world.rank == self._worker == 0)
+
+    def _anchors(self, first_epoch: int) -> Anchors:
+        if self._known_anchors is None or self._known_anchors[0] != first_epoch:
+            identity = state.digest([self.config, [held.model_dump() for held in self.extents]])
+            anchors = Anchors(identity, folder=self.run_folder, first_epoch=first_epoch)
+            self._known_anchors = (first_epoch, anchors)
+        return self._known_anchors[1]
+
+    def _cursor(self, step: int) -> Cursor:
+        """Where global step `step` of the run begins."""
+        if step < 0:
+            raise SpecError(f"seek: no step {step}")
+        taken, first = step * self.global_batch, self.start.first_epoch
+        count, values = self._anchors(first).before(taken)
+        known = Position(first) if values is None else from_values(values)
+        return Cursor(position=self.planner.at(taken - count, known), taken=taken, first_epoch=first)
+
+    def _begin(self, worker: int | None) -> tuple[Cursor, int]:
+        """Where a pass starts, and how many deals of its own count are behind it; for a worker, what it must know."""
+        self._bad.begin()
+        shared = self._shared.get()
+        self._worker = worker or 0
+        if worker is None:
+            return cursor_from_values(shared["start"]), 0
+        self._elsewhere.set(shared["serial"])
+        self.skips.follow(worker, shared["skips"])
+        self._extend([Extent.model_validate(held) for held in shared["extents"]])
+        if self._mine is not None and self._mine[0] == shared["serial"]:
+            return self._mine[1:]
+        return cursor_from_values(shared["start"]), 0
+
+    def _load_worker(self, saved: tuple[int, int, int], cursor: Cursor) -> None:
+        info = get_worker_info()
+        if info is None or (info.id, info.num_workers) != saved[:2]:
+            raise SpecError(
+                f"this is the state of worker {saved[0]} of {saved[1]} of a DataLoader; load the whole loader's state "
+                "into a loader with as many workers, or use state_dict(step=...), which fits any number"
+            )
+        self._mine = (self._shared.get()["serial"], cursor, saved[2])
+
+    def _state(
+        self, cursor: Cursor, *, skips: tuple[int, str] | None, worker: tuple[int, int, int] | None = None
+    ) -> dict[str, Any]:
+        at = cursor.position.epoch
+        running = [held for held in self.extents if held.epoch <= at][-1:]
+        data = running + [held for held in self.extents if held.epoch > at]
+        return state.dump(cursor, data, self.config, skips=skips, worker=worker)
 
     def _place(self, cursor: Cursor) -> None:
-        self._start = self._progress = cursor
+        serial = (self._shared.get() or {"serial": 0})["serial"] + 1
+        self._progress = cursor
+        self._shared.set(
+            {
+                "serial": serial,
+                "start": cursor_to_values(cursor),
+                "skips": self.skips.saved,
+                "extents": [held.model_dump() for held in self.extents],
+            }
+        )
+
+    def _extend(self, extents: list[Extent]) -> None:
+        if extents != self.extents:
+            self.extents = extents
+            self.planner = self._planner()
+
+    def _planner(self) -> Planner:
+        self._known_anchors: tuple[int, Anchors] | None = None
+        whole = extent(self.datasets).shards
+        if all(held.shards == whole for held in self.extents):
+            return Planner(self.datasets, self.spec, self.family, self.templates)
+        return ExtendedPlanner(self.datasets, self.spec, self.family, self.templates, extents=self.extents)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("planner", "_known_anchors")}
+
+    def __setstate__(self, values: dict[str, Any]) -> None:
+        vars(self).update(values)
+        self.planner = self._planner()
 
 
-def _spec(path_or_spec: str | os.PathLike[str] | StreamSpec, given: dict[str, Any]) -> StreamSpec:
-    if isinstance(path_or_spec, StreamSpec):
-        spec = path_or_spec
-    elif str(path_or_spec).endswith((".yaml", ".yml")):
-        spec, _ = specfile.load(StreamSpec, str(path_or_spec))
-    else:
-        try:
-            return StreamSpec(dataset=str(path_or_spec), **given)
-        except ValidationError as error:
-            wrong = [f"{e['loc'][0]}: {e['msg']}, not {e['input']!r}" for e in error.errors(include_url=False)]
-            raise SpecError("StreamingDataset: " + "; ".join(wrong)) from error
-    defaults = StreamSpec(dataset="")
-    twice = [name for name, value in given.items() if value not in (getattr(defaults, name), getattr(spec, name))]
-    if twice:
-        raise SpecError(f"{', '.join(twice)}: the stream's spec says otherwise; say it there only")
-    return spec
-
-
-def _template(template: str | Template | None, spec: StreamSpec, family: Family | None) -> Template:
-    if isinstance(template, Template):
-        told: dict[str, Any] = {
-            "template_options": {},
-            "system": None,
-            "train_on": "assistant",
-            "token_weights": Weights(),
-        }
-        if twice := [name for name, default in told.items() if getattr(spec, name) != default]:
-            raise SpecError(f"{', '.join(twice)}: the template already says it; give its name, or say it there only")
-        return template
-    return get_template(
-        spec.template,
-        tokenizer=None if family is None else family.tokenizer,
-        markers={} if family is None else family.markers,
-        train_on=spec.train_on,
-        weights=spec.token_weights,
-        system=spec.system,
-        options=spec.template_options,
-    )
-
-
-def _family(family: str | Family | None, tokenizer: str | os.PathLike[str] | Tokenizer | None) -> Family | None:
-    if family is None:
-        if tokenizer is not None:
-            raise SpecError("tokenizer: without a family the stream yields samples and tokenises nothing")
-        return None
-    if isinstance(family, Family):
-        if tokenizer is not None and tokenizer is not family.tokenizer:
-            raise SpecError("tokenizer: the family already has one; leave it out here")
-        return family
-    if tokenizer is None:
-        raise SpecError(f"tokenizer: family {family!r} needs one")
-    if isinstance(tokenizer, str | os.PathLike):
-        from transformers import AutoTokenizer
-
-        loaded: Any = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
-        return get_family(family, tokenizer=loaded)
-    return get_family(family, tokenizer=tokenizer)
+def _yields(yields: Yields | None, family: Family | None) -> Yields:
+    if yields is None:
+        return "sample" if family is None else "packed"
+    if (yields in ("packed", "encoded")) != (family is not None):
+        needs = "needs a family" if family is None else "needs none: leave the family out"
+        raise SpecError(f"yields: {yields!r} {needs}")
+    return yields

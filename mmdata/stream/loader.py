@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmdata.errors import Budget, SpecError
+from mmdata.errors import SpecError
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.deal import Cursor, Deal
 from mmdata.types import Packed
@@ -72,7 +72,6 @@ class StreamLoader:
         self._progress = None
 
     def _batches(self) -> Iterator[tuple[Deal, Batch]]:
-        budget = Budget()
         self._progress = self.dataset.start
         deals = self.dataset.deals()
         waiting: deque[tuple[Deal, Future[tuple[Packed, Batch]]]] = deque()
@@ -85,7 +84,7 @@ class StreamLoader:
                     return
                 dealt, future = waiting.popleft()
                 packed, batch = future.result()
-                self.dataset.account(dealt, packed, budget)
+                self.dataset.account(dealt, packed)
                 self._progress = dealt.after
                 yield dealt, batch
         finally:

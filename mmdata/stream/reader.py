@@ -2,63 +2,76 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import TypeVar
 
 import numpy as np
 
-from mmdata.errors import DataError, RunError
+from mmdata.errors import DataError
 from mmdata.families._family import Family, Segment, View, expand, filler, media_length, plan_media, views
 from mmdata.shards.dataset import Dataset
+from mmdata.shards.retry import patiently
 from mmdata.stream.assemble import assemble
 from mmdata.stream.fit import trimmed
 from mmdata.stream.materialized import usable
 from mmdata.stream.pictures import Pending, pending, together
 from mmdata.stream.realize import read_image, realize
 from mmdata.stream.spec import StreamSpec
+from mmdata.stream.stats import Spent
 from mmdata.templates import Template, encode
 from mmdata.types import Decoded, Item, Media, MediaPlan, Pack, Packed, Sample
 from mmdata.views.augment import drawn
 from mmdata.views.stored import restore
 
 T = TypeVar("T")
-IO_ATTEMPTS = 3
-IO_WAIT = 0.2
 CONSTANT = 0.5
 """Value of the media of a masked sample. Not zero, which some models take for padding and drop."""
 
 
-def read_sample(dataset: Dataset, position: int, *, max_pixels: int) -> Sample:
-    """The sample at a position, every image of it `Decoded`.
+def read_sample(dataset: Dataset, position: int, *, max_pixels: int, decoded: bool = True) -> Sample:
+    """The sample at a position, every image of it `Decoded`, or with its bytes only.
 
     Raises DataError where its bytes have changed or are not the image that its facts describe, and RunError when
     the storage fails repeatedly: that is nobody's data, and must not be masked.
     """
-    sample = _patiently(lambda: dataset.sample(position), _place(dataset, position))
+    sample = _patiently(dataset, position, lambda: dataset.sample(position))
     if any(medium.data is None for medium in sample.media):
         raise DataError("materialized_other", f"{sample.key}: the dataset keeps what a view made of it, not its media")
+    if not decoded:
+        return sample
     parts = tuple(_decoded(part, max_pixels) if isinstance(part, Media) else part for part in sample.parts)
     return replace(sample, parts=parts)
 
 
 def read_pack(
     pack: Pack,
-    dataset: Dataset,
+    datasets: Sequence[Dataset],
     family: Family,
-    template: Template,
+    templates: Sequence[Template],
     spec: StreamSpec,
     fallbacks: Counter[str] | None = None,
+    known: Callable[[Item], str | None] = lambda item: None,
+    spent: Spent | None = None,
 ) -> Packed:
-    """The arrays of a pack, in the shapes that were planned, whatever becomes of its samples.
+    """The arrays of a pack of samples of `datasets` (each with its template), in the shapes that were planned, whatever
+    becomes of its samples. All texts of the pack are read first and tokenised in one call.
 
-    A sample that cannot be read keeps its place with constant media and no labels, and is named in `masked`.
-    `fallbacks` counts the pictures that DALI left to the CPU, by reason.
+    A sample that cannot be read keeps its place with constant media and no labels, and is named in `masked`; so is one
+    for which `known` has a reason, without an attempt. `fallbacks` counts the pictures that DALI left to the CPU, by
+    reason; `spent` is told where the time goes.
     """
-    attempts = [_attempt(item, dataset, family, template, spec) for item in pack.items]
+    spent = Spent() if spent is None else spent
+    texts = _texts(pack, datasets, spec, known)
+    spent.lap("read")
+    encoded = _encoded(pack, texts, datasets, family, templates)
+    spent.lap("encode")
+    attempts = [
+        _media(item, found, datasets, family, spec, spent) for item, found in zip(pack.items, encoded, strict=True)
+    ]
     read = together(attempts, spec, Counter() if fallbacks is None else fallbacks)
+    spent.lap("decode")
     segments: list[Segment] = []
     arrays: list[list[np.ndarray]] = []
     masked: list[tuple[str, str]] = []
@@ -72,7 +85,10 @@ def read_pack(
         segments.append(segment)
         arrays.append(media)
     plans = [item.media for item in pack.items]
-    return assemble(segments, plans, arrays, family, keys=pack.keys, masked=tuple(masked))
+    packed = assemble(segments, plans, arrays, family, keys=pack.keys, masked=tuple(masked))
+    spent.samples += len(pack.items)
+    spent.lap("collate")
+    return packed
 
 
 def dummy(family: Family) -> Packed:
@@ -88,52 +104,98 @@ def dummy(family: Family) -> Packed:
     return assemble([filler(family, tokens, plans)], [plans], [arrays], family)
 
 
-def _attempt(
-    item: Item, dataset: Dataset, family: Family, template: Template, spec: StreamSpec
+def _texts(
+    pack: Pack, datasets: Sequence[Dataset], spec: StreamSpec, known: Callable[[Item], str | None]
+) -> list[Sample | DataError]:
+    """Each sample as it is planned, its media not read."""
+    found: list[Sample | DataError] = []
+    for item in pack.items:
+        reason = known(item)
+        if reason is not None:
+            found.append(DataError(reason, "known of this run"))
+            continue
+        dataset = datasets[item.dataset]
+        try:
+            sample = _patiently(dataset, item.position, lambda: dataset.sample(item.position, media=False))  # noqa: B023
+            found.append(trimmed(drawn(sample, spec.augment, seed=spec.seed, epoch=item.epoch), item.trim))
+        except DataError as error:
+            found.append(error)
+    return found
+
+
+def _encoded(
+    pack: Pack,
+    samples: Sequence[Sample | DataError],
+    datasets: Sequence[Dataset],
+    family: Family,
+    templates: Sequence[Template],
+) -> list[tuple[Segment, tuple[Media, ...]] | DataError]:
+    """The tokens of each sample, as many as were planned, and its media in the order of their slots."""
+    results: list[tuple[Segment, tuple[Media, ...]] | DataError] = [
+        sample if isinstance(sample, DataError) else DataError("unreachable") for sample in samples
+    ]
+    for number in dict.fromkeys(item.dataset for item in pack.items):
+        there = [
+            (at, sample)
+            for at, (item, sample) in enumerate(zip(pack.items, samples, strict=True))
+            if item.dataset == number and isinstance(sample, Sample)
+        ]
+        encoded = encode([sample for _, sample in there], family.tokenizer, templates[number])
+        for (at, sample), found in zip(there, encoded, strict=True):
+            if isinstance(found, DataError):
+                results[at] = found
+                continue
+            item = pack.items[at]
+            segment = expand(family, found, item.media)
+            if sample.key != item.key or len(segment.ids) != item.tokens:
+                raise AssertionError(
+                    f"{datasets[number].path}: {sample.key} was planned as {item}, read with {len(segment.ids)} tokens"
+                )
+            results[at] = segment, found.media
+    return results
+
+
+def _media(
+    item: Item,
+    encoded: tuple[Segment, tuple[Media, ...]] | DataError,
+    datasets: Sequence[Dataset],
+    family: Family,
+    spec: StreamSpec,
+    spent: Spent,
 ) -> tuple[Segment, list[np.ndarray | Pending]] | DataError:
+    if isinstance(encoded, DataError):
+        return encoded
+    segment, media = encoded
     try:
-        return _read_item(item, dataset, family, template, spec)
+        arrays = [
+            _array(medium, plan, view, datasets[item.dataset], item.position, spec, spent)
+            for medium, plan, view in zip(media, item.media, views(family, media), strict=True)
+        ]
     except DataError as error:
         return error
-
-
-def _read_item(
-    item: Item, dataset: Dataset, family: Family, template: Template, spec: StreamSpec
-) -> tuple[Segment, list[np.ndarray | Pending]]:
-    sample = _patiently(lambda: dataset.sample(item.position, media=False), _place(dataset, item.position))
-    sample = trimmed(drawn(sample, spec.augment, seed=spec.seed, epoch=item.epoch), item.trim)
-    (encoded,) = encode([sample], family.tokenizer, template)
-    if isinstance(encoded, DataError):
-        raise encoded
-    segment = expand(family, encoded, item.media)
-    if sample.key != item.key or len(segment.ids) != item.tokens:
-        raise AssertionError(f"{dataset.path}: {sample.key} was planned as {item}, read with {len(segment.ids)} tokens")
-    media = [
-        _array(medium, plan, view, dataset, item.position, spec)
-        for medium, plan, view in zip(encoded.media, item.media, views(family, encoded.media), strict=True)
-    ]
-    return segment, media
+    return segment, arrays
 
 
 def _array(
-    medium: Media, plan: MediaPlan, view: View, dataset: Dataset, position: int, spec: StreamSpec
+    medium: Media, plan: MediaPlan, view: View, dataset: Dataset, position: int, spec: StreamSpec, spent: Spent
 ) -> np.ndarray | Pending:
     """The planned array: as the build has stored it, or else of the medium's own bytes, be it together with the rest
     of the pack."""
     made = usable(medium, view, plan, spec)
     place = made.place if made else medium.place
     assert place is not None, f"{dataset.path}: position {position} was planned without bytes to read"
-    data = _patiently(lambda: dataset.read(position, place), _place(dataset, position))
-    if made is not None:
-        return restore(data, made, view, plan)
-    medium = replace(medium, data=data)
-    if spec.image_decoder == "dali" and medium.kind == "image":
-        return pending(medium, plan, view, spec)
-    return realize(medium, plan, view, max_pixels=spec.max_pixels, fidelity=spec.decode)
-
-
-def _place(dataset: Dataset, position: int) -> str:
-    return f"{dataset.path}: position {position}"
+    data = _patiently(dataset, position, lambda: dataset.read(position, place))
+    spent.bytes += len(data)
+    spent.lap("read")
+    try:
+        if made is not None:
+            return restore(data, made, view, plan)
+        medium = replace(medium, data=data)
+        if spec.image_decoder == "dali" and medium.kind == "image":
+            return pending(medium, plan, view, spec)
+        return realize(medium, plan, view, max_pixels=spec.max_pixels, fidelity=spec.decode)
+    finally:
+        spent.lap("decode")
 
 
 def _decoded(medium: Media, max_pixels: int) -> Media:
@@ -144,12 +206,5 @@ def _decoded(medium: Media, max_pixels: int) -> Media:
     return Decoded(**{field.name: getattr(medium, field.name) for field in fields(Media)}, pixels=pixels)
 
 
-def _patiently(read: Callable[[], T], what: str) -> T:
-    for attempt in range(1, IO_ATTEMPTS + 1):
-        try:
-            return read()
-        except OSError as error:
-            if attempt == IO_ATTEMPTS:
-                raise RunError(f"{what}: read failed {attempt} times: {error}") from error
-            time.sleep(IO_WAIT * 2**attempt)
-    raise AssertionError("unreachable")
+def _patiently(dataset: Dataset, position: int, read: Callable[[], T]) -> T:
+    return patiently(read, f"{dataset.path}: position {position}")

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+import mmdata
 from mmdata.errors import SpecError
 from mmdata.families._family import Family
 from mmdata.spec import Model
 from mmdata.specfile import bound, difference, digest
 from mmdata.stream.deal import Cursor
-from mmdata.stream.plan import Position
+from mmdata.stream.extent import Extent
+from mmdata.stream.place import from_values, to_values
 from mmdata.stream.spec import StreamSpec
-from mmdata.templates import Template, Tokenizer
+from mmdata.stream.tokenizer import tokenizer_digest
+from mmdata.templates import Template
 from mmdata.templates import digest as template_digest
 
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
+PLAN = 2
+"""Counts up whenever the same data and config would give another sequence of packs than before."""
 MAX_BYTES = 4096
+ABBREVIATED = "sha256:"
+SHORTEST = 24
+"""Characters of a value that is not worth abbreviating."""
 
 
 def config(spec: StreamSpec, family: Family | None, template: Template) -> dict[str, Any]:
@@ -27,86 +35,137 @@ def config(spec: StreamSpec, family: Family | None, template: Template) -> dict[
     # The template's digest stands for its options and prompt, which may be longer than a state.
     left_out = ("dataset", "epochs", "template_options", "system")
     fields = {name: value for name, value in bound(spec).items() if name not in left_out}
-    if family is None:
-        return {**fields, "family": None}
-    settings: dict[str, Any] = {
-        **fields,
-        "template": f"{template.name} {template_digest(template, family.tokenizer)}",
-        "tokenizer": tokenizer_digest(family.tokenizer),
-        "family": family.describe(),
-    }
+    settings: dict[str, Any] = {**fields, "plan": PLAN, "family": None}
+    if family is not None:
+        settings |= {
+            "template": f"{template.name} {template_digest(template, family.tokenizer)}",
+            "tokenizer": tokenizer_digest(family.tokenizer),
+            "family": family.describe(),
+        }
     return dict(json.loads(json.dumps(settings)))  # tuples are lists, as in a state that was written and read
 
 
-def tokenizer_digest(tokenizer: Tokenizer) -> str:
-    """Of what decides the ids of a text; padding and truncation, which the last call left behind, do not."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        content = json.loads(backend.to_str())
-        content.pop("padding", None)
-        content.pop("truncation", None)
-    else:
-        content = {"class": type(tokenizer).__qualname__, "vocabulary": tokenizer.get_vocab()}  # type: ignore[attr-defined]
-    content["special"] = [tokenizer.bos_token_id, tokenizer.eos_token_id, sorted(tokenizer.all_special_ids)]
-    return digest(content)
+class Skipped(Model):
+    """The part of the skip log that belongs to a state."""
+
+    count: int = Field(ge=0)
+    """Samples that were masked so far, each counted once."""
+    digest: str
+    """Of which they are and why, in order."""
 
 
 class StreamState(Model):
-    """Where a stream goes on, as it is saved: at most 4 KB of JSON, whatever the size of the dataset."""
+    """Where a stream goes on, as it is saved: at most 4 KB of JSON, whatever the size of the datasets."""
 
-    version: Literal[1] = VERSION
-    epoch: int = Field(ge=0)
-    """Position of the next pack: its epoch,"""
-    block: int = Field(ge=0)
-    """its block in the epoch,"""
-    pack: int = Field(ge=0)
-    """its number in the block."""
+    version: Literal[2] = VERSION
+    code: str
+    """The version of mmdata that saved it."""
+    place: list[Any]
+    """Position of the next step: epoch, block, pack, and of a mixture what each dataset has given when the block
+    begins."""
     taken: int = Field(ge=0)
     """Packs taken since the run began."""
     first_epoch: int = Field(0, ge=0)
     """The epoch that the run began with."""
-    root_digest: str
-    """Of the dataset."""
+    size: int = Field(0, ge=0)
+    """Packs of the step that is half done; 0 between steps."""
+    dealt: list[tuple[int, int]] = Field(default_factory=list)
+    """Of that step, (ranks, micro-steps) done by each number of ranks that worked on it."""
+    data: list[Extent]
+    """The datasets as the running epoch has them, and from which epoch on they are larger."""
     config_digest: str
     """Of `config`."""
     config: dict[str, Any]
-    """All that decides the sequence of packs besides the data; kept to show what differs."""
+    """All that decides the sequence of packs besides the data, long values by their digests; kept to show what
+    differs."""
+    skips: Skipped | None = None
+    """Null where no log is kept."""
+    worker: tuple[int, int, int] | None = None
+    """Of a DataLoader worker's own state: its number, that of all workers, and how many deals they had together."""
+
+    def cursor(self) -> Cursor:
+        """As the stream uses it."""
+        return Cursor(
+            position=from_values(self.place),
+            taken=self.taken,
+            first_epoch=self.first_epoch,
+            size=self.size,
+            dealt=tuple(self.dealt),
+        )
 
 
-def dump(cursor: Cursor, root_digest: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The state as JSON values. Raises RuntimeError for one over 4 KB, which no config should reach."""
-    at = cursor.position
+def dump(
+    cursor: Cursor,
+    data: Sequence[Extent],
+    settings: Mapping[str, Any],
+    *,
+    skips: tuple[int, str] | None = None,
+    worker: tuple[int, int, int] | None = None,
+) -> dict[str, Any]:
+    """The state as JSON values. Raises RuntimeError for one over 4 KB, which takes some hundred datasets."""
     state = StreamState(
-        epoch=at.epoch,
-        block=at.block,
-        pack=at.pack,
+        code=mmdata.__version__,
+        place=to_values(cursor.position),
         taken=cursor.taken,
         first_epoch=cursor.first_epoch,
-        root_digest=root_digest,
+        size=cursor.size,
+        dealt=list(cursor.dealt),
+        data=list(data),
         config_digest=digest(settings),
         config=dict(settings),
+        skips=None if skips is None else Skipped(count=skips[0], digest=skips[1]),
+        worker=worker,
     ).model_dump(mode="json")
-    if (size := len(json.dumps(state))) > MAX_BYTES:
+    state["config"] = _fitting(settings, MAX_BYTES - len(_compact({**state, "config": {}})))
+    if (size := len(_compact(state))) > MAX_BYTES:
         raise RuntimeError(f"stream state: {size} bytes, more than {MAX_BYTES}")
     return state
 
 
-def load(saved: Mapping[str, Any], root_digest: str, settings: Mapping[str, Any]) -> Cursor:
-    """The cursor of a state. Raises SpecError, naming each difference, for a state of other data or another config."""
+def parse(saved: Mapping[str, Any]) -> StreamState:
+    """A saved state, typed. Raises SpecError for something else."""
     try:
-        state = StreamState.model_validate(dict(saved))
+        return StreamState.model_validate(dict(saved))
     except ValidationError as error:
         wrong = ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
-        raise SpecError(f"not a stream state that this version reads: {wrong}") from error
-    problems = []
-    if state.root_digest != root_digest:
-        problems.append(f"dataset: {state.root_digest} -> {root_digest}")
+        raise SpecError(f"not a stream state that mmdata {mmdata.__version__} reads: {wrong}") from error
+
+
+def refuse_other(state: StreamState, settings: Mapping[str, Any], differing: Sequence[str]) -> None:
+    """Raises SpecError, naming each difference, for a state of another config or (`differing`) of other data."""
+    problems = list(differing)
     if state.config_digest != digest(settings):
-        problems += difference(state.config, dict(settings))
+        now = {name: _like(state.config.get(name), value) for name, value in settings.items()}
+        changed = list(difference(state.config, now))
+        problems += changed or [f"config: digest {state.config_digest} -> {digest(settings)}"]
     if problems:
+        if state.code != mmdata.__version__:
+            problems.append(f"mmdata: {state.code} -> {mmdata.__version__}")
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise SpecError(
             f"this state belongs to another stream, and going on would mix two orders (saved -> now):\n{lines}"
         )
-    position = Position(state.epoch, state.block, state.pack)
-    return Cursor(position=position, taken=state.taken, first_epoch=state.first_epoch)
+
+
+def _fitting(settings: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """The settings in at most `size` bytes of JSON if their longest values, as digests, allow it."""
+    fitting = dict(settings)
+    by_length = sorted(settings, key=lambda name: (-len(_compact(settings[name])), name))
+    for name in by_length:
+        if len(_compact(fitting)) <= size or len(_compact(settings[name])) <= SHORTEST:
+            break
+        fitting[name] = _abbreviated(settings[name])
+    return fitting
+
+
+def _like(saved: Any, value: Any) -> Any:
+    """A value as the saved one is written: whole, or by its digest."""
+    return _abbreviated(value) if isinstance(saved, str) and saved.startswith(ABBREVIATED) else value
+
+
+def _abbreviated(value: Any) -> str:
+    return f"{ABBREVIATED}{digest(value)[:8]}"
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value)

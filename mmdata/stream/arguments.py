@@ -1,0 +1,97 @@
+"""What a stream is opened with: arguments or a spec file to one spec, a family, a template and a world."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from mmdata import specfile
+from mmdata.errors import SpecError
+from mmdata.families import Family, get_family
+from mmdata.stream.spec import StreamSpec
+from mmdata.templates import Template, Tokenizer, Weights, get_template
+from mmdata.types import World
+
+Source = str | os.PathLike[str] | StreamSpec
+
+
+def stream_spec(source: Source, given: Mapping[str, Any]) -> StreamSpec:
+    """The spec of a folder and arguments, or of a spec (file) that already says what they would.
+
+    Raises SpecError for arguments that are wrong, or that say otherwise than the spec."""
+    if isinstance(source, StreamSpec):
+        spec = source
+    elif str(source).endswith((".yaml", ".yml")):
+        spec, _ = specfile.load(StreamSpec, str(source))
+    else:
+        try:
+            return StreamSpec(dataset=str(source), **given)
+        except ValidationError as error:
+            wrong = [f"{e['loc'][0]}: {e['msg']}, not {e['input']!r}" for e in error.errors(include_url=False)]
+            raise SpecError("StreamingDataset: " + "; ".join(wrong)) from error
+    defaults = StreamSpec(dataset="")
+    twice = [name for name, value in given.items() if value not in (getattr(defaults, name), getattr(spec, name))]
+    if twice:
+        raise SpecError(f"{', '.join(twice)}: the stream's spec says otherwise; say it there only")
+    return spec
+
+
+def stream_template(template: str | Template | None, spec: StreamSpec, family: Family | None) -> Template:
+    """The template that a spec names, or the one that is given. Raises SpecError where both say something."""
+    if isinstance(template, Template):
+        told: dict[str, Any] = {
+            "template_options": {},
+            "system": None,
+            "train_on": "assistant",
+            "token_weights": Weights(),
+        }
+        if twice := [name for name, default in told.items() if getattr(spec, name) != default]:
+            raise SpecError(f"{', '.join(twice)}: the template already says it; give its name, or say it there only")
+        return template
+    return get_template(
+        spec.template,
+        tokenizer=None if family is None else family.tokenizer,
+        markers={} if family is None else family.markers,
+        train_on=spec.train_on,
+        weights=spec.token_weights,
+        system=spec.system,
+        options=spec.template_options,
+    )
+
+
+def stream_family(family: str | Family | None, tokenizer: str | os.PathLike[str] | Tokenizer | None) -> Family | None:
+    """The family, with its tokenizer. Raises SpecError where one lacks the other."""
+    if family is None:
+        if tokenizer is not None:
+            raise SpecError("tokenizer: without a family the stream yields samples and tokenises nothing")
+        return None
+    if isinstance(family, Family):
+        if tokenizer is not None and tokenizer is not family.tokenizer:
+            raise SpecError("tokenizer: the family already has one; leave it out here")
+        return family
+    if tokenizer is None:
+        raise SpecError(f"tokenizer: family {family!r} needs one")
+    if isinstance(tokenizer, str | os.PathLike):
+        from transformers import AutoTokenizer
+
+        loaded: Any = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
+        return get_family(family, tokenizer=loaded)
+    return get_family(family, tokenizer=tokenizer)
+
+
+def stream_world(world: World | None) -> World:
+    """Who reads: as told, else this process's place in an initialised `torch.distributed` group, else all alone.
+
+    Under model parallelism ranks that share a sample must be told the same world. Raises SpecError for a rank that
+    does not exist."""
+    if world is None:
+        from torch import distributed
+
+        grouped = distributed.is_available() and distributed.is_initialized()
+        world = World(rank=distributed.get_rank(), ranks=distributed.get_world_size()) if grouped else World()
+    if not 0 <= world.rank < world.ranks:
+        raise SpecError(f"world: rank {world.rank} of {world.ranks}")
+    return world

@@ -1,0 +1,126 @@
+"""Datasets that grow while a run goes on: the running epoch keeps what it began with, the next one has it all."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pydantic import Field
+
+from mmdata.families import Family
+from mmdata.shards import manifest as manifests
+from mmdata.shards.dataset import Dataset
+from mmdata.spec import Model
+from mmdata.stream.block import Block
+from mmdata.stream.plan import Planner, Position
+from mmdata.stream.spec import StreamSpec
+from mmdata.templates import Template
+
+HEX = 12
+"""Digits of a root digest that a state keeps."""
+
+
+class Extent(Model):
+    """What a stream's datasets hold from an epoch on."""
+
+    epoch: int = Field(ge=0)
+    roots: str
+    """12 hex digits of the root digest of each dataset, one after the other."""
+    shards: list[int]
+    """How many of its first shards each dataset has."""
+
+
+def extent(datasets: Sequence[Dataset], epoch: int = 0) -> Extent:
+    """The datasets as they are, from `epoch` on."""
+    return Extent(
+        epoch=epoch,
+        roots="".join(dataset.manifest.root_digest[:HEX] for dataset in datasets),
+        shards=[len(dataset.manifest.shards) for dataset in datasets],
+    )
+
+
+def carried_on(saved: Sequence[Extent], datasets: Sequence[Dataset], at: Position) -> tuple[list[Extent], list[str]]:
+    """The extents of a run that was saved with others and stands at a position, and how the data differ otherwise than
+    by shards added at the end. A larger dataset counts from the next epoch on, or from this one if it is yet to begin.
+    """
+    now = extent(datasets, at.epoch if at.block == at.pack == 0 else at.epoch + 1)
+    differing = [problem for earlier in saved for problem in _differing(earlier, datasets)]
+    if differing:
+        return list(saved), list(dict.fromkeys(differing))
+    running = [earlier for earlier in saved if earlier.epoch <= at.epoch][-1:]
+    pending = [earlier for earlier in saved if earlier.epoch > at.epoch]
+    last = (running + pending)[-1]
+    if (last.roots, last.shards) == (now.roots, now.shards):
+        return running + pending, []
+    return [*(earlier for earlier in running if earlier.epoch < now.epoch), now], []
+
+
+def _differing(saved: Extent, datasets: Sequence[Dataset]) -> Iterator[str]:
+    if len(saved.shards) != len(datasets):
+        yield f"datasets: {len(saved.shards)} -> {len(datasets)}"
+        return
+    for number, (dataset, shards) in enumerate(zip(datasets, saved.shards, strict=True)):
+        before = saved.roots[number * HEX : (number + 1) * HEX]
+        held = len(dataset.manifest.shards)
+        if shards > held:
+            yield f"dataset {dataset.path}: {shards} shards -> {held}"
+        elif (now := _root(dataset, shards)) != before:
+            which = "" if shards == held else f" of its first {shards} shards"
+            yield f"dataset {dataset.path}: root digest{which} {before} -> {now}"
+
+
+def _root(dataset: Dataset, shards: int) -> str:
+    """Of its first shards."""
+    if shards == len(dataset.manifest.shards):
+        return dataset.manifest.root_digest[:HEX]
+    return manifests.root_digest(dataset.manifest.shards[:shards])[:HEX]
+
+
+class First:
+    """A dataset as it was when it had its first `shards` shards; all else is the dataset's own."""
+
+    def __init__(self, dataset: Dataset, shards: int) -> None:
+        self._whole = dataset
+        held = sum(1 for entry in dataset.manifest.shards[:shards] if entry.rows)
+        self.shard_rows = dataset.shard_rows[:held]
+        self.shard_firsts = dataset.shard_firsts[: held + 1]
+
+    def __len__(self) -> int:
+        return int(self.shard_firsts[-1])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+
+class ExtendedPlanner(Planner):
+    """A Planner that has one for each extent: epochs are planned by theirs, everything else is that of the last."""
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        spec: StreamSpec,
+        family: Family | None,
+        templates: Sequence[Template],
+        *,
+        extents: Sequence[Extent],
+    ) -> None:
+        super().__init__(datasets, spec, family, templates)
+        self._begins = [extent.epoch for extent in extents]
+        self._planners: list[Planner] = []
+        for extent in extents:
+            held = [_first(dataset, shards) for dataset, shards in zip(datasets, extent.shards, strict=True)]
+            self._planners.append(Planner(held, spec, family, templates))
+
+    def block(self, at: Position) -> Block:
+        return self._of(at.epoch).block(at)
+
+    def following(self, at: Position) -> Position:
+        return self._of(at.epoch).following(at)
+
+    def _of(self, epoch: int) -> Planner:
+        return self._planners[max(0, bisect.bisect_right(self._begins, epoch) - 1)]
+
+
+def _first(dataset: Dataset, shards: int) -> Any:
+    return dataset if shards == len(dataset.manifest.shards) else First(dataset, shards)
