@@ -89,9 +89,16 @@ def open_image(data: bytes, format: str) -> ImageFile.ImageFile:
 
 
 def in_place(pixels: Pixels) -> Image.Image:
-    """uint8 [H, W, 4] as a Pillow image of mode RGBX that reads this memory, uncopied."""
+    """uint8 [H, W, 4] as a read-only Pillow image of mode RGB that reads this memory, uncopied.
+
+    Pillow keeps RGB in four bytes. Its `frombuffer` would only call this memory RGBX, whose fourth sample it resizes
+    too: a sixth of the time.
+    """
     height, width = pixels.shape[:2]
-    return Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
+    mapped = Image.core.map_buffer(pixels, (width, height), "raw", 0, ("RGB", 0, 1))  # type: ignore[attr-defined]
+    image = Image.Image()._new(mapped)
+    image.readonly = 1
+    return image
 
 
 def orientation(image: ImageFile.ImageFile, data: bytes, format: str) -> int:

@@ -99,14 +99,14 @@ class Work:
         seen = self._entry(media)
         if seen.pixels is None:
             if seen.picture is not None:
-                pixels = np.array(seen.picture.convert("RGB"))
+                pixels = np.array(seen.picture)
             else:
                 pixels = image.decode(seen.data, max_pixels=self.max_pixels, header=self.header(media))
             seen.pixels = _frozen(pixels)
         return seen.pixels
 
     def picture(self, media: Media) -> Image.Image:
-        """The same pixels as a Pillow image of mode RGB or RGBX, not to be changed."""
+        """The same pixels as a Pillow image of mode RGB, not to be changed."""
         seen = self._entry(media)
         if seen.picture is None:
             if seen.pixels is not None:
@@ -116,7 +116,7 @@ class Work:
         return seen.picture
 
     def scaled(self, media: Media, *, min_height: int, min_width: int, guard: float) -> Image.Image:
-        """At least `guard` times the given size, as a Pillow image (RGB or RGBX, not to be changed): the exact
+        """At least `guard` times the given size, as a Pillow image (RGB, not to be changed): the exact
         pixels if they are there already, else as `image.decode_scaled` makes them."""
         seen = self._entry(media)
         if seen.pixels is not None or seen.picture is not None:
@@ -124,7 +124,7 @@ class Work:
         small = seen.small
         if small is None or small.height < guard * min_height or small.width < guard * min_width:
             header = self.header(media)
-            pixels = image.decode_scaled(
+            small = image.decode_scaled_picture(
                 seen.data,
                 min_height=min_height,
                 min_width=min_width,
@@ -132,9 +132,8 @@ class Work:
                 guard=guard,
                 header=header,
             )
-            small = Image.fromarray(pixels)
-            if pixels.shape[:2] == (header.height, header.width):
-                seen.pixels, seen.picture = _frozen(pixels), small
+            if small.size == (header.width, header.height):
+                seen.picture = small
             else:
                 seen.small = small
         return small
@@ -162,7 +161,7 @@ class Work:
         what other steps have asked for. Raises DataError as `image.decode` does."""
         small = self.scaled(media, min_height=side, min_width=side, guard=1.0)
         factor = min(small.size) // max(side, 1)
-        return np.asarray((small.reduce(factor) if factor > 1 else small).convert("RGB"))
+        return np.asarray(small.reduce(factor) if factor > 1 else small)
 
     def thumbnail(self, media: Media, side: int = 96) -> bytes | None:
         """A JPEG whose longer side is at most `side`, or None for what cannot be decoded."""

@@ -46,7 +46,7 @@ def test_pixels_equal_pillow_bit_for_bit(name: str) -> None:
     assert pixels.flags.c_contiguous
     np.testing.assert_array_equal(pixels, pillow(data))
     picture = image.decode_picture(data, max_pixels=LIMIT)
-    np.testing.assert_array_equal(np.asarray(picture)[..., :3], pixels)
+    np.testing.assert_array_equal(np.asarray(picture), pixels)
     image.verify(data, max_pixels=LIMIT)
 
 
@@ -81,8 +81,11 @@ def test_all_orientations_equal_exif_transpose(format: str, value: int) -> None:
     assert (header.height, header.width) == ((60, 40) if value >= 5 else (40, 60))
     expected = pillow(data)
     np.testing.assert_array_equal(image.decode(data, max_pixels=LIMIT), expected)
-    np.testing.assert_array_equal(np.asarray(image.decode_picture(data, max_pixels=LIMIT))[..., :3], expected)
+    np.testing.assert_array_equal(np.asarray(image.decode_picture(data, max_pixels=LIMIT)), expected)
     scaled = image.decode_scaled(data, min_height=5, min_width=5, max_pixels=LIMIT)
+    picture = image.decode_scaled_picture(data, min_height=5, min_width=5, max_pixels=LIMIT)
+    assert picture.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(picture), scaled)
     assert (scaled.shape[0] > scaled.shape[1]) == (value >= 5)
 
 

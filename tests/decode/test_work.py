@@ -58,7 +58,7 @@ def test_verification_decodes_at_an_eighth_unless_pixels_are_needed(decoded: lis
     light.verify(part)
     light.verify(part)
     assert light.preview(part, 30).shape == (30, 40, 3)
-    assert decoded == [(30, 40, 3)]
+    assert decoded == [(30, 40, 4)]
     decoded.clear()
     heavy = Work(needs_pixels=True)
     heavy.verify(part)
