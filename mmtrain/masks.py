@@ -58,8 +58,9 @@ def prefix(cu_seqlens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 def image_blocks(
     cu_seqlens: torch.Tensor, token_type_ids: torch.Tensor, *, sliding_window: int | None = None
 ) -> torch.Tensor:
-    """Gemma 3: causal (or sliding), and the tokens of one image, a run of `token_type_ids` 1 (int [T]), see each
-    other both ways.
+    """Gemma 3: causal, and the tokens of one image, a run of `token_type_ids` 1 (int [T]), see each other both ways. A
+    sliding window W bounds all of it: nothing W or more places back is seen, not in an image either (transformers 5.23,
+    `create_masks_for_vision_model`).
 
     >>> image_blocks(torch.tensor([0, 4]), torch.tensor([1, 1, 0, 1])).int().tolist()
     [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
@@ -69,7 +70,11 @@ def image_blocks(
     begins = image & ~torch.nn.functional.pad(image[:-1] & (number[1:] == number[:-1]), (1, 0))
     block = torch.where(image, begins.cumsum(0), 0)
     alike = (block[:, None] == block[None, :]) & image[:, None]
-    return causal(cu_seqlens, sliding_window=sliding_window) | alike
+    mask = causal(cu_seqlens) | alike
+    if sliding_window is not None:
+        place = torch.arange(len(mask))
+        mask &= place[:, None] - place[None, :] < sliding_window
+    return mask
 
 
 def local(rows: int, columns: int, *, reach: int = 1) -> torch.Tensor:

@@ -45,7 +45,8 @@ def test_every_mask_is_its_sentence(lengths: list[int], data: st.DataObject, win
             assert bool(whole[q, k]) == same
             in_prefix = same and max(place[q], place[k]) < prefixes[segment[q]]
             assert bool(prefixed[q, k]) == (past or in_prefix)
-            assert bool(blocks[q, k]) == (near or (image[q] is not None and image[q] == image[k]))
+            together = image[q] is not None and image[q] == image[k]
+            assert bool(blocks[q, k]) == ((past or together) and (window is None or q - k < window))
 
 
 @pytest.mark.parametrize(("rows", "columns", "reach"), [(1, 1, 1), (3, 4, 1), (5, 2, 2)])

@@ -1,0 +1,218 @@
+"""The packing certificate: whether a loaded model treats the samples of a packed row as if each were alone.
+
+Models differ in how they learn of borders, and a model that does not is not wrong in any way one could see: its loss
+is a number like any other. So every run begins by asking the model itself, on its own data: the same samples packed
+and alone must give the same loss, the same gradients, and no change in one may move another by a single bit.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from mmdata.collate import model_inputs
+from mmdata.errors import SpecError
+from mmdata.types import Packed
+from mmtrain import attention, masks
+from mmtrain.losses import cross_entropy_sum
+
+Strategy = Literal["varlen", "masks"]
+STRATEGIES: tuple[Strategy, ...] = ("varlen", "masks")
+"""In the order in which they are tried: a varlen kernel costs no mask; masks take T x T values per row."""
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+"""Largest relative difference of loss and gradients. In half precision the order of sums alone makes most of it
+(8e-5 to 1.3e-3 of the loss, axolotl#3817); what tells there is that no bit of another sample moves."""
+
+BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
+Collate = Callable[[Sequence[Packed]], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What one strategy did: differences relative to the larger value, and the segments that moved though only others
+    were changed. `error` says why the model could not be run so."""
+
+    strategy: Strategy
+    loss: float = float("inf")
+    gradient: float = float("inf")
+    leaks: int = -1
+    error: str | None = None
+
+    def holds(self, tolerance: float) -> bool:
+        return self.error is None and self.leaks == 0 and max(self.loss, self.gradient) <= tolerance
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return f"{self.strategy}: {self.error}"
+        leaks = "no leak" if not self.leaks else f"{self.leaks} segments moved by others"
+        return f"{self.strategy}: loss {self.loss:.1e}, gradients {self.gradient:.1e}, {leaks}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """The verdict: the first strategy that holds, or None where the model must not be given packed rows."""
+
+    model: str
+    strategy: Strategy | None
+    checks: tuple[Check, ...]
+
+    def __str__(self) -> str:
+        verdict = f"packed by {self.strategy}" if self.strategy else "must not be packed"
+        return f"{self.model}: {verdict} ({'; '.join(map(str, self.checks))})"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Certificate:
+        body = json.loads(text)
+        return Certificate(**{**body, "checks": tuple(Check(**check) for check in body["checks"])})
+
+
+def certify(model: Any, samples: Sequence[Packed], collate: Collate) -> Certificate:
+    """Try the strategies in order on `samples`, each a Packed of one segment; two at least, with media if the model
+    takes any. The model is left in the strategy that holds (else as it was), its gradients and mode as they were.
+
+    Raises SpecError for fewer than two samples, or for samples without anything to train on.
+    """
+    if len(samples) < 2:
+        raise SpecError("the packing check needs two samples that fit into a pack together")
+    if not sum(int((pack.labels != -100).sum()) for pack in samples):
+        raise SpecError("the packing check needs samples with something to train on")
+    before = model.config._attn_implementation
+    was_training = model.training
+    kept = {name: p.grad for name, p in model.named_parameters()}
+    model.eval()  # dropout would differ between two runs of the same
+    tolerance = TOLERANCE[next(model.parameters()).dtype]
+    alone = [collate([pack]) for pack in samples]
+    together = collate(list(samples))
+    checks: list[Check] = []
+    try:
+        expected = _run(model, [_bare(batch) for batch in alone])
+        for strategy in STRATEGIES:
+            checks.append(_check(model, strategy, together, expected))
+            if checks[-1].holds(tolerance):
+                break
+            model.set_attn_implementation(before)
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.grad = kept[name]
+        model.train(was_training)
+    found = checks[-1].strategy if checks[-1].holds(tolerance) else None
+    return Certificate(model=type(model).__name__, strategy=found, checks=tuple(checks))
+
+
+def adopt(model: Any, strategy: Strategy) -> None:
+    """Set the model up for `prepared` batches of a strategy."""
+    if strategy == "varlen":
+        attention.register()
+        model.set_attn_implementation(attention.NAME)
+    elif model.config._attn_implementation == attention.NAME:
+        model.set_attn_implementation("sdpa")
+
+
+def prepared(batch: dict[str, Any], strategy: Strategy, config: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """The inputs of `forward` for a packed batch: as they are, or with dense masks in place of borders."""
+    inputs = model_inputs(batch)
+    if strategy == "varlen":
+        return inputs
+    borders = inputs["cu_seq_lens_q"]
+    for name in BORDERS:
+        inputs.pop(name, None)
+    text = config.get_text_config()
+    # Gemma 3: the tokens of one image see each other both ways. A model that is given its masks makes none of these.
+    types = inputs.get("token_type_ids") if str(config.model_type).startswith("gemma3") else None
+
+    def mask(window: int | None) -> torch.Tensor:
+        if types is not None:
+            return masks.image_blocks(borders, types[0], sliding_window=window)
+        return masks.causal(borders, sliding_window=window)
+
+    window = getattr(text, "sliding_window", None)
+    kinds = set(getattr(text, "layer_types", None) or ())
+    if kinds > {"full_attention"} or kinds == {"sliding_attention"}:
+        both: dict[masks.Kind, torch.Tensor] = {"full_attention": mask(None), "sliding_attention": mask(window)}
+        inputs["attention_mask"] = masks.explicit(both, dtype)
+    else:
+        inputs["attention_mask"] = masks.explicit(mask(window), dtype)
+    return inputs
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    loss: float
+    gradients: dict[str, torch.Tensor]
+
+
+def _run(model: Any, batches: list[tuple[dict[str, Any], torch.Tensor, torch.Tensor]]) -> _Outcome:
+    """Token-mean loss over all batches, and its gradients."""
+    model.zero_grad(set_to_none=True)
+    total = sum(int((labels[1:] != -100).sum()) for _, labels, _ in batches)
+    loss = 0.0
+    for inputs, labels, weights in batches:
+        hidden = model.base_model(**inputs).last_hidden_state[0]
+        part = cross_entropy_sum(hidden, model.get_output_embeddings(), labels, weights) / total
+        part.backward()
+        loss += float(part.detach())
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return _Outcome(loss, gradients)
+
+
+def _bare(batch: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+    """A batch of one sample as any trainer would give it: no borders, nothing of ours."""
+    inputs = {name: value for name, value in model_inputs(batch).items() if name not in BORDERS}
+    labels = inputs.pop("labels")[0]
+    return inputs, labels, torch.ones_like(labels, dtype=torch.float32)
+
+
+def _check(model: Any, strategy: Strategy, batch: dict[str, Any], expected: _Outcome) -> Check:
+    dtype = next(model.parameters()).dtype
+    try:
+        adopt(model, strategy)
+        inputs = prepared(batch, strategy, model.config, dtype)
+        labels = inputs.pop("labels")[0]
+        found = _run(model, [(inputs, labels, torch.ones_like(labels, dtype=torch.float32))])
+        if found.gradients.keys() != expected.gradients.keys():
+            return Check(strategy=strategy, error="other parameters take part than for single samples")
+        return Check(
+            strategy=strategy,
+            loss=abs(found.loss - expected.loss) / max(abs(expected.loss), 1e-30),
+            gradient=_gradient_error(found.gradients, expected.gradients),
+            leaks=_leaks(model, inputs, batch["cu_seq_lens_q"]),
+        )
+    except (ValueError, RuntimeError, NotImplementedError, TypeError, KeyError) as error:
+        return Check(strategy=strategy, error=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+
+
+def _gradient_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Largest difference, relative to the largest gradient of all."""
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    return max(float((found[name] - expected[name]).abs().max()) for name in expected) / max(largest, 1e-30)
+
+
+@torch.no_grad()
+def _leaks(model: Any, inputs: dict[str, Any], cu_seqlens: torch.Tensor) -> int:
+    """Segments whose hidden states change by a bit when the last word of another segment is another one."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    special = {value for name, value in vars(model.config).items() if name.endswith("token_id")}
+    special |= {value for name, value in vars(model.config).items() if name.endswith("token_index")}
+    ids = inputs["input_ids"][0].tolist()
+    before = model.base_model(**inputs).last_hidden_state[0]
+    segments = [slice(*pair) for pair in itertools.pairwise(cu_seqlens.tolist())]
+    moved = set()
+    for mine in segments:
+        words = [at for at in range(mine.start, mine.stop) if ids[at] not in special]
+        if not words:
+            continue
+        changed = inputs["input_ids"].clone()
+        others = (ids[words[-1]] + step for step in range(1, vocabulary))
+        changed[0, words[-1]] = next(token % vocabulary for token in others if token % vocabulary not in special)
+        after = model.base_model(**{**inputs, "input_ids": changed}).last_hidden_state[0]
+        moved |= {other.start for other in segments if other != mine and not torch.equal(after[other], before[other])}
+    return len(moved)
