@@ -147,9 +147,9 @@ def test_storage_that_fails_is_tried_again_and_then_stops_the_run(
         return original(self, position, place)
 
     monkeypatch.setattr(Dataset, "read", flaky)
-    monkeypatch.setattr("mmdata.stream.reader.IO_WAIT", 0.001)
+    monkeypatch.setattr("mmdata.shards.retry.WAIT", 0.001)
     assert [pack.keys for pack in stream] == expected
     assert not stream.bad
     failures[0] = 1000
-    with pytest.raises(RunError, match="failed 3 times"):
+    with pytest.raises(RunError, match="failed 4 times"):
         list(stream)
