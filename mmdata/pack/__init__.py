@@ -3,6 +3,7 @@
 from mmdata.pack.best import Strategy, pack, pack_best_fit
 from mmdata.pack.bins import Bins, packing_efficiency, padded_efficiency, round_up
 from mmdata.pack.bounds import lower_bound
+from mmdata.pack.even import even_out
 from mmdata.pack.overlong import Fitted, OverlongPolicy, fit_overlong
 from mmdata.pack.padded import length_batches
 from mmdata.pack.pieces import Pieces, concat_then_split, cut
@@ -19,6 +20,7 @@ __all__ = [
     "balance",
     "concat_then_split",
     "cut",
+    "even_out",
     "fit_overlong",
     "imbalance",
     "length_batches",

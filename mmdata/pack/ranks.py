@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,10 @@ DOUBLINGS = 4
 """The objective is the sum of (load / mean) ** 16 over ranks and kinds of cost: almost the largest, yet every swap
 that helps a rank shows. Squared four times: products are the same on every machine, powers need not be."""
 SWAPS = 1000
+ENOUGH = 1.01
+"""Once no load is more of its mean than this, ranks are alike enough."""
+SPLITS = 500
+"""Two ranks divide their packs anew where there are at most so many ways to do it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,7 +35,8 @@ def balance(costs: npt.ArrayLike, ranks: int, per_rank: int | None = None) -> np
     `costs` are those of the step's packs, [n] or [n, d] for d kinds (total, vision, ...), 0 or more; `per_rank` is
     ceil(n / ranks) unless given. Packs are dealt largest first (by their largest share of any kind) to the rank that
     then has the least to do (Graham's LPT rule), no rank getting more than `per_rank`, nor two fewer than another; then
-    packs are swapped between ranks as long as that helps. Each rank does its packs largest first, so that micro-steps
+    packs are swapped between ranks as long as that helps, and where ranks have few, the worst rank and another divide
+    theirs anew. Each rank does its packs largest first, so that micro-steps
     are alike too. A pure function of the input; ties go to the lower rank and the earlier pack. Raises ValueError where
     the packs do not fit.
 
@@ -47,7 +54,7 @@ def balance(costs: npt.ArrayLike, ranks: int, per_rank: int | None = None) -> np
     # Dummies of no cost make all ranks equally long, so that swaps also move packs.
     full = -(-len(values) // ranks)
     relative = np.concatenate([relative, np.zeros((ranks * full - len(values), relative.shape[1]))])
-    rank_of = _swapped(relative, _dealt(relative, ranks, full), ranks)
+    rank_of = _divided(relative, _swapped(relative, _dealt(relative, ranks, full), ranks), ranks, full)
     result = np.full((ranks, rows), -1, np.int64)
     for rank in range(ranks):
         mine = np.flatnonzero(rank_of[: len(values)] == rank)
@@ -117,6 +124,40 @@ def _swapped(relative: Costs, rank_of: npt.NDArray[np.int64], ranks: int) -> npt
         else:
             break
     return rank_of
+
+
+def _divided(relative: Costs, rank_of: npt.NDArray[np.int64], ranks: int, full: int) -> npt.NDArray[np.int64]:
+    """Let the worst rank and whichever other gains most divide their packs in the best of all ways, `full` each, until
+    loads are alike enough or nothing helps."""
+    ways = math.comb(2 * full - 1, full - 1)
+    if ranks < 2 or full < 2 or ways > SPLITS:
+        return rank_of
+    # The worst rank always keeps its first pack: the two ranks may as well be named the other way round.
+    chosen = np.array([(0, *some) for some in combinations(range(1, 2 * full), full - 1)])
+    kept = np.zeros((ways, 2 * full), bool)
+    np.put_along_axis(kept, chosen, True, axis=1)
+    members = np.argsort(rank_of, kind="stable").reshape(ranks, full)
+    for _ in range(SWAPS):
+        loads = relative[members].sum(1)
+        if loads.max() <= ENOUGH:
+            break
+        now = _power(loads).sum(1)
+        worst = int(np.argmax(now))
+        others = np.flatnonzero(np.arange(ranks) != worst)
+        both = np.concatenate([np.repeat(members[worst][None], len(others), 0), members[others]], 1)
+        mine = np.zeros((len(others), ways, relative.shape[1]))
+        for place in range(2 * full):  # one by one, so that every machine adds in the same order
+            mine += kept[None, :, place, None] * relative[both[:, place]][:, None]
+        theirs = (loads[worst] + loads[others])[:, None] - mine
+        gain = (now[worst] + now[others])[:, None] - _power(mine).sum(2) - _power(np.maximum(theirs, 0)).sum(2)
+        best = int(np.argmax(gain))
+        if gain.flat[best] <= 1e-9 * now.sum():
+            break
+        other, way = divmod(best, ways)
+        members[worst], members[others[other]] = both[other][kept[way]], both[other][~kept[way]]
+    result = np.empty_like(rank_of)
+    result[members] = np.arange(ranks)[:, None]
+    return result
 
 
 def _power(values: Costs) -> Costs:

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdata import rng
-from mmdata.pack import Bins, Strategy, length_batches, pack, pack_vectors
+from mmdata.pack import Bins, Strategy, even_out, length_batches, pack, pack_vectors
 from mmdata.stream.measure import Measured
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import Cost
@@ -62,7 +62,10 @@ def _packed(measured: Measured, kept: Array, spec: StreamSpec) -> Bins:
     limits = _limits(spec)
     if not limits:
         strategy: Strategy = "best" if spec.packing == "best_fit" else spec.packing  # type: ignore[assignment]
-        return pack(tokens, limit, strategy, window=spec.packing_window)
+        bins = pack(tokens, limit, strategy, window=spec.packing_window)
+        if strategy not in ("best", "thorough") or spec.packing_window is not None:
+            return bins  # a rule that was asked for by name, or samples that are to stay together
+        return even_out(bins, tokens, _towers(measured, kept, spec), limit)
     sizes = np.concatenate([tokens[:, None], _sizes(measured, kept)[:, list(limits)]], axis=1)
     window = spec.packing_window or len(kept)
     parts = []
@@ -82,6 +85,12 @@ def _sizes(measured: Measured, kept: Array) -> Array:
     """int64 [N, 3]: patches, frames of log-mel and media."""
     media = np.array([len(measured.plans[i]) for i in kept.tolist()], np.int64)
     return np.stack([measured.patches[kept], measured.mel_frames[kept], media], axis=1)
+
+
+def _towers(measured: Measured, kept: Array, spec: StreamSpec) -> Array:
+    """int64 [N]: what the vision and audio towers have to do for each sample, in thousandths of the unit of cost."""
+    vision = np.rint(measured.patches[kept] * (1000 * spec.costs.patches)).astype(np.int64)
+    return vision + np.rint(measured.mel_frames[kept] * (1000 * spec.costs.mel_frames)).astype(np.int64)
 
 
 def _batched(measured: Measured, kept: Array, spec: StreamSpec) -> Bins:
