@@ -212,6 +212,8 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         info = get_worker_info()
         cursor = loaded.cursor()
         extents, differing = carried_on(loaded.data, self.datasets, cursor.position)
+        if cursor.dealt and extents != loaded.data and not differing:
+            differing = ["data: shards were added, and this state lies within a step; go on from one between steps"]
         state.refuse_other(loaded, self.config, differing)
         if loaded.worker is not None:
             self._load_worker(loaded.worker, cursor)

@@ -9,7 +9,6 @@ from typing import Any
 from pydantic import Field
 
 from mmdata.families import Family
-from mmdata.shards import manifest as manifests
 from mmdata.shards.dataset import Dataset
 from mmdata.spec import Model
 from mmdata.stream.block import Block
@@ -28,7 +27,7 @@ class Extent(Model):
     roots: str
     """12 hex digits of the root digest of each dataset, one after the other."""
     shards: list[int]
-    """How many of its first shards each dataset has."""
+    """How many shards, those without samples not counted, each dataset has."""
 
 
 def extent(datasets: Sequence[Dataset], epoch: int = 0) -> Extent:
@@ -36,7 +35,7 @@ def extent(datasets: Sequence[Dataset], epoch: int = 0) -> Extent:
     return Extent(
         epoch=epoch,
         roots="".join(dataset.manifest.root_digest[:HEX] for dataset in datasets),
-        shards=[len(dataset.manifest.shards) for dataset in datasets],
+        shards=[len(dataset.shard_rows) for dataset in datasets],
     )
 
 
@@ -62,7 +61,7 @@ def _differing(saved: Extent, datasets: Sequence[Dataset]) -> Iterator[str]:
         return
     for number, (dataset, shards) in enumerate(zip(datasets, saved.shards, strict=True)):
         before = saved.roots[number * HEX : (number + 1) * HEX]
-        held = len(dataset.manifest.shards)
+        held = len(dataset.shard_rows)
         if shards > held:
             yield f"dataset {dataset.path}: {shards} shards -> {held}"
         elif (now := _root(dataset, shards)) != before:
@@ -72,9 +71,9 @@ def _differing(saved: Extent, datasets: Sequence[Dataset]) -> Iterator[str]:
 
 def _root(dataset: Dataset, shards: int) -> str:
     """Of its first shards."""
-    if shards == len(dataset.manifest.shards):
+    if shards == len(dataset.shard_rows):
         return dataset.manifest.root_digest[:HEX]
-    return manifests.root_digest(dataset.manifest.shards[:shards])[:HEX]
+    return dataset.manifest.prefix_digest(shards)[:HEX]
 
 
 class First:
@@ -82,9 +81,8 @@ class First:
 
     def __init__(self, dataset: Dataset, shards: int) -> None:
         self._whole = dataset
-        held = sum(1 for entry in dataset.manifest.shards[:shards] if entry.rows)
-        self.shard_rows = dataset.shard_rows[:held]
-        self.shard_firsts = dataset.shard_firsts[: held + 1]
+        self.shard_rows = dataset.shard_rows[:shards]
+        self.shard_firsts = dataset.shard_firsts[: shards + 1]
 
     def __len__(self) -> int:
         return int(self.shard_firsts[-1])
@@ -123,4 +121,4 @@ class ExtendedPlanner(Planner):
 
 
 def _first(dataset: Dataset, shards: int) -> Any:
-    return dataset if shards == len(dataset.manifest.shards) else First(dataset, shards)
+    return dataset if shards == len(dataset.shard_rows) else First(dataset, shards)
