@@ -81,25 +81,39 @@ class Order:
         if self._by_shard:
             starts, stops = self._pieces_of(epoch, number)
             return int((stops - starts).sum())
-        return (number + 1) * self.n // self.blocks - number * self.n // self.blocks
+        return self._first(number + 1) - self._first(number)
 
     def take(self, at: Place, count: int) -> tuple[Positions, npt.NDArray[np.int32], Place]:
         """The next `count` samples from a place on, across blocks and epochs: positions int64 [count], the epoch of
         each int32 [count], and the place after them. Raises ValueError where there is no sample at all."""
         if count and not self.n:
             raise ValueError("an empty index space has no samples to take")
-        positions, epochs = [np.empty(0, np.int64)], [np.empty(0, np.int32)]
-        epoch, number, offset = at.epoch, at.block, at.offset
+        positions, epochs, place = [np.empty(0, np.int64)], [np.empty(0, np.int32)], at
         while count:
-            part = min(count, self.size(epoch, number) - offset)
-            if part > 0:
-                positions.append(self._part(epoch, number, offset, offset + part))
-                epochs.append(np.full(part, epoch, np.int32))
-                count, offset = count - part, offset + part
-            if offset >= self.size(epoch, number):
-                offset = 0
-                epoch, number = (epoch, number + 1) if number + 1 < self.blocks else (epoch + 1, 0)
-        return np.concatenate(positions), np.concatenate(epochs), Place(epoch, number, offset)
+            # Without shards an epoch is one piece, however many blocks it has.
+            end = self.size(place.epoch, place.block) if self._by_shard else self.n - self._first(place.block)
+            part = min(count, end - place.offset)
+            positions.append(self._part(place.epoch, place.block, place.offset, place.offset + part))
+            epochs.append(np.full(part, place.epoch, np.int32))
+            place, count = self.skip(place, part), count - part
+        return np.concatenate(positions), np.concatenate(epochs), place
+
+    def skip(self, at: Place, count: int) -> Place:
+        """The place `count` samples after another, whole blocks at a time. Raises ValueError where there is no sample
+        at all."""
+        if count and not self.n:
+            raise ValueError("an empty index space has no samples to skip")
+        if not self.n:
+            return at
+        if not self._by_shard:
+            epochs, rest = divmod(self._first(at.block) + at.offset + count, self.n)
+            number = self._block_of(rest, self.n)
+            return Place(at.epoch + epochs, number, rest - self._first(number))
+        epoch, number, offset = at.epoch, at.block, at.offset + count
+        while offset >= (size := self.size(epoch, number)):
+            offset -= size
+            epoch, number = (epoch, number + 1) if number + 1 < self.blocks else (epoch + 1, 0)
+        return Place(epoch, number, offset)
 
     def place(self, position: int, epoch: int) -> Place:
         """Where the sample at a position stands in an epoch, found without going through it."""
@@ -109,16 +123,24 @@ class Order:
             at = position
             if self.shuffle == "global":
                 at = int(place_of(np.array([position]), self.n, round_keys("order", self.seed, epoch))[0])
-            number = ((at + 1) * self.blocks - 1) // self.n
-            return Place(epoch, number, at - number * self.n // self.blocks)
+            number = self._block_of(at, self.n)
+            return Place(epoch, number, at - self._first(number))
         piece = self._piece_at(position)
         at = int(place_of(np.array([piece]), self.pieces, round_keys("shards", self.seed, epoch))[0])
-        number = ((at + 1) * self.blocks - 1) // self.pieces
+        number = self._block_of(at, self.pieces)
         return Place(epoch, number, int(np.flatnonzero(self.block(epoch, number) == position)[0]))
 
     @property
     def _by_shard(self) -> bool:
         return self.shuffle in ("shard", "block")
+
+    def _first(self, number: int) -> int:
+        """Samples of an epoch before a block, for orders without shards."""
+        return number * self.n // self.blocks
+
+    def _block_of(self, at: int, n: int) -> int:
+        """The block that holds number `at` of n that are spread over the blocks."""
+        return ((at + 1) * self.blocks - 1) // n
 
     @cached_property
     def _cuts(self) -> Positions | None:
@@ -152,9 +174,9 @@ class Order:
         return before + ((position - first + 1) * count - 1) // (stop - first)
 
     def _part(self, epoch: int, number: int, start: int, stop: int) -> Positions:
-        """Samples start..stop-1 of a block."""
+        """Samples start..stop-1 of a block, and without shards of those after it."""
         if not self._by_shard:
-            places = np.arange(start, stop, dtype=np.int64) + number * self.n // self.blocks
+            places = np.arange(start, stop, dtype=np.int64) + self._first(number)
             if self.shuffle == "none":
                 return places
             return permute(places, self.n, round_keys("order", self.seed, epoch))

@@ -60,6 +60,7 @@ def test_taking_goes_through_epochs(rows: list[int], shuffle: Shuffle, block: in
         assert np.array_equal(positions, endless[taken : taken + count])
         assert np.array_equal(epochs, np.arange(taken, taken + count) // made.n)
         taken += count
+        assert made.skip(Place(), taken) == place
 
 
 @settings(max_examples=60, deadline=None)
