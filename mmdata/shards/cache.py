@@ -16,6 +16,7 @@ from mmdata.errors import DataError, RunError, SpecError
 from mmdata.shards import transport
 from mmdata.shards.local import Handle
 from mmdata.shards.room import Room
+from mmdata.shards.storage import user_cache
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ WAIT_SECONDS = 600.0
 """So long a download by another process is waited for."""
 TOUCH_SECONDS = 1.0
 """A file's time of use is written no oftener than this."""
+DEFAULT_BYTES = 32 << 30
 EVICTED_AGAIN = 8
 """So often a file may be evicted by others between its download and its use before the cache is called too small."""
 
@@ -216,6 +218,11 @@ class Cache:
 
     def __setstate__(self, state: tuple[Path, int]) -> None:
         self.__init__(*state)  # type: ignore[misc]
+
+
+def default() -> Cache:
+    """The user's own cache, of `DEFAULT_BYTES`: `$XDG_CACHE_HOME/mmdata/shards`, or `~/.cache/mmdata/shards`."""
+    return Cache(user_cache("shards"), DEFAULT_BYTES)
 
 
 class Check:

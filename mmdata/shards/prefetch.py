@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
@@ -53,7 +53,9 @@ class Request:
 
 
 @dataclass(slots=True, eq=False)
-class _Piece:
+class Piece:
+    """A request on its way."""
+
     request: Request
     state: Literal["waiting", "reading", "ready", "gone"] = "waiting"
     data: bytes | None = None
@@ -87,9 +89,9 @@ class Prefetcher:
     """Reads what is wanted, in the order in which it is wanted: `threads` reads at a time, and at most `ahead_bytes`
     in flight or waiting to be handed over (one longer read is let through alone).
 
-    Ranges of a file that lie near each other share a read. With a `cache`, a file of which at least half is wanted is
-    downloaded whole, while all such files fit into the cache together. Any thread may ask. What was wanted must be
-    asked for or dropped, each once: until then it takes its room.
+    Ranges of a file that lie near each other share a read. With a `cache`, a file of which at least half is wanted, or
+    `expect`ed to be, is downloaded whole, while all such files fit into the cache together. Any thread may ask. What
+    was wanted must be asked for or released: until then it takes its room.
 
         with Prefetcher(cache=cache) as ahead:
             ahead.want(requests)
@@ -102,9 +104,10 @@ class Prefetcher:
         self._keep_bytes = 0 if cache is None else cache.limit_bytes
         self._ahead_bytes = ahead_bytes
         self._ahead = 0
-        self._waiting: dict[int, _Piece] = {}  # by id, in the order of the plan
-        self._pieces: dict[tuple[str, int, int], deque[_Piece]] = {}
+        self._waiting: dict[int, Piece] = {}  # by id, in the order of the plan
+        self._pieces: dict[tuple[str, int, int], deque[Piece]] = {}
         self._files: dict[str, _File] = {}
+        self._expected: dict[str, int] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [
@@ -113,16 +116,24 @@ class Prefetcher:
         for thread in self._threads:
             thread.start()
 
-    def want(self, requests: Iterable[Request]) -> None:
-        """Say what will be asked for next, in this order. The same request may be wanted several times."""
+    def expect(self, shares: Mapping[str, int]) -> None:
+        """Say how many bytes of which files (by URL) will be wanted by and by, in place of what was said before. It
+        decides which are worth keeping whole; nothing is read before it is wanted."""
         with self._changed:
-            for request in requests:
-                piece = _Piece(request)
+            self._expected = dict(shares)
+
+    def want(self, requests: Iterable[Request]) -> list[Piece]:
+        """Say what will be asked for next, in this order. The same request may be wanted several times."""
+        pieces = [Piece(request) for request in requests]
+        with self._changed:
+            for piece in pieces:
+                request = piece.request
                 self._waiting[id(piece)] = piece
                 self._pieces.setdefault(request.key, deque()).append(piece)
                 file = self._files.setdefault(request.source.uri, _File(request.source.size))
                 file.wanted += request.size
             self._changed.notify_all()
+        return pieces
 
     def get(self, request: Request) -> bytes:
         """The bytes of a request, once for each time it was wanted. Raises what reading raised: DataError, RunError."""
@@ -153,14 +164,15 @@ class Prefetcher:
                 raise piece.error
             return piece.data
 
-    def drop(self, request: Request) -> None:
-        """Say that a request that was wanted will not be asked for."""
+    def release(self, pieces: Iterable[Piece]) -> None:
+        """Say of what `want` answered that it will not be asked for any more; what was, stays as it is."""
         with self._changed:
-            if queue := self._pieces.get(request.key):
-                piece = queue.popleft()
-                if not queue:
-                    del self._pieces[request.key]
-                self._done(piece)
+            for piece in pieces:
+                if piece.state != "gone" and piece in (queue := self._pieces.get(piece.request.key, deque())):
+                    queue.remove(piece)
+                    if not queue:
+                        del self._pieces[piece.request.key]
+                    self._done(piece)
 
     def close(self) -> None:
         """End the reading. Reads under way end in their own time; nothing is handed over any more."""
@@ -181,7 +193,7 @@ class Prefetcher:
     ) -> None:
         self.close()
 
-    def _done(self, piece: _Piece) -> None:
+    def _done(self, piece: Piece) -> None:
         """A piece that nobody asks for any more gives its room back; one that is being read does so when it is."""
         file = self._files[piece.request.source.uri]
         file.wanted -= piece.request.size
@@ -208,7 +220,7 @@ class Prefetcher:
             else:
                 self._read(*job)
 
-    def _next(self) -> Request | tuple[Range, list[_Piece]] | None:
+    def _next(self) -> Request | tuple[Range, list[Piece]] | None:
         """The next thing to do: a file to keep (any request of it), or a read and the pieces that lie in it."""
         while not self._closed:
             # A file that is being kept is passed over: when it is there, its pieces need no read.
@@ -217,7 +229,7 @@ class Prefetcher:
             if head is None:
                 return None
             file = self._file(head)
-            if file.plan == "undecided" and self._is_worth_keeping(file):
+            if file.plan == "undecided" and self._is_worth_keeping(head.request.source.uri, file):
                 file.plan = "keeping"
                 return head.request
             if file.plan == "whole":
@@ -228,10 +240,11 @@ class Prefetcher:
             reads = coalesce(ranges, gap=GAP_BYTES, limit=min(READ_BYTES, self._ahead_bytes))
             at = near.index(head)
             read, inside = next((read, inside) for read, inside in reads if at in inside)
-            size = read.end - read.start
+            pieces = [near[number] for number in inside]
+            if (size := _room(read, pieces)) > self._ahead_bytes:  # many that overlap
+                read, pieces, size = ranges[at], [head], head.request.size
             if self._ahead and self._ahead + size > self._ahead_bytes:
                 return None
-            pieces = [near[number] for number in inside]
             for piece in pieces:
                 piece.state = "reading"
                 del self._waiting[id(piece)]
@@ -240,12 +253,13 @@ class Prefetcher:
             return read, pieces
         return None
 
-    def _file(self, piece: _Piece) -> _File:
+    def _file(self, piece: Piece) -> _File:
         return self._files[piece.request.source.uri]
 
-    def _is_worth_keeping(self, file: _File) -> bool:
+    def _is_worth_keeping(self, uri: str, file: _File) -> bool:
         kept = sum(other.size for other in self._files.values() if other.plan in ("keeping", "whole"))
-        return file.wanted >= WHOLE_SHARE * file.size and kept + file.size <= self._keep_bytes
+        much = max(file.wanted, self._expected.get(uri, 0)) >= WHOLE_SHARE * file.size
+        return much and kept + file.size <= self._keep_bytes
 
     def _keep(self, request: Request) -> None:
         """Download a whole file. What fails here shows, or does not, when its pieces are read."""
@@ -261,7 +275,7 @@ class Prefetcher:
                 del self._files[request.source.uri]
             self._changed.notify_all()
 
-    def _read(self, read: Range, pieces: list[_Piece]) -> None:
+    def _read(self, read: Range, pieces: list[Piece]) -> None:
         source, size = pieces[0].request.source, read.end - read.start
         data: bytes | None = None
         error: Exception | None = None
@@ -282,7 +296,7 @@ class Prefetcher:
         with self._changed:
             self.stats.reads += 1
             self.stats.bytes += size if data is not None else 0
-            self._ahead -= size
+            self._ahead -= _room(read, pieces)
             for piece, result in zip(pieces, results, strict=True):
                 if isinstance(result, Exception):
                     piece.error = result
@@ -299,3 +313,8 @@ class Prefetcher:
             return request.source.fetch(request.offset, request.size)
         except Exception as error:
             return error
+
+
+def _room(read: Range, pieces: list[Piece]) -> int:
+    """Bytes that a read takes, or its pieces where they overlap."""
+    return max(read.end - read.start, sum(piece.request.size for piece in pieces))

@@ -31,7 +31,7 @@ class RemoteSource:
         self.uri = uri
         self.size = size
         self.digest = digest
-        self._ahead = ahead
+        self.ahead = ahead
         self._cache = cache
         self._path = None if cache is None else cache.path(uri, size, digest)
         self._asked = 0
@@ -41,22 +41,20 @@ class RemoteSource:
         """The `size` bytes from `offset` on. Raises DataError `shard_missing` or `shard_cut`, RunError."""
         if self._closed:
             raise ValueError(f"{self.uri}: read after close")
-        data = None if self._ahead is None else self._ahead.take((self.uri, offset, size))
-        if data is not None:
-            return data
-        if self._cache is not None and (data := self._cached(offset, size)) is not None:
-            return data
-        self._asked += size
-        if self._asked >= WHOLE_SHARE * self.size:
-            self._asked = 0  # where there is no room, it is tried again after as much
-            self.keep()
-        return self.fetch(offset, size)
+        data = None if self.ahead is None else self.ahead.take((self.uri, offset, size))
+        return self.fetch(offset, size) if data is None else data
 
     def fetch(self, offset: int, size: int) -> bytes:
         """As `read`, past what is read ahead: from the cache, or by a request."""
         if offset + size > self.size:
             raise DataError("shard_cut", f"{self.uri}: ends at byte {self.size}, {offset + size} expected")
         data = self._cached(offset, size)
+        if data is None and self._cache is not None:
+            self._asked += size
+            if self._asked >= WHOLE_SHARE * self.size:
+                self._asked = 0  # where there is no room, it is tried again after as much
+                if self.keep():
+                    data = self._cached(offset, size)
         return transport.fetch(self.uri, offset, offset + size) if data is None else data
 
     def read_into(self, offset: int, buffer: memoryview) -> None:

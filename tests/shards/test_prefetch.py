@@ -198,15 +198,32 @@ def test_damage_fails_the_requests_that_meet_it_and_no_others() -> None:
         assert ahead._ahead == 0
 
 
-def test_what_is_dropped_gives_its_room_back() -> None:
+def test_a_file_of_which_much_is_expected_is_kept(tmp_path: Path) -> None:
+    sources = [Memory(f"m://{number}", keeps=True) for number in range(2)]
+    with Prefetcher(cache=Cache(tmp_path, 10 * SIZE), threads=2) as ahead:
+        ahead.expect({"m://1": SIZE // 2})
+        requests = [source.request(0, 10) for source in sources]
+        ahead.want(requests)
+        assert [ahead.get(request) for request in requests] == [source.data[:10] for source in sources]
+        deadline = time.monotonic() + 10
+        while not sources[1].kept and time.monotonic() < deadline:
+            time.sleep(0.005)
+    assert [source.kept for source in sources] == [0, 1]
+
+
+def test_what_is_released_gives_its_room_back() -> None:
     source = Memory("m://0")
     requests = [source.request(at * 50_000, 1000) for at in range(4)]
-    with Prefetcher(threads=1, ahead_bytes=1000) as ahead:
-        ahead.want(requests)
+    with Prefetcher(threads=1, ahead_bytes=2000) as ahead:
+        pieces = ahead.want([requests[0], *requests])  # the first one twice, in one read
         settled(ahead, 1)
-        ahead.drop(requests[0])
+        assert ahead.get(requests[0]) == source.expected(requests[0])
         settled(ahead, 2)
-        assert ahead.stats.reads == 2
+        ahead.release(pieces[:2])  # the first of them was handed over, and stays so
+        ahead.release(pieces[:2])
+        settled(ahead, 3)
+        assert (ahead.stats.reads, ahead.stats.most_ahead) == (3, 2000)
+        assert ahead.take(requests[0].key) is None
         assert ahead.get(requests[1]) == source.expected(requests[1])
 
 
