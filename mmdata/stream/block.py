@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mmdata.pack import Bins
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.measure import Measured
+from mmdata.stream.position import Position
 from mmdata.types import Cost, Item, Pack
 
 
@@ -27,8 +28,10 @@ class Block:
     """Samples (numbers into `measured`) of each pack, packs in order."""
     costs: npt.NDArray[np.int64]
     """int64 [P, 4]: the `Cost` of each pack."""
-    left_out: Counter[str]
-    changed: Counter[str]
+    over: int
+    """Samples that no pack can take for what they hold besides tokens."""
+    after: Position
+    """Where the next block begins."""
     padded: bool
     """Whether the samples of a pack are rows of their own."""
     keyed: bool
@@ -46,6 +49,16 @@ class Block:
     def tokens(self) -> npt.NDArray[np.int64]:
         """int64 [P]: samples' tokens in each pack."""
         return self.costs[:, 0]
+
+    @property
+    def left_out(self) -> Counter[str]:
+        """Samples that are in no pack, by reason."""
+        return Counter(self.measured.reasons.values()) + Counter(over_capacity=self.over)
+
+    @property
+    def changed(self) -> Counter[str]:
+        """Samples that were made to fit, by what was done."""
+        return Counter(self.measured.outcomes.values())
 
     def fill(self, capacity: int) -> float:
         """Share of all tokens of its packs that are samples' tokens, 0 to 1; 1 for no packs."""

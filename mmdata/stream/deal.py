@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from mmdata.pack import balance
 from mmdata.stream.cost import loads
-from mmdata.stream.plan import Planner, Position
+from mmdata.stream.plan import Planner
+from mmdata.stream.position import Position
 from mmdata.types import Pack, World
 
 Table = npt.NDArray[np.int64]

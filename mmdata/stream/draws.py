@@ -21,3 +21,7 @@ class Draws:
 
     def __len__(self) -> int:
         return len(self.position)
+
+    def take(self, numbers: npt.NDArray[np.int64]) -> Draws:
+        """Some of them, in this order."""
+        return Draws(dataset=self.dataset[numbers], position=self.position[numbers], epoch=self.epoch[numbers])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +15,7 @@ from mmdata.shards.dataset import Dataset
 from mmdata.stream import fit
 from mmdata.stream.draws import Draws
 from mmdata.stream.lengths import Lengths
+from mmdata.stream.mix import joined as joined_draws
 from mmdata.stream.planned_media import Draw, MediaPlanner, Planned
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Encoded, Template, encode
@@ -42,13 +42,44 @@ class Measured:
     plans: Sequence[tuple[MediaPlan, ...]]
     trims: dict[int, Trim] = field(default_factory=dict)
     """What is left of samples whose text was cut."""
-    left_out: Counter[str] = field(default_factory=Counter)
-    """Samples without tokens, by reason."""
-    changed: Counter[str] = field(default_factory=Counter)
-    """Samples that were made to fit, by what was done."""
+    reasons: dict[int, str] = field(default_factory=dict)
+    """Why samples without tokens are left out."""
+    outcomes: dict[int, str] = field(default_factory=dict)
+    """What was done to samples to make them fit."""
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def take(self, numbers: Array) -> Measured:
+        """Some of the samples, in this order."""
+        places = numbers.tolist()
+        return Measured(
+            draws=self.draws.take(numbers),
+            tokens=self.tokens[numbers],
+            patches=self.patches[numbers],
+            mel_frames=self.mel_frames[numbers],
+            plans=[self.plans[i] for i in places],
+            trims={new: self.trims[i] for new, i in enumerate(places) if i in self.trims},
+            reasons={new: self.reasons[i] for new, i in enumerate(places) if i in self.reasons},
+            outcomes={new: self.outcomes[i] for new, i in enumerate(places) if i in self.outcomes},
+        )
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Measured samples one after the other."""
+    firsts = [0]
+    for part in parts:
+        firsts.append(firsts[-1] + len(part))
+    return Measured(
+        draws=joined_draws([part.draws for part in parts]),
+        tokens=np.concatenate([part.tokens for part in parts]),
+        patches=np.concatenate([part.patches for part in parts]),
+        mel_frames=np.concatenate([part.mel_frames for part in parts]),
+        plans=[plans for part in parts for plans in part.plans],
+        trims={f + i: trim for f, part in zip(firsts, parts, strict=False) for i, trim in part.trims.items()},
+        reasons={f + i: reason for f, part in zip(firsts, parts, strict=False) for i, reason in part.reasons.items()},
+        outcomes={f + i: what for f, part in zip(firsts, parts, strict=False) for i, what in part.outcomes.items()},
+    )
 
 
 class _Found:
@@ -58,17 +89,18 @@ class _Found:
         self.sizes = np.zeros((n, 3), np.int64)
         self.plans: list[tuple[MediaPlan, ...]] = [()] * n
         self.trims: dict[int, Trim] = {}
-        self.left_out, self.changed = Counter[str](), Counter[str]()
+        self.reasons: dict[int, str] = {}
+        self.outcomes: dict[int, str] = {}
 
     def add(self, at: int, found: fit.Fitting | DataError) -> None:
         if isinstance(found, DataError):
-            self.left_out[found.reason] += 1
+            self.reasons[at] = found.reason
             self.sizes[at], self.plans[at] = 0, ()
             return
         text = np.array([found.text, 0, 0])
         self.sizes[at], self.plans[at] = found.media.sizes + text, found.media.plans
         if found.outcome != "kept":
-            self.changed[found.outcome] += 1
+            self.outcomes[at] = found.outcome
         if found.trim is not None:
             self.trims[at] = found.trim
 
@@ -81,8 +113,8 @@ class _Found:
             mel_frames=mel_frames,
             plans=self.plans,
             trims=self.trims,
-            left_out=self.left_out,
-            changed=self.changed,
+            reasons=self.reasons,
+            outcomes=self.outcomes,
         )
 
 

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from mmdata.errors import DataError
 from mmdata.families._family import Family
 from mmdata.shards.dataset import Dataset
 from mmdata.stream import group
 from mmdata.stream.block import Block
-from mmdata.stream.measure import Measure
+from mmdata.stream.cost import loads
+from mmdata.stream.draws import Draws
+from mmdata.stream.measure import Measure, Measured, joined
+from mmdata.stream.mix import Mixer
 from mmdata.stream.pool import Pool
+from mmdata.stream.position import Position
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Template
 from mmdata.types import Pack
 
 KEPT_BLOCKS = 3
 """Two that readers are in, and one that is planned ahead."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Position:
-    """The place of the next pack. `cursors` say how much each dataset of a weighted mixture has given when the block
-    begins; the epoch of such a stream stays 0."""
-
-    epoch: int = 0
-    block: int = 0
-    pack: int = 0
-    cursors: tuple[Any, ...] = ()
 
 
 class Planner:
@@ -42,16 +38,26 @@ class Planner:
     """
 
     def __init__(
-        self, datasets: Sequence[Dataset], spec: StreamSpec, family: Family | None, templates: Sequence[Template]
+        self,
+        datasets: Sequence[Dataset],
+        spec: StreamSpec,
+        family: Family | None,
+        templates: Sequence[Template],
+        mixer: Mixer | None = None,
     ) -> None:
         self.datasets = datasets
         self.spec = spec
         self.family = family
+        self.mixer = mixer
         self.pool = Pool(datasets, shuffle=spec.shuffle, seed=spec.seed, block_samples=spec.block_samples)
-        self.blocks = self.pool.blocks
         self.measure = Measure(datasets, spec, family, templates)
         self._planned: OrderedDict[tuple[int, int, tuple[Any, ...]], Block] = OrderedDict()
         self._lock = threading.Lock()
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of an epoch of all datasets, each taken once."""
+        return self.pool.blocks
 
     def block(self, at: Position) -> Block:
         """The block of a position, whichever its pack; the last few are remembered."""
@@ -64,28 +70,24 @@ class Planner:
             self._planned.move_to_end(key)
             return self._planned[key]
 
-    def following(self, at: Position) -> Position:
-        """Where the block after that of a position begins."""
-        return Position(at.epoch, at.block + 1) if at.block + 1 < self.blocks else Position(at.epoch + 1)
-
     def places(self, start: Position, end_epoch: int | None) -> Iterator[tuple[Block, int, Position]]:
         """Block and number of every pack from `start` to the end of the epoch before `end_epoch`, each with the
-        position after it.
+        position after it. A weighted mixture ends where its datasets are spent.
 
         Raises DataError for an epoch without a single pack, which would never end.
         """
         at, given = start, start.block > 0 or start.pack > 0
-        while end_epoch is None or at.epoch < end_epoch:
-            block, following = self.block(at), self.following(at)
+        while not self._ended(at, end_epoch):
+            block = self.block(at)
             for number in range(at.pack, len(block.bins)):
                 last = number + 1 == len(block.bins)
-                yield block, number, following if last else replace(at, pack=number + 1)
+                yield block, number, block.after if last else replace(at, pack=number + 1)
                 given = True
-            if following.epoch > at.epoch:
+            if block.after.epoch > at.epoch:
                 if not given:
                     raise self._nothing(block)
                 given = False
-            at = following
+            at = block.after
 
     def packs(self, start: Position, end_epoch: int | None) -> Iterator[tuple[Pack, Position]]:
         """`places` as packs."""
@@ -95,7 +97,7 @@ class Planner:
         """The position `count` packs after `start`: replanned forward, whole blocks at a time. The nearer `start` is
         (an anchor), the fewer."""
         at, left, empty = replace(start, pack=0), count + start.pack, 0
-        while count and left:
+        while count and left and not self._ended(at, None):
             block = self.block(at)
             if left < len(block.bins):
                 break
@@ -103,11 +105,11 @@ class Planner:
             if empty > self.blocks:
                 raise self._nothing(block)
             left -= len(block.bins)
-            at = self.following(at)
+            at = block.after
         return replace(at, pack=left)
 
     def _plan(self, at: Position) -> Block:
-        measured = self.measure(self.pool.draws(at.epoch, at.block))
+        measured, after = self._measured(at)
         shares = self.family is not None and self.family.packs
         bins, over = group.group(measured, self.spec, packs=shares)
         bins = group.shuffled(bins, self.spec, at.epoch, at.block)
@@ -117,12 +119,40 @@ class Planner:
             measured=measured,
             bins=bins,
             costs=group.costs(bins, measured),
-            left_out=measured.left_out + Counter(over_capacity=over),
-            changed=measured.changed,
+            over=over,
+            after=after,
             padded=self.spec.packing == "none",
             keyed=self.family is not None,
             datasets=self.datasets,
         )
+
+    def _measured(self, at: Position) -> tuple[Measured, Position]:
+        """The samples of a block, and where the next one begins."""
+        if self.mixer is None:
+            last = at.block + 1 == self.blocks
+            after = Position(at.epoch + 1) if last else Position(at.epoch, at.block + 1)
+            return self.measure(self.pool.draws(at.epoch, at.block)), after
+        parts: list[Measured] = []
+
+        def amounts(draws: Draws) -> npt.NDArray[np.int64]:
+            parts.append(self.measure(draws))
+            return self._amounts(parts[-1])
+
+        formed = self.mixer.form(at.cursors or self.mixer.first(), at.block, amounts)
+        measured = joined(parts).take(formed.chosen) if parts else self.measure(formed.draws)
+        return measured, Position(at.epoch, at.block + 1, 0, tuple(formed.after))
+
+    def _amounts(self, measured: Measured) -> npt.NDArray[np.int64]:
+        """What the samples count for in a mixture: tokens, or thousandths of cost."""
+        if self.mixer is None or self.mixer.weigh_by != "cost":
+            return measured.tokens
+        counts = [measured.tokens, measured.tokens**2, measured.patches, measured.mel_frames]
+        return np.rint(loads(np.stack(counts, axis=1), self.spec.costs)[:, 0] * 1000).astype(np.int64)
+
+    def _ended(self, at: Position, end_epoch: int | None) -> bool:
+        if self.mixer is not None:
+            return self.mixer.spent(at.cursors or self.mixer.first())
+        return end_epoch is not None and at.epoch >= end_epoch
 
     def _nothing(self, block: Block) -> DataError:
         reasons = ", ".join(f"{count} {reason}" for reason, count in block.left_out.most_common())

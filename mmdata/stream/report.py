@@ -12,7 +12,8 @@ from mmdata.pack import imbalance, lower_bound
 from mmdata.stream.block import Block
 from mmdata.stream.cost import loads
 from mmdata.stream.deal import table
-from mmdata.stream.plan import Planner, Position
+from mmdata.stream.plan import Planner
+from mmdata.stream.position import Position
 
 Floats = npt.NDArray[np.float64]
 
@@ -23,6 +24,9 @@ class Spread:
 
     mean: float
     worst: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} (worst {self.worst:.3f})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +67,8 @@ class PlanReport:
             lines.append("fitted " + ", ".join(f"{count} {what}" for what, count in sorted(self.changed.items())))
         if self.steps:
             lines.append(
-                f"ranks  most over mean of a step: total {self.step_total.mean:.3f} (worst {self.step_total.worst:.3f}), "
-                f"vision {self.step_vision.mean:.3f} (worst {self.step_vision.worst:.3f}); of a micro-step: "
-                f"total {self.micro_total.mean:.3f}, vision {self.micro_vision.mean:.3f}"
+                f"ranks  most over mean, of a step: total {self.step_total}, vision {self.step_vision}, "
+                f"of a micro-step: total {self.micro_total.mean:.3f}, vision {self.micro_vision.mean:.3f}"
             )
             lines.append(
                 f"steps  cost {self.step_cost:,.0f} each; variance of the towers' share {self.media_share:.2e} "
