@@ -7,13 +7,16 @@ and alone must give the same loss, the same gradients, and no change in one may 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 
 from mmdata.collate import model_inputs
 from mmdata.errors import SpecError
@@ -21,9 +24,10 @@ from mmdata.types import Packed
 from mmtrain import attention, masks
 from mmtrain.losses import cross_entropy_sum
 
-Strategy = Literal["varlen", "masks"]
+Strategy = Literal["varlen", "masks", "single"]
+"""How a model is told of borders: by a varlen kernel, by dense masks of T x T values, or not at all, single samples."""
 STRATEGIES: tuple[Strategy, ...] = ("varlen", "masks")
-"""In the order in which they are tried: a varlen kernel costs no mask; masks take T x T values per row."""
+"""Those that pack, in the order in which they are tried."""
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Largest relative difference of loss and gradients. In half precision the order of sums alone makes most of it
@@ -56,14 +60,14 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """The verdict: the first strategy that holds, or None where the model must not be given packed rows."""
+    """The verdict: the first strategy that holds, or `single` where the model must not be given packed rows."""
 
     model: str
-    strategy: Strategy | None
+    strategy: Strategy
     checks: tuple[Check, ...]
 
     def __str__(self) -> str:
-        verdict = f"packed by {self.strategy}" if self.strategy else "must not be packed"
+        verdict = "must not be packed" if self.strategy == "single" else f"packed by {self.strategy}"
         return f"{self.model}: {verdict} ({'; '.join(map(str, self.checks))})"
 
     def to_json(self) -> str:
@@ -104,7 +108,7 @@ def certify(model: Any, samples: Sequence[Packed], collate: Collate) -> Certific
         for name, parameter in model.named_parameters():
             parameter.grad = kept[name]
         model.train(was_training)
-    found = checks[-1].strategy if checks[-1].holds(tolerance) else None
+    found: Strategy = checks[-1].strategy if checks[-1].holds(tolerance) else "single"
     return Certificate(model=type(model).__name__, strategy=found, checks=tuple(checks))
 
 
@@ -117,14 +121,40 @@ def adopt(model: Any, strategy: Strategy) -> None:
         model.set_attn_implementation("sdpa")
 
 
+def cached(model: Any, folder: Path) -> tuple[Path, Certificate | None]:
+    """Where the certificate of such a model belongs in `folder`, and the one that is there. Such a model: of the same
+    class, config, dtype, kind of device and versions of torch and transformers."""
+    first = next(model.parameters())
+    config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
+    what = [
+        type(model).__name__,
+        config,
+        str(first.dtype),
+        first.device.type,
+        torch.__version__,
+        transformers.__version__,
+    ]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    path = folder / f"{type(model).__name__}-{digest}.json"
+    try:
+        return path, Certificate.from_json(path.read_text())
+    except (OSError, ValueError, TypeError, KeyError):
+        return path, None
+
+
 def prepared(batch: dict[str, Any], strategy: Strategy, config: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """The inputs of `forward` for a packed batch: as they are, or with dense masks in place of borders."""
+    """The inputs of `forward` for a batch: as they are, with dense masks in place of borders, or without any. Raises
+    ValueError for a row of several samples where only single ones may be."""
     inputs = model_inputs(batch)
     if strategy == "varlen":
         return inputs
     borders = inputs["cu_seq_lens_q"]
     for name in BORDERS:
         inputs.pop(name, None)
+    if strategy == "single":
+        if len(borders) > 2:
+            raise ValueError(f"a row of {len(borders) - 1} segments, for a model that must not be packed")
+        return inputs
     text = config.get_text_config()
     # Gemma 3: the tokens of one image see each other both ways. A model that is given its masks makes none of these.
     types = inputs.get("token_type_ids") if str(config.model_type).startswith("gemma3") else None

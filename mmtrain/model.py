@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from mmdata.labels import IGNORE
-from mmtrain.collate import model_inputs
+from mmtrain.certificate import Strategy, prepared
 from mmtrain.losses import Norm, cross_entropy_sum, normed
 from mmtrain.spec import ModelSpec, TowerSpec
 from mmtrain.tokenizer import IMAGE
@@ -49,14 +49,16 @@ def build(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> 
 
 
 def loss_sum(
-    model: LlavaForConditionalGeneration, batch: dict[str, Any], norm: Norm = "token"
+    model: Any, batch: dict[str, Any], norm: Norm = "token", strategy: Strategy = "varlen"
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum over the batch's targets of weight * cross-entropy, and the sum of the weights; both float32 scalars."""
-    inputs = model_inputs(batch)
+    """Sum over the batch's targets of weight * cross-entropy, and the sum of the weights; both float32 scalars.
+
+    `strategy` says how the model is told of borders, as its certificate has it."""
+    inputs = prepared(batch, strategy, model.config, model.dtype)
     labels = inputs.pop("labels")[0]
     weights = target_weights(batch, norm)
-    hidden = model.model(**inputs).last_hidden_state[0]
-    return cross_entropy_sum(hidden, model.lm_head, labels, weights), weights.sum()
+    hidden = model.base_model(**inputs).last_hidden_state[0]
+    return cross_entropy_sum(hidden, model.get_output_embeddings(), labels, weights), weights.sum()
 
 
 def target_weights(batch: dict[str, Any], norm: Norm) -> torch.Tensor:

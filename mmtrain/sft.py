@@ -8,6 +8,7 @@ again: it goes on from its last checkpoint with the very same numbers.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import sys
@@ -25,10 +26,14 @@ from transformers.utils import logging as transformers_logging
 from mmdata import rng, specfile
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.families import get_family
+from mmdata.labels import IGNORE
 from mmdata.shards.dataset import open_dataset
+from mmdata.shards.storage import user_cache, write_atomic
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.loader import Batch, StreamLoader
-from mmtrain import checkpoint, run
+from mmdata.types import Packed
+from mmtrain import certificate, checkpoint, run
+from mmtrain.certificate import Strategy
 from mmtrain.checkpoint import Progress
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
@@ -41,6 +46,7 @@ from mmtrain.spec import TrainSpec
 from mmtrain.tokenizer import load_or_train, train
 
 CONSOLE_LINES = 20
+CHECKED_SAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +106,7 @@ def sft(spec: TrainSpec, *, resume: str = "auto", dry_run: bool = False, inspect
     print(parameter_table(spec, model, settings))
     if dry_run:
         return 0
-    train_loop(spec, model, settings, loader, start)
+    train_loop(spec, model, settings, loader, start, certified(spec, model, loader))
     return 0
 
 
@@ -111,6 +117,24 @@ def make_loader(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> StreamLo
     family = get_family(spec.model.family, tokenizer=bound_tokenizer, image=image)
     stream = StreamingDataset(spec.data, family=family, global_batch=spec.global_batch)
     return StreamLoader(stream, PackedCollator(pad_id=bound_tokenizer.pad_token_id), threads=spec.threads)
+
+
+def certified(spec: TrainSpec, model: Any, loader: StreamLoader) -> Strategy:
+    """How the model is to be told of the borders in a row, by its certificate; the model is set up for it.
+
+    Raises SpecError for a stream that packs samples for a model that mixes them up."""
+    path, found = certificate.cached(model, user_cache("certificates"))
+    if found is None:
+        alone = StreamingDataset(spec.data, family=loader.dataset.family, yields="encoded")
+        usable = (p for p in alone if isinstance(p, Packed) and not p.masked and (p.labels != IGNORE).any())
+        found = certificate.certify(model, list(itertools.islice(usable, CHECKED_SAMPLES)), loader.collate)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, found.to_json().encode())
+    print(f"check  {found}")
+    if found.strategy == "single" and spec.data.packing != "none":
+        raise SpecError(f"data.packing: {spec.data.packing}: {found}; set data.packing: none")
+    certificate.adopt(model, found.strategy)
+    return found.strategy
 
 
 def plan(spec: TrainSpec, stream: StreamingDataset, model: torch.nn.Module) -> str:
@@ -147,7 +171,12 @@ def parameter_table(spec: TrainSpec, model: torch.nn.Module, settings: Mapping[s
 
 
 def train_loop(
-    spec: TrainSpec, model: Any, settings: Mapping[str, Setting], loader: StreamLoader, start: Path | None
+    spec: TrainSpec,
+    model: Any,
+    settings: Mapping[str, Setting],
+    loader: StreamLoader,
+    start: Path | None,
+    strategy: Strategy,
 ) -> None:
     """Steps from the checkpoint (or the beginning) to the end, with log and checkpoints."""
     folder = Path(spec.output)
@@ -179,6 +208,7 @@ def train_loop(
                 factor=factor,
                 clip=spec.optim.clip,
                 norm=spec.loss_norm,
+                strategy=strategy,
                 seed=spec.seed,
                 step=step,
             )
@@ -217,6 +247,7 @@ def train_step(
     factor: float,
     clip: float,
     norm: Norm,
+    strategy: Strategy,
     seed: int,
     step: int,
 ) -> Step:
@@ -233,7 +264,7 @@ def train_step(
     optim.zero_grad(set_to_none=True)
     loss = 0.0
     for batch in batches:
-        summed, _ = loss_sum(model, batch, norm)
+        summed, _ = loss_sum(model, batch, norm, strategy)
         part = summed / total
         part.backward()
         loss += float(part.detach())

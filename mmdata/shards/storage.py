@@ -34,3 +34,8 @@ def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def user_cache(name: str) -> Path:
+    """The folder of this user's cache for one purpose: `$XDG_CACHE_HOME/mmdata/<name>`, or `~/.cache/mmdata/<name>`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmdata" / name

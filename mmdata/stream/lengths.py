@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from mmdata.errors import DataError
 from mmdata.shards.dataset import Dataset
-from mmdata.shards.storage import write_atomic
+from mmdata.shards.storage import user_cache, write_atomic
 from mmdata.stream.tokenizer import tokenizer_digest
 from mmdata.templates import MEDIUM, Encoded, Template, Tokenizer, encode
 from mmdata.templates import digest as template_digest
@@ -292,5 +292,5 @@ def _folders(dataset: Dataset, digest: str, folder: str | os.PathLike[str] | Non
     root = dataset.manifest.root_digest[:16]
     if folder is not None:
         return [Path(folder) / root / digest]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmdata" / "lengths" / root / digest
+    cache = user_cache("lengths") / root / digest
     return [dataset.path / "lengths" / digest, cache]

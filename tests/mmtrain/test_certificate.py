@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from mmdata.collate import PackedCollator
 from mmdata.errors import SpecError
 from mmdata.types import Packed
 from mmtrain import attention
-from mmtrain.certificate import Certificate, certify, prepared
+from mmtrain.certificate import Certificate, cached, certify, prepared
 
 IMAGE = 5
 TEXT: dict[str, Any] = {
@@ -158,7 +159,7 @@ def test_a_model_that_cannot_be_packed_is_told_so() -> None:
     model = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=2, n_head=4, vocab_size=64))
     before = model.config._attn_implementation
     found = certify(model, TEXTS, collate)
-    assert found.strategy is None, str(found)
+    assert found.strategy == "single", str(found)
     assert "must not be packed" in str(found)
     assert model.config._attn_implementation == before
 
@@ -169,6 +170,26 @@ def test_two_samples_with_targets_are_needed() -> None:
         certify(model, TEXTS[:1], collate)
     with pytest.raises(SpecError, match="something to train on"):
         certify(model, [sample(0, words=0), sample(1, words=0)], collate)
+
+
+def test_a_certificate_is_kept_for_such_a_model(tmp_path: Path) -> None:
+    model = LlamaForCausalLM(LlamaConfig(**TEXT))
+    path, none = cached(model, tmp_path)
+    assert none is None
+    found = certify(model, TEXTS, collate)
+    path.write_text(found.to_json())
+    assert cached(LlamaForCausalLM(LlamaConfig(**TEXT)), tmp_path) == (path, found)
+    assert cached(LlamaForCausalLM(LlamaConfig(**TEXT | {"num_hidden_layers": 1})), tmp_path)[1] is None
+    assert cached(model.double(), tmp_path)[1] is None
+    path.write_text("{")
+    assert cached(LlamaForCausalLM(LlamaConfig(**TEXT)), tmp_path) == (path, None)
+
+
+def test_single_rows_only_where_rows_may_not_be_shared() -> None:
+    config = LlamaConfig(**TEXT)
+    assert "cu_seq_lens_q" not in prepared(collate(TEXTS[:1]), "single", config, torch.float32)
+    with pytest.raises(ValueError, match="3 segments"):
+        prepared(collate(TEXTS), "single", config, torch.float32)
 
 
 def test_masks_replace_the_borders() -> None:

@@ -176,14 +176,14 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
         "keys": ["000000007"],
     }
 
-    def loss(model: Any, batch: Any, norm: str) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(model: Any, batch: Any, norm: str, strategy: str) -> tuple[torch.Tensor, torch.Tensor]:
         return (model.weight * float("nan")).sum(), torch.ones(())
 
     original = sft.loss_sum
     sft.loss_sum = loss
     try:
         with pytest.raises(RunError, match="000000007"):
-            sft.train_step(model, optim, [batch], factor=1.0, clip=1.0, norm="token", seed=0, step=0)
+            sft.train_step(model, optim, [batch], factor=1.0, clip=1.0, norm="token", strategy="varlen", seed=0, step=0)
     finally:
         sft.loss_sum = original
     assert model.weight.tolist() == [1, 1]
@@ -194,6 +194,7 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
         factor=1.0,
         clip=1.0,
         norm="token",
+        strategy="varlen",
         seed=0,
         step=0,
     )
