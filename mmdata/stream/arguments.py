@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from mmdata import specfile
 from mmdata.errors import SpecError
 from mmdata.families import Family, get_family
+from mmdata.shards.cache import Cache
+from mmdata.shards.storage import user_cache
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Template, Tokenizer, Weights, get_template
 from mmdata.types import World
@@ -37,6 +39,14 @@ def stream_spec(source: Source, given: Mapping[str, Any]) -> StreamSpec:
     if twice:
         raise SpecError(f"{', '.join(twice)}: the stream's spec says otherwise; say it there only")
     return spec
+
+
+def stream_cache(spec: StreamSpec) -> Cache | None:
+    """Where files of a remote dataset are kept, where the spec says so. Raises SpecError for a folder that cannot be
+    used."""
+    if spec.cache is None and "cache_bytes" not in spec.model_fields_set:
+        return None
+    return Cache(user_cache("shards") if spec.cache is None else spec.cache, spec.cache_bytes)
 
 
 def stream_template(template: str | Template | None, spec: StreamSpec, family: Family | None) -> Template:
