@@ -127,7 +127,7 @@ def certified(spec: TrainSpec, model: Any, loader: StreamLoader) -> Strategy:
     if found is None:
         alone = StreamingDataset(spec.data, family=loader.dataset.family, yields="encoded")
         usable = (p for p in alone if isinstance(p, Packed) and not p.masked and (p.labels != IGNORE).any())
-        found = certificate.certify(model, list(itertools.islice(usable, CHECKED_SAMPLES)), loader.collate)
+        found = certificate.certify(model, list(itertools.islice(usable, CHECKED_SAMPLES)), PackedCollator())
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, found.to_json().encode())
     print(f"check  {found}")
