@@ -1,7 +1,7 @@
 """Between the parent and a worker: a socket for messages, and shared memory without a name for media.
 
 A socket would copy each picture through the kernel in small pieces, twice; writing it once into a mapping
-that both sides hold costs a tenth of that. The two sides take turns, so the memory needs no lock.
+that both sides hold costs a tenth of that. In each of the areas the two sides take turns, so it needs no lock.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import pickle
 import struct
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -58,52 +59,79 @@ def _reducer_apart(kind: type) -> Callable[[Any], _Reduced]:
 _REDUCERS = {kind: (_reducer_apart if "data" in names else _reducer)(kind) for kind, names in _NAMES.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A message that is ready to go: `buffers` through an area of memory, `rest` through the socket."""
+
+    buffers: list[memoryview]
+    rest: bytes
+
+
+def pack(message: Any) -> Packed:
+    """Pickle a message; the bytes of its media are referred to, not copied."""
+    buffers: list[pickle.PickleBuffer] = []
+    out = io.BytesIO()
+    pickler = pickle.Pickler(out, 5, buffer_callback=buffers.append)
+    pickler.dispatch_table = _REDUCERS
+    pickler.dump(message)
+    return Packed([buffer.raw() for buffer in buffers], out.getvalue())
+
+
 class Channel:
-    """One side. Bytes of the media in a message go through the memory, all else through the socket."""
+    """One side. Bytes of the media in a message go through one of the areas of memory, all else through the socket.
 
-    def __init__(self, socket: int, memory: int) -> None:
+    A question may be put while an earlier one is unanswered if it goes through another area. Its answer comes back
+    through the same.
+    """
+
+    def __init__(self, socket: int, *areas: int) -> None:
         self._connection = Connection(socket)
-        self._memory = memory
-        self._map: mmap.mmap | None = None
+        self._areas = [_Area(memory) for memory in areas]
+        self.area = 0
+        """Through which area the last message was received."""
 
-    def send(self, message: Any) -> None:
-        buffers: list[pickle.PickleBuffer] = []
-        out = io.BytesIO()
-        pickler = pickle.Pickler(out, 5, buffer_callback=buffers.append)
-        pickler.dispatch_table = _REDUCERS
-        pickler.dump(message)
-        sizes = [len(buffer.raw()) for buffer in buffers]
+    def send(self, message: Any, area: int = 0) -> None:
+        self.send_packed(pack(message), area)
+
+    def send_packed(self, packed: Packed, area: int = 0) -> None:
+        sizes = [len(buffer) for buffer in packed.buffers]
         if sizes:
-            memory = self._mapped(sum(sizes))
+            memory = self._areas[area].mapped(sum(sizes))
             at = 0
-            for size, buffer in zip(sizes, buffers, strict=True):
-                memory[at : at + size] = buffer.raw()
+            for size, buffer in zip(sizes, packed.buffers, strict=True):
+                memory[at : at + size] = buffer
                 at += size
-        self._connection.send_bytes(struct.pack(f"<{1 + len(sizes)}Q", len(sizes), *sizes) + out.getbuffer())
+        self._connection.send_bytes(struct.pack(f"<{2 + len(sizes)}Q", area, len(sizes), *sizes) + packed.rest)
 
     def receive(self) -> Any:
         """The next message. Raises EOFError when the other side is gone."""
         message = memoryview(self._connection.recv_bytes())
-        (count,) = struct.unpack_from("<Q", message)
-        sizes = struct.unpack_from(f"<{count}Q", message, 8)
+        self.area, count = struct.unpack_from("<2Q", message)
+        sizes = struct.unpack_from(f"<{count}Q", message, 16)
         buffers: list[bytes] = []
-        at = 0
-        for size in sizes:
-            buffers.append(self._mapped(at + size)[at : at + size])
-            at += size
-        return pickle.loads(message[8 + 8 * count :], buffers=buffers)
+        if sizes:
+            memory = self._areas[self.area].mapped(sum(sizes))
+            at = 0
+            for size in sizes:
+                buffers.append(memory[at : at + size])
+                at += size
+        return pickle.loads(message[16 + 8 * count :], buffers=buffers)
 
     def fileno(self) -> int:
         return self._connection.fileno()
 
     def close(self) -> None:
         self._connection.close()
-        if self._map is not None:
-            self._map.close()
-            self._map = None
-        os.close(self._memory)
+        for area in self._areas:
+            area.close()
 
-    def _mapped(self, size: int) -> mmap.mmap:
+
+class _Area:
+    def __init__(self, memory: int) -> None:
+        self._memory = memory
+        self._map: mmap.mmap | None = None
+
+    def mapped(self, size: int) -> mmap.mmap:
         """The memory, at least `size` bytes of it; either side may have to grow it."""
         if self._map is None or len(self._map) < size:
             if self._map is not None:
@@ -113,3 +141,9 @@ class Channel:
                 os.ftruncate(self._memory, wanted)
             self._map = mmap.mmap(self._memory, os.fstat(self._memory).st_size)
         return self._map
+
+    def close(self) -> None:
+        if self._map is not None:
+            self._map.close()
+            self._map = None
+        os.close(self._memory)

@@ -14,11 +14,11 @@ import threading
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 
-from mmdata.engine.channel import Channel, shared_memory
+from mmdata.engine.channel import Channel, Packed, pack, shared_memory
 from mmdata.engine.worker import Job, Outcome, Setup, serve, settle_in
 from mmdata.errors import RunError
 from mmdata.spec import StepSpec
@@ -28,6 +28,14 @@ _START_SECONDS = 120.0
 """Generous: a cold disk and a loaded machine can make the first import slow."""
 _MAIN = "from mmdata.engine.worker import main; main()"
 _ATTEMPTS = 2
+_AHEAD = 2
+"""Records that a worker holds at most: the one that it is busy with and the next, so that it need not wait while
+this process is busy with something else."""
+_AHEAD_MEDIA = 4 << 20
+"""Bytes of media of a record that is given ahead: of a longer one the wait is no part worth its memory."""
+_AHEAD_MESSAGE = 32 << 10
+"""Bytes of a message that is sent ahead. It has to fit the socket's buffer: were it to wait for a worker that waits
+for us to take its answer, both would wait for good."""
 
 
 class Process:
@@ -81,7 +89,7 @@ def fork_workers(steps: tuple[StepSpec, ...], count: int) -> list[Process]:
     Image.preinit()  # what every worker would import with its first picture
     for _ in range(count):
         ours, theirs = socket.socketpair()
-        memory = shared_memory()
+        areas = [shared_memory() for _ in range(_AHEAD)]
         pid = os.fork()
         if pid == 0:
             try:
@@ -89,27 +97,27 @@ def fork_workers(steps: tuple[StepSpec, ...], count: int) -> list[Process]:
                 for other in processes:
                     other.channel.close()
                 settle_in(parent)
-                serve(Channel(theirs.detach(), memory), steps)
+                serve(Channel(theirs.detach(), *areas), steps)
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(0)
         theirs.close()
-        processes.append(Process(Channel(ours.detach(), memory), pid))
+        processes.append(Process(Channel(ours.detach(), *areas), pid))
     return processes
 
 
 def _start_worker(setup: Setup) -> Process:
     ours, theirs = socket.socketpair()
-    memory = shared_memory()
+    areas = [shared_memory() for _ in range(_AHEAD)]
     with theirs:
         process = subprocess.Popen(
             # Not `-m`: run as __main__, the worker's classes would be other ones than ours to pickle.
-            [sys.executable, "-c", _MAIN, str(theirs.fileno()), str(memory), str(os.getpid())],
-            pass_fds=(theirs.fileno(), memory),
+            [sys.executable, "-c", _MAIN, *map(str, (os.getpid(), theirs.fileno(), *areas))],
+            pass_fds=(theirs.fileno(), *areas),
             stdin=subprocess.DEVNULL,
         )
-    channel = Channel(ours.detach(), memory)
+    channel = Channel(ours.detach(), *areas)
     channel.send(setup)
     return Process(channel, process)
 
@@ -119,6 +127,27 @@ class _Task:
     job: Job
     answer: asyncio.Future[Outcome]
     attempts: int = 0
+    packed: Packed | None = None
+
+    def pack(self) -> Packed:
+        if self.packed is None:
+            self.packed = pack(self.job)
+        return self.packed
+
+    def fits_ahead(self) -> bool:
+        if sum(len(media.data or b"") for media in self.job.sample.media) > _AHEAD_MEDIA:
+            return False
+        return len(self.pack().rest) <= _AHEAD_MESSAGE
+
+
+@dataclass(slots=True, eq=False)
+class _Lane:
+    """A process and the records it holds; it is busy with the first of them, since `timer` was set."""
+
+    process: Process
+    tasks: deque[_Task] = field(default_factory=deque)
+    timer: asyncio.TimerHandle | None = None
+    area: int = 0
 
 
 class Pool:
@@ -136,8 +165,7 @@ class Pool:
         self._seconds = seconds
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[_Task] = deque()
-        self._busy: dict[Process, tuple[_Task, asyncio.TimerHandle]] = {}
-        self._idle: list[Process] = []
+        self._lanes: list[_Lane] = []
         for process in forked or ():
             self._adopt(process)
 
@@ -155,77 +183,94 @@ class Pool:
 
     def close(self) -> None:
         """End all processes, at once for those in the middle of a record."""
-        processes = [*self._idle, *self._busy]
-        for _, timer in self._busy.values():
-            timer.cancel()
-        for process in processes:
-            self._loop.remove_reader(process.fileno())
-            process.kill()
-        for process in processes:
-            process.end()
-        self._idle.clear()
-        self._busy.clear()
+        for lane in self._lanes:
+            if lane.timer is not None:
+                lane.timer.cancel()
+            self._loop.remove_reader(lane.process.fileno())
+            lane.process.kill()
+        for lane in self._lanes:
+            lane.process.end()
+        self._lanes.clear()
 
-    def _adopt(self, process: Process) -> None:
-        self._idle.append(process)
-        self._loop.add_reader(process.fileno(), self._readable, process)
+    def _adopt(self, process: Process) -> _Lane:
+        lane = _Lane(process)
+        self._lanes.append(lane)
+        self._loop.add_reader(process.fileno(), self._readable, lane)
+        return lane
 
     def _dispatch(self) -> None:
-        """Give waiting records to idle processes, starting processes up to their number."""
+        """Give waiting records to idle processes, starting processes up to their number, then one ahead to each."""
         while self._waiting:
-            if not self._idle:
-                if len(self._busy) >= self._workers:
-                    return
-                self._adopt(_start_worker(self._setup))
-            task = self._waiting.popleft()
+            task = self._waiting[0]
             if task.answer.done():  # its row was given up
+                self._waiting.popleft()
                 continue
-            process = self._idle.pop()
-            task.attempts += 1
-            limit = self._seconds if process.ready else self._seconds + _START_SECONDS
-            self._busy[process] = task, self._loop.call_later(limit, self._late, process)
+            lane = self._lane(task)
+            if lane is None:
+                return
+            self._waiting.popleft()
+            lane.tasks.append(task)
+            lane.area = (lane.area + 1) % _AHEAD  # answers come in order, so the one used least recently is free
+            if len(lane.tasks) == 1:
+                self._begin(lane)
             try:
-                process.channel.send(task.job)
+                lane.process.channel.send_packed(task.pack(), lane.area)
             except OSError:
-                self._died(process)
+                self._died(lane)
 
-    def _readable(self, process: Process) -> None:
+    def _lane(self, task: _Task) -> _Lane | None:
+        """Where the next record goes; None while it has to wait."""
+        idle = next((lane for lane in self._lanes if not lane.tasks), None)
+        if idle is not None:
+            return idle
+        if len(self._lanes) < self._workers:
+            return self._adopt(_start_worker(self._setup))
+        ahead = next((lane for lane in self._lanes if len(lane.tasks) < _AHEAD), None)
+        return ahead if ahead is not None and task.fits_ahead() else None
+
+    def _begin(self, lane: _Lane) -> None:
+        """The process takes up its first record, and with it this record's time begins."""
+        lane.tasks[0].attempts += 1
+        limit = self._seconds if lane.process.ready else self._seconds + _START_SECONDS
+        lane.timer = self._loop.call_later(limit, self._late, lane)
+
+    def _readable(self, lane: _Lane) -> None:
         """A process has answered, or has closed its end."""
         try:
-            outcome: Outcome = process.channel.receive()
+            outcome: Outcome = lane.process.channel.receive()
         except (EOFError, OSError):
-            self._died(process)
+            self._died(lane)
             return
-        process.ready = True
-        task, timer = self._busy.pop(process)
-        timer.cancel()
-        self._idle.append(process)
+        lane.process.ready = True
+        task = lane.tasks.popleft()
+        if lane.timer is not None:
+            lane.timer.cancel()
+        if lane.tasks:
+            self._begin(lane)
         _answer(task, outcome)
         self._dispatch()
 
-    def _late(self, process: Process) -> None:
-        task, _ = self._busy.pop(process)
-        process.kill()
-        self._remove(process)
-        _answer(task, _failed("decoder_timeout", f"took longer than {self._seconds:g} s"))
+    def _late(self, lane: _Lane) -> None:
+        lane.process.kill()
+        self._remove(lane)
+        _answer(lane.tasks.popleft(), _failed("decoder_timeout", f"took longer than {self._seconds:g} s"))
+        self._waiting.extendleft(reversed(lane.tasks))
         self._dispatch()
 
-    def _died(self, process: Process) -> None:
-        how = self._remove(process)
-        if process in self._busy:
-            task, timer = self._busy.pop(process)
-            timer.cancel()
-            if task.attempts < _ATTEMPTS:
-                self._waiting.appendleft(task)
-            else:
-                _answer(task, _failed("decoder_crashed", f"the decoder's process ended by {how}, twice"))
-        elif process in self._idle:
-            self._idle.remove(process)
+    def _died(self, lane: _Lane) -> None:
+        how = self._remove(lane)
+        if lane.tasks and lane.tasks[0].attempts >= _ATTEMPTS:
+            task = lane.tasks.popleft()
+            _answer(task, _failed("decoder_crashed", f"the decoder's process ended by {how}, twice"))
+        self._waiting.extendleft(reversed(lane.tasks))
         self._dispatch()
 
-    def _remove(self, process: Process) -> str:
-        self._loop.remove_reader(process.fileno())
-        return process.end()
+    def _remove(self, lane: _Lane) -> str:
+        if lane.timer is not None:
+            lane.timer.cancel()
+        self._lanes.remove(lane)
+        self._loop.remove_reader(lane.process.fileno())
+        return lane.process.end()
 
 
 def _answer(task: _Task, outcome: Outcome) -> None:

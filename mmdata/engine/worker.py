@@ -178,7 +178,7 @@ def serve(channel: Channel, steps: tuple[StepSpec, ...]) -> None:
         except Exception:
             outcome = Outcome(bug=traceback.format_exc())
         work.clear()
-        channel.send(outcome)
+        channel.send(outcome, channel.area)
 
 
 def _die_with_parent() -> None:
@@ -212,10 +212,10 @@ def settle_in(parent: int) -> None:
 
 
 def main() -> None:
-    """Entry of a worker that was started afresh: socket, memory and parent's pid are its arguments."""
-    socket, memory, parent = map(int, sys.argv[1:])
+    """Entry of a worker that was started afresh: parent's pid, socket and areas of memory are its arguments."""
+    parent, socket, *areas = map(int, sys.argv[1:])
     settle_in(parent)
-    channel = Channel(socket, memory)
+    channel = Channel(socket, *areas)
     setup: Setup = channel.receive()
     try:
         for plugin in setup.plugins:
@@ -223,6 +223,6 @@ def main() -> None:
         steps = tuple(lookup("step", step["kind"]).model_validate(step) for step in setup.steps)
     except Exception:  # to die of it would look like a decoder's crash, and cost each record
         channel.receive()
-        channel.send(Outcome(bug=traceback.format_exc()))
+        channel.send(Outcome(bug=traceback.format_exc()), channel.area)
         return
     serve(channel, steps)

@@ -8,6 +8,8 @@ from mmdata.engine.channel import Channel, shared_memory
 from mmdata.engine.worker import Job, Outcome
 from mmdata.types import Drop, Media, Origin, Place, Sample, Stored, Text
 
+ORIGIN = Origin(uri="o", row=0)
+
 
 def _pair() -> tuple[Channel, Channel]:
     ours, theirs = socket.socketpair()
@@ -57,6 +59,26 @@ def test_every_field_of_a_sample_arrives() -> None:
         _same(theirs.receive(), message)
     ours.close()
     theirs.close()
+
+
+def test_a_second_question_leaves_the_first_answer_alone() -> None:
+    ours, theirs = socket.socketpair()
+    areas = [shared_memory(), shared_memory()]
+    a, b = Channel(ours.detach(), *areas), Channel(theirs.detach(), *map(os.dup, areas))
+
+    def outcome(byte: bytes) -> Outcome:
+        return Outcome(sample=Sample(key="k", parts=(Media(kind="image", data=byte * 2_000_000),), origin=ORIGIN))
+
+    a.send(outcome(b"1"), 0)
+    _same(b.receive(), outcome(b"1"))
+    b.send(outcome(b"2"), b.area)
+    a.send(outcome(b"3"), 1)
+    _same(a.receive(), outcome(b"2"))
+    assert a.area == 0
+    _same(b.receive(), outcome(b"3"))
+    assert b.area == 1
+    a.close()
+    b.close()
 
 
 def test_bytes_go_past_the_socket() -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,63 @@ def test_workers_started_afresh_rebuild_their_steps() -> None:
 
     outcomes = asyncio.run(run())
     assert [(o.drop.reason, o.step) for o in outcomes if o.drop] == [("caption_length", 0)] * 5
+
+
+def test_messages_beyond_a_socket_buffer_do_not_wait_for_each_other() -> None:
+    """A worker that is given records ahead may be busy answering while the next one is being sent."""
+    meta = {"long": "x" * 1_000_000}
+
+    async def run() -> list[Outcome]:
+        pool = Pool(Setup(plugins=(), steps=()), workers=1, seconds=30)
+        jobs = [
+            Job(unit=0, sample=replace(sample(b"x", key=str(n)), meta=meta if size == "long" else {}))
+            for n, size in enumerate(["long", "long", "short", "short", "long", "short"])
+        ]
+        try:
+            return await asyncio.wait_for(asyncio.gather(*(pool.run(job) for job in jobs)), 60)
+        finally:
+            pool.close()
+
+    outcomes = asyncio.run(run())
+    assert [o.sample.key for o in outcomes if o.sample] == [str(n) for n in range(6)]
+
+
+STUMBLE = """
+import os, time
+from typing import Literal
+from mmdata import register
+from mmdata.spec import StepSpec
+
+
+@register("step", "stumble")
+class Stumble(StepSpec):
+    kind: Literal["stumble"] = "stumble"
+
+    def apply(self, sample, work):
+        if sample.key == "crash":
+            os.abort()
+        time.sleep(100 if sample.key == "hang" else 0.5)
+        return sample
+"""
+
+
+@pytest.mark.parametrize("bad", ["crash", "hang"])
+def test_a_record_given_ahead_pays_neither_for_the_one_before_it_nor_with_its_time(tmp_path: Path, bad: str) -> None:
+    (tmp_path / "stumble.py").write_text(STUMBLE)
+    setup = Setup(plugins=(str(tmp_path / "stumble.py"),), steps=({"kind": "stumble"},))
+
+    async def run() -> list[Outcome]:
+        pool = Pool(setup, workers=1, seconds=0.8)
+        try:
+            await pool.run(Job(unit=0, sample=sample(key="first")))  # the worker's imports are over
+            keys = [bad, "a", bad, "b", "c"]
+            return await asyncio.gather(*(pool.run(Job(unit=0, sample=sample(key=key))) for key in keys))
+        finally:
+            pool.close()
+
+    outcomes = asyncio.run(run())
+    reason = "decoder_crashed" if bad == "crash" else "decoder_timeout"
+    assert [o.drop.reason if o.drop else "" for o in outcomes] == [reason, "", reason, "", ""]
 
 
 def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
