@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmdata.pack import OverlongPolicy
 from mmdata.spec import InputPath, Model, OutputPath, runtime
 from mmdata.stream.cost import Costs
+from mmdata.stream.mix import WeighBy
+from mmdata.stream.mixture import DatasetSpec, Stage, problem
 from mmdata.stream.order import Shuffle
 from mmdata.templates import TrainOn, Weights
 from mmdata.views.augment import Augment
@@ -41,10 +43,16 @@ class Failures(Model):
 
 
 class StreamSpec(Model):
-    """A stream over one dataset. Every field but the runtime ones is part of the stream's digest."""
+    """A stream over one dataset or several. Every field but the runtime ones is part of the stream's digest."""
 
-    dataset: InputPath
-    """Folder of a finished dataset."""
+    dataset: InputPath = ""
+    """Folder of a finished dataset,"""
+    datasets: tuple[DatasetSpec, ...] = ()
+    """or several: pooled, or mixed by weights."""
+    weigh_by: WeighBy = "tokens"
+    """What weights are shares of."""
+    schedule: tuple[Stage, ...] = ()
+    """How weights change while the stream goes on, in ascending order."""
     template: str = "caption"
     """How samples become tokens: `caption`, `document`, `basic`, `system`, `multi_image`, `cot`, `chatml`, `vicuna`,
     `llava_v1`, or `chat`, the tokenizer's own."""
@@ -64,8 +72,9 @@ class StreamSpec(Model):
     truncate_keep: Literal["first", "last"] = "first"
     """Which exchanges `truncate_text` keeps."""
     packing: Packing = "best_fit"
-    """How samples share a pack. `best_fit` has the fewest packs of several rules; `thorough` searches longer; the
-    others are single rules by their names, `next_fit` and `first_fit` in the order of the stream. `none`: no sharing;
+    """How samples share a pack. `best_fit` has the fewest packs of several rules and then spreads media evenly over
+    them; `thorough` searches longer; the others are single rules by their names, `next_fit` and `first_fit` in the
+    order of the stream. `none`: no sharing;
     every sample is a row of its own, in batches of `batch_tokens` or `batch_rows` where given."""
     pack_tokens: int | None = Field(None, ge=2)
     """Tokens per pack; more than `max_length` where a pack is to hold several of the longest samples."""
@@ -109,12 +118,35 @@ class StreamSpec(Model):
     lengths: OutputPath | None = runtime(None)
     """Folder for the counts of texts' tokens; null: beside the dataset, or where that cannot be written in
     `$XDG_CACHE_HOME/mmdata` (`~/.cache/mmdata`)."""
+    cache: OutputPath | None = runtime(None)
+    """Folder on a local disk for files of remote datasets, which processes and jobs may share; null is
+    `$XDG_CACHE_HOME/mmdata/shards` (`~/.cache/mmdata/shards`)."""
+    cache_bytes: int = runtime(32 << 30, ge=1)
+    """What all files in it may take together; the least recently used go first."""
     integrity: Literal["crc32c", "off"] = runtime("crc32c")
     """`crc32c` checks every byte and fact before it is yielded."""
     failures: Failures = runtime(Failures())
     """When samples that cannot be read stop the run; counted by each process, dataset by dataset."""
     quarantine: bool = runtime(False)
     """Whether the bytes of samples that cannot be read are copied to `quarantine/` in the run's folder."""
+
+    @model_validator(mode="after")
+    def _mixture(self) -> Self:
+        if bool(self.dataset) == bool(self.datasets):
+            raise ValueError("dataset: name one folder here, or several under `datasets`")
+        if wrong := problem(self.datasets, self.schedule):
+            raise ValueError(wrong)
+        return self
+
+    @property
+    def sources(self) -> tuple[DatasetSpec, ...]:
+        """Its datasets, also where it is one."""
+        return self.datasets or (DatasetSpec(path=self.dataset),)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether samples are drawn by weights; else datasets are pooled."""
+        return any(each.weight is not None for each in self.datasets)
 
     @property
     def row_tokens(self) -> int | None:
