@@ -1,7 +1,7 @@
 """Sound: encoded bytes to facts, and to a float32 waveform at the rate that is asked for.
 
-WAV is read here, everything else by FFmpeg; for what both read they give the same numbers. Channels are averaged
-before resampling, and limits are checked from the header and again while samples arrive.
+WAV is read here, FLAC by libsndfile, everything else by FFmpeg; for what two of them read they give the same numbers.
+Channels are averaged before resampling, and limits are checked from the header and again while samples arrive.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mmdata.decode import audio_pyav, wav
+from mmdata.decode import audio_pyav, flac, wav
 from mmdata.decode.resample import before, resample_blocks, resampled_length, until
 from mmdata.errors import DataError
 from mmdata.types import Media
@@ -132,6 +132,8 @@ def _open(data: bytes, stack: ExitStack) -> _Source:
         header = wav.read_header(data)
         if header.plain:
             source = wav.Wav(data, header)
+    elif format == "flac":
+        source = flac.open_flac(data)
     if source is None:
         source = stack.enter_context(audio_pyav.Track(data, format))
     if not (1 <= source.sample_rate <= MAX_RATE and 1 <= source.channels <= MAX_CHANNELS):
