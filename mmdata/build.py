@@ -35,8 +35,9 @@ from mmdata.progress import Progress
 from mmdata.shards import manifest as manifests
 from mmdata.shards.dataset import Dataset
 from mmdata.shards.index import Index
-from mmdata.shards.manifest import Manifest, ShardEntry
+from mmdata.shards.manifest import Manifest
 from mmdata.shards.storage import sha256_file, write_atomic
+from mmdata.shards.table import ShardEntry
 from mmdata.spec import BuildSpec, Record, Source
 
 
@@ -342,9 +343,7 @@ class _Job:
         page = render(self.folder, manifest, figures, seed=self.spec.output.seed)
         write_atomic(self.folder / "report.html", page)
         files = {name: sha256_file(self.folder / name) for name in ("stats.json", "report.html")}
-        manifest = manifest.model_copy(update={"files": files})
-        manifests.write(self.folder, manifest)
-        return manifest
+        return manifests.write(self.folder, manifest.model_copy(update={"files": files}))
 
     def _say(self, text: str) -> None:
         if not self.quiet:
@@ -458,7 +457,7 @@ def summary(folder: Path, manifest: Manifest) -> str:
     states = " + ".join(f"{count:,} {state}" for state, count in manifest.counts.items() if count)
     return (
         f"{manifest.input_rows:,} input rows = {states}\n"
-        f"{manifest.samples:,} samples in {sum(entry.rows > 0 for entry in manifest.shards)} shards, "
+        f"{manifest.samples:,} samples in {manifest.table.shards if manifest.table else 0} shards, "
         f"root digest {manifest.root_digest[:16]}, generation {manifest.generation}\n"
         f"report: {folder / 'report.html'}"
     )

@@ -39,7 +39,7 @@ def report(dataset: Path, output: Path | None = None) -> Path:
         write_atomic(target, page)
         if inside:
             files = {**manifest.files, NAME: hashlib.sha256(page).hexdigest()}
-            manifests.write(dataset, manifest.model_copy(update={"files": files}))
+            manifests.rewrite(dataset, manifest.model_copy(update={"files": files}))
     except OSError as error:
         raise RunError(f"{target}: cannot write: {error.strerror}") from error
     return target

@@ -26,7 +26,8 @@ from mmdata.errors import DataError
 from mmdata.ledger import SCHEMA, STATES
 from mmdata.rng import generator
 from mmdata.shards.index import Index
-from mmdata.shards.manifest import Manifest, ShardEntry
+from mmdata.shards.manifest import Manifest
+from mmdata.shards.table import ShardEntry
 from mmdata.tally import FAILED, Heaviest, Tally, lengths, octaves
 
 VERSION = 1

@@ -20,10 +20,12 @@ from mmdata.engine import commit
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
 from mmdata.shards import manifest as manifests
+from mmdata.shards import table as tables
 from mmdata.shards import tar
 from mmdata.shards.index import Index, IndexRow
-from mmdata.shards.manifest import Manifest, ShardEntry
+from mmdata.shards.manifest import Manifest
 from mmdata.shards.storage import sha256_file
+from mmdata.shards.table import ShardEntry
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +54,9 @@ def verify_dataset(path: str | os.PathLike[str]) -> Verification:
     except DataError as error:
         result.problems.append(str(error))
         return result
+    result.problems.extend(_table(folder, manifest))
+    if result.problems:
+        return result  # the rest goes by the table
     result.problems.extend(_sums(manifest))
     result.problems.extend(_files(folder, manifest))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
@@ -64,6 +69,24 @@ def verify_dataset(path: str | os.PathLike[str]) -> Verification:
             result.bytes += entry.shard_bytes
     result.problems.extend(_ledger_sums(folder, manifest))
     return result
+
+
+def _table(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """The table of shards: each byte of it, and what the manifest says of it."""
+    path, said = folder / tables.NAME, manifest.table
+    assert said is not None, folder
+    if _sha256(path) != said.sha256:
+        yield f"table_sha256: {path} has changed since the build"
+        return
+    assert isinstance(manifest.shards, tables.ShardTable), path
+    firsts = int(crc32c.crc32c(manifest.shards.firsts))
+    if (len(manifest.shards), path.stat().st_size, firsts) != (said.units, said.bytes, said.firsts_crc32c):
+        yield f"table_sums: {path}: not the numbers that the manifest has"
+    try:
+        if manifests.root_digest(manifest.shards) != manifest.root_digest:
+            yield f"manifest_root: {folder / 'manifest.json'}: the root digest does not match the shards' digests"
+    except DataError as error:
+        yield str(error)
 
 
 def _sums(manifest: Manifest) -> Iterator[str]:

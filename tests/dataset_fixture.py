@@ -19,7 +19,8 @@ from mmdata.ledger import LedgerRow
 from mmdata.shards import index as indexes
 from mmdata.shards import manifest as manifests
 from mmdata.shards.index import IndexRow, Part
-from mmdata.shards.manifest import Manifest, ShardEntry
+from mmdata.shards.manifest import Manifest
+from mmdata.shards.table import ShardEntry
 from mmdata.shards.tar import TarWriter
 
 PHOTOGRAPHS = {

@@ -185,7 +185,7 @@ def write_dataset(
         root_digest=manifests.root_digest(entries),
     )
     if publish:
-        manifests.write(folder, manifest)
+        return manifests.write(folder, manifest)
     return manifest
 
 

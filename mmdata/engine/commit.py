@@ -25,8 +25,8 @@ from mmdata.ledger import LedgerRow
 from mmdata.shards import index as indexes
 from mmdata.shards import packet_table
 from mmdata.shards.index import IndexRow, Part, PartKind
-from mmdata.shards.manifest import ShardEntry
 from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
+from mmdata.shards.table import ShardEntry
 from mmdata.shards.tar import TarWriter
 from mmdata.types import Media, Sample
 

@@ -21,8 +21,9 @@ from mmdata.engine.local import Finished
 from mmdata.ledger import LedgerRow
 from mmdata.shards import manifest as manifests
 from mmdata.shards.dataset import Dataset
-from mmdata.shards.manifest import Manifest, ShardEntry
+from mmdata.shards.manifest import Manifest
 from mmdata.shards.storage import fsync_folder, write_atomic
+from mmdata.shards.table import ShardEntry
 
 AREA = "retry"
 RECORDS = "retry/units"

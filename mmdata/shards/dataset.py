@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import crc32c
@@ -18,9 +16,14 @@ import numpy as np
 
 from mmdata.errors import DataError
 from mmdata.shards import manifest as manifests
+from mmdata.shards.cache import Cache
 from mmdata.shards.columns import Interned
+from mmdata.shards.folder import Folder
 from mmdata.shards.index import IndexRow, Part
-from mmdata.shards.opened import OpenShard
+from mmdata.shards.opened import OpenShard, index_digest
+from mmdata.shards.prefetch import Prefetcher, Request
+from mmdata.shards.remote import RemoteSource
+from mmdata.shards.table import ShardEntry, ShardTable
 from mmdata.types import Media, Origin, Place, Ref, Sample, Text
 
 Integrity = Literal["crc32c", "off"]
@@ -37,6 +40,10 @@ class Dataset:
     Opening reads the manifest only; index and shard files are opened when first needed, at most
     `OPEN_SHARDS` at a time. Safe to use from several threads.
     A build that has not published its manifest yet passes it as `manifest`.
+
+    `path` is a folder, or any URL that fsspec knows: then files of which much is read are kept in `cache`
+    (`mmdata.shards.cache`; by default the user's own), and `path` of the dataset is a local folder beside it, for what
+    is computed of the dataset.
     """
 
     def __init__(
@@ -45,8 +52,11 @@ class Dataset:
         *,
         integrity: Integrity = "crc32c",
         manifest: manifests.Manifest | None = None,
+        cache: Cache | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.folder = Folder(path, cache=cache)
+        self.path = self.folder.path
+        self.uri = self.folder.uri
         self.integrity = integrity
         if manifest is None and (self.path / ".build" / "publish.json").exists():
             raise DataError(
@@ -55,12 +65,9 @@ class Dataset:
             )
         self.manifest = manifests.read(self.path) if manifest is None else manifest
         self._given = manifest
-        self._entries = [entry for entry in self.manifest.shards if entry.rows]
-        self._firsts = [entry.first for entry in self._entries]
-        self.shard_rows = np.array([entry.rows for entry in self._entries], np.int64)
-        """Samples of each shard that has any, in order: int64 [S]."""
-        self.shard_firsts = np.concatenate([[0], self.shard_rows.cumsum()]).astype(np.int64)
-        """The first position of each of these shards, and at the end the number of samples: int64 [S + 1]."""
+        shards = self.manifest.shards
+        self._table = shards if isinstance(shards, ShardTable) else ShardTable.of(shards)
+        self._firsts: np.ndarray | None = None
         self._interned: Interned = {}
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._positions: dict[str, int] | None = None
@@ -68,6 +75,26 @@ class Dataset:
 
     def __len__(self) -> int:
         return self.manifest.samples
+
+    @property
+    def shard_firsts(self) -> np.ndarray:
+        """The first position of each shard that has samples, and at the end their number: int64 [S + 1], mapped.
+        Raises DataError where the manifest has others."""
+        if self._firsts is None:
+            firsts, said = self._table.firsts, self.manifest.table
+            if said is not None and int(crc32c.crc32c(firsts)) != said.firsts_crc32c:
+                raise DataError("table_damaged", f"{self._table.name}: the numbers of samples have changed")
+            self._firsts = firsts
+        return self._firsts
+
+    @property
+    def shard_rows(self) -> np.ndarray:
+        """Samples of each of these shards: int64 [S]."""
+        return np.diff(self.shard_firsts)
+
+    def shard(self, number: int) -> ShardEntry:
+        """The number-th shard that has samples. Raises DataError where its row of the table has changed."""
+        return self._table.shard(number)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[position] for position in range(len(self)))
@@ -97,8 +124,8 @@ class Dataset:
 
     def ref(self, position: int) -> Ref:
         """The location of a position: unit number of its shard, and row in it."""
-        number = bisect.bisect_right(self._firsts, position) - 1
-        return Ref(dataset=str(self.path), shard=self._entries[number].unit, row=position - self._firsts[number])
+        entry = self._entry(self._table.find(position), position)
+        return Ref(dataset=self.uri, shard=entry.unit, row=position - entry.first)
 
     def keys_at(self, positions: np.ndarray) -> list[str]:
         """The keys of samples at positions (int64 [N], in any order, none negative), shard by shard."""
@@ -145,25 +172,55 @@ class Dataset:
         shard, at = self._locate(position)
         return self._read(shard, f"row {at}", place)
 
+    def read_ahead(self, ahead: Prefetcher | None) -> None:
+        """Ask `ahead` first for the bytes of remote shards, from now on and of those that are open; None ends it."""
+        with self._lock:
+            self.folder.ahead = ahead
+            for shard in self._open.values():
+                if isinstance(shard.source, RemoteSource):
+                    shard.source.ahead = ahead
+
+    def requests(self, position: int, places: Iterable[Place]) -> list[Request]:
+        """What reading these places of the sample at a position will ask of a remote shard; nothing of a local one."""
+        source = self._locate(position)[0].source
+        if not isinstance(source, RemoteSource):
+            return []
+        return [Request(source, place.offset, place.size) for place in places]
+
     def _read(self, shard: OpenShard, name: str, place: Place) -> bytes:
         data = shard.read(place.offset, place.size)
         if self.integrity == "crc32c" and crc32c.crc32c(data) != place.crc32c:
+            # A remote shard may have been spoilt on its way here, or in the cache.
+            again = shard.source.again(place.offset, place.size)
+            if again is not None and crc32c.crc32c(again) == place.crc32c:
+                return again
             raise DataError("part_crc32c", f"{shard.path}: {name} has changed since the build")
         return data
 
     def _locate(self, position: int) -> tuple[OpenShard, int]:
-        number = bisect.bisect_right(self._firsts, position) - 1
+        number = self._table.find(position)
         with self._lock:
             shard = self._open.get(number)
-            if shard is None:
-                shard = self._open[number] = OpenShard(
-                    self.path, self._entries[number], checked=self.integrity == "crc32c"
-                )
-                if len(self._open) > OPEN_SHARDS:
-                    self._open.popitem(last=False)
-            else:
+            if shard is not None:
                 self._open.move_to_end(number)
-        return shard, position - self._firsts[number]
+                return shard, position - shard.first
+        # Not under the lock: a remote shard takes its time to open, and others are read meanwhile.
+        opened = OpenShard(self.folder, self._entry(number, position), checked=self.integrity == "crc32c")
+        with self._lock:
+            shard = self._open.setdefault(number, opened)
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)
+        return shard, position - shard.first
+
+    def _fetch_indexes(self, shards: list[int]) -> None:
+        entries = [self._table.shard(number) for number in shards if number not in self._open]
+        self.folder.fetch([(entry.index, index_digest(entry)) for entry in entries if entry.index is not None])
+
+    def _entry(self, number: int, position: int) -> ShardEntry:
+        entry = self._table.shard(number)
+        if not entry.first <= position < entry.first + entry.rows:
+            raise DataError("table_damaged", f"{self._table.name}: shard {number} does not hold sample {position}")
+        return entry
 
     def _by_shard(self, positions: np.ndarray, get: Callable[[OpenShard, np.ndarray], list[T]]) -> list[T]:
         """What `get` answers for rows of a shard, for positions in any order, each shard asked once."""
@@ -175,6 +232,8 @@ class Dataset:
         numbers = np.searchsorted(self.shard_firsts, ordered, side="right") - 1
         bounds = np.flatnonzero(np.diff(numbers, prepend=-1, append=-1)).tolist() if len(ordered) else [0]
         found: list[T] = []
+        if self.folder.remote:
+            self._fetch_indexes(numbers[bounds[:-1]].tolist())
         for start, stop in itertools.pairwise(bounds):
             shard, first = self._locate(int(ordered[start]))
             found.extend(get(shard, ordered[start:stop] - (int(ordered[start]) - first)))
@@ -186,18 +245,19 @@ class Dataset:
     def _by_key(self) -> dict[str, int]:
         if self._positions is None:
             positions: dict[str, int] = {}
-            for number, first in enumerate(self._firsts):
+            for first in self.shard_firsts[:-1].tolist():
                 shard, _ = self._locate(first)
-                for at, key in enumerate(shard.index.keys()):
-                    positions[key] = self._firsts[number] + at
+                positions.update(zip(shard.index.keys(), itertools.count(first)))
             self._positions = positions
         return self._positions
 
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "integrity": self.integrity, "manifest": self._given}
+        return {"path": self.uri, "integrity": self.integrity, "manifest": self._given, "cache": self.folder.cache}
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(state["path"], integrity=state["integrity"], manifest=state["manifest"])  # type: ignore
+        self.__init__(  # type: ignore[misc]
+            state["path"], integrity=state["integrity"], manifest=state["manifest"], cache=state["cache"]
+        )
 
 
 def _media(shard: OpenShard, row: IndexRow) -> tuple[Media, ...]:
@@ -224,6 +284,8 @@ def _parts(
     return tuple(parts), meta
 
 
-def open_dataset(path: str | os.PathLike[str], *, integrity: Integrity = "crc32c") -> Dataset:
-    """Open a finished dataset for random access by key or position; see `Dataset`."""
-    return Dataset(path, integrity=integrity)
+def open_dataset(
+    path: str | os.PathLike[str], *, integrity: Integrity = "crc32c", cache: Cache | None = None
+) -> Dataset:
+    """Open a finished dataset, in a folder or behind a URL, for random access by key or position; see `Dataset`."""
+    return Dataset(path, integrity=integrity, cache=cache)

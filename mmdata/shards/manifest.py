@@ -3,45 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+import crc32c
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
 
 from mmdata.errors import DataError
+from mmdata.shards import table as tables
 from mmdata.shards.storage import write_atomic
+from mmdata.shards.table import ShardEntry
 
-VERSION = 3
-"""2: the index holds packet tables, marks and audio lengths. 3: and what views have made of media."""
+VERSION = 4
+"""2: the index holds packet tables, marks and audio lengths. 3: and what views have made of media. 4: the table of
+shards is a file of its own, `shards.arrow`."""
 
 
-class ShardEntry(BaseModel):
-    """One unit of work. Units that kept nothing have no shard: `rows` 0 and no files but the ledger."""
+class TableFile(BaseModel):
+    """What the manifest knows of `shards.arrow`, the table of shards beside it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    unit: int
-    """Number of the work unit; shard files carry it as six digits."""
-    first: int
-    """Samples in all shards before this one."""
-    rows: int
-    """Samples in this shard."""
-    input_first: int
-    """First input row of the unit."""
-    input_rows: int
-    """Input rows of the unit."""
-    shard: str | None = None
-    """Path of the tar, relative to the dataset."""
-    shard_bytes: int = 0
-    shard_sha256: str | None = None
-    index: str | None = None
-    """Path of the Arrow index, relative to the dataset."""
-    index_sha256: str | None = None
-    index_crc32c: int | None = None
-    ledger: str
-    """Path of the unit's ledger, relative to the dataset."""
-    ledger_sha256: str
+    units: int
+    """Units of work."""
+    shards: int
+    """Those of them that kept samples, and so have a shard."""
+    bytes: int
+    sha256: str
+    firsts_crc32c: int
+    """CRC-32C of the shards' prefix sums of samples: S + 1 little-endian int64."""
 
 
 class Manifest(BaseModel):
@@ -68,12 +62,19 @@ class Manifest(BaseModel):
     """Records by state and reason, for every state but `ok`."""
     files: dict[str, str] = {}
     """sha256 of further files of the dataset (stats.json, report.html)."""
-    shards: list[ShardEntry]
+    table: TableFile | None = None
+    """Of the table of shards; null until it is written."""
+    shards: SkipValidation[Sequence[ShardEntry]] = Field(exclude=True)
+    """The units in their order, read from the table when they are asked for."""
     root_digest: str
     """sha256 over the digests of all shards and indexes, in order: equal digests, equal data."""
 
+    def prefix_digest(self, shards: int) -> str:
+        """The root digest of the first `shards` shards alone: that of the dataset as it was when it had no more."""
+        return root_digest(itertools.islice((entry for entry in self.shards if entry.rows), shards))
 
-def root_digest(shards: list[ShardEntry]) -> str:
+
+def root_digest(shards: Iterable[ShardEntry]) -> str:
     """SHA-256 of one line per non-empty shard: unit, rows, sha256 of the tar, sha256 of the index."""
     digest = hashlib.sha256()
     for entry in shards:
@@ -89,12 +90,38 @@ def to_bytes(manifest: Manifest) -> bytes:
     return (json.dumps({**body, "self_sha256": digest}, indent=1) + "\n").encode()
 
 
-def write(folder: Path, manifest: Manifest) -> None:
+def write(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the table of shards and then, last of all, the manifest; returns it as it is written."""
+    data = tables.to_bytes(manifest.shards, _binding(manifest))
+    table = tables.ShardTable(pa.py_buffer(data), sum(entry.rows > 0 for entry in manifest.shards))
+    described = TableFile(
+        units=len(table),
+        shards=table.shards,
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        firsts_crc32c=int(crc32c.crc32c(table.firsts)),
+    )
+    write_atomic(folder / tables.NAME, data)
+    manifest = manifest.model_copy(update={"table": described})
+    rewrite(folder, manifest)
+    return manifest
+
+
+def rewrite(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest alone, whose shards are those of the table that is there."""
     write_atomic(folder / "manifest.json", to_bytes(manifest))
 
 
+def _binding(manifest: Manifest) -> dict[str, str]:
+    """What a table says of the manifest that it belongs to."""
+    return {"generation": str(manifest.generation), "root_digest": manifest.root_digest}
+
+
 def read(folder: Path) -> Manifest:
-    """The manifest of a finished dataset. Raises DataError where there is none, or where a byte of it changed."""
+    """The manifest of a finished dataset. Raises DataError where there is none, or where a byte of it changed.
+
+    The table of shards is mapped, not read: each row is checked when it is taken out.
+    """
     path = folder / "manifest.json"
     try:
         data = path.read_bytes()
@@ -107,18 +134,29 @@ def read(folder: Path) -> Manifest:
         raise DataError("manifest_missing", f"{path}: {hint}") from error
     except OSError as error:
         raise DataError("manifest_unreadable", f"{path}: {error.strerror}") from error
+    manifest = from_bytes(data, str(path))
+    assert manifest.table is not None, path
+    table = tables.open_table(folder / tables.NAME, manifest.table.shards, _binding(manifest))
+    return manifest.model_copy(update={"shards": table})
+
+
+def from_bytes(data: bytes, name: str) -> Manifest:
+    """The manifest in these bytes of the file `name`, without its table."""
     try:
         body = json.loads(data)
+        version = body.get("version")
+        if isinstance(version, int) and version != VERSION:
+            raise DataError(
+                "manifest_version",
+                f"{name}: version {version}, this code reads {VERSION}; remove it and run the same build again, "
+                "which keeps what it has committed and writes the manifest anew",
+            )
         body.pop("self_sha256", None)
-        manifest = Manifest.model_validate(body)
+        manifest = Manifest.model_validate({**body, "shards": ()})
     except (ValueError, ValidationError, AttributeError) as error:
-        raise DataError("manifest_damaged", f"{path}: {str(error).splitlines()[0]}") from error
-    if manifest.version != VERSION:
-        raise DataError("manifest_version", f"{path}: version {manifest.version}, this code reads {VERSION}")
-    if to_bytes(manifest) != data:
-        raise DataError("manifest_damaged", f"{path}: its bytes do not match its own sha256")
-    if root_digest(manifest.shards) != manifest.root_digest:
-        raise DataError("manifest_root", f"{path}: the root digest does not match the shard digests")
+        raise DataError("manifest_damaged", f"{name}: {str(error).splitlines()[0]}") from error
+    if manifest.table is None or to_bytes(manifest) != data:
+        raise DataError("manifest_damaged", f"{name}: its bytes do not match its own sha256")
     return manifest
 
 

@@ -20,7 +20,8 @@ from mmdata.shards import packet_table
 from mmdata.shards.columns import KEPT
 from mmdata.shards.dataset import Dataset, open_dataset
 from mmdata.shards.index import IndexRow, Part
-from mmdata.shards.manifest import Manifest, ShardEntry
+from mmdata.shards.manifest import Manifest
+from mmdata.shards.table import ShardEntry
 from mmdata.types import Media, Packets
 from tests.dataset_fixture import write_dataset
 
@@ -79,7 +80,7 @@ def write_index(folder: Path, shards: list[list[IndexRow]]) -> Path:
                 index_sha256=hashlib.sha256(data).hexdigest(),
                 index_crc32c=int(crc32c.crc32c(data)),
                 ledger=f"ledger/{unit:06d}.parquet",
-                ledger_sha256="",
+                ledger_sha256="00" * 32,
             )
         )
     total = sum(map(len, shards))

@@ -1,0 +1,224 @@
+"""shards.arrow: the table of a dataset's shards, one row per unit of work, memory-mapped and never read whole.
+
+First come the units that have a shard, in their order, then one row that only ends the columns of sums (unit -1), then
+the units that kept nothing. So `first` of the former, and the end, are the S + 1 prefix sums of S shards as they lie.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import crc32c
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from mmdata.errors import DataError
+from mmdata.shards import arrow
+
+NAME = "shards.arrow"
+END = -1
+
+SCHEMA = pa.schema(
+    [
+        pa.field("unit", pa.int64(), nullable=False),
+        pa.field("first", pa.int64(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("input_first", pa.int64(), nullable=False),
+        pa.field("input_rows", pa.int64(), nullable=False),
+        pa.field("shard", pa.string()),
+        pa.field("shard_bytes", pa.int64(), nullable=False),
+        pa.field("shard_sha256", pa.binary(32)),
+        pa.field("index", pa.string()),
+        pa.field("index_sha256", pa.binary(32)),
+        pa.field("index_crc32c", pa.uint32()),
+        pa.field("ledger", pa.string(), nullable=False),
+        pa.field("ledger_sha256", pa.binary(32), nullable=False),
+        pa.field("crc32c", pa.uint32(), nullable=False),
+    ]
+)
+
+
+class ShardEntry(BaseModel):
+    """One unit of work. Units that kept nothing have no shard: `rows` 0 and no files but the ledger."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    unit: int
+    """Number of the work unit; shard files carry it as six digits."""
+    first: int
+    """Samples in all shards before this one."""
+    rows: int
+    """Samples in this shard."""
+    input_first: int
+    """First input row of the unit."""
+    input_rows: int
+    """Input rows of the unit."""
+    shard: str | None = None
+    """The tar: a path relative to the dataset, or where a dataset was made of files elsewhere, their absolute path or
+    URL."""
+    shard_bytes: int = 0
+    shard_sha256: str | None = None
+    index: str | None = None
+    """Path of the Arrow index, relative to the dataset."""
+    index_sha256: str | None = None
+    index_crc32c: int | None = None
+    ledger: str
+    """Path of the unit's ledger, relative to the dataset."""
+    ledger_sha256: str
+
+    def crc32c(self) -> int:
+        """Of the row: CRC-32C of the JSON array of the values above, in this order, without spaces."""
+        values = [getattr(self, name) for name in _COLUMNS]
+        return int(crc32c.crc32c(json.dumps(values, separators=(",", ":")).encode()))
+
+
+_COLUMNS = SCHEMA.names[:-1]
+assert list(ShardEntry.model_fields) == _COLUMNS
+
+
+def to_bytes(entries: Iterable[ShardEntry], metadata: dict[str, str]) -> bytes:
+    """The Arrow IPC file of these units, given in their order; the same units give the same bytes. `metadata` says
+    which manifest it belongs to."""
+    every = list(entries)
+    full = [entry for entry in every if entry.rows]
+    end = {"first": sum(entry.rows for entry in full), "input_first": sum(entry.input_rows for entry in every)}
+    rows = [
+        *full,
+        ShardEntry(unit=END, rows=0, input_rows=0, ledger="", ledger_sha256="00" * 32, **end),
+        *(entry for entry in every if not entry.rows),
+    ]
+    columns = []
+    for field in SCHEMA:
+        if field.name == "crc32c":
+            values: list[Any] = [row.crc32c() for row in rows]
+        else:
+            values = [getattr(row, field.name) for row in rows]
+            if field.type == pa.binary(32):
+                values = [None if value is None else bytes.fromhex(value) for value in values]
+        columns.append(pa.array(values, field.type))
+    schema = SCHEMA.with_metadata(metadata)
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
+    return sink.getvalue()
+
+
+class ShardTable(Sequence[ShardEntry]):
+    """The units of a dataset in their order, and its shards by number (those of them that hold samples).
+
+    Nothing is read before it is asked for: a table costs the same at a thousand and at a million shards. Each row is
+    compared with its crc32c when it is taken out.
+    """
+
+    def __init__(self, data: Any, shards: int, *, name: str = NAME, metadata: dict[str, str] | None = None) -> None:
+        """`data` is the file as a buffer. Raises DataError for what is no such table of `shards` shards, or has other
+        metadata."""
+        self.name = name
+        self._data = data
+        try:
+            table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+            table.validate()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DataError("table_damaged", f"{name}: {error}") from error
+        if table.schema != SCHEMA:
+            raise DataError("table_damaged", f"{name}: not a table of shards of this version")
+        found = {
+            key.decode(errors="replace"): value.decode(errors="replace")
+            for key, value in (table.schema.metadata or {}).items()
+        }
+        if metadata is not None and found != metadata:
+            raise DataError("table_other", f"{name}: belongs to another manifest ({found}, not {metadata})")
+        self._columns = {name: table[name].chunk(0) for name in SCHEMA.names} if table.num_rows else {}
+        if not shards < table.num_rows:
+            raise DataError("table_damaged", f"{name}: {table.num_rows - 1} units, {shards} shards expected")
+        self.shards = shards
+        self._numbers = {
+            field.name: arrow.numbers(self._columns[field.name]) for field in SCHEMA if pa.types.is_integer(field.type)
+        }
+        self._order: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, entries: Iterable[ShardEntry]) -> ShardTable:
+        """A table in memory."""
+        every = list(entries)
+        return cls(pa.py_buffer(to_bytes(every, {})), sum(entry.rows > 0 for entry in every))
+
+    @property
+    def firsts(self) -> np.ndarray:
+        """The first position of each shard, and the number of samples: int64 [S + 1], as they lie, unchecked."""
+        return self._numbers["first"][: self.shards + 1]
+
+    def shard(self, number: int) -> ShardEntry:
+        """The number-th shard, 0 <= number < shards. Raises DataError where its row has changed."""
+        return self._row(number)
+
+    def find(self, position: int) -> int:
+        """The number of the shard that holds a position, 0 <= position < samples. Raises DataError where the table
+        cannot be right; `shard` checks the rest."""
+        number = int(np.searchsorted(self.firsts, position, side="right")) - 1
+        if not 0 <= number < self.shards:
+            raise DataError("table_damaged", f"{self.name}: no shard holds sample {position}")
+        return number
+
+    def __len__(self) -> int:
+        return len(self._numbers["unit"]) - 1
+
+    @overload
+    def __getitem__(self, at: int) -> ShardEntry: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[ShardEntry]: ...
+    def __getitem__(self, at: int | slice) -> ShardEntry | list[ShardEntry]:
+        if self._order is None:
+            rows = np.delete(np.arange(len(self) + 1), self.shards)
+            self._order = rows[np.argsort(self._numbers["unit"][rows], kind="stable")]
+        if isinstance(at, slice):
+            return [self._row(int(row)) for row in self._order[at]]
+        return self._row(int(self._order[at]))
+
+    def __iter__(self) -> Iterator[ShardEntry]:
+        return (self[at] for at in range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _row(self, at: int) -> ShardEntry:
+        try:
+            values = {field.name: self._value(field, at) for field in SCHEMA}
+        except (IndexError, ValueError) as error:
+            raise DataError("table_row", f"{self.name}: row {at}: {error}") from error
+        stored = values.pop("crc32c")
+        entry = ShardEntry.model_construct(**values)
+        if entry.crc32c() != stored:
+            raise DataError("table_row", f"{self.name}: row {at} (unit {entry.unit}) has changed since it was written")
+        return entry
+
+    def _value(self, field: pa.Field, at: int) -> Any:
+        column = self._columns[field.name]
+        if field.nullable and not arrow.valid_at(column, at):
+            return None
+        if pa.types.is_integer(field.type):
+            return int(self._numbers[field.name][at])
+        if pa.types.is_string(field.type):
+            return arrow.text_at(column, at)
+        return arrow.fixed_at(column, at).hex()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardTable, (self._data, self.shards)
+
+
+def open_table(path: Path, shards: int, metadata: dict[str, str]) -> ShardTable:
+    """Map the table of a dataset; see `ShardTable`."""
+    try:
+        data = pa.memory_map(str(path)).read_buffer()
+    except FileNotFoundError as error:
+        raise DataError("table_missing", f"{path}: no such file; a copy of a dataset needs it") from error
+    except OSError as error:
+        raise DataError("table_damaged", f"{path}: {error}") from error
+    return ShardTable(data, shards, name=str(path), metadata=metadata)
