@@ -1,8 +1,8 @@
 """Packing length mixes: ours against the rules of Megatron and Energon, TRL, ms-swift and nanoVLM, and the bound.
 
 python -m benchmarks.packing [--items 10000 100000 1000000] [--repeats 3] [--vectors 10000]: fill and CPU seconds of
-each rule on each mix and capacity, contenders in turns, the least of the repeats; then blocks of 10,000 against the
-whole set, rows of several capacities, and packs dealt to ranks against chance. The peers' rules are written
+each rule on each mix and capacity, contenders in turns, the least of the repeats; then what blocks of 10,000 lose
+against the whole set, rows of several capacities, and packs dealt to ranks against chance. The peers' rules are written
 anew from their sources (`benchmarks._packers`): ms-swift's calls `binpacking`, which is measured itself where it is
 installed.
 """
@@ -12,14 +12,24 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from benchmarks import _packers
 from benchmarks._lengths import CAPACITIES, MIXES, lengths, parts
-from mmdata.pack import balance, imbalance, lower_bound, pack, pack_best_fit, pack_vectors, vector_bound
+from mmdata.pack import (
+    Imbalance,
+    balance,
+    even_out,
+    imbalance,
+    lower_bound,
+    pack,
+    pack_best_fit,
+    pack_vectors,
+    vector_bound,
+)
+from mmdata.stream.spread import spread
 
 WINDOW = 1000
 """What ms-swift and TRL pack at a time by default."""
@@ -107,37 +117,68 @@ def several_capacities(items: int) -> None:
         print(f"  {name:12} {bins:,} bins, bound {bound:,}: {bound / bins:.4f}  {spent:.3f} s")
 
 
-def dealing(steps: int, ranks: int = 8) -> None:
-    """70 of 100 samples with images; cost = tokens + sum of squared lengths / capacity + patches / 2."""
-    capacity = 8192
+def blocks(items: int = 100_000, block: int = 10_000) -> None:
+    print(f"\nBlocks of {block:,} against the whole set of {items:,} by best-fit decreasing: rows more, and fill")
     for mix in MIXES:
-        text, media, size = parts(mix, 40_000)
-        with_media = np.flatnonzero(media)
-        without = np.flatnonzero(media == 0)
-        share = min(len(with_media) * 10 // 7, len(without) * 10 // 3)
-        chosen = np.concatenate([with_media[: share * 7 // 10], without[: share * 3 // 10]])
-        vision = (media * size)[chosen]
-        tokens = np.minimum(text[chosen] + vision, capacity)
-        bins = pack(tokens, capacity)
-        total = bins.loads(tokens) + bins.loads(tokens**2) / capacity + bins.loads(vision) / 2
-        costs = np.stack([total, bins.loads(vision)], 1)
-        costs = costs[np.random.default_rng(0).permutation(len(costs))]
+        for capacity in CAPACITIES:
+            array = lengths(mix, items, capacity)
+            whole = len(pack(array, capacity, "best_fit_decreasing"))
+            parts_ = len(pack(array, capacity, window=block))
+            total = int(array.sum())
+            print(
+                f"  {mix:10} {capacity:6,}: {parts_:,} and {whole:,}, {parts_ / whole - 1:+.3%}; "
+                f"{total / parts_ / capacity:.4f} and {total / whole / capacity:.4f} filled"
+            )
+
+
+def dealing(steps: int, seeds: int, ranks: int = 8, capacity: int = 8192) -> None:
+    """70 of 100 samples with images; cost = tokens + sum of squared lengths / capacity + patches / 2. `in turn` deals
+    packs in an order of chance; `by cost` balances each step; `spread` also spreads media over packs when packing and
+    packs over steps, as the planner does."""
+    for mix in MIXES:
         print(f"\nDealing {mix}, {ranks} ranks: max/mean of (total, vision) cost: mean of steps, worst step")
         for per_rank in (1, 4, 8):
-            count = per_rank * ranks
-            groups = [costs[at : at + count] for at in range(0, len(costs) - count + 1, count)][:steps]
-            chance = np.arange(count).reshape(ranks, per_rank)
-            for name, deal in (("in turn", lambda _, chance=chance: chance), ("ours", partial(balance, ranks=ranks))):
-                start = time.process_time()
-                deals = [deal(group) for group in groups]
-                spent = (time.process_time() - start) / len(groups)
-                found = [imbalance(group, dealt) for group, dealt in zip(groups, deals, strict=True)]
-                step = np.array([each.step for each in found])
-                micro = np.array([each.micro.mean(0) for each in found])
+            found: dict[str, list[tuple[Imbalance, float]]] = {"in turn": [], "by cost": [], "spread": []}
+            for seed in range(seeds):
+                tokens, vision = _mixed(mix, 10_000, seed, capacity)
+                plain = pack(tokens, capacity)
+                even = even_out(plain, tokens, vision, capacity)
+                chance = np.random.default_rng(seed).permutation(len(plain))
+                for name, bins in (("in turn", plain), ("by cost", plain), ("spread", even)):
+                    counts = np.stack([bins.loads(tokens), bins.loads(tokens**2), bins.loads(vision)], 1)[chance]
+                    counts = counts[spread(counts)] if name == "spread" else counts
+                    total = counts[:, 0] + counts[:, 1] / capacity + counts[:, 2] / 2
+                    found[name] += _dealt(np.stack([total, counts[:, 2]], 1), ranks, per_rank, name, steps)
+            for name, each in found.items():
+                step = np.array([one.step for one, _ in each])
+                micro = np.array([one.micro.mean(0) for one, _ in each])
                 print(
-                    f"  {per_rank} packs a rank, {name:8} step {_pair(step.mean(0))}, worst {_pair(step.max(0))};"
-                    f" micro-step {_pair(micro.mean(0))}  {spent * 1000:.2f} ms a step"
+                    f"  {per_rank} packs a rank, {name:8} step {_pair(step.mean(0))}, worst {_pair(step.max(0))} of "
+                    f"{len(step)}; micro-step {_pair(micro.mean(0))}  {np.mean([t for _, t in each]) * 1000:.2f} ms a step"
                 )
+
+
+def _mixed(mix: str, count: int, seed: int, capacity: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Tokens and vision tokens of `count` samples in an order of chance, 70 of 100 with images."""
+    text, media, size = parts(mix, 4 * count, seed)
+    having, without = np.flatnonzero(media), np.flatnonzero(media == 0)
+    chosen = np.concatenate([having[: count * 7 // 10], without[: count - count * 7 // 10]])
+    chosen = np.random.default_rng(seed).permutation(chosen)
+    vision = (media * size)[chosen]
+    return np.minimum(text[chosen] + vision, capacity), np.minimum(vision, capacity)
+
+
+def _dealt(
+    costs: npt.NDArray[np.float64], ranks: int, per_rank: int, name: str, steps: int
+) -> list[tuple[Imbalance, float]]:
+    count = ranks * per_rank
+    result = []
+    for at in range(0, len(costs) - count + 1, count)[:steps]:
+        step = costs[at : at + count]
+        start = time.process_time()
+        deal = np.arange(count).reshape(ranks, per_rank) if name == "in turn" else balance(step, ranks)
+        result.append((imbalance(step, deal), time.process_time() - start))
+    return result
 
 
 def _pair(values: npt.NDArray[np.float64]) -> str:
@@ -150,11 +191,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--vectors", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     for items in options.items:
         fill_and_time(items, options.repeats)
     several_capacities(options.vectors)
-    dealing(options.steps)
+    blocks()
+    dealing(options.steps, options.seeds)
 
 
 if __name__ == "__main__":

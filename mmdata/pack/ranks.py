@@ -107,7 +107,7 @@ def _swapped(relative: Costs, rank_of: npt.NDArray[np.int64], ranks: int) -> npt
     next worst."""
     rank_of = rank_of.copy()
     for _ in range(SWAPS):
-        loads = np.stack([np.bincount(rank_of, column, ranks) for column in relative.T], 1)
+        loads: Costs = np.stack([np.bincount(rank_of, column, ranks) for column in relative.T], 1)
         now = _power(loads).sum(1)
         for worst in np.argsort(-now, kind="stable").tolist():
             mine, others = np.flatnonzero(rank_of == worst), np.flatnonzero(rank_of != worst)
@@ -129,8 +129,7 @@ def _swapped(relative: Costs, rank_of: npt.NDArray[np.int64], ranks: int) -> npt
 def _divided(relative: Costs, rank_of: npt.NDArray[np.int64], ranks: int, full: int) -> npt.NDArray[np.int64]:
     """Let the worst rank and whichever other gains most divide their packs in the best of all ways, `full` each, until
     loads are alike enough or nothing helps."""
-    ways = math.comb(2 * full - 1, full - 1)
-    if ranks < 2 or full < 2 or ways > SPLITS:
+    if ranks < 2 or full < 2 or (ways := math.comb(2 * full - 1, full - 1)) > SPLITS:
         return rank_of
     # The worst rank always keeps its first pack: the two ranks may as well be named the other way round.
     chosen = np.array([(0, *some) for some in combinations(range(1, 2 * full), full - 1)])

@@ -42,10 +42,11 @@ def patches(view: View, plan: MediaPlan) -> int:
     cut into by the model."""
     if plan.kind == "audio":
         return 0
-    values = math.prod(plan.shape)
     if _patchified(plan.ops):
-        return values // plan.shape[-1]
-    return values // (3 * int(getattr(view, "patch", 14)) ** 2)
+        return math.prod(plan.shape[:-1])
+    side = int(getattr(view, "patch", 14))
+    *pictures, _, height, width = plan.shape
+    return math.prod(pictures) * (height // side) * (width // side)
 
 
 def mel_frames(plan: MediaPlan) -> int:

@@ -9,6 +9,7 @@ from mmdata import rng
 from mmdata.pack import Bins, Strategy, even_out, length_batches, pack, pack_vectors
 from mmdata.stream.measure import Measured
 from mmdata.stream.spec import StreamSpec
+from mmdata.stream.spread import spread
 from mmdata.types import Cost
 
 Array = npt.NDArray[np.int64]
@@ -41,11 +42,18 @@ def costs(bins: Bins, measured: Measured) -> Array:
     return bins.loads(table).reshape(-1, len(Cost._fields))
 
 
-def shuffled(bins: Bins, spec: StreamSpec, epoch: int, number: int) -> Bins:
-    """The bins in an order of chance, keyed by seed, epoch and block; left alone where nothing is shuffled."""
+def ordered(bins: Bins, measured: Measured, spec: StreamSpec, epoch: int, number: int) -> Bins:
+    """The bins in the order of the stream where nothing is shuffled; else in an order of chance (keyed by seed, epoch
+    and block) in which every prefix has its share of each dataset, of tokens and of media (`spread`)."""
     if spec.shuffle == "none":
         return bins
-    return taken(bins, rng.generator("packs", spec.seed, epoch, number).permutation(len(bins)))
+    mixed = taken(bins, rng.generator("packs", spec.seed, epoch, number).permutation(len(bins)))
+    sources = np.unique(measured.draws.dataset).tolist()
+    shares = costs(mixed, measured)
+    if len(sources) > 1:
+        of_each = [np.where(measured.draws.dataset == source, measured.tokens, 0) for source in sources]
+        shares = np.concatenate([shares, mixed.loads(np.stack(of_each, axis=1))], axis=1)
+    return taken(mixed, spread(shares))
 
 
 def taken(bins: Bins, order: Array) -> Bins:
@@ -89,8 +97,9 @@ def _sizes(measured: Measured, kept: Array) -> Array:
 
 def _towers(measured: Measured, kept: Array, spec: StreamSpec) -> Array:
     """int64 [N]: what the vision and audio towers have to do for each sample, in thousandths of the unit of cost."""
-    vision = np.rint(measured.patches[kept] * (1000 * spec.costs.patches)).astype(np.int64)
-    return vision + np.rint(measured.mel_frames[kept] * (1000 * spec.costs.mel_frames)).astype(np.int64)
+    vision = np.rint(measured.patches[kept] * (1000 * spec.costs.patches))
+    audio = np.rint(measured.mel_frames[kept] * (1000 * spec.costs.mel_frames))
+    return np.asarray(vision + audio, np.int64)
 
 
 def _batched(measured: Measured, kept: Array, spec: StreamSpec) -> Bins:

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import crc32c
 import numpy as np
@@ -248,8 +249,8 @@ def read(path: Path, belongs: str, rows: int) -> Texts:
         texts = Texts(
             tokens=table["tokens"].to_numpy(),
             targets=table["targets"].to_numpy(),
-            reasons={} if reasons.null_count == rows else _present(reasons),
-            orders={} if orders.null_count == rows else {i: tuple(o) for i, o in _present(orders).items()},
+            reasons=_present(reasons),
+            orders={i: tuple(order) for i, order in _present(orders).items()},
         )
         if len(texts) != rows or int(metadata[b"crc32c"]) != _checksum(texts):
             raise DataError("lengths_damaged", f"{path}: the checksum does not match; it is made again")
@@ -260,7 +261,10 @@ def read(path: Path, belongs: str, rows: int) -> Texts:
     return texts
 
 
-def _present(column: pa.ChunkedArray) -> dict[int, object]:
+def _present(column: pa.ChunkedArray) -> dict[int, Any]:
+    """Values that are there, by row."""
+    if column.null_count == len(column):
+        return {}
     return {i: value for i, value in enumerate(column.to_pylist()) if value is not None}
 
 

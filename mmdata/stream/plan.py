@@ -20,7 +20,7 @@ from mmdata.stream.cost import loads
 from mmdata.stream.draws import Draws
 from mmdata.stream.measure import Measure, Measured, joined
 from mmdata.stream.mix import Mixer
-from mmdata.stream.pool import Pool
+from mmdata.stream.pool import Pool, Sharded
 from mmdata.stream.position import Position
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Template
@@ -33,7 +33,8 @@ KEPT_BLOCKS = 3
 class Planner:
     """Plans any block of a stream; a pure function of datasets and spec, whoever asks.
 
-    Without a family every sample is a pack of its own and no text is read. Safe to use from several threads: one plans
+    Without a family every sample is a pack of its own and no text is read. `held` is how much of each dataset belongs
+    to the stream, by default all. Safe to use from several threads: one plans
     at a time.
     """
 
@@ -44,12 +45,19 @@ class Planner:
         family: Family | None,
         templates: Sequence[Template],
         mixer: Mixer | None = None,
+        held: Sequence[Sharded] | None = None,
     ) -> None:
         self.datasets = datasets
         self.spec = spec
         self.family = family
         self.mixer = mixer
-        self.pool = Pool(datasets, shuffle=spec.shuffle, seed=spec.seed, block_samples=spec.block_samples)
+        self.pool = Pool(
+            datasets if held is None else held,
+            shuffle=spec.shuffle,
+            seed=spec.seed,
+            block_samples=spec.block_samples,
+            repeats=[each.repeat for each in spec.sources],
+        )
         self.measure = Measure(datasets, spec, family, templates)
         self._planned: OrderedDict[tuple[int, int, tuple[Any, ...]], Block] = OrderedDict()
         self._lock = threading.Lock()
@@ -69,6 +77,12 @@ class Planner:
                     self._planned.popitem(last=False)
             self._planned.move_to_end(key)
             return self._planned[key]
+
+    def following(self, at: Position) -> Position:
+        """Where the block after that of a position begins; of a mixture it is planned to know."""
+        if self.mixer is not None:
+            return self.block(at).after
+        return Position(at.epoch, at.block + 1) if at.block + 1 < self.blocks else Position(at.epoch + 1)
 
     def places(self, start: Position, end_epoch: int | None) -> Iterator[tuple[Block, int, Position]]:
         """Block and number of every pack from `start` to the end of the epoch before `end_epoch`, each with the
@@ -112,7 +126,7 @@ class Planner:
         measured, after = self._measured(at)
         shares = self.family is not None and self.family.packs
         bins, over = group.group(measured, self.spec, packs=shares)
-        bins = group.shuffled(bins, self.spec, at.epoch, at.block)
+        bins = group.ordered(bins, measured, self.spec, at.epoch, at.block)
         return Block(
             epoch=at.epoch,
             number=at.block,
@@ -129,9 +143,7 @@ class Planner:
     def _measured(self, at: Position) -> tuple[Measured, Position]:
         """The samples of a block, and where the next one begins."""
         if self.mixer is None:
-            last = at.block + 1 == self.blocks
-            after = Position(at.epoch + 1) if last else Position(at.epoch, at.block + 1)
-            return self.measure(self.pool.draws(at.epoch, at.block)), after
+            return self.measure(self.pool.draws(at.epoch, at.block)), self.following(at)
         parts: list[Measured] = []
 
         def amounts(draws: Draws) -> npt.NDArray[np.int64]:
