@@ -1,11 +1,12 @@
-"""StreamLoader: threads read and decode packs ahead; batches come in order, and the state counts what was taken."""
+"""StreamLoader: threads read and decode ahead; batches come in order, and the state counts what was taken."""
 
 from __future__ import annotations
 
-import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,52 +14,79 @@ import torch
 from mmdata.errors import SpecError
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.deal import Cursor, Deal
-from mmdata.types import Packed
+from mmdata.stream.device import Copier
+from mmdata.stream.making import Made, Making, job
+from mmdata.stream.stats import LoaderStats, Tally
+from mmdata.stream.workers import ProcessReaders, Readers, ThreadReaders
 
-Batch = dict[str, Any]
+Batch = Any
 
 
 class StreamLoader:
-    """Batches of a StreamingDataset with a family, one per pack, in its order.
+    """Batches of a StreamingDataset in its order, whoever makes them.
 
-    `collate` makes a batch of a Packed (`PackedCollator`); `threads` read and decode, at most `ahead` packs in
-    front of the one that was last taken. Like the dataset, `iter()` and `steps()` always start where `seek`,
-    `set_epoch` or `load_state_dict` last put the dataset.
+    - `collate` makes a batch of what the dataset yields: of a Packed (`PackedCollator`), or with `batch_size` of a list
+      of that many. Without it the batch is the value, or the list. Batches do not reach over a global step of packs;
+      samples that cannot be read are left out of theirs.
+    - `transform` is applied to each value first, in the threads. A DataError that it raises is its sample's fault,
+      which is then skipped and counted; anything else stops the run.
+    - `threads` read and decode, in this process or, with `workers`, in each of so many others; at most `ahead` batches
+      in front of the one that was last taken. Threads share their memory and start at once; processes leave this
+      process' interpreter to the trainer, where that is short of it. `multiprocessing_context` says how they start.
+    - `device`: where tensors go, copied from page-locked memory beside the model's work; for the CPU, nothing is done.
+
+    Like the dataset, `iter()` and `steps()` always start where `seek`, `set_epoch` or `load_state_dict` last put the
+    dataset. `stats()` tells what the stages of the pass took. Processes last until `close()`, or as long as this.
     """
 
     def __init__(
         self,
         dataset: StreamingDataset,
-        collate: Callable[[Packed], Batch],
+        collate: Callable[[Any], Batch] | None = None,
         *,
+        transform: Callable[[Any], Any] | None = None,
+        batch_size: int | None = None,
         threads: int = 2,
+        workers: int = 0,
         ahead: int = 8,
+        device: str | torch.device | None = None,
+        multiprocessing_context: str = "spawn",
     ) -> None:
-        if dataset.family is None:
-            raise SpecError("StreamLoader makes batches of packs: give the dataset a family")
-        if threads < 1 or ahead < 1:
-            raise SpecError(f"StreamLoader: {threads} threads, {ahead} ahead; at least 1 of each is needed")
+        if dataset.family is not None and collate is None:
+            raise SpecError("StreamLoader: give packs a `collate`: PackedCollator()")
+        for name, value in {"batch_size": batch_size or 1, "threads": threads, "ahead": ahead}.items():
+            if value < 1:
+                raise SpecError(f"StreamLoader: {name} is {value}; at least 1 is needed")
+        if workers < 0:
+            raise SpecError(f"StreamLoader: workers is {workers}; 0 (threads of this process) is the least")
         self.dataset = dataset
-        self.collate = collate
+        self.batch_size = batch_size
         self.threads = threads
+        self.workers = workers
         self.ahead = ahead
+        self._making = Making(dataset, collate, transform, batch_size is not None)
+        self._context = multiprocessing_context
+        self._copier = Copier(device)
+        self._processes: ProcessReaders | None = None
         self._progress: Cursor | None = None
+        self._tally: Tally | None = None
 
     @property
     def bad(self) -> Counter[str]:
-        """Samples taken masked so far, by reason."""
+        """Samples taken masked or left out so far, by reason."""
         return self.dataset.bad
 
     def __iter__(self) -> Iterator[Batch]:
-        for _, batch in self._batches():
-            yield batch
+        return (batch for _, batch in self._batches())
 
     def steps(self) -> Iterator[list[Batch]]:
         """The batches that this rank takes in each global step; every rank gets equally many."""
+        if self.dataset.family is None:
+            raise SpecError("StreamLoader: steps are of packs; a stream without a family has batches only")
         step: list[Batch] = []
-        for dealt, batch in self._batches():
+        for last, batch in self._batches():
             step.append(batch)
-            if dealt.micro + 1 == dealt.micros:
+            if last.micro + 1 == last.micros:
                 yield step
                 step = []
 
@@ -71,44 +99,143 @@ class StreamLoader:
         self.dataset.load_state_dict(saved)
         self._progress = None
 
+    def stats(self) -> LoaderStats:
+        """What the stages of the pass that was begun last took so far; see `LoaderStats.verdict`."""
+        return (self._tally or self._counting()).stats()
+
+    def close(self) -> None:
+        """End the worker processes; the next pass starts new ones."""
+        if self._processes is not None:
+            self._processes.close()
+            self._processes = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_processes", None) is not None:
+            self.close()
+
+    def _counting(self) -> Tally:
+        return Tally(threads=self.threads * max(1, self.workers), ahead=self.ahead)
+
     def _batches(self) -> Iterator[tuple[Deal, Batch]]:
+        """Each batch with the last of its deals, which is accounted for."""
         self._progress = self.dataset.start
-        deals = self.dataset.deals()
-        waiting: deque[tuple[Deal, Future[tuple[Packed, Batch]]]] = deque()
-        pool = _reading_pool(self.threads)
+        tally = self._tally = self._counting()
+        readers = self._readers()
+        planning = ThreadPoolExecutor(1, thread_name_prefix="mmdata-plan")
         try:
-            while True:
-                while len(waiting) < self.ahead and (dealt := next(deals, None)) is not None:
-                    waiting.append((dealt, pool.submit(self._make, dealt)))
-                if not waiting:
-                    return
-                dealt, future = waiting.popleft()
-                packed, batch = future.result()
-                self.dataset.account(dealt, packed)
-                self._progress = dealt.after
-                yield dealt, batch
+            coming = _Coming(self, tally, readers, planning)
+            while (taken := coming.take()) is not None:
+                for dealt, value in zip(taken.deals, taken.values, strict=True):
+                    self.dataset.account(dealt, value)
+                self._progress = taken.deals[-1].after
+                if taken.batch is not None:
+                    yield taken.deals[-1], self._copier.finish(taken.batch)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            tally.end()
+            planning.shutdown(wait=False, cancel_futures=True)
+            if readers is not self._processes:
+                readers.close()
 
-    def _make(self, dealt: Deal) -> tuple[Packed, Batch]:
-        packed = self.dataset.read(dealt)
-        assert isinstance(packed, Packed), dealt
-        return packed, self.collate(packed)
+    def _readers(self) -> Readers:
+        if not self.workers:
+            return ThreadReaders(self._making, self.threads)
+        if self._processes is None:
+            self._processes = ProcessReaders(self._making, self.workers, self.threads, self._context)
+        return self._processes
+
+    def groups(self) -> Iterator[tuple[Deal, ...]]:
+        """The deals of each batch."""
+        size, group = self.batch_size or 1, list[Deal]()
+        for dealt in self.dataset.deals():
+            group.append(dealt)
+            ends_step = self.dataset.family is not None and dealt.micro + 1 == dealt.micros
+            if len(group) == size or ends_step:
+                yield tuple(group)
+                group = []
+        if group:
+            yield tuple(group)
 
 
-def _reading_pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch does not fan out: a resize of one image on all cores, in every thread at once, takes four
-    times as long as on one. The setting is each thread's own; the model's threads keep theirs."""
-    before = torch.get_num_threads()
-    started = threading.Barrier(threads + 1)
+@dataclass(slots=True)
+class _Taken:
+    deals: tuple[Deal, ...]
+    values: tuple[Any, ...]
+    batch: Any
+    """What `Copier.finish` wants; None where no sample could be read."""
 
-    def start() -> None:
-        torch.set_num_threads(1)
-        started.wait()
 
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="mmdata-read")
-    for _ in range(threads):
-        pool.submit(start)
-    started.wait()
-    torch.set_num_threads(before)  # what threads that start from now on (autograd's, too) begin with
-    return pool
+class _Coming:
+    """The batches of one pass that are being planned, read and copied."""
+
+    def __init__(self, loader: StreamLoader, tally: Tally, readers: Readers, planning: ThreadPoolExecutor) -> None:
+        self._loader = loader
+        self._tally = tally
+        self._readers = readers
+        self._planning = planning
+        self._groups: Iterator[tuple[Deal, ...]] | None = loader.groups()
+        self._waiting: deque[tuple[tuple[Deal, ...], Future[Made]]] = deque()
+        self._copying: deque[_Taken] = deque()
+        self._block: tuple[int, int] | None = None
+
+    def take(self) -> _Taken | None:
+        """The next batch, waited for; None at the end."""
+        asked = time.perf_counter()
+        ready = len(self._copying) + sum(future.done() for _, future in self._waiting)
+        self._fill()
+        if not self._copying and not self._start_copy():
+            return None
+        taken = self._copying.popleft()
+        if self._loader._copier.active and self._waiting and self._waiting[0][1].done():
+            self._start_copy()  # It runs while the trainer works on the batch before.
+        self._fill()
+        self._tally.took(asked, ready)
+        return taken
+
+    def _fill(self) -> None:
+        """Have as many batches made as may be ahead."""
+        while self._groups is not None and len(self._waiting) + len(self._copying) < self._loader.ahead:
+            began = time.perf_counter()
+            deals = next(self._groups, None)
+            if deals is None:
+                self._groups = None
+                return
+            self._tally.spent.count("plan", time.perf_counter() - began)
+            self._plan_ahead(deals[-1].after)
+            self._waiting.append((deals, self._readers.submit(job(self._loader.dataset, deals))))
+
+    def _plan_ahead(self, after: Cursor) -> None:
+        """Have the block behind the one that is being read planned, so that nobody waits for it later."""
+        at = after.position
+        if (at.epoch, at.block) == self._block:
+            return
+        self._block = at.epoch, at.block
+        dataset = self._loader.dataset
+        ends = None if dataset.spec.epochs is None else after.first_epoch + dataset.spec.epochs
+
+        def plan() -> None:  # What it raises is raised again when the block is really asked for.
+            began = time.perf_counter()
+            following = dataset.planner.block(at).after
+            if ends is None or following.epoch < ends:
+                dataset.planner.block(following)
+            self._tally.spent.count("plan", time.perf_counter() - began)
+
+        if ends is None or at.epoch < ends:
+            self._planning.submit(plan)
+
+    def _start_copy(self) -> bool:
+        """Wait for the next batch and begin its copy; whether there was one."""
+        if not self._waiting:
+            return False
+        deals, future = self._waiting.popleft()
+        made = future.result()
+        batch = None
+        if made.batch is not None:
+            began = time.perf_counter()
+            copier = self._loader._copier
+            batch = copier.start(copier.pin(made.batch))
+            if copier.active:
+                self._tally.spent.count("copy", time.perf_counter() - began)
+        self._tally.spent.add(made.spent)
+        self._loader.dataset.fallbacks.update(made.spent.fallbacks)
+        self._copying.append(_Taken(deals, made.values, batch))
+        return True

@@ -30,7 +30,9 @@ CONSTANT = 0.5
 """Value of the media of a masked sample. Not zero, which some models take for padding and drop."""
 
 
-def read_sample(dataset: Dataset, position: int, *, max_pixels: int, decoded: bool = True) -> Sample:
+def read_sample(
+    dataset: Dataset, position: int, *, max_pixels: int, decoded: bool = True, spent: Spent | None = None
+) -> Sample:
     """The sample at a position, every image of it `Decoded`, or with its bytes only.
 
     Raises DataError where its bytes have changed or are not the image that its facts describe, and RunError when
@@ -39,9 +41,15 @@ def read_sample(dataset: Dataset, position: int, *, max_pixels: int, decoded: bo
     sample = _patiently(dataset, position, lambda: dataset.sample(position))
     if any(medium.data is None for medium in sample.media):
         raise DataError("materialized_other", f"{sample.key}: the dataset keeps what a view made of it, not its media")
+    if spent is not None:
+        spent.samples += 1
+        spent.bytes += sum(len(medium.data or b"") for medium in sample.media)
+        spent.lap("read")
     if not decoded:
         return sample
     parts = tuple(_decoded(part, max_pixels) if isinstance(part, Media) else part for part in sample.parts)
+    if spent is not None:
+        spent.lap("decode")
     return replace(sample, parts=parts)
 
 

@@ -23,7 +23,7 @@ class SharedValue:
     """
 
     def __init__(self, value: Any = None) -> None:
-        self._open(_unnamed_file())
+        self._open(unnamed_file())
         self.set(value)
 
     def set(self, value: Any) -> None:
@@ -54,7 +54,7 @@ class SharedValue:
         if "file" in state:
             self._open(state["file"].detach())
         else:
-            self._open(_unnamed_file())
+            self._open(unnamed_file())
             self.set(state["value"])
 
     def __del__(self) -> None:
@@ -62,7 +62,8 @@ class SharedValue:
             os.close(self._file)
 
 
-def _unnamed_file() -> int:
+def unnamed_file() -> int:
+    """A file in memory that has no name and ends with its last descriptor."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("mmdata", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:  # where there is no memfd, an unlinked file does the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -39,12 +40,14 @@ _HELPS = {
 class Spent:
     """Seconds and counts of one batch, by stage. One thread writes it: `lap` gives a stage the time since the last."""
 
-    __slots__ = ("_at", "bytes", "samples", "seconds")
+    __slots__ = ("_at", "bytes", "fallbacks", "samples", "seconds")
 
     def __init__(self) -> None:
         self.seconds: dict[Stage, float] = {}
         self.samples = 0
         self.bytes = 0
+        self.fallbacks: Counter[str] = Counter()
+        """Pictures that DALI left to the CPU, by reason."""
         self._at = time.perf_counter()
 
     def lap(self, stage: Stage) -> None:
@@ -53,9 +56,9 @@ class Spent:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._at
         self._at = now
 
-    def skip(self) -> None:
-        """What was since the last lap is nobody's."""
-        self._at = time.perf_counter()
+    def count(self, stage: Stage, seconds: float) -> None:
+        """Give a stage seconds that were measured elsewhere."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def add(self, other: Spent) -> None:
         """Take over what another has counted."""
@@ -150,7 +153,7 @@ class Tally:
     _every: int = 1
     _ended: float | None = None
 
-    def took(self, asked: float, ready: int, spent: Spent) -> None:
+    def took(self, asked: float, ready: int) -> None:
         """The trainer asked for a batch at `asked` (perf_counter) and has it now; `ready` were, when it asked."""
         now = time.perf_counter()
         self.waited += now - asked
@@ -161,7 +164,6 @@ class Tally:
             if len(self.queue) > KEPT:
                 self.queue, self._every = self.queue[::2], self._every * 2
         self.batches += 1
-        self.spent.add(spent)
 
     def end(self) -> None:
         """The pass is over: its clock stands still."""
