@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -22,6 +23,7 @@ from mmdata.shards.folder import Folder
 from mmdata.shards.index import IndexRow, Part
 from mmdata.shards.opened import OpenShard, index_digest
 from mmdata.shards.prefetch import Prefetcher, Request
+from mmdata.shards.raw import Raw
 from mmdata.shards.remote import RemoteSource
 from mmdata.shards.table import ShardEntry, ShardTable
 from mmdata.types import Media, Origin, Place, Ref, Sample, Text
@@ -172,13 +174,35 @@ class Dataset:
         shard, at = self._locate(position)
         return self._read(shard, f"row {at}", place)
 
+    def raw(self, position: int) -> Raw:
+        """The key of the sample at a position and the bytes of its parts as they lie in the shard, by name, read-only:
+        one read, nothing decoded. Parts whose bytes were not kept are left out."""
+        return next(self.iter_raw([position]))
+
+    def iter_raw(self, positions: Iterable[int], *, view: bool = False) -> Iterator[Raw]:
+        """`raw` of each of these positions, in their order. Neighbours (in ascending order) are read together.
+
+        With `view`, local shards are mapped and parts are views of the map, without a copy; it is for disks that one
+        trusts (see `LocalSource`). Raises DataError where bytes have changed, unless `integrity` is `off`.
+        """
+        listed = positions.tolist() if isinstance(positions, np.ndarray) else list(positions)
+        at = 0
+        while at < len(listed):
+            shard, row = self._locate(self.position(listed[at]))
+            first, stop, until = shard.first, shard.first + len(shard.index), at + 1
+            while until < len(listed) and first <= listed[until] < stop:
+                until += 1
+            rows = [row, *(position - first for position in listed[at + 1 : until])]
+            again = functools.partial(self._read, shard) if self.integrity == "crc32c" else None
+            yield from shard.raw().samples(rows, shard.view if view else shard.source.read, again)
+            at = until
+
     def read_ahead(self, ahead: Prefetcher | None) -> None:
         """Ask `ahead` first for the bytes of remote shards, from now on and of those that are open; None ends it."""
         with self._lock:
             self.folder.ahead = ahead
             for shard in self._open.values():
-                if isinstance(shard.source, RemoteSource):
-                    shard.source.ahead = ahead
+                shard.read_ahead(ahead)
 
     def requests(self, position: int, places: Iterable[Place]) -> list[Request]:
         """What reading these places of the sample at a position will ask of a remote shard; nothing of a local one."""

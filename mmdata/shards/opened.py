@@ -5,9 +5,15 @@ from __future__ import annotations
 import threading
 
 from mmdata.errors import DataError
+from mmdata.shards.access import Source, local_path
+from mmdata.shards.access import Source
 from mmdata.shards.columns import Interned, MediaFacts
 from mmdata.shards.folder import Folder
 from mmdata.shards.index import Index
+from mmdata.shards.local import LocalSource
+from mmdata.shards.raw import RawPlaces
+from mmdata.shards.prefetch import Prefetcher
+from mmdata.shards.remote import RemoteSource
 from mmdata.shards.table import ShardEntry
 
 
@@ -25,8 +31,31 @@ class OpenShard:
         if len(self.index) != entry.rows:
             raise DataError("index_rows", f"{self.index.path}: {len(self.index)} rows, the manifest has {entry.rows}")
         self._media: MediaFacts | None = None
+        self._raw: RawPlaces | None = None
+        self._mapped: Source | None = None
         self._lock = threading.Lock()
-        self.source = folder.source(entry.shard, size=entry.shard_bytes, digest=entry.shard_sha256)
+        self._folder = folder
+        self._entry = entry
+        self._source: Source | None = None
+
+    @property
+    def source(self) -> Source:
+        """Its bytes. Opened when first asked for: who plans asks for the index only, and a shard that is missing must
+        not stop it. Raises DataError `shard_missing`."""
+        if self._source is None:
+            with self._lock:
+                if self._source is None:
+                    entry = self._entry
+                    self._source = self._folder.source(
+                        entry.shard or "", size=entry.shard_bytes, digest=entry.shard_sha256
+                    )
+        return self._source
+
+    def read_ahead(self, ahead: Prefetcher | None) -> None:
+        """Ask `ahead` first from now on, if the shard is remote."""
+        with self._lock:
+            if isinstance(self._source, RemoteSource):
+                self._source.ahead = ahead
 
     def read(self, offset: int, size: int) -> bytes:
         """Exactly `size` bytes. Raises DataError `shard_cut` where the file ends before, RunError where it keeps
@@ -39,6 +68,21 @@ class OpenShard:
             if self._media is None:
                 self._media = MediaFacts(self.index, interned)
             return self._media
+
+    def raw(self) -> RawPlaces:
+        """Where the parts of its samples lie, as lists."""
+        with self._lock:
+            if self._raw is None:
+                self._raw = RawPlaces(self.index)
+            return self._raw
+
+    def view(self, offset: int, size: int) -> memoryview:
+        """As `read`, of a memory map where the shard is a local file."""
+        with self._lock:
+            if self._mapped is None:
+                local = local_path(self.path)
+                self._mapped = self.source if local is None else LocalSource(local, mapped=True)
+        return self._mapped.view(offset, size)
 
 
 def index_digest(entry: ShardEntry) -> str | None:

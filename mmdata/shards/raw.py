@@ -1,0 +1,110 @@
+"""The leanest way to samples: their bytes as they lie in the shard, many in one read, nothing decoded or copied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import crc32c
+import numpy as np
+
+from mmdata.shards import arrow
+from mmdata.shards.index import Index
+from mmdata.types import Place
+
+TOGETHER = 1 << 18
+"""Bytes of neighbouring samples that are read at once, at most. What keeps a part of one keeps as much alive."""
+APART = 1 << 16
+"""Bytes that belong to nobody between two parts of a sample, from which on each part is read alone."""
+
+Raw = tuple[str, dict[str, memoryview]]
+"""The key of a sample and the bytes of its parts, by what follows `<key>.` in the tar, read-only."""
+Read = Callable[[int, int], "bytes | memoryview"]
+"""(offset, size) to exactly these bytes of the shard."""
+Again = Callable[[str, Place], bytes]
+"""What to do about bytes that are not what their checksum says: (name, place) to the right ones, or DataError."""
+
+
+class RawPlaces:
+    """Where the parts of a shard's samples lie, as lists, which Python indexes faster than anything else."""
+
+    def __init__(self, index: Index) -> None:
+        firsts, parts = index.parts()
+        kept = arrow.lengths(parts.field("name")) > 0  # a medium whose own bytes were not kept has no name
+        offsets = arrow.numbers(parts.field("offset"))[kept]
+        ends = offsets + arrow.numbers(parts.field("size"))[kept]
+        codes, names = arrow.codes(parts.field("name"))
+        firsts = np.concatenate([[0], kept.cumsum()])[firsts]
+        self.keys = index.keys()
+        self.firsts = firsts.tolist()
+        self.names = [names[code] for code in codes[kept].tolist()]
+        self.offsets = offsets.tolist()
+        self.ends = ends.tolist()
+        self.crcs = arrow.numbers(parts.field("crc32c"))[kept].tolist()
+        starts, stops = _spans(firsts, offsets, ends)
+        self.starts = starts.tolist()
+        self.stops = stops.tolist()
+
+    def samples(self, rows: Sequence[int], read: Read, again: Again | None) -> Iterator[Raw]:
+        """The samples at rows of the shard, in the order given. With `again`, each part is compared with its crc32c."""
+        starts, stops, count, at = self.starts, self.stops, len(rows), 0
+        while at < count:
+            row = rows[at]
+            start, stop = starts[row], stops[row]
+            until = at + 1
+            while (
+                until < count
+                and (following := rows[until]) == row + until - at
+                and 0 <= starts[following] - stop <= APART
+                and stops[following] - start <= TOGETHER
+            ):
+                stop = stops[following]
+                until += 1
+            if stop < start:
+                yield self._apart(row, read, again)
+            else:
+                yield from self._together(rows[at:until], start, memoryview(read(start, stop - start)), again)
+            at = until
+
+    def _together(self, rows: Sequence[int], start: int, data: memoryview, again: Again | None) -> Iterator[Raw]:
+        """Samples whose bytes are those of the shard from `start` on."""
+        firsts, names, offsets, ends, keys = self.firsts, self.names, self.offsets, self.ends, self.keys
+        for row in rows:
+            places = range(firsts[row], firsts[row + 1])
+            parts = {names[i]: data[offsets[i] - start : ends[i] - start] for i in places}
+            if again is not None:
+                self._check(row, parts, again)
+            yield keys[row], parts
+
+    def _apart(self, row: int, read: Read, again: Again | None) -> Raw:
+        """A sample whose parts do not lie together."""
+        places = range(self.firsts[row], self.firsts[row + 1])
+        parts = {
+            self.names[i]: memoryview(read(self.offsets[i], self.ends[i] - self.offsets[i])).toreadonly()
+            for i in places
+        }
+        if again is not None:
+            self._check(row, parts, again)
+        return self.keys[row], parts
+
+    def _check(self, row: int, parts: dict[str, memoryview], again: Again) -> None:
+        crcs, checksum = self.crcs, crc32c.crc32c
+        for at, (name, data) in enumerate(parts.items(), self.firsts[row]):
+            if checksum(data) != crcs[at]:
+                place = Place(offset=self.offsets[at], size=len(data), crc32c=crcs[at])
+                parts[name] = memoryview(again(f"{self.keys[row]}.{name}", place))
+
+
+def _spans(firsts: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The bytes from the first to the last part of each sample: int64 [rows] each. A sample without parts gets an
+    empty span, one with parts far apart a negative one."""
+    counts = np.diff(firsts)
+    starts, stops = np.zeros(len(counts), np.int64), np.zeros(len(counts), np.int64)
+    some = counts > 0
+    if some.any():
+        at = firsts[:-1][some]
+        starts[some] = np.minimum.reduceat(offsets, at)
+        stops[some] = np.maximum.reduceat(ends, at)
+        far = some.copy()
+        far[some] = stops[some] - starts[some] - np.add.reduceat(ends - offsets, at) > APART
+        stops[far] = starts[far] - 1
+    return starts, stops
