@@ -29,6 +29,7 @@ from mmdata.pack import (
     pack_vectors,
     vector_bound,
 )
+from mmdata.stream.group import WINDOW as AHEAD
 from mmdata.stream.spread import spread
 
 WINDOW = 1000
@@ -146,15 +147,16 @@ def dealing(steps: int, seeds: int, ranks: int = 8, capacity: int = 8192) -> Non
                 chance = np.random.default_rng(seed).permutation(len(plain))
                 for name, bins in (("in turn", plain), ("by cost", plain), ("spread", even)):
                     counts = np.stack([bins.loads(tokens), bins.loads(tokens**2), bins.loads(vision)], 1)[chance]
-                    counts = counts[spread(counts)] if name == "spread" else counts
+                    counts = counts[spread(counts, AHEAD)] if name == "spread" else counts
                     total = counts[:, 0] + counts[:, 1] / capacity + counts[:, 2] / 2
                     found[name] += _dealt(np.stack([total, counts[:, 2]], 1), ranks, per_rank, name, steps)
             for name, each in found.items():
                 step = np.array([one.step for one, _ in each])
                 micro = np.array([one.micro.mean(0) for one, _ in each])
+                spent = float(np.mean([seconds for _, seconds in each]))
                 print(
                     f"  {per_rank} packs a rank, {name:8} step {_pair(step.mean(0))}, worst {_pair(step.max(0))} of "
-                    f"{len(step)}; micro-step {_pair(micro.mean(0))}  {np.mean([t for _, t in each]) * 1000:.2f} ms a step"
+                    f"{len(step)}; micro-step {_pair(micro.mean(0))}  {spent * 1000:.2f} ms a step"
                 )
 
 

@@ -13,6 +13,10 @@ from mmdata.stream.spread import spread
 from mmdata.types import Cost
 
 Array = npt.NDArray[np.int64]
+WINDOW = 32
+"""Packs among which the next one is chosen when they are spread. With many more to choose from, packs far from the mean
+come last, and a step of those alone cannot be dealt evenly: with 128 the worst of 93 steps had 1.10 of the mean vision
+on one rank, with 32 it had 1.02, and the share of vision varies as little."""
 
 
 def group(measured: Measured, spec: StreamSpec, *, packs: bool) -> tuple[Bins, int]:
@@ -53,7 +57,7 @@ def ordered(bins: Bins, measured: Measured, spec: StreamSpec, epoch: int, number
     if len(sources) > 1:
         of_each = [np.where(measured.draws.dataset == source, measured.tokens, 0) for source in sources]
         shares = np.concatenate([shares, mixed.loads(np.stack(of_each, axis=1))], axis=1)
-    return taken(mixed, spread(shares))
+    return taken(mixed, spread(shares, WINDOW))
 
 
 def taken(bins: Bins, order: Array) -> Bins:

@@ -9,10 +9,10 @@ WINDOW = 128
 """Packs among which the next one is chosen. With all to choose from, packs near the mean would all come first."""
 
 
-def spread(shares: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def spread(shares: npt.NDArray[np.int64], window: int = WINDOW) -> npt.NDArray[np.int64]:
     """The order of P packs, int64 [P], for what each holds of D things, int64 [P, D], each in any unit.
 
-    Greedy herding (Welling 2009): of the next `WINDOW` packs in the given order comes the one after which the sums so
+    Greedy herding (Welling 2009): of the next `window` packs in the given order comes the one after which the sums so
     far are nearest to what so many packs hold on average, each thing counted in its own mean deviation. The same
     numbers give the same order everywhere: they are whole numbers whose sums are never rounded.
 
@@ -23,7 +23,7 @@ def spread(shares: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     values = _scaled(np.asarray(shares, np.int64))
     if not values.shape[1]:
         return np.arange(packs)
-    window = min(WINDOW, packs)
+    window = min(window, packs)
     held = values[:window].copy()
     squares = (held**2).sum(1)
     numbers = np.arange(window)
