@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,9 @@ import numpy.typing as npt
 from mmdata.errors import DataError
 from mmdata.stream.draws import Draws
 from mmdata.stream.fair import PARTS, handed_over, turns
+from mmdata.stream.mixture import WeighBy
 from mmdata.stream.order import Order, Place
 
-WeighBy = Literal["tokens", "samples", "cost"]
 Measure = Callable[[Draws], npt.NDArray[np.int64]]
 """Tokens, or cost, of each draw: int64 [N], 0 for samples that are left out."""
 Weights = Callable[[int], tuple[int, ...]]

@@ -12,6 +12,8 @@ from pydantic import Field
 
 from mmdata.spec import InputPath, Model
 
+WeighBy = Literal["tokens", "samples", "cost"]
+
 
 class DatasetSpec(Model):
     """One dataset of several.

@@ -9,8 +9,7 @@ from pydantic import Field, model_validator
 from mmdata.pack import OverlongPolicy
 from mmdata.spec import InputPath, Model, OutputPath, runtime
 from mmdata.stream.cost import Costs
-from mmdata.stream.mix import WeighBy
-from mmdata.stream.mixture import DatasetSpec, Stage, problem
+from mmdata.stream.mixture import DatasetSpec, Stage, WeighBy, problem
 from mmdata.stream.order import Shuffle
 from mmdata.templates import TrainOn, Weights
 from mmdata.views.augment import Augment

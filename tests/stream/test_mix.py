@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from mmdata.errors import DataError
 from mmdata.stream.draws import Draws
 from mmdata.stream.fair import parts
-from mmdata.stream.mix import Cursors, DatasetCursor, Mixer, Part, WeighBy, joined
+from mmdata.stream.mix import Cursors, DatasetCursor, Mixer, Part, joined
+from mmdata.stream.mixture import WeighBy
 from mmdata.stream.order import Order
 
 
