@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmdata.errors import DataError, SpecError
@@ -141,6 +141,10 @@ class NaFlex:
     def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to patches of `plan.shape`."""
         return apply(pixels, plan, self.backend, self.dtype)
+
+    def smaller(self) -> NaFlex | None:
+        """The view with half the budget, or None where rows are filled up to it, or one patch is left."""
+        return None if self.pad or self.budget < 2 else replace(self, budget=self.budget // 2)
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""

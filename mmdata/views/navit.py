@@ -131,6 +131,11 @@ class NaViT:
         """Upright pixels uint8 [H, W, 3] of the planned size to the kept patches, of `plan.shape`."""
         return apply(pixels, plan, self.backend, self.dtype)
 
+    def smaller(self) -> NaViT | None:
+        """The view with half the pixels, at any draw, or None at one patch."""
+        low, high, side = (edge * 5 // 7 for edge in (self.low, self.high, self.side))
+        return replace(self, low=low, high=high, side=side) if min(low, side) >= self.patch else None
+
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""
         return {"view": "navit", **asdict(self)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmdata.errors import DataError, SpecError
@@ -80,6 +80,10 @@ class Pix2Struct:
     def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to rows of `plan.shape`."""
         return apply(pixels, plan, self.backend, "float32")
+
+    def smaller(self) -> Pix2Struct | None:
+        """The view with half the budget, or None where rows are filled up to it, or one patch is left."""
+        return None if self.pad or self.budget < 2 else replace(self, budget=self.budget // 2)
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""

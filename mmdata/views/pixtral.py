@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mmdata.errors import DataError, SpecError
@@ -85,6 +85,11 @@ class LongestEdge:
     def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to a picture of `plan.shape`."""
         return apply(pixels, plan, self.backend, self.dtype)
+
+    def smaller(self) -> LongestEdge | None:
+        """The view with half the pixels at most, or None at one (merged) patch."""
+        edge = self.size * 5 // 7
+        return replace(self, size=edge) if edge >= self.patch * self.merge else None
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""

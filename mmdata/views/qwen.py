@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmdata.errors import SpecError
@@ -78,6 +78,12 @@ class SmartResize:
     def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to patches of `plan.shape`."""
         return apply(pixels, plan, self.backend, self.dtype)
+
+    def smaller(self) -> SmartResize | None:
+        """The view with half the most pixels, or None at the least."""
+        if self.max_pixels <= self.min_pixels:
+            return None
+        return replace(self, max_pixels=max(self.min_pixels, self.max_pixels // 2))
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""

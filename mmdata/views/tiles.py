@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from mmdata.errors import SpecError
@@ -131,6 +131,10 @@ class DynamicTiles(Tiled):
             return rows * columns, (rows, columns), tiles
         return rows * columns + 1, (rows, columns), (Fork((tiles, (self.squash,))),)
 
+    def smaller(self) -> DynamicTiles | None:
+        """The view with one tile less, or None at the least."""
+        return replace(self, max_tiles=self.max_tiles - 1) if self.max_tiles > self.min_tiles else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitImage(Tiled):
@@ -169,6 +173,11 @@ class SplitImage(Tiled):
         if not rows:
             return 1, (0, 0), (first, second, Tile(1, 1))
         return rows * columns + 1, (rows, columns), (first, second, Fork(((Tile(rows, columns),), (self.squash,))))
+
+    def smaller(self) -> SplitImage | None:
+        """The view with a longest edge of one tile less, or None at one tile."""
+        fewer = (self.longest_edge - 1) // self.size * self.size
+        return replace(self, longest_edge=fewer) if fewer >= self.size else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +219,10 @@ class PanAndScan(Tiled):
             return 1, (0, 0), (self.squash, Tile(1, 1))
         grid = (1, len(crops)) if width >= height else (len(crops), 1)
         return 1 + len(crops), grid, (Fork(((self.squash,), *((crop, self.squash) for crop in crops))),)
+
+    def smaller(self) -> PanAndScan | None:
+        """The view without crops, or None if it has none."""
+        return replace(self, crops=False) if self.crops else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

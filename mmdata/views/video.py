@@ -167,6 +167,15 @@ class Video:
 
         return apply(frames, plan.ops, backend=self.backend, dtype=getattr(torch, self.dtype))
 
+    def smaller(self) -> Video | None:
+        """The view with half as many frames, or None where it says neither how many nor how often."""
+        limits = {name: value for name in MODEL_PARAMETERS if (value := getattr(self, name)) is not None}
+        if not limits or limits.get("num_frames") == 1:
+            return None
+        return replace(
+            self, **{name: value / 2 if name == "fps" else max(1, value // 2) for name, value in limits.items()}
+        )
+
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""
         return {"view": type(self).__name__, **asdict(self)}
