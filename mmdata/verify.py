@@ -21,7 +21,7 @@ from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
 from mmdata.shards import manifest as manifests
 from mmdata.shards import table as tables
-from mmdata.shards import tar
+from mmdata.shards import tar, tombstones
 from mmdata.shards.index import Index, IndexRow
 from mmdata.shards.manifest import Manifest
 from mmdata.shards.storage import sha256_file
@@ -111,6 +111,10 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"file_missing: {path}"
         elif _sha256(path) != digest:
             yield f"file_sha256: {path} has changed since the build"
+    try:
+        tombstones.read(folder)
+    except DataError as error:
+        yield str(error)
     expected = {name for entry in manifest.shards for name in (entry.shard, entry.index, entry.ledger) if name}
     for part in ("shards", "index", "ledger"):
         for path in sorted((folder / part).iterdir()) if (folder / part).is_dir() else ():

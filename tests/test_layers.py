@@ -76,6 +76,7 @@ TESTED_BY = {
         "mmdata/shards/manifest.py",
         "mmdata/shards/storage.py",
     ],
+    "tests/test_forget.py": ["mmdata/shards/tombstones.py"],  # What the command writes.
     "tests/test_specfile.py": ["mmdata/spec.py", "mmdata/registry.py"],  # Specs and kinds as a spec file names them.
     "tests/steps/test_near_dup.py": ["mmdata/steps/_kept.py"],  # The state that both duplicate steps keep.
     "tests/stream/test_order.py": ["mmdata/rng.py", "mmdata/stream/deal.py", "mmdata/stream/state.py"],

@@ -17,6 +17,7 @@ import numpy as np
 
 from mmdata.errors import DataError
 from mmdata.shards import manifest as manifests
+from mmdata.shards import tombstones
 from mmdata.shards.cache import Cache
 from mmdata.shards.columns import Interned
 from mmdata.shards.folder import Folder
@@ -26,6 +27,7 @@ from mmdata.shards.prefetch import Prefetcher, Request
 from mmdata.shards.raw import Raw
 from mmdata.shards.remote import RemoteSource
 from mmdata.shards.table import ShardEntry, ShardTable
+from mmdata.shards.tombstones import Removal
 from mmdata.types import Media, Origin, Place, Ref, Sample, Text
 
 Integrity = Literal["crc32c", "off"]
@@ -70,6 +72,7 @@ class Dataset:
         shards = self.manifest.shards
         self._table = shards if isinstance(shards, ShardTable) else ShardTable.of(shards)
         self._firsts: np.ndarray | None = None
+        self._removals: tuple[Removal, ...] | None = None
         self._interned: Interned = {}
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._positions: dict[str, int] | None = None
@@ -97,6 +100,29 @@ class Dataset:
     def shard(self, number: int) -> ShardEntry:
         """The number-th shard that has samples. Raises DataError where its row of the table has changed."""
         return self._table.shard(number)
+
+    def removals(self) -> tuple[Removal, ...]:
+        """What has been removed from the dataset since it was built (`mmdata.forget`), generation by generation; the
+        samples can still be read. Looked up when it is called first. Raises DataError for damage."""
+        if self._removals is None:
+            self._removals = tombstones.read(self.path)
+        return self._removals
+
+    def masked(self, generation: int | None = None) -> np.ndarray:
+        """Positions of the samples that are removed as of a generation (default: the last), ascending: int64 [N].
+        Raises DataError where there is no such generation."""
+        removals = self.removals()
+        generation = len(removals) if generation is None else generation
+        if not 0 <= generation <= len(removals):
+            raise DataError("tombstones_missing", f"{self.path}: generation {generation} of {len(removals)}")
+        stones = [stone for removal in removals[:generation] for stone in removal.stones]
+        positions = np.array([stone.position for stone in stones], np.int64)
+        keys = [stone.key for stone in stones]
+        inside = bool(((positions >= 0) & (positions < len(self))).all())
+        if not inside or self.keys_at(positions) != keys:  # the shards are others, the keys are the same
+            known = self._by_key()
+            positions = np.array([known[key] for key in keys if key in known], np.int64)
+        return np.unique(positions)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[position] for position in range(len(self)))
