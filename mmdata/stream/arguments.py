@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +17,9 @@ from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Template, Tokenizer, Weights, get_template
 from mmdata.types import World
 
-Source = str | os.PathLike[str] | StreamSpec
+Path = str | os.PathLike[str]
+Source = Path | StreamSpec | Sequence[Path] | Mapping[Path, float]
+"""A folder, a spec or the file of one, folders that are pooled, or folders with weights."""
 
 
 def stream_spec(source: Source, given: Mapping[str, Any]) -> StreamSpec:
@@ -26,15 +28,15 @@ def stream_spec(source: Source, given: Mapping[str, Any]) -> StreamSpec:
     Raises SpecError for arguments that are wrong, or that say otherwise than the spec."""
     if isinstance(source, StreamSpec):
         spec = source
-    elif str(source).endswith((".yaml", ".yml")):
+    elif isinstance(source, str | os.PathLike) and str(source).endswith((".yaml", ".yml")):
         spec, _ = specfile.load(StreamSpec, str(source))
     else:
         try:
-            return StreamSpec(dataset=str(source), **given)
+            return StreamSpec(**_datasets(source), **given)
         except ValidationError as error:
-            wrong = [f"{e['loc'][0]}: {e['msg']}, not {e['input']!r}" for e in error.errors(include_url=False)]
+            wrong = [_mistake(e) for e in error.errors(include_url=False)]
             raise SpecError("StreamingDataset: " + "; ".join(wrong)) from error
-    defaults = StreamSpec(dataset="")
+    defaults = StreamSpec(dataset="any")
     twice = [name for name, value in given.items() if value not in (getattr(defaults, name), getattr(spec, name))]
     if twice:
         raise SpecError(f"{', '.join(twice)}: the stream's spec says otherwise; say it there only")
@@ -47,6 +49,28 @@ def stream_cache(spec: StreamSpec) -> Cache | None:
     if spec.cache is None and "cache_bytes" not in spec.model_fields_set:
         return None
     return Cache(user_cache("shards") if spec.cache is None else spec.cache, spec.cache_bytes)
+
+
+def _datasets(source: Source) -> dict[str, Any]:
+    if isinstance(source, Mapping):
+        return {"datasets": [{"path": str(path), "weight": weight} for path, weight in source.items()]}
+    if isinstance(source, str | os.PathLike):
+        return {"dataset": str(source)}
+    assert not isinstance(source, StreamSpec), source
+    return {"datasets": [{"path": str(path)} for path in source]}
+
+
+def _mistake(error: Any) -> str:
+    where = ".".join(map(str, error["loc"]))
+    return f"{where}: {error['msg']}, not {error['input']!r}" if where else str(error["msg"])
+
+
+def stream_templates(template: str | Template | None, spec: StreamSpec, family: Family | None) -> list[Template]:
+    """The template of each dataset: its own, or the stream's."""
+    made: dict[str | None, Template] = {None: stream_template(template, spec, family)}
+    for name in {each.template for each in spec.sources} - {None}:
+        made[name] = stream_template(None, spec.model_copy(update={"template": name}), family)
+    return [made[each.template] for each in spec.sources]
 
 
 def stream_template(template: str | Template | None, spec: StreamSpec, family: Family | None) -> Template:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,38 +12,43 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from mmdata.errors import DataError, SpecError
 from mmdata.families import Family
-from mmdata.shards.dataset import open_dataset
+from mmdata.shards.dataset import Dataset, open_dataset
+from mmdata.specfile import digest
 from mmdata.stream import pictures, state
 from mmdata.stream.anchors import Anchors
-from mmdata.stream.arguments import Source, stream_family, stream_spec, stream_template, stream_world
+from mmdata.stream.arguments import Source, stream_cache, stream_family, stream_spec, stream_templates, stream_world
 from mmdata.stream.bad import BadSamples, mark
 from mmdata.stream.block import Block
+from mmdata.stream.control import ControlLog
 from mmdata.stream.deal import Cursor, Deal, deal
-from mmdata.stream.extent import ExtendedPlanner, Extent, carried_on, extent
+from mmdata.stream.extent import Extent, carried_on, extent, planner
 from mmdata.stream.order import Shuffle
 from mmdata.stream.place import cursor_from_values, cursor_to_values, from_values, to_values
-from mmdata.stream.plan import Planner, Position
+from mmdata.stream.plan import Planner
+from mmdata.stream.position import Position
 from mmdata.stream.reader import dummy, read_pack, read_sample
 from mmdata.stream.shared import SharedValue
 from mmdata.stream.skips import SkipLog
 from mmdata.stream.spec import Packing
+from mmdata.stream.stats import Spent
 from mmdata.templates import Template, Tokenizer, TrainOn, Weights
-from mmdata.types import Packed, Sample, World
+from mmdata.types import Item, Packed, Sample, World
 
 Yields = Literal["packed", "encoded", "sample", "raw"]
 
 
 class StreamingDataset(IterableDataset[Sample | Packed]):
-    """A finished dataset in a keyed order: decoded `Sample`s, or with a `family` whole packs (`Packed`).
+    """Finished datasets in a keyed order: decoded `Sample`s, or with a `family` whole packs (`Packed`).
 
-    `path_or_spec` is the folder of a dataset, a StreamSpec, or the path of a YAML file that holds one; a spec
-    already says what `template`, `train_on`, `token_weights`, `max_length`, `packing`, `seed`, `shuffle` and `epochs`
-    say, so they are not repeated; nor does a Template leave open what is trained. `family` is a name or a Family
-    (then `tokenizer` is its own); `tokenizer` a Hugging Face tokenizer or the folder of one. `yields` is `packed` (the
-    default with a family), `encoded` (each sample a Packed of its own), `sample` (the default without one), or `raw`
-    (Samples whose media keep their bytes, checked and not decoded). `world` says which of how many ranks this is; left
-    out, an initialised `torch.distributed` is asked. `global_batch` is how many packs (without a family: samples) all
-    ranks together take per step, by default one each.
+    `path_or_spec` is the folder of a dataset, a list of folders (pooled), folders with their weights (mixed by tokens,
+    without end: `{"a": 0.7, "b": 0.3}`), a StreamSpec, or the path of a YAML file that holds one; a spec already says
+    what `template`, `train_on`, `token_weights`, `max_length`, `packing`, `seed`, `shuffle` and `epochs` say, so they
+    are not repeated; nor does a Template leave open what is trained. `family` is a name or a Family (then `tokenizer`
+    is its own); `tokenizer` a Hugging Face tokenizer or the folder of one. `yields` is `packed` (the default with a
+    family), `encoded` (each sample a Packed of its own), `sample` (the default without one), or `raw` (Samples whose
+    media keep their bytes, checked and not decoded). `world` says which of how many ranks this is; left out, an
+    initialised `torch.distributed` is asked. `global_batch` is how many packs (without a family: samples) all ranks
+    together take per step, by default one each.
 
     The sequence is a pure function of data, config and seed. Step s takes the next `global_batch` packs of it, dealt to
     the ranks; a rank that comes away empty gets a dummy pack without keys, so that all ranks do equally many. Batches
@@ -64,6 +69,9 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
     (`skips.jsonl`), the anchors that let `seek` find any step at once, and quarantined bytes. Without it skipped
     samples are remembered by each process for itself only.
     """
+
+    _known_anchors: tuple[int, Anchors] | None
+    _control: ControlLog | None
 
     def __init__(
         self,
@@ -100,14 +108,13 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
             raise SpecError("max_length: packing needs to know how many tokens a pack holds")
         pictures.check(spec)
         self.spec = spec
-        self.dataset = open_dataset(spec.dataset, integrity=spec.integrity)
-        self.datasets = [self.dataset]
-        self.template = stream_template(template, spec, self.family)
-        self.templates = [self.template]
-        self.config = state.config(spec, self.family, self.template)
+        cache = stream_cache(spec)
+        self.datasets = [open_dataset(each.path, integrity=spec.integrity, cache=cache) for each in spec.sources]
+        self.templates = stream_templates(template, spec, self.family)
+        self.config = state.config(spec, self.family, self.templates)
         self.extents = [extent(self.datasets)]
-        self.planner = self._planner()
         self.run_folder = None if run_folder is None else Path(run_folder)
+        self.planner = self._planner()
         self.skips = SkipLog(self.run_folder, rank=self.world.rank, ranks=self.world.ranks)
         quarantine = self.run_folder / "quarantine" if self.run_folder and spec.quarantine else None
         self._bad = BadSamples(self.datasets, spec, self.skips, quarantine)
@@ -115,7 +122,18 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         self._shared = SharedValue()
         self._elsewhere = SharedValue(0)
         self._mine: tuple[int, Cursor, int] | None = None
+        self._worker = self._deals_done = 0
         self._place(Cursor())
+
+    @property
+    def dataset(self) -> Dataset:
+        """The dataset; of several, the first."""
+        return self.datasets[0]
+
+    @property
+    def template(self) -> Template:
+        """How its samples become tokens."""
+        return self.templates[0]
 
     @property
     def bad(self) -> Counter[str]:
@@ -124,10 +142,12 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
 
     def __iter__(self) -> Iterator[Sample | Packed]:
         info = get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        start, first = self._begin(None if info is None else worker)
-        self._progress = start
-        self._deals_done = first
+        start, first = self._begin(None if info is None else info.id)
+        self._progress, self._deals_done = start, first
+        return self._pass(start, first, *((0, 1) if info is None else (info.id, info.num_workers)))
+
+    def _pass(self, start: Cursor, first: int, worker: int, workers: int) -> Iterator[Sample | Packed]:
+        """What a worker yields from `start` on, where the deals of all workers are counted from `first`."""
         for number, dealt in enumerate(self._dealt(start), first):
             if number % workers != worker:
                 continue
@@ -142,35 +162,37 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         self._begin(None)
         return self._dealt(self.start)
 
-    def read(self, dealt: Deal) -> Sample | Packed | DataError | None:
+    def read(
+        self, dealt: Deal, *, known: Callable[[Item], str | None] | None = None, spent: Spent | None = None
+    ) -> Sample | Packed | DataError | None:
         """The arrays of a deal (any thread may ask). Without a family: its sample, why there is none, or None
-        for a rank that comes away empty."""
+        for a rank that comes away empty. A loader says which samples are `known` to be bad and has what the reading
+        took `spent`."""
+        known = known or self.known
         if self.family is not None:
             if dealt.pack is None:
                 return dummy(self.family)
-            return read_pack(
-                dealt.pack,
-                self.datasets,
-                self.family,
-                self.templates,
-                self.spec,
-                self.fallbacks,
-                self._bad.known,
-            )
+            fallbacks = self.fallbacks if spent is None else spent.fallbacks
+            return read_pack(dealt.pack, self.datasets, self.family, self.templates, self.spec, fallbacks, known, spent)
         if dealt.pack is None:
             return None
         item = dealt.pack.items[0]
-        if (known := self._bad.known(item)) is not None:
-            return DataError(known, "known of this run")
+        if (reason := known(item)) is not None:
+            return DataError(reason, "known of this run")
         try:
             return read_sample(
                 self.datasets[item.dataset],
                 item.position,
                 max_pixels=self.spec.max_pixels,
                 decoded=self.yields == "sample",
+                spent=spent,
             )
         except DataError as error:
             return error
+
+    def known(self, item: Item) -> str | None:
+        """Why the run already masks a sample, if it does."""
+        return self._bad.known(item)
 
     def account(self, dealt: Deal, value: Sample | Packed | DataError | None) -> None:
         """Note what went wrong with a deal that is taken. Raises RunError when a budget is spent."""
@@ -215,6 +237,11 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         if cursor.dealt and extents != loaded.data and not differing:
             differing = ["data: shards were added, and this state lies within a step; go on from one between steps"]
         state.refuse_other(loaded, self.config, differing)
+        if loaded.control is not None:
+            if self._control is None and loaded.control.count:
+                raise SpecError(f"run_folder: the state counts {loaded.control.count} entries of its control log")
+            if self._control is not None:
+                self._control.check(loaded.control.count, loaded.control.digest)
         if loaded.worker is not None:
             self._load_worker(loaded.worker, cursor)
             return
@@ -250,7 +277,7 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
 
     def _anchors(self, first_epoch: int) -> Anchors:
         if self._known_anchors is None or self._known_anchors[0] != first_epoch:
-            identity = state.digest([self.config, [held.model_dump() for held in self.extents]])
+            identity = digest([self.config, [held.model_dump() for held in self.extents]])
             anchors = Anchors(identity, folder=self.run_folder, first_epoch=first_epoch)
             self._known_anchors = (first_epoch, anchors)
         return self._known_anchors[1]
@@ -293,7 +320,8 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         at = cursor.position.epoch
         running = [held for held in self.extents if held.epoch <= at][-1:]
         data = running + [held for held in self.extents if held.epoch > at]
-        return state.dump(cursor, data, self.config, skips=skips, worker=worker)
+        control = None if self._control is None else (len(self._control), self._control.digest())
+        return state.dump(cursor, data, self.config, skips=skips, control=control, worker=worker)
 
     def _place(self, cursor: Cursor) -> None:
         serial = (self._shared.get() or {"serial": 0})["serial"] + 1
@@ -313,14 +341,17 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
             self.planner = self._planner()
 
     def _planner(self) -> Planner:
-        self._known_anchors: tuple[int, Anchors] | None = None
-        whole = extent(self.datasets).shards
-        if all(held.shards == whole for held in self.extents):
-            return Planner(self.datasets, self.spec, self.family, self.templates)
-        return ExtendedPlanner(self.datasets, self.spec, self.family, self.templates, extents=self.extents)
+        self._known_anchors = None
+        controlled = self.spec.weighted and self.run_folder is not None
+        self._control = ControlLog(self.run_folder) if controlled and self.run_folder else None
+        return planner(
+            self.datasets, self.spec, self.family, self.templates, extents=self.extents, control=self._control
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in ("planner", "_known_anchors")}
+        return {
+            name: value for name, value in vars(self).items() if name not in ("planner", "_known_anchors", "_control")
+        }
 
     def __setstate__(self, values: dict[str, Any]) -> None:
         vars(self).update(values)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from pydantic import Field
 
@@ -12,7 +11,10 @@ from mmdata.families import Family
 from mmdata.shards.dataset import Dataset
 from mmdata.spec import Model
 from mmdata.stream.block import Block
-from mmdata.stream.plan import Planner, Position
+from mmdata.stream.control import ControlLog
+from mmdata.stream.plan import Planner
+from mmdata.stream.position import Position
+from mmdata.stream.sources import Held, held, mixer
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Template
 
@@ -76,19 +78,20 @@ def _root(dataset: Dataset, shards: int) -> str:
     return dataset.manifest.prefix_digest(shards)[:HEX]
 
 
-class First:
-    """A dataset as it was when it had its first `shards` shards; all else is the dataset's own."""
-
-    def __init__(self, dataset: Dataset, shards: int) -> None:
-        self._whole = dataset
-        self.shard_rows = dataset.shard_rows[:shards]
-        self.shard_firsts = dataset.shard_firsts[: shards + 1]
-
-    def __len__(self) -> int:
-        return int(self.shard_firsts[-1])
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._whole, name)
+def planner(
+    datasets: Sequence[Dataset],
+    spec: StreamSpec,
+    family: Family | None,
+    templates: Sequence[Template],
+    *,
+    extents: Sequence[Extent],
+    control: ControlLog | None,
+) -> Planner:
+    """The planner of a stream. A weighted mixture has no epochs of its own: it keeps what it began with to its end."""
+    first = _held(datasets, spec, extents[0].shards)
+    if spec.weighted or len(extents) == 1:
+        return Planner(datasets, spec, family, templates, mixer(spec, first, control), first)
+    return ExtendedPlanner(datasets, spec, family, templates, extents=extents)
 
 
 class ExtendedPlanner(Planner):
@@ -103,12 +106,12 @@ class ExtendedPlanner(Planner):
         *,
         extents: Sequence[Extent],
     ) -> None:
-        super().__init__(datasets, spec, family, templates)
+        whole = [len(dataset.shard_rows) for dataset in datasets]
+        super().__init__(datasets, spec, family, templates, held=_held(datasets, spec, whole))
         self._begins = [extent.epoch for extent in extents]
-        self._planners: list[Planner] = []
-        for extent in extents:
-            held = [_first(dataset, shards) for dataset, shards in zip(datasets, extent.shards, strict=True)]
-            self._planners.append(Planner(held, spec, family, templates))
+        self._planners = [
+            Planner(datasets, spec, family, templates, held=_held(datasets, spec, extent.shards)) for extent in extents
+        ]
 
     def block(self, at: Position) -> Block:
         return self._of(at.epoch).block(at)
@@ -120,5 +123,5 @@ class ExtendedPlanner(Planner):
         return self._planners[max(0, bisect.bisect_right(self._begins, epoch) - 1)]
 
 
-def _first(dataset: Dataset, shards: int) -> Any:
-    return dataset if shards == len(dataset.shard_rows) else First(dataset, shards)
+def _held(datasets: Sequence[Dataset], spec: StreamSpec, shards: Sequence[int]) -> list[Held]:
+    return [held(d, n, each.limit) for d, n, each in zip(datasets, shards, spec.sources, strict=True)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmdata.stream.deal import Cursor
-from mmdata.stream.plan import Position
+from mmdata.stream.position import Position
 
 
 def to_values(position: Position) -> list[Any]:

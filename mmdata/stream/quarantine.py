@@ -19,7 +19,7 @@ def keep(folder: Path, dataset: Dataset, position: int, key: str) -> list[Path]:
     kept = []
     try:
         into.mkdir(parents=True, exist_ok=True)
-        as_it_is = open_dataset(dataset.path, integrity="off")
+        as_it_is = open_dataset(dataset.uri, integrity="off", cache=dataset.folder.cache)
         for part in as_it_is.row(position).parts:
             path = into / f"{key}.{part.name}"
             if part.place is not None and not path.exists():

@@ -30,28 +30,32 @@ SHORTEST = 24
 """Characters of a value that is not worth abbreviating."""
 
 
-def config(spec: StreamSpec, family: Family | None, template: Template) -> dict[str, Any]:
+def config(spec: StreamSpec, family: Family | None, templates: Sequence[Template]) -> dict[str, Any]:
     """All that decides the sequence of packs, besides the data. Where the data lie and when the run ends do not."""
-    # The template's digest stands for its options and prompt, which may be longer than a state.
+    # The templates' digests stand for their options and prompt, which may be longer than a state.
     left_out = ("dataset", "epochs", "template_options", "system")
     fields = {name: value for name, value in bound(spec).items() if name not in left_out}
+    fields["datasets"] = [
+        {name: value for name, value in each.items() if name not in ("path", "template")} for each in fields["datasets"]
+    ]
     settings: dict[str, Any] = {**fields, "plan": PLAN, "family": None}
     if family is not None:
+        named = [f"{template.name} {template_digest(template, family.tokenizer)}" for template in templates]
         settings |= {
-            "template": f"{template.name} {template_digest(template, family.tokenizer)}",
+            "template": named[0] if len(set(named)) == 1 else named,
             "tokenizer": tokenizer_digest(family.tokenizer),
             "family": family.describe(),
         }
     return dict(json.loads(json.dumps(settings)))  # tuples are lists, as in a state that was written and read
 
 
-class Skipped(Model):
-    """The part of the skip log that belongs to a state."""
+class Logged(Model):
+    """The part of a log in the run's folder that belongs to a state."""
 
     count: int = Field(ge=0)
-    """Samples that were masked so far, each counted once."""
+    """Entries."""
     digest: str
-    """Of which they are and why, in order."""
+    """Of these entries, in their order."""
 
 
 class StreamState(Model):
@@ -78,8 +82,10 @@ class StreamState(Model):
     config: dict[str, Any]
     """All that decides the sequence of packs besides the data, long values by their digests; kept to show what
     differs."""
-    skips: Skipped | None = None
-    """Null where no log is kept."""
+    skips: Logged | None = None
+    """Of the samples that were masked so far; null where no log is kept."""
+    control: Logged | None = None
+    """Of the weights that were set while the run went on."""
     worker: tuple[int, int, int] | None = None
     """Of a DataLoader worker's own state: its number, that of all workers, and how many deals they had together."""
 
@@ -100,6 +106,7 @@ def dump(
     settings: Mapping[str, Any],
     *,
     skips: tuple[int, str] | None = None,
+    control: tuple[int, str] | None = None,
     worker: tuple[int, int, int] | None = None,
 ) -> dict[str, Any]:
     """The state as JSON values. Raises RuntimeError for one over 4 KB, which takes some hundred datasets."""
@@ -113,7 +120,8 @@ def dump(
         data=list(data),
         config_digest=digest(settings),
         config=dict(settings),
-        skips=None if skips is None else Skipped(count=skips[0], digest=skips[1]),
+        skips=None if skips is None else Logged(count=skips[0], digest=skips[1]),
+        control=None if control is None else Logged(count=control[0], digest=control[1]),
         worker=worker,
     ).model_dump(mode="json")
     state["config"] = _fitting(settings, MAX_BYTES - len(_compact({**state, "config": {}})))
