@@ -67,6 +67,7 @@ TESTED_BY = {
     ],
     "tests/shards/test_cache.py": ["mmdata/shards/room.py"],
     "tests/shards/test_prefetch.py": ["mmdata/shards/ranges.py"],
+    "tests/stream/test_faults.py": ["mmdata/shards/folder.py"],  # Datasets behind URLs.
     "tests/shards/test_interop.py": [  # Bytes by key, against webdataset and datasets.
         "mmdata/shards/dataset.py",
         "mmdata/shards/opened.py",

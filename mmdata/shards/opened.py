@@ -6,13 +6,12 @@ import threading
 
 from mmdata.errors import DataError
 from mmdata.shards.access import Source, local_path
-from mmdata.shards.access import Source
 from mmdata.shards.columns import Interned, MediaFacts
 from mmdata.shards.folder import Folder
 from mmdata.shards.index import Index
 from mmdata.shards.local import LocalSource
-from mmdata.shards.raw import RawPlaces
 from mmdata.shards.prefetch import Prefetcher
+from mmdata.shards.raw import RawPlaces
 from mmdata.shards.remote import RemoteSource
 from mmdata.shards.table import ShardEntry
 
@@ -78,10 +77,9 @@ class OpenShard:
 
     def view(self, offset: int, size: int) -> memoryview:
         """As `read`, of a memory map where the shard is a local file."""
-        with self._lock:
-            if self._mapped is None:
-                local = local_path(self.path)
-                self._mapped = self.source if local is None else LocalSource(local, mapped=True)
+        if self._mapped is None:  # two threads may both get here: either source is sound
+            local = local_path(self.path)
+            self._mapped = self.source if local is None else LocalSource(local, mapped=True)
         return self._mapped.view(offset, size)
 
 
