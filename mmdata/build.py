@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mmdata.engine.pool import Process, fork_workers
 from mmdata.engine.spool import Memory
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.progress import Progress
+from mmdata.report_page import ahead
 from mmdata.shards import manifest as manifests
 from mmdata.shards.dataset import Dataset
 from mmdata.shards.index import Index
@@ -39,6 +40,9 @@ from mmdata.shards.manifest import Manifest
 from mmdata.shards.storage import sha256_file, write_atomic
 from mmdata.shards.table import ShardEntry
 from mmdata.spec import BuildSpec, Record, Source
+
+Report = Callable[..., ahead.Made]
+"""What makes statistics and report: `ahead.make`, or a process that has made ready for it."""
 
 
 class Interrupted(RunError):
@@ -60,6 +64,10 @@ def build_dataset(
     """
     if not isinstance(spec, BuildSpec):
         spec, _ = specfile.load_build(os.fspath(spec), overrides)
+    return _build(spec, ahead.make, retry=retry, quiet=quiet)
+
+
+def _build(spec: BuildSpec, report: Report, *, retry: bool, quiet: bool) -> Manifest:
     folder = _folder(spec)
     # First of all, while this process has one thread: reading tables starts others.
     forked = fork_workers(spec.steps, local.worker_count(spec))
@@ -67,7 +75,7 @@ def build_dataset(
         source = spec.source.open()
         commit.prepare(folder)
         with _lock(folder):
-            job = _Job.open(spec, source, folder, quiet, forked)
+            job = _Job.open(spec, source, folder, quiet, forked, report)
             if retry:
                 return job.retry()
             return job.build()
@@ -118,9 +126,12 @@ class _Job:
     quiet: bool
     started: float
     forked: list[Process]
+    report: Report
 
     @classmethod
-    def open(cls, spec: BuildSpec, source: Source, folder: Path, quiet: bool, forked: list[Process]) -> _Job:
+    def open(
+        cls, spec: BuildSpec, source: Source, folder: Path, quiet: bool, forked: list[Process], report: Report
+    ) -> _Job:
         """Bind the folder to the spec (or refuse another one) and complete what a kill has cut short."""
         bound = bound_spec(spec, source)
         path = folder / ".build" / "build.json"
@@ -156,6 +167,7 @@ class _Job:
             quiet=quiet,
             started=time.time(),
             forked=forked,
+            report=report,
         )
 
     def build(self) -> Manifest:
@@ -307,10 +319,6 @@ class _Job:
 
     def _finish(self, generation: int, run: dict[str, Any]) -> Manifest:
         """Sum the ledger, write statistics and report, and last of all the manifest."""
-        # They are needed once, at the end; importing them late starts builds sooner.
-        from mmdata import stats
-        from mmdata.report_page.page import render
-
         values = list(commit.records(self.folder))
         counts, reasons = commit.sums(values)
         first, entries = 0, []
@@ -338,9 +346,8 @@ class _Job:
             shards=entries,
             root_digest=manifests.root_digest(entries),
         )
-        figures = stats.compute(self.folder, manifest, run)
+        figures, page = self.report(self.folder, manifest, run, seed=self.spec.output.seed)
         write_atomic(self.folder / "stats.json", (json.dumps(figures, indent=1, sort_keys=True) + "\n").encode())
-        page = render(self.folder, manifest, figures, seed=self.spec.output.seed)
         write_atomic(self.folder / "report.html", page)
         files = {name: sha256_file(self.folder / name) for name in ("stats.json", "report.html")}
         return manifests.write(self.folder, manifest.model_copy(update={"files": files}))
@@ -438,7 +445,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         if not spec.plugins:
             startup.spare_pandas()
-        manifest = build_dataset(spec, retry=arguments.retry is not None, quiet=arguments.quiet)
+        with ahead.Reporter() as reporter:
+            manifest = _build(spec, reporter.make, retry=arguments.retry is not None, quiet=arguments.quiet)
     except (SpecError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

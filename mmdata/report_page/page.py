@@ -68,11 +68,12 @@ def render(folder: Path, manifest: Manifest, stats: dict[str, Any], *, seed: int
         "spec": json.dumps(manifest.spec, indent=2, ensure_ascii=False),
         "state_names": text.STATE_NAMES,
     }
-    return _environment().get_template("page.html.jinja").render(context).encode("utf-8", "xmlcharrefreplace")
+    return template().render(context).encode("utf-8", "xmlcharrefreplace")
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def template() -> jinja2.Template:
+    """The page, compiled: half of the time that the first report takes."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mmdata.report_page", "."),
         autoescape=True,
@@ -82,7 +83,7 @@ def _environment() -> jinja2.Environment:
     )
     for name in ("count", "share", "size", "seconds", "rate", "visible", "link", "moment"):
         environment.globals[name] = getattr(text, name)
-    return environment
+    return environment.get_template("page.html.jinja")
 
 
 class _Budget:
