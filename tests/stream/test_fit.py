@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmdata import rng
+from mmdata import StreamingDataset, rng
 from mmdata.families import Family, _AnyToken, get_family
 from mmdata.families._family import expand
 from mmdata.shards.dataset import open_dataset
@@ -21,7 +22,7 @@ from mmdata.stream.plan import Planner
 from mmdata.stream.position import Position
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import encode, get_template
-from mmdata.types import Media, MediaKind, Text
+from mmdata.types import Media, MediaKind, Packed, Text
 from tests.families.processors import tokenizer
 from tests.stream.planning import WORDS, Parts, write_facts
 
@@ -157,3 +158,40 @@ def test_media_are_made_smaller_where_a_view_can(name: str) -> None:
 
 def test_texts_are_cut_and_media_go_with_their_exchange() -> None:
     assert check("llava", "truncate_text", 800, "first")["truncated_text"] > 5
+
+
+def test_a_smaller_picture_is_read_as_planned(folder: Path) -> None:
+    """Real JPEGs by LLaVA-NeXT: what the model computes from `image_sizes` is the number of placeholders."""
+    family = taken("llava_next")
+    spec = StreamSpec(dataset=str(folder), max_length=1250, overlong="shrink_media")
+    stream = StreamingDataset(spec, family=family)
+    assert stream.block().changed["shrunk_media"] > 0
+    view = family.media["image"].view
+    for pack in stream:
+        assert isinstance(pack, Packed)
+        assert not pack.masked
+        for slot, size, pixels in zip(pack.slots, pack.media["image_sizes"], pack.media["pixel_values"], strict=True):
+            as_the_model = view.plan(Media(kind="image", height=int(size[0]), width=int(size[1])))
+            assert slot.tokens == as_the_model.tokens
+            assert np.abs(pixels[: as_the_model.shape[0]]).max() > 0
+    assert not stream.bad
+
+
+def test_a_shorter_text_is_read_as_planned(folder: Path) -> None:
+    whole = StreamingDataset(StreamSpec(dataset=str(folder), max_length=4000), family=taken("llava"))
+    longest = max(item.tokens for pack in whole.block().packs for item in pack.items)
+    chats = dataset("llava")
+    spec = StreamSpec(dataset=str(chats), template="basic", max_length=700, overlong="truncate_text", max_pixels=9)
+    stream = StreamingDataset(spec, family=taken("llava"))
+    assert longest < 700
+    read = 0
+    assert stream.block().changed["truncated_text"] > 5
+    for pack in stream:
+        assert isinstance(pack, Packed)
+        assert len(pack.input_ids) <= 700
+        masked = {key for key, _ in pack.masked}
+        for key, (start, stop) in zip(pack.keys, itertools.pairwise(pack.cu_seqlens), strict=True):
+            trained = bool((pack.labels[start:stop] >= 0).any())
+            assert trained is (key not in masked), "a picture of a byte cannot be read; a text without one can"
+            read += trained
+    assert read > 0
