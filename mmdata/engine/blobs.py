@@ -19,13 +19,15 @@ def take(sample: Sample) -> tuple[Sample, dict[Slot, bytes]]:
     for at, part in enumerate(parts):
         if not isinstance(part, Media):
             continue
+        if part.data is None and not part.made:
+            continue  # bytes that the steps left alone have stayed where they were
         if part.data is not None:
             blobs[at, OWN] = part.data
         for number, stored in enumerate(part.made):
             if stored.data is not None:
                 blobs[at, number] = stored.data
         parts[at] = replace(part, data=None, made=tuple(replace(stored, data=None) for stored in part.made))
-    return replace(sample, parts=tuple(parts)), blobs
+    return (replace(sample, parts=tuple(parts)) if blobs else sample), blobs
 
 
 def give(sample: Sample, blobs: Mapping[Slot, bytes]) -> Sample:
