@@ -11,6 +11,9 @@ COMMANDS = {
     "build": "raw sources to a verified dataset; resumes, retries, accounts for every record",
     "verify": "prove that every byte of a dataset is the one that was built",
     "report": "render a dataset's report.html",
+    "explain": "say which samples are in which step, from which rows, and show a pack",
+    "forget": "remove samples from a finished dataset by tombstones, without rewriting it",
+    "index": "adopt WebDataset and Energon tars as a dataset, without rewriting them",
     "schemas": "write or check the JSON Schemas of specs and files",
 }
 

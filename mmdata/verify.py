@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import hashlib
 import itertools
 import json
 import os
@@ -22,6 +23,8 @@ from mmdata.ledger import LedgerRow
 from mmdata.shards import manifest as manifests
 from mmdata.shards import table as tables
 from mmdata.shards import tar, tombstones
+from mmdata.shards.access import open_source
+from mmdata.shards.folder import Folder
 from mmdata.shards.index import Index, IndexRow
 from mmdata.shards.manifest import Manifest
 from mmdata.shards.storage import sha256_file
@@ -61,7 +64,9 @@ def verify_dataset(path: str | os.PathLike[str]) -> Verification:
     result.problems.extend(_files(folder, manifest))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # hashing releases the GIL
         for entry, (problems, rows) in zip(
-            manifest.shards, pool.map(lambda entry: _unit(folder, entry), manifest.shards), strict=True
+            manifest.shards,
+            pool.map(lambda entry: _unit(folder, entry, _adopted(manifest)), manifest.shards),
+            strict=True,
         ):
             result.problems.extend(problems)
             result.samples += rows
@@ -144,12 +149,15 @@ def _sha256(path: Path) -> str:
         return ""
 
 
-def _unit(folder: Path, entry: ShardEntry) -> tuple[list[str], int]:
+def _unit(folder: Path, entry: ShardEntry, adopted: bool) -> tuple[list[str], int]:
     """One unit: its three files, each byte of them."""
     problems: list[str] = []
     checks = [(entry.ledger, entry.ledger_sha256), (entry.shard, entry.shard_sha256), (entry.index, entry.index_sha256)]
     for name, digest in checks:
         if name is None:
+            continue
+        if "://" in name:
+            problems.extend(_remote(name, digest))
             continue
         path = folder / name
         if not path.is_file():
@@ -160,7 +168,8 @@ def _unit(folder: Path, entry: ShardEntry) -> tuple[list[str], int]:
     try:
         if entry.shard is not None and entry.index is not None:
             rows = Index(folder / entry.index, crc32c=entry.index_crc32c).rows()
-            problems.extend(_shard(folder / entry.shard, entry, rows))
+            foreign = _foreign(folder, entry, rows) if adopted else _shard(folder / entry.shard, entry, rows)
+            problems.extend(foreign)
         problems.extend(_ledger(folder / entry.ledger, entry, rows))
     except DataError as error:
         problems.append(str(error))
@@ -187,6 +196,37 @@ def _shard(path: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[str]
             file.seek(part.offset)
             if int(crc32c.crc32c(file.read(part.size))) != part.crc32c:
                 yield f"part_crc32c: {path}: {name} has changed since the build"
+
+
+def _adopted(manifest: Manifest) -> bool:
+    """Whether the tars are others' (`mmdata.index`): they may hold more than the index names, and in other order."""
+    return "index" in manifest.spec
+
+
+def _foreign(folder: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[str]:
+    """A tar that another has written: each part where the index says, with its crc32c."""
+    if len(rows) != entry.rows:
+        yield f"index_rows: {entry.index}: {len(rows)} rows in the index, {entry.rows} in the manifest"
+    source = open_source(Folder(folder).locate(entry.shard or ""))
+    for row in rows:
+        for part in row.parts:
+            data = source.read(part.offset, part.size) if part.inline is None else part.inline
+            if int(crc32c.crc32c(data)) != part.crc32c:
+                yield f"part_crc32c: {entry.shard}: {row.key}.{part.name} has changed since it was indexed"
+    source.close()
+
+
+def _remote(uri: str, digest: str | None) -> Iterator[str]:
+    """A shard behind a URL, read whole."""
+    try:
+        source = open_source(uri)
+        found = hashlib.sha256()
+        for at in range(0, source.size, 8 << 20):
+            found.update(source.read(at, min(8 << 20, source.size - at)))
+        if found.hexdigest() != digest:
+            yield f"file_sha256: {uri}: {source.size} bytes, not the ones that were indexed"
+    except DataError as error:
+        yield str(error)
 
 
 def _ledger(path: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[str]:

@@ -315,7 +315,7 @@ def roll_forward(folder: Path) -> list[ShardEntry]:
 
 
 def _check_sizes(folder: Path, entry: ShardEntry) -> None:
-    if entry.shard is not None:
+    if entry.shard is not None and "://" not in entry.shard:
         path = folder / entry.shard
         size = path.stat().st_size if path.exists() else -1
         if size != entry.shard_bytes:

@@ -21,7 +21,7 @@ from mmdata.shards import tombstones
 from mmdata.shards.cache import Cache
 from mmdata.shards.columns import Interned
 from mmdata.shards.folder import Folder
-from mmdata.shards.index import IndexRow, Part
+from mmdata.shards.index import FOREIGN, IndexRow, Part
 from mmdata.shards.opened import OpenShard, index_digest
 from mmdata.shards.prefetch import Prefetcher, Request
 from mmdata.shards.raw import Raw
@@ -189,6 +189,8 @@ class Dataset:
         row = shard.index.row(at, check=self.integrity == "crc32c")
 
         def data(part: Part) -> bytes | None:
+            if part.inline is not None:
+                return part.inline
             wanted = stored if part.kind == "stored" else media or part.kind in ("text", "meta")
             return self._read(shard, f"{row.key}.{part.name}", part.place) if wanted and part.place else None
 
@@ -323,7 +325,8 @@ def _parts(
     meta: dict[str, Any] = {}
     for part in row.parts:
         if part.kind == "meta":
-            meta = json.loads(data(part) or b"").get("meta", {})
+            value = json.loads(data(part) or b"")
+            meta = value if part.format == FOREIGN else value.get("meta", {})
         elif part.kind == "stored":
             medium = parts[-1] if parts else None
             if not isinstance(medium, Media):

@@ -19,6 +19,8 @@ from mmdata.errors import DataError
 from mmdata.shards import arrow, packet_table
 from mmdata.types import Media, Place, Stored, Text
 
+FOREIGN = "foreign"
+"""The `format` of a meta part that another than we wrote: all of its JSON object is the sample's meta."""
 PartKind = Literal["text", "image", "video", "audio", "stored", "meta"]
 
 PART = pa.struct(
@@ -46,6 +48,7 @@ PART = pa.struct(
         pa.field("uri", pa.string()),
         pa.field("verified", pa.string()),
         pa.field("digest", pa.string()),
+        pa.field("inline", pa.binary()),
     ]
 )
 SCHEMA = pa.schema(
@@ -68,7 +71,8 @@ class Part:
     `packets` is a video's packet table, as `packet_table` packs it, and `marks` its marked frames, sorted by name.
 
     A `stored` part is what a view made of the medium before it, in `format`; `digest` says of what it was made. A
-    medium without a name has no member: its own bytes were not kept, and `size` is 0.
+    medium without a name has no member: its own bytes were not kept, and `size` is 0. A text without a name is not a
+    member by itself either (a value of a JSON member, say): the index holds it, as `inline`.
     """
 
     name: str
@@ -94,6 +98,7 @@ class Part:
     uri: str | None = None
     verified: str | None = None
     digest: str | None = None
+    inline: bytes | None = None
 
     @property
     def place(self) -> Place | None:

@@ -1,0 +1,150 @@
+"""Tars that others have written: their members one after the other, in one pass that also takes the file's digest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mmdata.errors import DataError
+from mmdata.shards.access import Source
+
+BLOCK = 512
+CHUNK = 8 << 20
+MOST_HEADER = 1 << 20
+"""Bytes of an extended header: a name, in all honesty, is shorter."""
+_ZERO = bytes(BLOCK)
+_REGULAR = (b"0", b"\x00", b"7")
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignMember:
+    """A regular file in a tar: its bytes, and where they lie."""
+
+    name: str
+    offset: int
+    data: bytes
+
+
+class TarPass:
+    """One pass over a tar: `members`, and then `sha256` of the whole file."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._at = 0
+        self._buffer = memoryview(b"")
+        self._digest = hashlib.sha256()
+
+    def members(self) -> Iterator[ForeignMember]:
+        """The regular members in their order, of ustar, PAX (POSIX.1-2001) and GNU tars alike; directories and links
+        are passed over. Raises DataError where the tar is damaged (`shard_header`, `shard_cut`), or made in a way that
+        its members' bytes are not in one piece (`compressed_tar`, `sparse_member`)."""
+        shared: dict[str, str] = {}
+        own: dict[str, str] = {}
+        name = None
+        while True:
+            begins = self._at
+            head = self._take(BLOCK, "a header")
+            if head == _ZERO:
+                return
+            if begins == 0 and (packer := _COMPRESSED.get(head[:2])):
+                raise DataError(
+                    "compressed_tar", f"{self._source.uri}: packed by {packer}; unpack it, to read by place"
+                )
+            kind, size = head[156:157], self._header(head, begins)
+            if kind in (b"x", b"g", b"L", b"K"):
+                if size > MOST_HEADER:
+                    raise DataError("shard_header", f"{self._source.uri}: {size:,} bytes of names at byte {begins}")
+                value = self._body(size)
+                if kind == b"g":
+                    shared |= self._records(value, begins)
+                elif kind == b"x":
+                    own = self._records(value, begins)
+                elif kind == b"L":
+                    name = _text(value)
+                continue
+            extended = shared | own
+            if kind == b"S" or any(key.startswith("GNU.sparse") for key in extended):
+                raise DataError("sparse_member", f"{self._source.uri}: byte {begins}: a sparse file; write it whole")
+            if "size" in extended and extended["size"].isdigit():
+                size = int(extended["size"])
+            name = extended.get("path") or name or _name(head)
+            offset = self._at
+            data = self._body(size)
+            if kind in _REGULAR and not name.endswith("/"):
+                yield ForeignMember(name=name, offset=offset, data=data)
+            own, name = {}, None
+
+    def sha256(self) -> str:
+        """Of the whole file, what follows the last member included."""
+        while self._at < self._source.size:
+            self._take(min(CHUNK, self._source.size - self._at), "its end")
+        return self._digest.hexdigest()
+
+    def _header(self, head: bytes, begins: int) -> int:
+        """The size that a header gives; its checksum must be right, summed as POSIX says or as old tars did."""
+        rest = head[:148] + b" " * 8 + head[156:]
+        signed = sum(byte - 256 if byte > 127 else byte for byte in rest)
+        try:
+            said = _number(head[148:156])
+            size = _number(head[124:136])
+        except ValueError:
+            said = size = -1
+        if size < 0 or said not in (sum(rest), signed):
+            raise DataError("shard_header", f"{self._source.uri}: damaged member header at byte {begins}")
+        return size
+
+    def _body(self, size: int) -> bytes:
+        data = self._take(size, "a member")
+        self._take(-size % BLOCK, "a member")
+        return data
+
+    def _records(self, value: bytes, begins: int) -> dict[str, str]:
+        """`length key=value\\n` records of a PAX header."""
+        found: dict[str, str] = {}
+        at = 0
+        while at < len(value):
+            space = value.find(b" ", at, at + 20)
+            digits = value[at:space] if space > at else b""
+            stop = at + int(digits) if digits.isdigit() else -1
+            key, equals, text = value[space + 1 : stop - 1].partition(b"=")
+            if not space < stop <= len(value) or not equals or value[stop - 1 : stop] != b"\n":
+                raise DataError("shard_header", f"{self._source.uri}: damaged PAX header at byte {begins}")
+            found[key.decode(errors="replace")] = text.decode(errors="surrogateescape")
+            at = stop
+        return found
+
+    def _take(self, size: int, what: str) -> bytes:
+        """The next bytes of the file, which enter its digest."""
+        pieces = []
+        while size:
+            if not self._buffer:
+                left = self._source.size - self._at
+                if not left:
+                    raise DataError("shard_cut", f"{self._source.uri}: ends at byte {self._at} inside {what}")
+                self._buffer = memoryview(self._source.read(self._at, min(CHUNK, left)))
+                self._digest.update(self._buffer)
+            piece = self._buffer[:size]
+            self._buffer = self._buffer[len(piece) :]
+            self._at += len(piece)
+            size -= len(piece)
+            pieces.append(piece)
+        return b"".join(pieces)
+
+
+def _number(field: bytes) -> int:
+    """Octal digits, or the base-256 number of GNU tars for what they cannot hold. Raises ValueError."""
+    if field[0] & 0x80:
+        return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
+    return int(field.split(b"\x00")[0].strip() or b"0", 8)
+
+
+def _name(head: bytes) -> str:
+    name = _text(head[:100])
+    prefix = _text(head[345:500]) if head[257:263] == b"ustar\x00" else ""
+    return f"{prefix}/{name}" if prefix else name
+
+
+def _text(field: bytes) -> str:
+    return field.split(b"\x00")[0].decode(errors="surrogateescape")
