@@ -81,13 +81,24 @@ TESTED_BY = {
     "tests/test_index.py": ["mmdata/engine/adopt.py", "mmdata/shards/foreign_tar.py"],  # The parts of one command.
     "tests/test_specfile.py": ["mmdata/spec.py", "mmdata/registry.py"],  # Specs and kinds as a spec file names them.
     "tests/steps/test_near_dup.py": ["mmdata/steps/_kept.py"],  # The state that both duplicate steps keep.
-    "tests/stream/test_order.py": ["mmdata/rng.py", "mmdata/stream/deal.py", "mmdata/stream/state.py"],
+    "tests/stream/test_order.py": ["mmdata/rng.py", "mmdata/stream/state.py"],
     "tests/stream/test_stream.py": [  # Order, plan and reading show only in what a stream yields.
         "mmdata/stream/dataset.py",
         "mmdata/stream/loader.py",
-        "mmdata/stream/plan.py",
         "mmdata/stream/spec.py",
     ],
+    "tests/stream/test_plan.py": [  # The parts of one planned block.
+        "mmdata/stream/block.py",
+        "mmdata/stream/draws.py",
+        "mmdata/stream/group.py",
+        "mmdata/stream/measure.py",
+        "mmdata/stream/planned_media.py",
+        "mmdata/stream/pool.py",
+        "mmdata/stream/position.py",
+        "mmdata/stream/report.py",
+    ],
+    "tests/stream/test_lengths.py": ["mmdata/stream/tokenizer.py"],  # What its files are named after.
+    "tests/stream/test_fit.py": ["mmdata/views/smaller.py"],  # Over all families.
     "tests/stream/test_damage.py": ["mmdata/stream/reader.py", "mmdata/errors.py"],
     "tests/test_pipelines.py": ["mmdata/testing/demo.py"],  # `make demo` is these steps with more records.
     "tests/test_readme.py": ["mmdata/__main__.py", "mmtrain/__main__.py"],  # The commands as the README gives them.
