@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from mmdata.errors import RunError
+from mmdata.stream.ahead import ReadAhead
 from mmdata.stream.handover import receive, send
 from mmdata.stream.making import Job, Made, Making
 
@@ -39,12 +40,17 @@ class ThreadReaders:
     def __init__(self, making: Making, threads: int) -> None:
         self._making = making
         self._pool = _reading_pool(threads)
+        self._ahead = _read_ahead(making)
 
     def submit(self, job: Job) -> Future[Made]:
-        return self._pool.submit(self._making, job)
+        coming = self._ahead.coming(job.deals)
+        future = self._pool.submit(self._making, job)
+        future.add_done_callback(lambda _: self._ahead.done(coming))
+        return future
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._ahead.close()
 
 
 class ProcessReaders:
@@ -140,6 +146,7 @@ def _serve(channel: socket.socket, making: Making, threads: int) -> None:
     """A worker: makes what it is asked for until its parent closes the channel, or ends."""
     torch.set_num_threads(1)
     pool = _reading_pool(threads)
+    ahead = _read_ahead(making)
     sending = threading.Lock()
 
     def run(number: int, job: Job) -> None:
@@ -161,7 +168,8 @@ def _serve(channel: socket.socket, making: Making, threads: int) -> None:
             number, job = receive(channel)
         except (EOFError, ConnectionResetError):
             break
-        pool.submit(run, number, job)
+        coming = ahead.coming(job.deals)
+        pool.submit(run, number, job).add_done_callback(lambda _, coming=coming: ahead.done(coming))  # type: ignore[misc]
     os._exit(0)  # Threads may be in the middle of a long decode, which nobody will see the end of.
 
 
@@ -174,6 +182,11 @@ def _portable(error: Exception) -> Exception:
     except Exception:
         return RuntimeError(told)
     return error
+
+
+def _read_ahead(making: Making) -> ReadAhead:
+    dataset = making.dataset
+    return ReadAhead(dataset.datasets, dataset.spec, packed=dataset.family is not None)
 
 
 def _reading_pool(threads: int) -> ThreadPoolExecutor:

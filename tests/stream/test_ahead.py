@@ -1,0 +1,85 @@
+"""A loader reads remote datasets ahead: the same batches, few requests, whole shards where the order goes by them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mmdata import StreamingDataset
+from mmdata.collate import PackedCollator
+from mmdata.families import Family
+from mmdata.shards.prefetch import Prefetcher
+from mmdata.stream.loader import StreamLoader
+from mmdata.stream.spec import StreamSpec
+from mmdata.testing.server import FaultServer
+from tests.dataset_fixture import write_dataset
+
+SAMPLES = 40
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("ahead") / "dataset", samples=SAMPLES, per_shard=10)
+
+
+@pytest.fixture(scope="module")
+def server(sound: Path) -> Iterator[FaultServer]:
+    with FaultServer(sound.parent) as running:
+        yield running
+
+
+def loader(dataset: str, cache: Path, family: Family, **fields: object) -> StreamLoader:
+    spec = StreamSpec(dataset=dataset, cache=str(cache), max_length=128, **fields)  # type: ignore[arg-type]
+    return StreamLoader(StreamingDataset(spec, family=family), PackedCollator(), threads=2, ahead=4)
+
+
+def shards_asked(server: FaultServer) -> Counter[str]:
+    return Counter(asked.path for asked in server.log() if asked.path.endswith(".tar"))
+
+
+@pytest.mark.parametrize("shuffle", ["global", "shard"])
+def test_batches_are_the_same_and_requests_few(
+    server: FaultServer, sound: Path, family: Family, tmp_path: Path, shuffle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Prefetcher] = []
+    original = Prefetcher.__init__
+
+    def remembered(self: Prefetcher, **given: object) -> None:
+        original(self, **given)  # type: ignore[arg-type]
+        made.append(self)
+
+    monkeypatch.setattr(Prefetcher, "__init__", remembered)
+    near = [batch["input_ids"].tolist() for batch in loader(str(sound), tmp_path, family, shuffle=shuffle)]
+    assert made == []  # local files are read by the system ahead
+    # Texts are counted first, which reads a part of every shard; what follows is the loader's.
+    url = f"{server.url}/dataset"
+    far = loader(url, tmp_path / "cache", family, shuffle=shuffle)
+    next(far.dataset.deals())
+    server.clear_log()
+    assert [batch["input_ids"].tolist() for batch in far] == near
+    (ahead,) = made
+    assert ahead.stats.requests > SAMPLES
+    assert ahead._ahead == 0
+    assert not ahead._waiting
+    assert sum(shards_asked(server).values()) < 2 * SAMPLES  # a text and a picture of each sample, near each other
+    if shuffle == "shard":
+        sizes = {f"/dataset/shards/{path.name}": path.stat().st_size for path in (sound / "shards").iterdir()}
+        whole = Counter(
+            asked.path for asked in server.log() if asked.range == f"bytes=0-{sizes.get(asked.path, 0) - 1}"
+        )
+        assert all(count == 1 for count in whole.values())  # most are there since their texts were counted
+        assert ahead.stats.whole >= 4
+    assert not any(thread.is_alive() for thread in ahead._threads)
+
+
+def test_processes_read_ahead_too(server: FaultServer, sound: Path, family: Family, tmp_path: Path) -> None:
+    near = [batch["input_ids"].tolist() for batch in loader(str(sound), tmp_path, family)]
+    spec = StreamSpec(dataset=f"{server.url}/dataset", cache=str(tmp_path / "cache"), max_length=128)
+    far = StreamLoader(StreamingDataset(spec, family=family), PackedCollator(), workers=2)
+    try:
+        assert [batch["input_ids"].tolist() for batch in far] == near
+    finally:
+        far.close()
