@@ -52,6 +52,7 @@ TESTED_BY = {
         "mmdata/families/__init__.py",
         "mmdata/families/_family.py",
     ],
+    "tests/test_explain.py": ["mmdata/explain_page/page.py", "mmdata/explain_page/pictures.py"],  # What it renders.
     "tests/test_report.py": [  # The parts of one page.
         "mmdata/report_page/charts.py",
         "mmdata/report_page/page.py",

@@ -61,6 +61,13 @@ class Pool:
             epoch=(epoch * self._repeats[dataset] + copy).astype(np.int32),
         )
 
+    def indices(self, dataset: int, position: int) -> list[int]:
+        """Where in the pool the copies of a sample lie; none of one beyond what the pool has of its dataset."""
+        if position >= self._sizes[dataset]:
+            return []
+        first, size = int(self._firsts[dataset]), int(self._sizes[dataset])
+        return [first + copy * size + position for copy in range(int(self._repeats[dataset]))]
+
     def _shard_firsts(self, datasets: Sequence[Sharded]) -> npt.NDArray[np.int64]:
         if len(datasets) == 1 and self._repeats[0] == 1:
             return datasets[0].shard_firsts

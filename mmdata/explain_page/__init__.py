@@ -1,0 +1,1 @@
+"""One pack as a page that a person can read."""

@@ -1,0 +1,138 @@
+"""Gathers what the page of a pack shows, from its plan and its arrays, and renders it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from mmdata.errors import DataError, SpecError
+from mmdata.explain_page.pictures import seen
+from mmdata.families._family import views
+from mmdata.stream.dataset import StreamingDataset
+from mmdata.stream.deal import Deal
+from mmdata.stream.fit import trimmed
+from mmdata.templates import encode
+from mmdata.types import Item, Packed, Slot
+from mmdata.views.augment import drawn
+
+IGNORED = -100
+
+
+def render(stream: StreamingDataset, deal: Deal) -> bytes:
+    """The pack of a deal as one self-contained HTML page in UTF-8: no script, no request, pictures as data URIs.
+
+    Raises SpecError for a stream without a family, which has no tokens, and for a rank that got no pack."""
+    if stream.family is None:
+        raise SpecError("family: a page shows tokens; give --family and --tokenizer")
+    if deal.pack is None:
+        raise SpecError(f"rank: {stream.world.rank} gets no pack in step {deal.step}; choose another")
+    packed = stream.read(deal)
+    assert isinstance(packed, Packed), packed
+    bounds = packed.cu_seqlens.tolist()
+    masked = dict(packed.masked)
+    segments = [
+        _segment(stream, item, packed, start, stop, masked.get(item.key))
+        for item, (start, stop) in zip(deal.pack.items, itertools.pairwise(bounds), strict=False)
+    ]
+    trained = int((packed.labels != IGNORED).sum())
+    context = {
+        "step": deal.step,
+        "rank": stream.world.rank,
+        "ranks": stream.world.ranks,
+        "pack": deal.pack,
+        "row": stream.spec.row_tokens or bounds[-1],
+        "trained": trained,
+        "segments": segments,
+        "arrays": [(name, "x".join(map(str, array.shape)), str(array.dtype)) for name, array in packed.media.items()],
+        "bounds": bounds,
+        "padding": [(start, stop) for start, stop in itertools.pairwise(bounds)][len(segments) :],
+    }
+    return template().render(context).encode("utf-8", "xmlcharrefreplace")
+
+
+@functools.cache
+def template() -> jinja2.Template:
+    """The page, compiled."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mmdata.explain_page", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja")
+
+
+def _segment(
+    stream: StreamingDataset, item: Item, packed: Packed, start: int, stop: int, masked: str | None
+) -> dict[str, Any]:
+    slots = [slot for slot in packed.slots if start <= slot.start < stop]
+    media = [{"plan": plan, "pictures": [], "why": masked or ""} for plan in item.media]
+    origin = None
+    try:
+        sample = stream.datasets[item.dataset].sample(item.position)
+        origin = sample.origin
+        if masked is None:
+            sample = trimmed(drawn(sample, stream.spec.augment, seed=stream.spec.seed, epoch=item.epoch), item.trim)
+            assert stream.family is not None, item
+            (encoded,) = encode([sample], stream.family.tokenizer, stream.templates[item.dataset])
+            assert not isinstance(encoded, DataError), encoded
+            chosen = views(stream.family, encoded.media)
+            for shown, medium, plan, view in zip(media, encoded.media, item.media, chosen, strict=True):
+                shown["pictures"] = seen(medium, plan, view, max_pixels=stream.spec.max_pixels)
+    except DataError as error:
+        for shown in media:
+            shown["why"] = str(error)
+    return {
+        "key": item.key,
+        "dataset": stream.spec.sources[item.dataset].title,
+        "position": item.position,
+        "origin": origin,
+        "start": start,
+        "stop": stop,
+        "trained": int((packed.labels[start:stop] != IGNORED).sum()),
+        "masked": masked,
+        "trim": item.trim,
+        "runs": _runs(stream, packed, start, stop, slots, media),
+    }
+
+
+def _runs(
+    stream: StreamingDataset, packed: Packed, start: int, stop: int, slots: list[Slot], media: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Stretches of a segment: a medium's slot, or tokens that are alike trained or not, each with its numbers."""
+    assert stream.family is not None, slots
+    tokenizer: Any = stream.family.tokenizer
+    inside = np.full(stop - start, -1)
+    for number, slot in enumerate(slots):
+        inside[slot.start - start : slot.start - start + slot.length] = number
+    positions = packed.position_ids if packed.position_ids.ndim == 1 else packed.position_ids[0]
+    kinds = [(int(slot), bool(packed.labels[start + at] != IGNORED)) for at, slot in enumerate(inside)]
+    runs: list[dict[str, Any]] = []
+    at = start
+    for (slot, trained), group in itertools.groupby(kinds):
+        count = len(list(group))
+        if slot >= 0:
+            shown = media[slot] if slot < len(media) else {"plan": None, "pictures": [], "why": ""}
+            runs.append({"slot": slots[slot], "number": slot + 1, **shown})
+        else:
+            tokens = [
+                {
+                    "text": _visible(tokenizer.decode([int(packed.input_ids[i])])),
+                    "about": f"{i} · position {positions[i]} · id {packed.input_ids[i]} · weight "
+                    f"{packed.loss_weights[i]:g}",
+                }
+                for i in range(at, at + count)
+            ]
+            runs.append({"slot": None, "trained": trained, "tokens": tokens})
+        at += count
+    return runs
+
+
+def _visible(text: str) -> str:
+    """Blanks and line ends as signs, or one could not see which token has them."""
+    return text.replace("\n", "⏎\n").replace("\t", "⇥") if text.strip(" ") else "·" * max(1, len(text))
