@@ -115,10 +115,14 @@ def _gather(reader: video_pyav.Reader, wanted: list[int], size: tuple[int, int] 
         rows.setdefault(int(order[index]), []).append(row)
     batch: Pixels | None = None
     for position, pixels in _pictures(reader, sorted(rows), size):
+        if len(wanted) == 1:
+            batch = pixels[None]
+            continue
         if batch is None:
             batch = np.empty((len(wanted), *pixels.shape), np.uint8)
         for row in rows[position]:
             batch[row] = pixels
+        del pixels
     if batch is None:
         height, width = size or (reader.stream.codec_context.height, reader.stream.codec_context.width)
         batch = np.empty((0, height, width, 3), np.uint8)
@@ -160,14 +164,16 @@ def iter_frames(
                 piece = pixels[None] if chunk == 1 else np.empty((chunk, *pixels.shape), np.uint8)
             if chunk > 1:
                 piece[filled] = pixels
+            del pixels
             filled += 1
             if filled == chunk:
                 yield _piece(wanted[start : start + chunk], piece, seconds)
                 start += chunk - overlap
-                tail, piece, filled = piece[chunk - overlap :], None, overlap
+                full, piece, filled = piece, None, overlap
                 if overlap:
-                    piece = np.empty((chunk, *pixels.shape), np.uint8)
-                    piece[:overlap] = tail
+                    piece = np.empty_like(full)
+                    piece[:overlap] = full[chunk - overlap :]
+                del full
         if piece is not None and filled > (overlap if start else 0):
             yield _piece(wanted[start:], piece[:filled], seconds)
 
@@ -183,6 +189,7 @@ def _in_order(reader: video_pyav.Reader, positions: list[int], size: tuple[int, 
     following = next(expected, None)
     for position, pixels in _pictures(reader, sorted(positions), size):
         early[position] = pixels
+        del pixels
         while following is not None and following in early:
             yield early.pop(following)
             following = next(expected, None)
@@ -200,6 +207,7 @@ def _pictures(
         if pixels.shape != shape:
             raise DataError("frame_size_changes", f"from {shape[1]}x{shape[0]} to {pixels.shape[1]}x{pixels.shape[0]}")
         yield position, pixels if size is None else _resize(pixels, size)
+        del pixels  # Here and wherever it goes: the next frame is then converted into the same memory, in the cache.
 
 
 def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:

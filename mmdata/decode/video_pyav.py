@@ -162,7 +162,8 @@ def turn(frame: VideoFrame) -> Signs:
     # PyAV's side data and its frame refer to each other: what is asked is kept until the garbage collector comes, and a
     # decoded frame would keep its decoder's whole pool. So a copy of a few pixels is asked.
     with demux.guarded():
-        data: Any = frame.reformat(width=16, height=16, format="rgb24", threads=1).side_data.get("DISPLAYMATRIX")
+        small = frame.reformat(width=16, height=16, format="rgb24", interpolation="POINT", threads=1)
+        data: Any = small.side_data.get("DISPLAYMATRIX")
     if data is None:
         return 1, 0, 0, 1
     a, b, _, c, d, *_ = (int(value) for value in np.frombuffer(data, np.int32, 9))
