@@ -3,6 +3,10 @@ resampler and DALI, per format, as ratios in one run.
 
 python -m benchmarks.audio_load [--repeats 9] [--threads 1] [--seconds 20]: contenders take turns over the same bytes;
 each uses the resampler it comes with, so only ours (and torchaudio) give the same numbers as torchaudio.
+
+Why m4a and opus stay near torchcodec and not above it (10 s, CPU ms under load): of m4a's 14.9 demuxing takes 2.2 and
+decoding 6.3 in FFmpeg and PyAV's objects for 433 packets, opening 1.3, gathering into floats 3.1, resampling 2.3. Opus
+decodes for 22.9 of 30.6. torchcodec calls the same FFmpeg without an object for each packet and frame.
 """
 
 from __future__ import annotations

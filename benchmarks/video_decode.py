@@ -4,6 +4,11 @@ python -m benchmarks.video_decode [--repeats 7] [--threads 1] [--clips DIR] [--s
 photograph under a moving camera, and whatever video files lie in DIR. Frames are compared bit for bit before anything
 is timed; contenders take turns, and the ratios are of CPU time and of wall time in this run. Peak memory is that of a
 process of its own, above what it holds before it decodes.
+
+Where no packet may be left out (no disposable frames, all of one group of pictures), all contenders run the same
+decoder over the same packets, and ratios are about 1: of 360p a frame takes 0.8 to 0.9 ms to decode and 0.1 to 0.2 to
+become RGB, while PyAV's objects and ours take a few hundredths. A single key frame is half opening the file (2.3 of
+4.9 ms, under load), for PyAV as for us.
 """
 
 from __future__ import annotations
