@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,20 +16,24 @@ from mmdata.specfile import bound, difference
 from mmtrain import checkpoint
 from mmtrain.spec import TrainSpec
 
-CONFIG, METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS = (
+CONFIG, METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS, STREAM = (
     "config.json",
     "metrics.jsonl",
     "tensorboard",
     "tokenizer",
     "checkpoints",
+    "stream",
 )
 
 
-def binding(spec: TrainSpec, root_digest: str) -> dict[str, Any]:
-    """All that decides the weights a run ends with; where its data and results lie does not."""
+def binding(spec: TrainSpec, root_digests: Sequence[str]) -> dict[str, Any]:
+    """All that decides the weights a run ends with; where its data and results lie does not, nor on how many processes
+    it runs."""
     config = bound(spec)
     del config["output"], config["data"]["dataset"]
-    return dict(json.loads(json.dumps({"dataset": root_digest, **config})))
+    for source in config["data"].get("datasets") or ():
+        del source["path"]
+    return dict(json.loads(json.dumps({"datasets": list(root_digests), **config})))
 
 
 def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
@@ -37,7 +42,7 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
     `resume` is `auto` (the newest checkpoint if there is one), `never` (what is there is removed), or the path of a
     checkpoint. Raises SpecError where the folder belongs to a run of another config, or to something else.
     """
-    ours = [folder / name for name in (METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS)]
+    ours = [folder / name for name in (METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS, STREAM)]
     known = folder / CONFIG
     if not known.exists() and any(path.exists() for path in ours):
         raise SpecError(f"output: {folder} holds other files than a run's; choose another folder")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -31,12 +30,13 @@ from mmdata.shards.dataset import open_dataset
 from mmdata.shards.storage import user_cache, write_atomic
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.loader import Batch, StreamLoader
-from mmdata.types import Packed
-from mmtrain import certificate, checkpoint, run
+from mmdata.types import Packed, World
+from mmtrain import certificate, checkpoint, distributed, run
 from mmtrain.certificate import Strategy
 from mmtrain.checkpoint import Progress
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
+from mmtrain.distributed import add_gradients, first, sums
 from mmtrain.inspect_packs import describe_pack
 from mmtrain.losses import Norm
 from mmtrain.model import build, loss_sum, target_weights
@@ -69,11 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inspect", type=int, default=0, metavar="N", help="print the first N packs and stop")
     options = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
+    world = distributed.join()
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise SpecError("WORLD_SIZE > 1: this version trains on one process")
         spec, _ = specfile.load(TrainSpec, options.config, options.set)
-        return sft(spec, resume=options.resume, dry_run=options.dry_run, inspect=options.inspect)
+        return sft(spec, resume=options.resume, dry_run=options.dry_run, inspect=options.inspect, world=world)
     except SpecError as error:
         print(f"mmtrain.sft: {error}", file=sys.stderr)
         return 2
@@ -83,49 +82,58 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nmmtrain.sft: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
+    finally:
+        distributed.leave()
 
 
-def sft(spec: TrainSpec, *, resume: str = "auto", dry_run: bool = False, inspect: int = 0) -> int:
-    """Run a spec. Raises SpecError, RunError or DataError."""
+def sft(
+    spec: TrainSpec, *, resume: str = "auto", dry_run: bool = False, inspect: int = 0, world: World | None = None
+) -> int:
+    """Run a spec, as one of the processes of `world`. Raises SpecError, RunError or DataError."""
+    world = world or World()
     folder = Path(spec.output)
-    dataset = open_dataset(spec.data.dataset, integrity=spec.data.integrity)
+    datasets = [open_dataset(source.path, integrity=spec.data.integrity) for source in spec.data.sources]
     start: Path | None = None
     if dry_run or inspect:
-        tokenizer = train(dataset, spec.tokenizer)
+        tokenizer = train(datasets[0], spec.tokenizer)
     else:
-        start = run.open_run(folder, run.binding(spec, dataset.manifest.root_digest), resume)
-        tokenizer = load_or_train(folder / run.TOKENIZER, dataset, spec.tokenizer)
-    loader = make_loader(spec, tokenizer)
+        binding = run.binding(spec, [dataset.manifest.root_digest for dataset in datasets])
+        start = first(lambda: run.open_run(folder, binding, resume), world)
+        tokenizer = first(lambda: load_or_train(folder / run.TOKENIZER, datasets[0], spec.tokenizer), world)
+    loader = make_loader(spec, tokenizer, world, None if dry_run or inspect else folder / run.STREAM)
     if inspect:
         for _, batch in zip(range(inspect), loader, strict=False):
             print(describe_pack(batch, tokenizer))
         return 0
     model = build(spec.model, tokenizer, seed=spec.seed)
     settings = resolve(spec.parameters, list(aliases(model).values()))
-    print(plan(spec, loader.dataset, model))
-    print(parameter_table(spec, model, settings))
+    if world.rank == 0:
+        print(plan(spec, loader.dataset, model))
+        print(parameter_table(spec, model, settings))
     if dry_run:
         return 0
-    train_loop(spec, model, settings, loader, start, certified(spec, model, loader))
+    strategy = first(lambda: certified(spec, model, loader), world)
+    certificate.adopt(model, strategy)
+    train_loop(spec, model, settings, loader, start, strategy)
     return 0
 
 
-def make_loader(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase) -> StreamLoader:
-    """The stream of a spec, as batches."""
+def make_loader(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, world: World, folder: Path | None) -> StreamLoader:
+    """The stream of a spec, as batches; `folder` keeps what its states refer to."""
     image = {"size": spec.model.image_size, "patch": spec.model.patch_size}
     bound_tokenizer: Any = tokenizer
     family = get_family(spec.model.family, tokenizer=bound_tokenizer, image=image)
-    stream = StreamingDataset(spec.data, family=family, global_batch=spec.global_batch)
+    stream = StreamingDataset(spec.data, family=family, global_batch=spec.global_batch, world=world, run_folder=folder)
     return StreamLoader(stream, PackedCollator(pad_id=bound_tokenizer.pad_token_id), threads=spec.threads)
 
 
 def certified(spec: TrainSpec, model: Any, loader: StreamLoader) -> Strategy:
-    """How the model is to be told of the borders in a row, by its certificate; the model is set up for it.
+    """How the model is to be told of the borders in a row, by its certificate: a known one, or one that is made now.
 
     Raises SpecError for a stream that packs samples for a model that mixes them up."""
     path, found = certificate.cached(model, user_cache("certificates"))
     if found is None:
-        alone = StreamingDataset(spec.data, family=loader.dataset.family, yields="encoded")
+        alone = StreamingDataset(spec.data, family=loader.dataset.family, yields="encoded", world=World())
         usable = (p for p in alone if isinstance(p, Packed) and not p.masked and (p.labels != IGNORE).any())
         found = certificate.certify(model, list(itertools.islice(usable, CHECKED_SAMPLES)), PackedCollator())
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,31 +141,29 @@ def certified(spec: TrainSpec, model: Any, loader: StreamLoader) -> Strategy:
     print(f"check  {found}")
     if found.strategy == "single" and spec.data.packing != "none":
         raise SpecError(f"data.packing: {spec.data.packing}: {found}; set data.packing: none")
-    certificate.adopt(model, found.strategy)
     return found.strategy
 
 
 def plan(spec: TrainSpec, stream: StreamingDataset, model: torch.nn.Module) -> str:
     """The arithmetic of the run, from its first planned block."""
     block = stream.block()
-    if not block.packs:
-        raise DataError("no_packs", f"no sample of {stream.spec.dataset} can be packed: {dict(block.left_out)}")
-    tokens = [pack.tokens for pack in block.packs]
-    samples = sum(len(pack.items) for pack in block.packs)
-    longest = stream.spec.max_length or max(tokens)
-    per_step = spec.global_batch * sum(tokens) / len(tokens)
-    epoch = len(block.packs) * stream.planner.blocks
+    paths = ", ".join(source.path for source in stream.spec.sources)
+    packs, tokens = len(block.bins), int(block.tokens.sum())
+    if not packs:
+        raise DataError("no_packs", f"no sample of {paths} can be packed: {dict(block.left_out)}")
+    longest = stream.spec.row_tokens or int(block.tokens.max())
+    epoch = packs * stream.planner.blocks
     parameters = sum(p.numel() for p in model.parameters())
     left = ", ".join(f"{count} {reason}" for reason, count in sorted(block.left_out.items())) or "none"
-    packs = spec.steps * spec.global_batch
+    wanted = spec.steps * spec.global_batch
     blocks = "the epoch" if stream.planner.blocks == 1 else f"block 1 of {stream.planner.blocks}"
     return "\n".join(
         [
-            f"data   {len(stream.dataset):,} samples in {stream.spec.dataset}",
-            f"packs  {blocks}: {samples:,} samples, {sum(tokens):,} tokens in {len(tokens):,} packs of {longest:,}, "
+            f"data   {sum(map(len, stream.datasets)):,} samples in {paths}",
+            f"packs  {blocks}: {len(block.bins.items):,} samples, {tokens:,} tokens in {packs:,} packs of {longest:,}, "
             f"{block.fill(longest):.1%} filled; left out: {left}",
-            f"step   {spec.global_batch} packs = {per_step:,.0f} tokens",
-            f"run    {spec.steps:,} steps = {packs:,} packs = {packs / epoch:.1f} epochs",
+            f"step   {spec.global_batch} packs = {spec.global_batch * tokens / packs:,.0f} tokens",
+            f"run    {spec.steps:,} steps = {wanted:,} packs = {wanted / epoch:.1f} epochs",
             f"model  {spec.model.family}, {parameters / 1e6:.2f} M parameters",
         ]
     )
@@ -179,7 +185,7 @@ def train_loop(
     strategy: Strategy,
 ) -> None:
     """Steps from the checkpoint (or the beginning) to the end, with log and checkpoints."""
-    folder = Path(spec.output)
+    folder, world = Path(spec.output), loader.dataset.world
     optim = optimizer(model, spec.optim, settings)
     staged = any(setting.freeze_until or not setting.train for setting in settings.values())
     step = 0
@@ -187,16 +193,19 @@ def train_loop(
         progress = checkpoint.load(start, model, optim)
         loader.load_state_dict(progress.stream)
         step = progress.step
-        print(f"resume from {start}: {step} of {spec.steps} steps are done")
-    log = run.Log(folder, step)
-    began, done, loss = time.monotonic(), step, math.nan
-    saved = step
+        say(world, f"resume from {start}: {step} of {spec.steps} steps are done")
+    log = run.Log(folder, step) if world.rank == 0 else None
+    began, done, loss, saved = time.monotonic(), step, math.nan, step
+
+    def save() -> None:
+        progress = Progress(step=step, stream=loader.state_dict())
+        first(lambda: checkpoint.save(folder, model, optim, progress, keep=spec.keep), world)
+
     try:
         for batches, waited in _timed(loader.steps()):
             if step >= spec.steps:
                 break
             factor = schedule(step, spec.steps, spec.optim)
-            lr = spec.optim.lr * factor
             started = time.monotonic()
             model.train()
             if staged:
@@ -211,32 +220,41 @@ def train_loop(
                 strategy=strategy,
                 seed=spec.seed,
                 step=step,
+                world=world,
             )
-            values = _values(step, result, batches, lr, waited, time.monotonic() - started, loader)
-            log.write(values)
+            values = _values(step, result, batches, spec.optim.lr * factor, loader)
+            values |= {"wait_seconds": round(waited, 4), "step_seconds": round(time.monotonic() - started, 4)}
+            if log is not None:
+                log.write(values)
             loss = result.loss
             if step % max(1, spec.steps // CONSOLE_LINES) == 0 or step + 1 == spec.steps:
-                print(f"step {step:5d}  loss {loss:7.4f}  lr {lr:.2e}  tokens {values['tokens']:,}", flush=True)
+                say(world, f"step {step:5d}  loss {loss:7.4f}  lr {values['lr']:.2e}  tokens {values['tokens']:,}")
             step += 1
             if step % spec.save_every == 0 or step == spec.steps:
-                progress = Progress(step=step, stream=loader.state_dict())
-                checkpoint.save(folder, model, optim, progress, keep=spec.keep)
+                save()
                 saved = step
             if step == spec.steps:
                 break
         if done < step < spec.steps:
-            print(f"the stream ended after {step} steps (data.epochs: {spec.data.epochs})")
+            say(world, f"the stream ended after {step} steps (data.epochs: {spec.data.epochs})")
         if step > saved:
-            checkpoint.save(folder, model, optim, Progress(step=step, stream=loader.state_dict()), keep=spec.keep)
+            save()
     finally:
-        log.close()
+        if log is not None:
+            log.close()
     if step == done:
-        print(f"nothing left to do: {step} of {spec.steps} steps were done before")
-        return
-    seconds = time.monotonic() - began
-    print(f"done   {step - done} steps in {seconds:.1f} s; loss {log.first:.4f} -> {loss:.4f}; run folder {folder}")
-    if loader.bad:
+        say(world, f"nothing left to do: {step} of {spec.steps} steps were done before")
+    elif log is not None:
+        seconds = time.monotonic() - began
+        print(f"done   {step - done} steps in {seconds:.1f} s; loss {log.first:.4f} -> {loss:.4f}; run folder {folder}")
+    if loader.bad and step > done:
         print(f"masked {sum(loader.bad.values())} samples that could not be read: {dict(loader.bad)}")
+
+
+def say(world: World, line: str) -> None:
+    """A line on the console, from one rank."""
+    if world.rank == 0:
+        print(line, flush=True)
 
 
 def train_step(
@@ -250,24 +268,28 @@ def train_step(
     strategy: Strategy,
     seed: int,
     step: int,
+    world: World,
 ) -> Step:
     """One optimiser step over all packs of a global step, at `factor` of every group's peak rate.
 
-    The loss is the sum over all packs divided by the weights of all packs, so it does not depend on how targets are
-    spread over packs. A step without targets moves nothing. Raises RunError, before anything moved, for a loss or
-    gradient that is not finite.
+    The loss is the sum over all packs of all ranks divided by the weights of all of them, so it does not depend on how
+    targets are spread over packs, or packs over ranks; nor do dropout's draws, which are keyed by step and pack. A step
+    without targets moves nothing. Raises RunError, on every rank and before anything moved, for a loss or gradient that
+    is not finite.
     """
-    torch.manual_seed(int(rng.generator("step", seed, step).integers(2**63)))
-    total = float(sum(target_weights(batch, norm).sum() for batch in batches))
+    (total,) = sums([float(sum(target_weights(batch, norm).sum() for batch in batches))], world)
     if not total:
         return Step(loss=0.0, grad_norm=0.0, weight=0.0)
     optim.zero_grad(set_to_none=True)
     loss = 0.0
     for batch in batches:
+        torch.manual_seed(int(rng.generator("step", seed, step, *batch["keys"]).integers(2**63)))
         summed, _ = loss_sum(model, batch, norm, strategy)
         part = summed / total
         part.backward()
         loss += float(part.detach())
+    add_gradients(model.parameters(), world)
+    (loss,) = sums([loss], world)
     length = float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip))
     if not (math.isfinite(loss) and math.isfinite(length)):
         keys = [key for batch in batches for key in batch["keys"]]
@@ -277,24 +299,32 @@ def train_step(
     return Step(loss=loss, grad_norm=length, weight=total)
 
 
-def _values(
-    step: int, result: Step, batches: list[Batch], lr: float, waited: float, computed: float, loader: StreamLoader
-) -> dict[str, Any]:
-    tokens = sum(batch["input_ids"].shape[1] for batch in batches)
+def _values(step: int, result: Step, batches: list[Batch], lr: float, loader: StreamLoader) -> dict[str, Any]:
+    """What the log says of a step, all ranks together. `keys_crc32c` is the sum of the checksums of all samples' keys,
+    which is the same however they were dealt."""
     keys = [key for batch in batches for key in batch["keys"]]
+    packs, samples, tokens, targets, masked, checksum = sums(
+        [
+            sum(1 for batch in batches if batch["keys"]),
+            len(keys),
+            sum(batch["input_ids"].shape[1] for batch in batches if batch["keys"]),
+            sum(batch["targets"] for batch in batches),
+            sum(loader.bad.values()),
+            sum(crc32c.crc32c(key.encode()) for key in keys),
+        ],
+        loader.dataset.world,
+    )
     return {
         "step": step,
         "loss": result.loss,
         "grad_norm": result.grad_norm,
         "lr": lr,
-        "packs": len(batches),
-        "samples": len(keys),
-        "tokens": tokens,
-        "targets": sum(batch["targets"] for batch in batches),
-        "masked": sum(loader.bad.values()),
-        "keys_crc32c": f"{crc32c.crc32c(' '.join(keys).encode()):08x}",
-        "wait_seconds": round(waited, 4),
-        "step_seconds": round(computed, 4),
+        "packs": int(packs),
+        "samples": int(samples),
+        "tokens": int(tokens),
+        "targets": int(targets),
+        "masked": int(masked),
+        "keys_crc32c": f"{int(checksum) % 2**32:08x}",
     }
 
 

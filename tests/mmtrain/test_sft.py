@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmdata.errors import RunError
+from mmdata.types import World
 from mmtrain import checkpoint, sft
 from mmtrain.spec import OptimSpec, TrainSpec
 
@@ -183,7 +184,18 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
     sft.loss_sum = loss
     try:
         with pytest.raises(RunError, match="000000007"):
-            sft.train_step(model, optim, [batch], factor=1.0, clip=1.0, norm="token", strategy="varlen", seed=0, step=0)
+            sft.train_step(
+                model,
+                optim,
+                [batch],
+                factor=1.0,
+                clip=1.0,
+                norm="token",
+                strategy="varlen",
+                seed=0,
+                step=0,
+                world=World(),
+            )
     finally:
         sft.loss_sum = original
     assert model.weight.tolist() == [1, 1]
@@ -197,6 +209,7 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
         strategy="varlen",
         seed=0,
         step=0,
+        world=World(),
     )
     assert (empty.loss, empty.weight) == (0.0, 0.0)
     assert model.weight.tolist() == [1, 1]

@@ -1,0 +1,99 @@
+"""Several processes do what one does: sums, gradients, whole runs, resuming on another number of ranks (training.md, 11,
+16, 27)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import multiprocessing
+
+from mmdata.types import World
+from mmtrain.distributed import add_gradients, first, sums
+from tests.mmtrain.test_sft import arguments, trace
+
+ROOT = Path(__file__).parents[2]
+
+
+def _rank(rank: int, ranks: int, store: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
+    world = World(rank=rank, ranks=ranks)
+    assert sums([rank + 1, 2.0**40], world) == [ranks * (ranks + 1) / 2, ranks * 2.0**40]
+
+    both, mine, frozen = (torch.nn.Parameter(torch.ones(3)) for _ in range(3))
+    frozen.requires_grad_(False)
+    both.grad = torch.full((3,), rank + 1.0)
+    if rank == 0:  # media on one rank only
+        mine.grad = torch.full((3,), 5.0)
+    add_gradients([both, mine, frozen], world)
+    assert both.grad.tolist() == [ranks * (ranks + 1) / 2] * 3
+    assert mine.grad is not None
+    assert mine.grad.tolist() == [5.0] * 3
+    assert frozen.grad is None
+
+    assert first(lambda: os.getpid() if rank == 0 else pytest.fail("rank 0 alone makes it"), world) > 0
+    with pytest.raises(ValueError, match="made by rank 0"):
+        first(_broken, world)
+    dist.destroy_process_group()
+
+
+def _broken() -> None:
+    raise ValueError("made by rank 0")
+
+
+def test_ranks_add_up_to_one(tmp_path: Path) -> None:
+    multiprocessing.spawn(_rank, args=(3, str(tmp_path / "store")), nprocs=3)
+
+
+def test_alone_nothing_is_asked() -> None:
+    assert sums([1.5], World()) == [1.5]
+    assert first(lambda: 7, World()) == 7
+
+
+def sft(ranks: int, *options: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    command = command if ranks > 1 else [sys.executable]
+    done = subprocess.run(
+        [*command, "-m", "mmtrain.sft", *options],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def without_rank(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in ("loss", "grad_norm")}
+
+
+def test_two_ranks_train_as_one_and_resume_as_one(folder: Path, tmp_path: Path) -> None:
+    """The same packs, losses and gradient norms on 1 rank, on 2, and on 2 then 1."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    extra = ["global_batch=5", "steps=6", "save_every=3"]  # 5 packs: a dummy for one of two ranks
+    sft(1, *arguments(folder, one, *extra))
+    sft(2, *arguments(folder, two, *extra))
+    expected, found = trace(one), trace(two)
+    assert [without_rank(line) for line in found] == [without_rank(line) for line in expected]
+    for a, b in zip(expected, found, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+
+    for path in (two / "checkpoints").glob("step-*6"):
+        for file in path.iterdir():
+            file.unlink()
+        path.rmdir()
+    sft(1, *arguments(folder, two, *extra))
+    again = trace(two)
+    assert [without_rank(line) for line in again] == [without_rank(line) for line in expected]
+    assert again[:3] == found[:3]
+    for a, b in zip(expected, again, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+    assert json.loads((two / "config.json").read_text())["global_batch"] == 5
