@@ -9,8 +9,9 @@ of the repeats of each picture, which are interleaved; ratios hold across machin
 
 Why float32 stays below 0.6 of the floor for Qwen-VL and Idefics3, in ns a value on one core of an EPYC with 512 KiB of
 L2 (least of 60 repeats): gathering rows of patches 0.14, every third byte into planes 0.37, bytes to floats 0.17, minus
-the mean 0.14, by the deviation 0.19, and writing each of Qwen-VL's twice 1.0 (filling as much memory takes 0.8). numpy and torch fuse none of these into one pass with the same rounding: a look-up of 256 floats
-takes 0.9, reading every third byte as floats as much as both steps. The resizes take 1.7.
+the mean 0.14, by the deviation 0.19, and writing each of Qwen-VL's twice 1.0 (filling as much memory takes 0.8). numpy
+and torch fuse none of these into one pass with the same rounding: a look-up of 256 floats takes 0.9, reading every
+third byte as floats as much as both steps. The resizes take 1.7.
 """
 
 from __future__ import annotations
