@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import gc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,6 +84,19 @@ def joined(parts: Sequence[Measured]) -> Measured:
     )
 
 
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector, which would walk all plans of a block again and again while they are made: half of the
+    time where pictures are cut into tiles."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 class _Found:
     """Measured samples as they are found."""
 
@@ -147,13 +162,14 @@ class Measure:
             zeros = np.zeros(n, np.int64)
             return Measured(draws=draws, tokens=zeros + 1, patches=zeros, mel_frames=zeros, plans=[()] * n)
         found = _Found(n)
-        for number in np.unique(draws.dataset).tolist():
-            at = np.flatnonzero(draws.dataset == number)
-            if self._lengths:
-                self._known(number, draws, at, found)
-            else:
-                for i, fitting in zip(at.tolist(), self._read(number, draws, at), strict=True):
-                    found.add(i, fitting)
+        with _uncollected():
+            for number in np.unique(draws.dataset).tolist():
+                at = np.flatnonzero(draws.dataset == number)
+                if self._lengths:
+                    self._known(number, draws, at, found)
+                else:
+                    for i, fitting in zip(at.tolist(), self._read(number, draws, at), strict=True):
+                        found.add(i, fitting)
         return found.measured(draws)
 
     def _known(self, number: int, draws: Draws, at: Array, found: _Found) -> None:
