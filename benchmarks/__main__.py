@@ -16,6 +16,8 @@ SCRIPTS = (
     "audio_load",
     "packing",
     "materialized",
+    "stream_raw",
+    "stream_decoded",
     "worker_pool",
     "near_dup",
     "build_memory",

@@ -85,7 +85,6 @@ TESTED_BY = {
     "tests/stream/test_order.py": ["mmdata/rng.py", "mmdata/stream/state.py"],
     "tests/stream/test_stream.py": [  # Order, plan and reading show only in what a stream yields.
         "mmdata/stream/dataset.py",
-        "mmdata/stream/loader.py",
         "mmdata/stream/spec.py",
     ],
     "tests/stream/test_plan.py": [  # The parts of one planned block.
@@ -100,6 +99,13 @@ TESTED_BY = {
     ],
     "tests/stream/test_lengths.py": ["mmdata/stream/tokenizer.py"],  # What its files are named after.
     "tests/stream/test_fit.py": ["mmdata/views/smaller.py"],  # Over all families.
+    "tests/stream/test_loader.py": [  # What makes its batches, by threads and by processes.
+        "mmdata/stream/device.py",
+        "mmdata/stream/handover.py",
+        "mmdata/stream/making.py",
+        "mmdata/stream/stats.py",
+        "mmdata/stream/workers.py",
+    ],
     "tests/stream/test_damage.py": ["mmdata/stream/reader.py", "mmdata/errors.py"],
     "tests/test_pipelines.py": ["mmdata/testing/demo.py"],  # `make demo` is these steps with more records.
     "tests/test_readme.py": ["mmdata/__main__.py", "mmtrain/__main__.py"],  # The commands as the README gives them.

@@ -39,7 +39,7 @@ def equal(a: Any, b: Any) -> bool:
 
 def test_processes_make_what_threads_make(folder: Path, family: Family) -> None:
     expected = list(StreamLoader(stream(folder, family), PackedCollator()))
-    loader = StreamLoader(stream(folder, family), PackedCollator(), workers=2, threads=2, ahead=5)
+    loader = StreamLoader(stream(folder, family), PackedCollator(), workers=2, ahead=5, multiprocessing_context="fork")
     try:
         for _ in range(2):  # the same processes do the second pass
             found = list(loader)
@@ -56,7 +56,9 @@ def test_processes_make_what_threads_make(folder: Path, family: Family) -> None:
 
 
 def test_a_killed_worker_stops_the_run_and_leaves_nothing(folder: Path, family: Family) -> None:
-    loader = StreamLoader(stream(folder, family, epochs=None), PackedCollator(), workers=1, threads=1)
+    loader = StreamLoader(
+        stream(folder, family, epochs=None), PackedCollator(), workers=1, threads=1, multiprocessing_context="fork"
+    )
     running = iter(loader)
     next(running)
     assert loader._processes is not None

@@ -224,8 +224,8 @@ def test_steps_of_the_loader_are_global_batches(whole: list[Packed], folder: Pat
     loader = StreamLoader(stream(folder, family, global_batch=4), PackedCollator())
     steps = [[tuple(batch["keys"]) for batch in step] for step in loader.steps()]
     assert steps == [expected[at : at + 4] for at in range(0, len(expected), 4)]
-    with pytest.raises(SpecError, match="give the dataset a family"):
-        StreamLoader(StreamingDataset(folder), PackedCollator())
+    with pytest.raises(SpecError, match="steps are of packs"):
+        next(StreamLoader(StreamingDataset(folder)).steps())
 
 
 def test_another_stream_is_refused_with_the_difference(folder: Path, family: Family, tmp_path: Path) -> None:
