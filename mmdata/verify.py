@@ -84,7 +84,7 @@ def _table(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield f"table_sha256: {path} has changed since the build"
         return
     assert isinstance(manifest.shards, tables.ShardTable), path
-    firsts = int(crc32c.crc32c(manifest.shards.firsts))
+    firsts = int(crc32c.crc32c(manifest.shards.firsts.data))
     if (len(manifest.shards), path.stat().st_size, firsts) != (said.units, said.bytes, said.firsts_crc32c):
         yield f"table_sums: {path}: not the numbers that the manifest has"
     try:

@@ -209,26 +209,32 @@ def _parts(group: Group) -> tuple[list[Media | Text | str], bool]:
     meta = isinstance(value, dict)
     talk = value if isinstance(value, list) else _messages.find(value) if meta else None
     if talk is not None:
-        names = {kind: list(extensions) for kind, extensions in listed.items()}
-        found = _messages.parts(names, talk, {kind: kind for kind in names})
+        names: dict[str, Any] = {kind: list(extensions) for kind, extensions in listed.items()}
+        found = _messages.parts(names, talk, {kind: kind for kind in listed})
         return [_named(group, part) for part in found], meta
     media: list[Media | Text | str] = [
         Media(kind=kind, uri=extension, data=group.members[extension].data)
         for kind, extensions in listed.items()
         for extension in extensions
     ]
-    texts: list[Media | Text | str] = [e for e in group.members if e.rpartition(".")[2] in TEXTS]
-    for extension in texts:
-        try:
-            group.members[str(extension)].data.decode()
-        except UnicodeDecodeError as error:
-            raise DataError("text_not_utf8", f"{extension}: {error}") from error
+    texts: list[Media | Text | str] = []
+    for extension, member in group.members.items():
+        if extension.rpartition(".")[2] in TEXTS:
+            _check_text(extension, member.data)
+            texts.append(extension)
     if not texts and meta:
         caption = next((value[name] for name in CAPTIONS if isinstance(value.get(name), str)), None)
         texts = [] if caption is None else [Text(text=caption)]
     if not media and not texts:
         raise DataError("no_parts", f"no medium or text among {', '.join(group.members)}")
     return media + texts, meta
+
+
+def _check_text(extension: str, data: bytes) -> None:
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        raise DataError("text_not_utf8", f"{extension}: {error}") from error
 
 
 def _named(group: Group, part: Text | Media) -> Text | Media:
@@ -245,8 +251,9 @@ def _fate(key: str, unit: Unit, row: int, at: int, made: IndexRow | Drop, shard_
         state: State = made.state
         return LedgerRow(**common, state=state, reason=made.reason, detail=made.detail, of=made.of)
     media = [part for part in made.parts if part.kind in ("image", "video", "audio")]
-    facts = {"sha256": media[0].sha256, "height": media[0].height, "width": media[0].width} if len(media) == 1 else {}
-    return LedgerRow(**common, state="ok", shard=unit.number, shard_row=shard_row, **facts)
+    if len(media) == 1:
+        common |= {"sha256": media[0].sha256, "height": media[0].height, "width": media[0].width}
+    return LedgerRow(**common, state="ok", shard=unit.number, shard_row=shard_row)
 
 
 def _write(

@@ -87,7 +87,7 @@ class Dataset:
         Raises DataError where the manifest has others."""
         if self._firsts is None:
             firsts, said = self._table.firsts, self.manifest.table
-            if said is not None and int(crc32c.crc32c(firsts)) != said.firsts_crc32c:
+            if said is not None and int(crc32c.crc32c(firsts.data)) != said.firsts_crc32c:
                 raise DataError("table_damaged", f"{self._table.name}: the numbers of samples have changed")
             self._firsts = firsts
         return self._firsts

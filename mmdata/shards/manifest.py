@@ -99,7 +99,7 @@ def write(folder: Path, manifest: Manifest) -> Manifest:
         shards=table.shards,
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        firsts_crc32c=int(crc32c.crc32c(table.firsts)),
+        firsts_crc32c=int(crc32c.crc32c(table.firsts.data)),
     )
     write_atomic(folder / tables.NAME, data)
     manifest = manifest.model_copy(update={"table": described})
