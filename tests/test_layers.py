@@ -106,6 +106,7 @@ TESTED_BY = {
         "mmdata/stream/stats.py",
         "mmdata/stream/workers.py",
     ],
+    "tests/stream/test_billion.py": ["mmdata/testing/synthetic.py"],  # Data that exist as numbers only.
     "tests/stream/test_damage.py": ["mmdata/stream/reader.py", "mmdata/errors.py"],
     "tests/test_pipelines.py": ["mmdata/testing/demo.py"],  # `make demo` is these steps with more records.
     "tests/test_readme.py": ["mmdata/__main__.py", "mmtrain/__main__.py"],  # The commands as the README gives them.

@@ -1,0 +1,127 @@
+"""What it costs to open a stream anywhere, by number of samples.
+
+python -m benchmarks.planner [--samples 1000000 10000000 ...] [--block-samples 10000] [--shuffle global]: for each size
+a process of its own opens the middle of an epoch of a synthetic index (`mmdata.testing.synthetic`: captioned pictures
+in shards of 1,000, token counts at hand), plans its block for LLaVA and saves the state. Seconds and MiB are those
+above the process after its imports; `+` does the same in the middle of a mixture of three such datasets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+from unittest import mock
+
+
+def measure(samples: int, shuffle: str, block_samples: int, *, weighted: bool) -> dict[str, Any]:
+    """In this process: seconds to the first pack, MiB at the peak above the imports, bytes of the state."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from mmdata.families import get_family
+    from mmdata.stream import state
+    from mmdata.stream.deal import Cursor
+    from mmdata.stream.extent import extent, planner
+    from mmdata.stream.mix import DatasetCursor
+    from mmdata.stream.position import Position
+    from mmdata.stream.spec import StreamSpec
+    from mmdata.templates import get_template
+    from mmdata.testing.synthetic import SyntheticDataset, SyntheticLengths
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<image>": 1, "</s>": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", eos_token="</s>", additional_special_tokens=["<image>"]
+    )
+    family = get_family("llava", tokenizer=tokenizer, image={"size": 56})
+    template = get_template("caption", tokenizer=tokenizer, markers=family.markers)
+    torch.zeros(1)
+    sources = (
+        {"datasets": [{"path": f"/{name}", "weight": weight} for name, weight in (("a", 5), ("b", 3), ("c", 2))]}
+        if weighted
+        else {"dataset": "/a"}
+    )
+    spec = StreamSpec.model_validate(
+        {**sources, "max_length": 2048, "shuffle": shuffle, "block_samples": block_samples, "epochs": None}
+    )
+    before, start, cpu = _peak(), time.perf_counter(), time.process_time()
+    with mock.patch("mmdata.stream.measure.Lengths", SyntheticLengths):
+        datasets: Any = [SyntheticDataset(samples, name=each.title) for each in spec.sources]
+        templates = [template] * len(datasets)
+        extents = [extent(datasets)]
+        made = planner(datasets, spec, family, templates, extents=extents, control=None)
+        at = Position(0 if weighted else 1, samples // 2 // block_samples)
+        if weighted:
+            middle = [samples * part // 20 for part in (5, 3, 2)]
+            at = Position(
+                0, at.block, 0, tuple(DatasetCursor(0, each // block_samples, 7, each, each * 70) for each in middle)
+            )
+        block = made.block(at)
+        pack = block.pack(len(block.bins) // 2)
+        saved = state.dump(Cursor(position=block.after, taken=10**9), extents, state.config(spec, family, templates))
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return {
+        "samples": samples * len(datasets),
+        "seconds": round(seconds, 3),
+        "cpu": round(cpu, 3),
+        "mib": round(_peak() - before, 1),
+        "state": len(json.dumps(saved, separators=(",", ":"))),
+        "packs": len(block.bins),
+        "first": pack.items[0].key,
+    }
+
+
+def _peak() -> float:
+    """MiB of this process at its peak so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def apart(samples: int, shuffle: str, block_samples: int, *, weighted: bool) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.planner", "--one", "--samples", str(samples), "--shuffle", shuffle]
+    command += ["--block-samples", str(block_samples), *(["--weighted"] if weighted else [])]
+    with tempfile.TemporaryDirectory() as cache:  # where token counts would go, were there any
+        environment = {**os.environ, "XDG_CACHE_HOME": cache}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, nargs="+", default=[10**6, 10**7, 10**8, 10**9])
+    parser.add_argument("--shuffle", nargs="+", default=["global", "block", "shard"])
+    parser.add_argument("--block-samples", type=int, default=10_000)
+    parser.add_argument("--weighted", action="store_true", help="only the mixture, with --one")
+    parser.add_argument("--one", action="store_true", help="measure one size here and print JSON")
+    options = parser.parse_args()
+    if options.one:
+        print(
+            json.dumps(
+                measure(options.samples[0], options.shuffle[0], options.block_samples, weighted=options.weighted)
+            )
+        )
+        return
+    print(f"{'samples':>14}  {'order':8}  {'seconds':>8}  {'CPU':>6}  {'MiB':>6}  {'state':>6}  {'packs':>6}")
+    for shuffle in options.shuffle:
+        for samples in options.samples:
+            for weighted in (False, True):
+                each = apart(samples, shuffle, options.block_samples, weighted=weighted)
+                name = f"{shuffle}{'+' if weighted else ''}"
+                print(
+                    f"{each['samples']:14,}  {name:8}  {each['seconds']:8.3f}  {each['cpu']:6.3f}  {each['mib']:6.1f}  {each['state']:6,}  "
+                    f"{each['packs']:6,}"
+                )
+
+
+if __name__ == "__main__":
+    main()
