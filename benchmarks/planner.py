@@ -118,8 +118,8 @@ def main() -> None:
                 each = apart(samples, shuffle, options.block_samples, weighted=weighted)
                 name = f"{shuffle}{'+' if weighted else ''}"
                 print(
-                    f"{each['samples']:14,}  {name:8}  {each['seconds']:8.3f}  {each['cpu']:6.3f}  {each['mib']:6.1f}  {each['state']:6,}  "
-                    f"{each['packs']:6,}"
+                    f"{each['samples']:14,}  {name:8}  {each['seconds']:8.3f}  {each['cpu']:6.3f}  "
+                    f"{each['mib']:6.1f}  {each['state']:6,}  {each['packs']:6,}"
                 )
 
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mmdata.errors import SpecError
+from mmdata.families import Family
 from mmdata.specfile import load
+from mmdata.stream.cost import loads
+from mmdata.stream.extent import extent, planner
+from mmdata.stream.position import Position
 from mmdata.stream.spec import StreamSpec
+from mmdata.templates import get_template
+from mmdata.testing.synthetic import SyntheticDataset, SyntheticLengths
 
 A, B = {"path": "/data/a", "weight": 1}, {"path": "/data/b", "weight": 2.5}
 
@@ -75,3 +82,34 @@ def test_a_spec_file(tmp_path: Path) -> None:
     file.write_text(file.read_text().replace("weight: 0.3", "wieght: 0.3"))
     with pytest.raises(SpecError, match="wieght"):
         load(StreamSpec, str(file))
+
+
+@pytest.mark.parametrize("weigh_by", ["tokens", "cost"])
+def test_realised_shares_of_real_packs(weigh_by: str, monkeypatch: pytest.MonkeyPatch, family: Family) -> None:
+    """Within half a percentage point of the target over every prefix of 1,000 packs and more, each pack counted whole:
+    datasets of captioned pictures, planned, packed best-fit and spread as a run does it."""
+    monkeypatch.setattr("mmdata.stream.measure.Lengths", SyntheticLengths)
+    weights = {"a": 0.55, "b": 0.3, "c": 0.14, "d": 0.01}
+    datasets = [{"path": f"/{name}", "weight": weight} for name, weight in weights.items()]
+    made = spec(datasets=datasets, max_length=1024, weigh_by=weigh_by, block_samples=5000)
+    held: Any = [
+        SyntheticDataset(size, name=name) for size, name in zip((10**7, 10**6, 3000, 500), weights, strict=True)
+    ]
+    template = get_template("caption", tokenizer=family.tokenizer, markers=family.markers)
+    plan = planner(held, made, family, [template] * 4, extents=[extent(held)], control=None)
+    given, at, packs = np.zeros(4), Position(), 0
+    while packs < 1600:
+        block = plan.block(at)
+        measured = block.measured
+        amounts = measured.tokens.astype(float)
+        if weigh_by == "cost":
+            rows = np.stack([measured.tokens, measured.tokens**2, measured.patches, measured.mel_frames], axis=1)
+            amounts = loads(rows, made.costs)[:, 0]
+        of_each = np.stack([np.where(measured.draws.dataset == d, amounts, 0) for d in range(4)], axis=1)
+        sums = np.cumsum(np.add.reduceat(of_each[block.bins.items], block.bins.offsets[:-1]), axis=0) + given
+        numbers = packs + 1 + np.arange(len(sums))
+        off = np.abs(sums / sums.sum(1, keepdims=True) - list(weights.values()))
+        assert off[numbers >= 1000].max(initial=0) < 0.005
+        assert off[numbers >= 100].max(initial=0) < 0.02
+        given, at, packs = sums[-1], block.after, packs + len(sums)
+    assert np.abs(given / given.sum() - list(weights.values())).max() < 0.002
