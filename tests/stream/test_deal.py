@@ -71,7 +71,7 @@ def test_each_step_has_the_same_packs_on_any_number_of_ranks(
     assert all(len({d.after for d in micro}) == 1 for micro in dealt(planner, ranks))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([1, 2, 3, 4, 5, 6, 8]), st.integers(1, 9)), min_size=1, max_size=5))
 def test_a_run_goes_on_from_any_micro_step_on_any_ranks(
     planner: Planner, expected: dict[int, list[Key]], legs: list[tuple[int, int]]
