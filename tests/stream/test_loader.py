@@ -84,12 +84,18 @@ def stacked(several: list[tuple[str, np.ndarray]]) -> dict[str, Any]:
     return {"keys": [key for key, _ in several], "pixels": torch.from_numpy(np.stack([array for _, array in several]))}
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_samples_without_a_family_in_order_and_in_batches(folder: Path, workers: int) -> None:
+@pytest.mark.parametrize("context", [None, "fork", pytest.param("spawn", marks=pytest.mark.soak)])
+def test_samples_without_a_family_in_order_and_in_batches(folder: Path, context: str | None) -> None:
     keys = [sample.key for sample in stream(folder, None) if isinstance(sample, Sample)]
     wanted = [key for key in keys if not key.endswith("7")]
     loader = StreamLoader(
-        stream(folder, None, yields="raw"), stacked, transform=Square(), batch_size=4, workers=workers, ahead=3
+        stream(folder, None, yields="raw"),
+        stacked,
+        transform=Square(),
+        batch_size=4,
+        workers=0 if context is None else 1,
+        ahead=3,
+        multiprocessing_context=context or "spawn",
     )
     batches = list(loader)
     loader.close()
