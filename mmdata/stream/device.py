@@ -39,8 +39,13 @@ class Copier:
             current = torch.accelerator.current_stream(self.device)
             current.wait_event(event)
             # The allocator must not give the memory to another tensor while the model's stream still reads it.
-            each_tensor(there, lambda tensor: (tensor.record_stream(current), tensor)[1])
+            each_tensor(there, lambda tensor: _in_use(tensor, current))
         return there
+
+
+def _in_use(tensor: torch.Tensor, stream: torch.Stream) -> torch.Tensor:
+    tensor.record_stream(stream)
+    return tensor
 
 
 def each_tensor(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -118,7 +118,7 @@ class LoaderStats:
                 "are ready when it asks"
             )
         share = self.share
-        stage = max(share, key=lambda name: share[name], default="read")
+        stage: Stage = max(share, key=lambda name: share[name], default="read")
         readers = sum(value for name, value in share.items() if name not in ("plan", "copy"))
         if max(readers, share.get("plan", 0.0), share.get("copy", 0.0)) < FULL:
             return (
