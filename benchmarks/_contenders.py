@@ -57,15 +57,15 @@ def one_thread(_: Any = None) -> None:
 # webdataset
 
 
-def _wds_sample(sample: dict[str, Any]) -> torch.Tensor:
-    return decode(next(value for key, value in sample.items() if key.endswith("jpg")))
+def _wds_sample(sample: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {"pixels": decode(next(value for key, value in sample.items() if key.endswith("jpg")))}
 
 
 def webdataset(folder: str, threads: int) -> Iterable[Any]:
     import webdataset as wds
 
-    data = wds.WebDataset(tars(folder), shardshuffle=False, empty_check=False).map(_wds_sample).batched(BATCH)
-    return wds.WebLoader(data, num_workers=threads, batch_size=None)
+    data = wds.WebDataset(tars(folder), shardshuffle=False, empty_check=False).map(_wds_sample)
+    return wds.WebLoader(data, num_workers=threads, batch_size=BATCH)
 
 
 # MosaicML Streaming
@@ -154,7 +154,8 @@ def datasets(folder: str, threads: int) -> Iterable[Any]:
     hf.disable_progress_bars()
     data = hf.load_dataset("webdataset", data_files=tars(folder), split="train", streaming=True)
     (column,) = [name for name in data.features if name.endswith("jpg")]
-    data = data.select_columns([column]).rename_column(column, "jpg").cast_column("jpg", hf.Image(decode=False))
+    data = data.select_columns([column])
+    data = (data if column == "jpg" else data.rename_column(column, "jpg")).cast_column("jpg", hf.Image(decode=False))
     return DataLoader(data.map(_hf_sample, remove_columns=["jpg"]), batch_size=BATCH, num_workers=threads)
 
 
