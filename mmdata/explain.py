@@ -142,7 +142,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
 
 def _blocks(stream: StreamingDataset, at: Position) -> list[Position]:
     """The first `MOST_BLOCKS` blocks from a position on, or fewer where the stream ends."""
-    found = []
+    found: list[Position] = []
     while len(found) < MOST_BLOCKS:
         block = stream.planner.block(at)
         if not len(block.measured):
@@ -163,14 +163,23 @@ def _in_block(stream: StreamingDataset, at: Position, held: dict[int, int]) -> l
     places: list[dict[str, Any]] = []
     for draw in np.flatnonzero(wanted).tolist():
         where = np.flatnonzero(bins.items == draw)
-        pack = sample = number = None
+        pack: int | None = None
+        sample: int | None = None
+        step_number: int | None = None
         if len(where):
             pack = int(np.searchsorted(bins.offsets, where[0], side="right")) - 1
             sample = int(where[0] - bins.offsets[pack])
-            number = None if before is None else (before + pack) // stream.global_batch
+            step_number = None if before is None else (before + pack) // stream.global_batch
         dataset = stream.spec.sources[int(draws.dataset[draw])].title
         places.append(
-            {"dataset": dataset, "epoch": at.epoch, "block": at.block, "pack": pack, "sample": sample, "step": number}
+            {
+                "dataset": dataset,
+                "epoch": at.epoch,
+                "block": at.block,
+                "pack": pack,
+                "sample": sample,
+                "step": step_number,
+            }
         )
     return places
 

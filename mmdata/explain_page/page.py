@@ -114,11 +114,11 @@ def _runs(
     kinds = [(int(slot), bool(packed.labels[start + at] != IGNORED)) for at, slot in enumerate(inside)]
     runs: list[dict[str, Any]] = []
     at = start
-    for (slot, trained), group in itertools.groupby(kinds):
+    for (held, trained), group in itertools.groupby(kinds):
         count = len(list(group))
-        if slot >= 0:
-            shown = media[slot] if slot < len(media) else {"plan": None, "pictures": [], "why": ""}
-            runs.append({"slot": slots[slot], "number": slot + 1, **shown})
+        if held >= 0:
+            shown = media[held] if held < len(media) else {"plan": None, "pictures": [], "why": ""}
+            runs.append({"slot": slots[held], "number": held + 1, **shown})
         else:
             tokens = [
                 {
@@ -130,6 +130,11 @@ def _runs(
             ]
             runs.append({"slot": None, "trained": trained, "tokens": tokens})
         at += count
+    # Dual encoders have media without a place in the text.
+    apart = [number for number in range(len(media)) if not (inside == number).any()]
+    for number in apart:
+        slot = Slot(kind=media[number]["plan"].kind, start=stop, length=0, tokens=media[number]["plan"].tokens)
+        runs.append({"slot": slot, "number": number + 1, **media[number]})
     return runs
 
 
