@@ -82,8 +82,11 @@ TESTED_BY = {
     "tests/test_index.py": ["mmdata/engine/adopt.py", "mmdata/shards/foreign_tar.py"],  # The parts of one command.
     "tests/test_specfile.py": ["mmdata/spec.py", "mmdata/registry.py"],  # Specs and kinds as a spec file names them.
     "tests/steps/test_near_dup.py": ["mmdata/steps/_kept.py"],  # The state that both duplicate steps keep.
-    "tests/stream/test_order.py": ["mmdata/rng.py", "mmdata/stream/state.py"],
+    "tests/stream/test_order.py": ["mmdata/rng.py"],
+    "tests/stream/test_skips.py": ["mmdata/stream/bad.py", "mmdata/stream/quarantine.py"],  # What is done about skips.
+    "tests/stream/test_state.py": ["mmdata/stream/extent.py", "mmdata/stream/place.py"],  # What states are made of.
     "tests/stream/test_stream.py": [  # Order, plan and reading show only in what a stream yields.
+        "mmdata/stream/arguments.py",
         "mmdata/stream/dataset.py",
         "mmdata/stream/spec.py",
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,16 +47,22 @@ class Workers:
         if not self.workers:
             yield from self.dataset
             return
-        copies = [iter(self._copy()) for _ in range(self.workers)]
+        copies = [self._as(worker, lambda: iter(self._copy())) for worker in range(self.workers)]
         for turn in itertools.count():
-            told, streams.get_worker_info = streams.get_worker_info, self._info(turn % self.workers)
+            worker = turn % self.workers
             try:
-                item = next(copies[turn % self.workers])
+                item = self._as(worker, lambda worker=worker: next(copies[worker]))
             except StopIteration:
                 return  # deals go round: where one worker has none left, the others have had theirs
-            finally:
-                streams.get_worker_info = told
             yield item
+
+    def _as(self, worker: int, do: Callable[[], Any]) -> Any:
+        """What a worker process would do."""
+        told, streams.get_worker_info = streams.get_worker_info, self._info(worker)
+        try:
+            return do()
+        finally:
+            streams.get_worker_info = told
 
     def _copy(self) -> StreamingDataset:
         copied = copy.copy(self.dataset)
