@@ -172,7 +172,7 @@ def prepare_energon(folder: str) -> None:
     names = [Path(path).name for path in tars(folder)]
     BaseWebdatasetFactory.prepare_dataset(root, names, split_parts_ratio=[("train", 1.0)], shuffle_seed=None, workers=1)
     (root / ".nv-meta" / "dataset.yaml").write_text(
-        "__module__: megatron.energon\n__class__: CrudeWebdataset\nsubflavors: {}\n"
+        "__module__: megatron.energon\n__class__: CrudeWebdataset\nsubflavors: {}\nparallel_shard_iters: 1\n"
     )
 
 
