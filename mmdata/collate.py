@@ -85,6 +85,59 @@ class PackedCollator:
         return self.pad_to - length
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaddedCollator:
+    """Every segment of one Packed, or of several, as a row of its own, for models or hardware that cannot pack.
+
+    | key | value |
+    |---|---|
+    | `input_ids`, `labels` | int64 [B, L]; labels un-shifted, -100 where nothing is trained and in the padding |
+    | `attention_mask` | int64 [B, L], 1 for tokens, 0 for padding, which comes last |
+    | `position_ids` | int64 [B, L]; [4, B, L] for M-RoPE; 0 in the padding |
+    | `use_cache` | False |
+    | the family's token types | int64 [B, L], 0 in the padding |
+    | the family's media | joined in the order of their placeholders, as in a packed row |
+    | `loss_weights`, `keys`, `targets` | as `PackedCollator` has them (ours) |
+
+    L is the longest segment, rounded up to `multiple`. Give the stream `packing: none` with `batch_tokens` or
+    `batch_rows`, so that rows of like length come together. Raises ValueError for a `pad_id` that stands for a medium.
+    """
+
+    pad_id: int = 0
+    multiple: int = 1
+
+    def __call__(self, packs: Packed | Sequence[Packed]) -> dict[str, Any]:
+        packs = [packs] if isinstance(packs, Packed) else list(packs)
+        if not packs:
+            raise ValueError("no pack to collate")
+        if any(self.pad_id in _placeholders(pack) for pack in packs):
+            raise ValueError(f"pad_id {self.pad_id} is the placeholder of a medium")
+        longest = max(int(np.diff(pack.cu_seqlens).max()) for pack in packs)
+        length = -(-longest // self.multiple) * self.multiple
+
+        def rows(name: str, value: int, dtype: type) -> torch.Tensor:
+            return torch.from_numpy(_rows([(getattr(pack, name), pack) for pack in packs], length, value, dtype))
+
+        ones = [(np.ones(len(pack.input_ids), np.int64), pack) for pack in packs]
+        labels = rows("labels", IGNORE, np.int64)
+        types = {
+            name: torch.from_numpy(_rows([(pack.token_arrays[name], pack) for pack in packs], length, 0, np.int64))
+            for name in _type_names(packs)
+        }
+        return {
+            "input_ids": rows("input_ids", self.pad_id, np.int64),
+            "labels": labels,
+            "attention_mask": torch.from_numpy(_rows(ones, length, 0, np.int64)),
+            "position_ids": rows("position_ids", 0, np.int64),
+            "use_cache": False,
+            **types,
+            **_media(packs),
+            "loss_weights": rows("loss_weights", 0, np.float32),
+            "keys": [key for pack in packs for key in pack.keys],
+            "targets": int((labels != IGNORE).sum()),
+        }
+
+
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     """The part of a batch that `forward` takes."""
     return {key: value for key, value in batch.items() if key not in OWN_KEYS}
@@ -108,13 +161,30 @@ def _positions(packs: list[Packed], padding: int) -> np.ndarray:
     return np.concatenate([*arrays, tail], axis=-1).astype(np.int64)[..., None, :]
 
 
-def _token_arrays(packs: list[Packed], padding: int) -> dict[str, torch.Tensor]:
+def _rows(arrays: list[tuple[np.ndarray, Packed]], length: int, value: int, dtype: type) -> np.ndarray:
+    """[..., B, length]: each segment of each array [..., L] as a row, filled up with `value`."""
+    segments = [
+        array[..., start:stop]
+        for array, pack in arrays
+        for start, stop in zip(pack.cu_seqlens[:-1].tolist(), pack.cu_seqlens[1:].tolist(), strict=True)
+    ]
+    result = np.full((*segments[0].shape[:-1], len(segments), length), value, dtype)
+    for row, segment in enumerate(segments):
+        result[..., row, : segment.shape[-1]] = segment
+    return result
+
+
+def _type_names(packs: list[Packed]) -> list[str]:
     names = packs[0].token_arrays.keys()
     if any(pack.token_arrays.keys() != names for pack in packs):
         raise ValueError("packs of one batch have different kinds of token types")
+    return list(names)
+
+
+def _token_arrays(packs: list[Packed], padding: int) -> dict[str, torch.Tensor]:
     return {
         name: torch.from_numpy(_padded([pack.token_arrays[name] for pack in packs], padding, 0, np.int64))
-        for name in names
+        for name in _type_names(packs)
     }
 
 

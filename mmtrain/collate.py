@@ -1,5 +1,5 @@
-"""The collator, under the name that a trainer looks for."""
+"""The collators, under the name that a trainer looks for."""
 
-from mmdata.collate import OWN_KEYS, PackedCollator, model_inputs
+from mmdata.collate import OWN_KEYS, PackedCollator, PaddedCollator, model_inputs
 
-__all__ = ["OWN_KEYS", "PackedCollator", "model_inputs"]
+__all__ = ["OWN_KEYS", "PackedCollator", "PaddedCollator", "model_inputs"]

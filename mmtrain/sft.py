@@ -30,6 +30,7 @@ from mmdata.shards.dataset import open_dataset
 from mmdata.shards.storage import user_cache, write_atomic
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.loader import Batch, StreamLoader
+from mmdata.stream.report import plan_report
 from mmdata.types import Packed, World
 from mmtrain import certificate, checkpoint, distributed, run
 from mmtrain.certificate import Strategy
@@ -146,24 +147,19 @@ def certified(spec: TrainSpec, model: Any, loader: StreamLoader) -> Strategy:
 
 def plan(spec: TrainSpec, stream: StreamingDataset, model: torch.nn.Module) -> str:
     """The arithmetic of the run, from its first planned block."""
-    block = stream.block()
     paths = ", ".join(source.path for source in stream.spec.sources)
-    packs, tokens = len(block.bins), int(block.tokens.sum())
-    if not packs:
-        raise DataError("no_packs", f"no sample of {paths} can be packed: {dict(block.left_out)}")
-    longest = stream.spec.row_tokens or int(block.tokens.max())
-    epoch = packs * stream.planner.blocks
+    report = plan_report(stream.planner, stream.world.ranks, spec.global_batch)
+    if not report.packs:
+        raise DataError("no_packs", f"no sample of {paths} can be packed: {report.left_out}")
     parameters = sum(p.numel() for p in model.parameters())
-    left = ", ".join(f"{count} {reason}" for reason, count in sorted(block.left_out.items())) or "none"
     wanted = spec.steps * spec.global_batch
-    blocks = "the epoch" if stream.planner.blocks == 1 else f"block 1 of {stream.planner.blocks}"
+    epochs = "" if stream.spec.weighted else f" = {wanted / (report.packs * stream.planner.blocks):.1f} epochs"
     return "\n".join(
         [
             f"data   {sum(map(len, stream.datasets)):,} samples in {paths}",
-            f"packs  {blocks}: {len(block.bins.items):,} samples, {tokens:,} tokens in {packs:,} packs of {longest:,}, "
-            f"{block.fill(longest):.1%} filled; left out: {left}",
-            f"step   {spec.global_batch} packs = {spec.global_batch * tokens / packs:,.0f} tokens",
-            f"run    {spec.steps:,} steps = {wanted:,} packs = {wanted / epoch:.1f} epochs",
+            *report.lines(),
+            f"step   {spec.global_batch} packs = {spec.global_batch * report.tokens / report.packs:,.0f} tokens",
+            f"run    {spec.steps:,} steps = {wanted:,} packs{epochs}",
             f"model  {spec.model.family}, {parameters / 1e6:.2f} M parameters",
         ]
     )

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmdata.collate import OWN_KEYS, PackedCollator, model_inputs
+from mmdata.collate import OWN_KEYS, PackedCollator, PaddedCollator, model_inputs
 from mmdata.labels import IGNORE, cu_seqlens, positions
 from mmdata.types import Packed, Slot
 
@@ -104,3 +104,38 @@ def test_refusals() -> None:
     labels[4] = 17
     with pytest.raises(ValueError, match="first label is trained"):
         PackedCollator()(replace(leaking, labels=labels))
+
+
+@given(packs, st.integers(1, 16), st.booleans())
+def test_padded_rows_are_the_segments(lengths: list[list[int]], multiple: int, mrope: bool) -> None:
+    given_packs = [packed(one, seed) for seed, one in enumerate(lengths)]
+    if mrope:
+        given_packs = [
+            replace(p, position_ids=np.stack([p.position_ids + axis for axis in range(4)])) for p in given_packs
+        ]
+    batch = PaddedCollator(multiple=multiple, pad_id=1)(given_packs)
+    sizes = [length for one in lengths for length in one]
+    length = -(-max(sizes) // multiple) * multiple
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (len(sizes), length)
+    assert batch["position_ids"].shape == ((4,) if mrope else ()) + (len(sizes), length)
+    assert "cu_seq_lens_q" not in batch
+    row = 0
+    for pack in given_packs:
+        for start, stop in itertools.pairwise(pack.cu_seqlens.tolist()):
+            size = stop - start
+            assert batch["input_ids"][row].tolist() == [*pack.input_ids[start:stop], *[1] * (length - size)]
+            assert batch["labels"][row].tolist() == [*pack.labels[start:stop], *[IGNORE] * (length - size)]
+            assert batch["attention_mask"][row].tolist() == [1] * size + [0] * (length - size)
+            assert batch["loss_weights"][row].sum() == pack.loss_weights[start:stop].sum()
+            assert np.array_equal(batch["position_ids"][..., row, :size].numpy(), pack.position_ids[..., start:stop])
+            row += 1
+    assert row == len(sizes) == len(batch["keys"])
+    assert batch["targets"] == PackedCollator()(given_packs)["targets"]
+    assert torch.equal(batch["pixel_values"], PackedCollator()(given_packs)["pixel_values"])
+
+
+def test_padding_that_stands_for_a_medium_is_refused() -> None:
+    with pytest.raises(ValueError, match="placeholder of a medium"):
+        PaddedCollator(pad_id=IMAGE)(packed([4, 5]))
+    with pytest.raises(ValueError, match="no pack"):
+        PaddedCollator()([])

@@ -193,10 +193,10 @@ def _write_channels(
             np.subtract(channel, shift, out=channel)
             np.divide(channel, scale, out=channel)
     count, across, _ = rows.shape
-    values = values.reshape(3, count, across, -1)
-    places = rows.reshape(count, across, 3, -1, values.shape[-1])
+    patches = values.reshape(3, count, across, -1)
+    places = rows.reshape(count, across, 3, -1, patches.shape[-1])
     # One pass through the rows from their first byte to their last: half the time of one for each channel and copy.
-    np.copyto(_whole(places), _whole(values).transpose(1, 2, 0)[..., None])
+    np.copyto(_whole(places), _whole(patches).transpose(1, 2, 0)[..., None])
 
 
 def _whole(planes: np.ndarray) -> np.ndarray:

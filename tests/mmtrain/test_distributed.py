@@ -1,4 +1,4 @@
-"""Several processes do what one does: sums, gradients, whole runs, resuming on another number of ranks (training.md, 11,
+"""Several processes do what one does: sums, gradients, whole runs, resuming on other numbers of ranks (training.md, 11,
 16, 27)."""
 
 from __future__ import annotations

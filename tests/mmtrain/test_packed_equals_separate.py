@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from mmdata import StreamingDataset
-from mmdata.collate import PackedCollator, model_inputs
+from mmdata.collate import PackedCollator, PaddedCollator, model_inputs
 from mmdata.families import get_family
 from mmdata.labels import IGNORE, cu_seqlens, positions
 from mmdata.types import Packed
@@ -135,6 +135,24 @@ def test_padding_changes_nothing_and_stays_finite(model: Any, packs: list[Packed
     logits = logits_of(model, padded)
     assert torch.isfinite(logits).all()
     assert (logits[:length] - logits_of(model, plain)).abs().max() < 1e-5
+
+
+def test_padded_rows_give_the_loss_and_gradients_of_the_packed_one(model: Any, packs: list[Packed]) -> None:
+    model.train()
+    pack = max(packs, key=lambda one: len(one.keys))
+    assert len(pack.keys) > 1
+    total, weight = loss_sum(model, PackedCollator()(pack))
+    (total / weight).backward()
+    expected = gradients(model)
+    batch = PaddedCollator(pad_id=0, multiple=8)(pack)
+    inputs = model_inputs(batch)
+    labels = inputs.pop("labels")
+    logits = model(**inputs).logits
+    mean = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    mean.backward()
+    assert float(mean) == pytest.approx(float(total / weight), abs=1e-5)
+    found = gradients(model)
+    assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-5
 
 
 def test_no_targets_give_zero_loss_and_zero_gradients(model: Any, packs: list[Packed]) -> None:
