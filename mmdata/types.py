@@ -410,7 +410,7 @@ class Pack:
     block: int
     number: int
     items: tuple[Item, ...]
-    cost: Cost = Cost()
+    cost: Cost = field(default_factory=Cost)
     padded: bool = False
 
     @property

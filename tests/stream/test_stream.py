@@ -235,7 +235,7 @@ def test_another_stream_is_refused_with_the_difference(folder: Path, family: Fam
         StreamingDataset(other, family=family).load_state_dict(saved)
     assert "seed: 5 -> 6" in str(refusal.value)
     assert "block_samples: 10 -> 11" in str(refusal.value)
-    with pytest.raises(SpecError, match="root digest [0-9a-f]{12} -> [0-9a-f]{12}"):
+    with pytest.raises(SpecError, match=r"root digest [0-9a-f]{12} -> [0-9a-f]{12}"):
         stream(write_dataset(tmp_path / "other", samples=42), family).load_state_dict(saved)
     larger = get_family("llava", tokenizer=small_tokenizer(), image={"size": 42})
     with pytest.raises(SpecError, match=r"family\.media\.image\.view\.size: 28 -> 42"):
