@@ -19,7 +19,7 @@ demo: setup
 	$(BIN)/python -m mmdata.testing.demo demo
 
 test: setup
-	$(BIN)/python -m pytest -m 'not soak'
+	$(BIN)/python -m pytest -m 'not soak' -n auto --dist worksteal
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -39,7 +39,9 @@ def test_no_second_sees_more_starts_than_the_rate() -> None:
     assert all(r.data for r in results)
     times = [t for t, _ in served.log]
     assert busiest_second(times) <= 25
-    assert times[-1] - times[0] < 5.0, "the rate is also used"
+    assert times[-1] - times[0] < 20.0, (
+        "the rate is also used: 75 after the first second take three more, on an idle machine"
+    )
 
 
 def test_rates_below_one_keep_their_distance() -> None:
