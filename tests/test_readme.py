@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mmdata import registry, specfile
+from mmdata.stream.spec import StreamSpec
 from mmdata.types import Drop, Origin, Sample, Text
 from mmtrain.spec import TrainSpec
 
@@ -91,8 +92,12 @@ def test_a_spec_loads(text: str, tmp_path: Path) -> None:
     if "source:" in text:
         spec, _ = specfile.load_build(str(file), check_paths=False)
         assert spec.output.path.startswith(str(tmp_path))
-    else:
-        specfile.load(TrainSpec, str(file), check_paths=False)
+    elif text.startswith("datasets:"):
+        specfile.load(StreamSpec, str(file), check_paths=False)
+    else:  # what a config of a training run may say besides its data
+        file.write_text(f"{text}\ndata: {{dataset: d, max_length: 64}}\noutput: run\n", encoding="utf-8")
+        spec, _ = specfile.load(TrainSpec, str(file), check_paths=False)
+        assert spec.parameters
 
 
 @pytest.mark.parametrize("text", blocks("python"))
