@@ -21,6 +21,8 @@ from mmdata.types import Media, Place, Stored, Text
 
 FOREIGN = "foreign"
 """The `format` of a meta part that another than we wrote: all of its JSON object is the sample's meta."""
+MAPPED = 1 << 17
+"""Bytes of an index file from which on it is mapped into memory, not read."""
 PartKind = Literal["text", "image", "video", "audio", "stored", "meta"]
 
 PART = pa.struct(
@@ -201,12 +203,12 @@ class Index:
     def __init__(self, path: Path, *, crc32c: int | None = None) -> None:
         self.path = path
         try:
-            self._map = pa.memory_map(str(path))
+            data = _contents(path)
             if crc32c is not None:
-                _check_file(path, self._map.read_buffer(), crc32c)
-                self._map.seek(0)
-            self._table = pa.ipc.open_file(self._map).read_all()
-            self._table.validate(full=True)
+                _check_file(path, data, crc32c)
+            self._table = pa.ipc.open_file(data).read_all()
+            if crc32c is None:  # else every byte is as it was written
+                self._table.validate(full=True)
         except FileNotFoundError as error:
             raise DataError("index_missing", f"{path}: no such file; run `python -m mmdata.verify`") from error
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -256,6 +258,13 @@ class Index:
     def rows(self, *, check: bool = True) -> list[IndexRow]:
         """All rows, each checked."""
         return [self.row(at, check=check) for at in range(len(self))]
+
+
+def _contents(path: Path) -> pa.Buffer:
+    """A file, mapped where it is large: a small one is read in less time than it takes to map it."""
+    if path.stat().st_size > MAPPED:
+        return pa.memory_map(str(path)).read_buffer()
+    return pa.py_buffer(path.read_bytes())
 
 
 def _check_file(path: Path, data: Any, expected: int) -> None:

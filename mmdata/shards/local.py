@@ -97,13 +97,14 @@ class Handle:
     """A file descriptor that is closed when the last who uses it has let go: a number closed under a reader could
     become another file, whose bytes the reader would then get."""
 
-    __slots__ = ("number",)
+    __slots__ = ("_close", "number")
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self._close = os.close  # at the interpreter's end the module may have lost its names before
 
     def __del__(self) -> None:
-        os.close(self.number)
+        self._close(self.number)
 
 
 def _open(path: str) -> Handle:

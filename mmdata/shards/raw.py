@@ -45,53 +45,56 @@ class RawPlaces:
         self.stops = stops.tolist()
 
     def samples(self, rows: Sequence[int], read: Read, again: Again | None) -> Iterator[Raw]:
-        """The samples at rows of the shard, in the order given. With `again`, each part is compared with its crc32c."""
-        starts, stops, count, at = self.starts, self.stops, len(rows), 0
+        """The samples at rows of the shard, in the order given. With `again`, each part is compared with its crc32c
+        while it is still in the processor's cache."""
+        # One loop without calls of its own: at 300 KB a sample, ten microseconds are a fifth of reading it.
+        starts, stops, firsts, keys = self.starts, self.stops, self.firsts, self.keys
+        names, offsets, ends, crcs = self.names, self.offsets, self.ends, self.crcs
+        checksum, count, at, until = crc32c.crc32c, len(rows), 0, 0
+        base, data = 0, memoryview(b"")
         while at < count:
             row = rows[at]
-            start, stop = starts[row], stops[row]
-            until = at + 1
-            while (
-                until < count
-                and (following := rows[until]) == row + until - at
-                and 0 <= starts[following] - stop <= APART
-                and stops[following] - start <= TOGETHER
-            ):
-                stop = stops[following]
-                until += 1
-            if stop < start:
-                yield self._apart(row, read, again)
-            else:
-                yield from self._together(rows[at:until], start, memoryview(read(start, stop - start)), again)
-            at = until
-
-    def _together(self, rows: Sequence[int], start: int, data: memoryview, again: Again | None) -> Iterator[Raw]:
-        """Samples whose bytes are those of the shard from `start` on."""
-        firsts, names, offsets, ends, keys = self.firsts, self.names, self.offsets, self.ends, self.keys
-        for row in rows:
-            places = range(firsts[row], firsts[row + 1])
-            parts = {names[i]: data[offsets[i] - start : ends[i] - start] for i in places}
-            if again is not None:
-                self._check(row, parts, again)
+            if at == until:
+                base, stop, until = starts[row], stops[row], at + 1
+                # What was read before is let go first, so that the next read gets the same memory, which is still in
+                # the cache. The sample that was yielded holds it for as long as its taker wants.
+                del data
+                if stop < base:
+                    yield self._apart(row, read, again)
+                    data, at = memoryview(b""), until
+                    continue
+                while (
+                    until < count
+                    and (following := rows[until]) == row + until - at
+                    and 0 <= starts[following] - stop <= APART
+                    and stops[following] - base <= TOGETHER
+                ):
+                    stop = stops[following]
+                    until += 1
+                data = memoryview(read(base, stop - base))
+            parts = {}
+            for i in range(firsts[row], firsts[row + 1]):
+                part = data[offsets[i] - base : ends[i] - base]
+                if again is not None and checksum(part) != crcs[i]:
+                    part = self._again(row, i, again)
+                parts[names[i]] = part
             yield keys[row], parts
+            at += 1
 
     def _apart(self, row: int, read: Read, again: Again | None) -> Raw:
         """A sample whose parts do not lie together."""
-        places = range(self.firsts[row], self.firsts[row + 1])
-        parts = {
-            self.names[i]: memoryview(read(self.offsets[i], self.ends[i] - self.offsets[i])).toreadonly()
-            for i in places
-        }
-        if again is not None:
-            self._check(row, parts, again)
+        parts = {}
+        for i in range(self.firsts[row], self.firsts[row + 1]):
+            part = memoryview(read(self.offsets[i], self.ends[i] - self.offsets[i])).toreadonly()
+            if again is not None and crc32c.crc32c(part) != self.crcs[i]:
+                part = self._again(row, i, again)
+            parts[self.names[i]] = part
         return self.keys[row], parts
 
-    def _check(self, row: int, parts: dict[str, memoryview], again: Again) -> None:
-        crcs, checksum = self.crcs, crc32c.crc32c
-        for at, (name, data) in enumerate(parts.items(), self.firsts[row]):
-            if checksum(data) != crcs[at]:
-                place = Place(offset=self.offsets[at], size=len(data), crc32c=crcs[at])
-                parts[name] = memoryview(again(f"{self.keys[row]}.{name}", place))
+    def _again(self, row: int, i: int, again: Again) -> memoryview:
+        """A part that is not what its checksum says, from where else it may lie."""
+        place = Place(offset=self.offsets[i], size=self.ends[i] - self.offsets[i], crc32c=self.crcs[i])
+        return memoryview(again(f"{self.keys[row]}.{self.names[i]}", place))
 
 
 def _spans(firsts: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

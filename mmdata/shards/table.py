@@ -78,6 +78,15 @@ class ShardEntry(BaseModel):
 
 
 _COLUMNS = SCHEMA.names[:-1]
+_KINDS = [
+    (
+        field.name,
+        "number" if pa.types.is_integer(field.type) else "text" if pa.types.is_string(field.type) else "bytes",
+        field.nullable,
+    )
+    for field in SCHEMA
+]
+"""Name, kind and whether it may be null of each column: pyarrow takes its time to say so."""
 assert list(ShardEntry.model_fields) == _COLUMNS
 
 
@@ -190,7 +199,7 @@ class ShardTable(Sequence[ShardEntry]):
 
     def _row(self, at: int) -> ShardEntry:
         try:
-            values = {field.name: self._value(field, at) for field in SCHEMA}
+            values = {name: self._value(name, kind, nullable, at) for name, kind, nullable in _KINDS}
         except (IndexError, ValueError) as error:
             raise DataError("table_row", f"{self.name}: row {at}: {error}") from error
         stored = values.pop("crc32c")
@@ -199,15 +208,13 @@ class ShardTable(Sequence[ShardEntry]):
             raise DataError("table_row", f"{self.name}: row {at} (unit {entry.unit}) has changed since it was written")
         return entry
 
-    def _value(self, field: pa.Field, at: int) -> Any:
-        column = self._columns[field.name]
-        if field.nullable and not arrow.valid_at(column, at):
+    def _value(self, name: str, kind: str, nullable: bool, at: int) -> Any:
+        if nullable and not arrow.valid_at(self._columns[name], at):
             return None
-        if pa.types.is_integer(field.type):
-            return int(self._numbers[field.name][at])
-        if pa.types.is_string(field.type):
-            return arrow.text_at(column, at)
-        return arrow.fixed_at(column, at).hex()
+        if kind == "number":
+            return int(self._numbers[name][at])
+        column = self._columns[name]
+        return arrow.text_at(column, at) if kind == "text" else arrow.fixed_at(column, at).hex()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ShardTable, (self._data, self.shards)

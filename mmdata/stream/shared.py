@@ -44,6 +44,7 @@ class SharedValue:
 
     def _open(self, file: int) -> None:
         self._file = file
+        self._close = os.close  # at the interpreter's end the module may have lost its names before
 
     def __getstate__(self) -> dict[str, Any]:
         if multiprocessing.context.get_spawning_popen() is None:
@@ -59,7 +60,7 @@ class SharedValue:
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
-            os.close(self._file)
+            self._close(self._file)
 
 
 def unnamed_file() -> int:

@@ -11,6 +11,7 @@ from mmdata import rng
 from mmdata.errors import DataError
 from mmdata.shards import raw
 from mmdata.shards.dataset import Dataset, open_dataset
+from mmdata.shards.local import LocalSource
 from tests.dataset_fixture import write_dataset
 from tests.shards.test_columns import index_row, write_index
 
@@ -47,16 +48,16 @@ def test_bytes_are_those_of_the_samples(
 
 def test_neighbours_are_read_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = open_dataset(folder, integrity="off")
-    shard, _ = dataset._locate(0)
+    source = dataset._locate(0)[0].source
+    assert isinstance(source, LocalSource)
     reads: list[int] = []
-    read = shard.source.read
+    read = LocalSource.read
 
-    class Counting:
-        def read(self, offset: int, size: int) -> bytes:
-            reads.append(size)
-            return read(offset, size)
+    def counting(self: LocalSource, offset: int, size: int) -> bytes:
+        reads.append(size)
+        return read(self, offset, size)
 
-    monkeypatch.setattr(shard, "source", Counting())
+    monkeypatch.setattr(LocalSource, "read", counting)
     assert len(list(dataset.iter_raw(range(16)))) == 16
     assert len(reads) < 8
     assert max(reads) <= raw.TOGETHER
