@@ -29,17 +29,22 @@ class RawPlaces:
 
     def __init__(self, index: Index) -> None:
         firsts, parts = index.parts()
-        kept = arrow.lengths(parts.field("name")) > 0  # a medium whose own bytes were not kept has no name
-        offsets = arrow.numbers(parts.field("offset"))[kept]
-        ends = offsets + arrow.numbers(parts.field("size"))[kept]
-        codes, names = arrow.codes(parts.field("name"))
-        firsts = np.concatenate([[0], kept.cumsum()])[firsts]
+        column = parts.field("name")
+        offsets = arrow.numbers(parts.field("offset"))
+        ends = offsets + arrow.numbers(parts.field("size"))
+        crcs = arrow.numbers(parts.field("crc32c"))
+        encoded = column.dictionary_encode()
+        codes = arrow.numbers(encoded.indices)
+        kept = arrow.lengths(column) > 0  # a medium whose own bytes were not kept has no name
+        if not kept.all():
+            firsts = np.concatenate([[0], kept.cumsum()])[firsts]
+            offsets, ends, crcs, codes = offsets[kept], ends[kept], crcs[kept], codes[kept]
         self.keys = index.keys()
         self.firsts = firsts.tolist()
-        self.names = [names[code] for code in codes[kept].tolist()]
+        self.names = list(map(encoded.dictionary.to_pylist().__getitem__, codes.tolist()))
         self.offsets = offsets.tolist()
         self.ends = ends.tolist()
-        self.crcs = arrow.numbers(parts.field("crc32c"))[kept].tolist()
+        self.crcs = crcs.tolist()
         starts, stops = _spans(firsts, offsets, ends)
         self.starts = starts.tolist()
         self.stops = stops.tolist()
@@ -100,14 +105,14 @@ class RawPlaces:
 def _spans(firsts: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The bytes from the first to the last part of each sample: int64 [rows] each. A sample without parts gets an
     empty span, one with parts far apart a negative one."""
-    counts = np.diff(firsts)
-    starts, stops = np.zeros(len(counts), np.int64), np.zeros(len(counts), np.int64)
-    some = counts > 0
-    if some.any():
-        at = firsts[:-1][some]
-        starts[some] = np.minimum.reduceat(offsets, at)
-        stops[some] = np.maximum.reduceat(ends, at)
-        far = some.copy()
-        far[some] = stops[some] - starts[some] - np.add.reduceat(ends - offsets, at) > APART
+    some = firsts[:-1] < firsts[1:]
+    if some.all():
+        at = firsts[:-1]
+        starts, stops = np.minimum.reduceat(offsets, at), np.maximum.reduceat(ends, at)
+        far = stops - starts - np.add.reduceat(ends - offsets, at) > APART
         stops[far] = starts[far] - 1
+        return starts, stops
+    starts, stops = np.zeros(len(some), np.int64), np.zeros(len(some), np.int64)
+    if some.any():
+        starts[some], stops[some] = _spans(np.append(firsts[:-1][some], firsts[-1]), offsets, ends)
     return starts, stops
