@@ -17,6 +17,8 @@ SCRIPTS = (
     "packing",
     "materialized",
     "stream_raw",
+    "stream_startup",
+    "stream_memory",
     "stream_decoded",
     "worker_pool",
     "near_dup",

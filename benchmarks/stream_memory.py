@@ -1,0 +1,78 @@
+"""Memory of a stream over epochs: what the process holds after each, and what a sample costs in few and many shards.
+
+`python -m benchmarks.stream_memory [--count 4000] [--shards 10 1000] [--epochs 5]`. Samples of 2 KB through the stream
+in its global order and through `Dataset.iter_raw`, each in a fresh process. `growth` is of resident memory from the end
+of the second epoch to the end of the last: the first fills what is kept, the second the allocator's arenas.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks._interleaved import Row, write
+from benchmarks._raw_data import write_raw
+from benchmarks._startup_contenders import resident
+
+
+def opened(way: str, folder: str) -> Callable[[], int]:
+    """What makes one pass over all samples and says how many there were."""
+    from mmdata import StreamingDataset, open_dataset
+
+    if way == "stream":
+        stream = StreamingDataset(folder, yields="raw")
+        return lambda: sum(1 for _ in stream)
+    dataset = open_dataset(folder)
+    return lambda: sum(1 for _ in dataset.iter_raw(range(len(dataset))))
+
+
+def passes(way: str, folder: str, epochs: int) -> list[Row]:
+    """MB held after each epoch, and CPU microseconds of each sample in it."""
+    rows: list[Row] = []
+    epoch = opened(way, folder)
+    for _ in range(epochs):
+        used = time.process_time()
+        count = epoch()
+        rows.append({"mb": resident(), "cpu_us": 1e6 * (time.process_time() - used) / count})
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000])
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--way", nargs=2, metavar=("WAY", "FOLDER"), help="do the passes of one row in this process")
+    arguments = parser.parse_args()
+    if arguments.way:
+        print(json.dumps(passes(*arguments.way, arguments.epochs)))
+        return 0
+    found: dict[str, list[Row]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for shards in arguments.shards:
+            folder = Path(temporary) / f"shards{shards}"
+            write_raw(folder, arguments.count, 2 << 10, shards)
+            for way in ("dataset", "stream"):
+                command = [sys.executable, "-m", "benchmarks.stream_memory", "--epochs", str(arguments.epochs)]
+                done = subprocess.run(
+                    [*command, "--way", way, str(folder)], stdout=subprocess.PIPE, text=True, check=True
+                )
+                found[f"{way}, {shards} shards"] = json.loads(done.stdout)
+    print(f"{arguments.count} samples of 2 KB, {arguments.epochs} epochs")
+    print(f"{'':24}{'MB after each epoch':>{8 * arguments.epochs}}{'growth':>9}{'us a sample (least)':>22}")
+    for name, rows in found.items():
+        held = "".join(f"{row['mb']:8.1f}" for row in rows)
+        growth = rows[-1]["mb"] - rows[min(1, len(rows) - 1)]["mb"]
+        print(f"{name:24}{held}{growth:9.1f}{min(row['cpu_us'] for row in rows):22.1f}")
+    print(write("stream_memory", found, {}, count=arguments.count))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
