@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if removal is None:
         print(f"{options.dataset}: removed before; nothing to do")
     else:
-        name = f"{tombstones.FOLDER}/{removal.generation:04d}.arrow"
+        name = tombstones.name(removal.generation)
         print(f"{options.dataset}: {len(removal.stones):,} samples removed by {name}")
     return 0
 

@@ -439,7 +439,8 @@ class Packed:
 
     `cu_seqlens[0]` is 0, `cu_seqlens[-1]` is L; the first label of every segment is -100, so no label crosses a
     boundary; the slots' tokens are the placeholders in `input_ids`, in order. `masked` names the samples that
-    could not be read and why: they keep their place and planned shapes and train nothing. A pack without keys
+    could not be read (or were removed) and why, `masked_segments` says which segments they are: they keep their place
+    and planned shapes and train nothing. Datasets may have equal keys; segments tell them apart. A pack without keys
     is a dummy that keeps a rank in step. `media` holds the batch's arrays by name.
     """
 
@@ -461,3 +462,4 @@ class Packed:
     """int64 [L] by name of the batch's array: what kind of token each is, for families that ask."""
     keys: tuple[str, ...] = ()
     masked: tuple[tuple[str, str], ...] = ()
+    masked_segments: tuple[int, ...] = ()

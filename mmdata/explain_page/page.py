@@ -33,10 +33,10 @@ def render(stream: StreamingDataset, deal: Deal) -> bytes:
     packed = stream.read(deal)
     assert isinstance(packed, Packed), packed
     bounds = packed.cu_seqlens.tolist()
-    masked = dict(packed.masked)
+    masked = dict(zip(packed.masked_segments, (reason for _, reason in packed.masked), strict=True))
     segments = [
-        _segment(stream, item, packed, start, stop, masked.get(item.key))
-        for item, (start, stop) in zip(deal.pack.items, itertools.pairwise(bounds), strict=False)
+        _segment(stream, item, packed, start, stop, masked.get(number))
+        for number, (item, (start, stop)) in enumerate(zip(deal.pack.items, itertools.pairwise(bounds), strict=False))
     ]
     trained = int((packed.labels != IGNORED).sum())
     context = {

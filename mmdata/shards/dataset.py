@@ -103,8 +103,10 @@ class Dataset:
 
     def removals(self) -> tuple[Removal, ...]:
         """What has been removed from the dataset since it was built (`mmdata.forget`), generation by generation; the
-        samples can still be read. Looked up when it is called first. Raises DataError for damage."""
+        samples can still be read. Looked up when it is called first. Raises DataError for damage, and RunError when the
+        server of a remote dataset keeps failing or refuses to say whether there are any."""
         if self._removals is None:
+            self.folder.mirror_numbered(tombstones.name)
             self._removals = tombstones.read(self.path)
         return self._removals
 

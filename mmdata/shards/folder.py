@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,9 +27,9 @@ class Folder:
     """The files of a dataset, by name relative to it, or by URL or absolute path where they lie elsewhere.
 
     `path` is the local folder. Of a dataset behind a URL it is one in the cache's folder that holds what opening needs,
-    `manifest.json` and the table of shards, for this very version of the dataset; and what is computed of it, like the
-    lengths of its texts. These few are not counted in the cache's limit. Raises DataError `manifest_missing` for a URL
-    without a dataset, and RunError when its server keeps failing.
+    `manifest.json` and the table of shards, for this very version of the dataset, its tombstones; and what is computed
+    of it, like the lengths of its texts. These few are not counted in the cache's limit. Raises DataError
+    `manifest_missing` for a URL without a dataset, and RunError when its server keeps failing.
     """
 
     def __init__(self, uri: str | os.PathLike[str], *, cache: Cache | None = None) -> None:
@@ -75,6 +75,22 @@ class Folder:
         ('/data/pets/shards/000000.tar', 's3://bucket/a.tar')
         """
         return name if "://" in name or os.path.isabs(name) else join(self.uri, name)
+
+    def mirror_numbered(self, name: Callable[[int], str]) -> None:
+        """Have the files `name(1)`, `name(2)` and so on beside the manifest, as many as there are. They are written
+        once and never changed, so that of a remote dataset only those are asked for that are not there yet. Raises
+        RunError when the server keeps failing or refuses."""
+        number = 1
+        while self.remote:
+            path = self.path / name(number)
+            if not path.exists():
+                try:
+                    data = read_file(join(self.uri, name(number)))
+                except FileNotFoundError:
+                    return
+                path.parent.mkdir(exist_ok=True)
+                write_atomic(path, data)
+            number += 1
 
     def _cached(self) -> Cache:
         if self.cache is None:

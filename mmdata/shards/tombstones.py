@@ -53,12 +53,12 @@ class Removal:
 def read(folder: Path) -> tuple[Removal, ...]:
     """All removals of a dataset in their order. Raises DataError for a file that is missing, changed, or not one."""
     place = folder / FOLDER
-    names = sorted(path.name for path in place.glob("*.arrow")) if place.is_dir() else []
+    paths = sorted(place.glob("*.arrow")) if place.is_dir() else []
     found: list[Removal] = []
-    for generation, name in enumerate(names, 1):
-        path = place / name
-        if name != _name(generation):
-            raise DataError("tombstones_missing", f"{place / _name(generation)}: no such file, but there is {name}")
+    for generation, path in enumerate(paths, 1):
+        expected = folder / name(generation)
+        if path != expected:
+            raise DataError("tombstones_missing", f"{expected}: no such file, but there is {path.name}")
         found.append(_read(path, generation, found[-1].digest if found else ""))
     return tuple(found)
 
@@ -70,7 +70,7 @@ def append(folder: Path, stones: Sequence[Tombstone]) -> Removal:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     timed = tuple(Tombstone(key=s.key, position=s.position, reason=s.reason, time=s.time or now) for s in stones)
     previous = before[-1].digest if before else ""
-    path = folder / FOLDER / _name(len(before) + 1)
+    path = folder / name(len(before) + 1)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -120,5 +120,10 @@ def _digest(stones: Sequence[Tombstone], previous: str) -> str:
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
 
-def _name(generation: int) -> str:
-    return f"{generation:04d}.arrow"
+def name(generation: int) -> str:
+    """Of the file of a generation, in the dataset's folder.
+
+    >>> name(1)
+    'tombstones/0001.arrow'
+    """
+    return f"{FOLDER}/{generation:04d}.arrow"

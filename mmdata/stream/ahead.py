@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from mmdata.errors import DataError
 from mmdata.shards.dataset import Dataset
@@ -36,11 +36,18 @@ class ReadAhead:
             for dataset in self._remote:
                 dataset.read_ahead(self.prefetcher)
 
-    def coming(self, deals: Sequence[Deal]) -> list[Piece]:
-        """Begin to read what these deals need; the answer is for `done`."""
+    def coming(self, deals: Sequence[Deal], masked: Sequence[Collection[int]] = ()) -> list[Piece]:
+        """Begin to read what these deals need, but for samples that are `masked` (of each deal, their numbers in its
+        pack); the answer is for `done`."""
         if self.prefetcher is None:
             return []
-        items = [item for deal in deals if deal.pack is not None for item in deal.pack.items]
+        items = [
+            item
+            for deal, left_out in zip(deals, masked or [()] * len(deals), strict=True)
+            if deal.pack is not None
+            for number, item in enumerate(deal.pack.items)
+            if number not in left_out
+        ]
         requests = [request for item in items for request in self._requests(item)]
         if self._whole:
             found = {request.source.uri: request.source.size for request in requests}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -20,9 +20,11 @@ def assemble(
     family: Family,
     *,
     keys: tuple[str, ...] = (),
-    masked: tuple[tuple[str, str], ...] = (),
+    masked: Mapping[int, str] | None = None,
 ) -> Packed:
-    """One row of `segments`; `plans[i]` and `arrays[i]` belong to the media of segment i, in the order of its slots."""
+    """One row of `segments`; `plans[i]` and `arrays[i]` belong to the media of segment i, in the order of its slots.
+    `masked` says why, by the number of a segment."""
+    masked = masked or {}
     cu = cu_seqlens([len(segment.ids) for segment in segments])
     trained = [labels(segment.ids, segment.spans) for segment in segments]
     slots = tuple(
@@ -45,7 +47,8 @@ def assemble(
         joins=joins,
         token_arrays=_token_types(segments, family),
         keys=keys,
-        masked=masked,
+        masked=tuple((keys[segment], reason) for segment, reason in masked.items()),
+        masked_segments=tuple(masked),
     )
     assert (packed.labels[cu[:-1]] == IGNORE).all(), "a label crosses the border of its segment"
     return packed

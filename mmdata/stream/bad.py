@@ -1,4 +1,4 @@
-"""What a run does about samples that cannot be read: count, note, keep their bytes, stop when they are too many."""
+"""What a run does about samples that cannot be read, or must not: count, note, keep bytes, stop when too many fail."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from mmdata.errors import Budget, DataError
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.deal import Cursor, Deal
+from mmdata.stream.forgotten import FORGOTTEN, Forgotten
 from mmdata.stream.quarantine import keep
 from mmdata.stream.skips import Mark, Skip, SkipLog
 from mmdata.stream.spec import StreamSpec
@@ -19,11 +20,21 @@ log = logging.getLogger(__name__)
 
 
 class BadSamples:
-    """The samples of a stream that were masked or skipped: `counts` by reason, as this process took them."""
+    """The samples of a stream that were masked or skipped: `counts` by reason, as this process took them.
 
-    def __init__(self, datasets: Sequence[Dataset], spec: StreamSpec, skips: SkipLog, quarantine: Path | None) -> None:
+    Those that are `forgotten` are counted and nothing else: they are no failures, and no byte of them is kept."""
+
+    def __init__(
+        self,
+        datasets: Sequence[Dataset],
+        spec: StreamSpec,
+        skips: SkipLog,
+        quarantine: Path | None,
+        forgotten: Forgotten,
+    ) -> None:
         self.counts: Counter[str] = Counter()
         self.skips = skips
+        self.forgotten = forgotten
         self._datasets = datasets
         self._spec = spec
         self._quarantine = quarantine
@@ -35,6 +46,8 @@ class BadSamples:
 
     def known(self, item: Item) -> str | None:
         """Why the run already masks this sample, if it does."""
+        if item in self.forgotten:
+            return FORGOTTEN
         if not len(self.skips):
             return None
         return self.skips.reason(item.dataset, self.key(item))
@@ -50,20 +63,24 @@ class BadSamples:
         """
         if dealt.pack is None:
             return
-        failed = list(value.masked) if isinstance(value, Packed) else []
-        for item in dealt.pack.items:
+        masked: dict[int, str] = {}
+        if isinstance(value, Packed):
+            reasons = (reason for _, reason in value.masked)
+            masked = dict(zip(value.masked_segments, reasons, strict=True))
+        for number, item in enumerate(dealt.pack.items):
             budget = self._budgets.setdefault(item.dataset, Budget(**self._spec.failures.model_dump()))
             if isinstance(value, DataError):
                 self._failed(item, value.reason, str(value), dealt, budget)
-            elif failed and failed[0][0] == item.key:  # in the order of the items
-                self._failed(item, failed[0][1], failed.pop(0)[1], dealt, budget)
+            elif number in masked:
+                self._failed(item, masked[number], masked[number], dealt, budget)
             else:
                 budget.ok()
-        assert not failed, f"{failed} are masked and not of {dealt.pack}"
 
     def _failed(self, item: Item, reason: str, detail: str, dealt: Deal, budget: Budget) -> None:
-        dataset, key = self._datasets[item.dataset], self.key(item)
         self.counts[reason] += 1
+        if reason == FORGOTTEN:
+            return
+        dataset, key = self._datasets[item.dataset], self.key(item)
         skip = Skip(dataset=item.dataset, path=str(dataset.path), key=key, reason=reason, mark=mark(dealt.after))
         if self.skips.add(skip):
             log.warning("%s: %s is masked: %s", dataset.path, key, detail)

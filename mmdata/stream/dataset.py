@@ -21,7 +21,8 @@ from mmdata.stream.bad import BadSamples, mark
 from mmdata.stream.block import Block
 from mmdata.stream.control import ControlLog
 from mmdata.stream.deal import Cursor, Deal, deal
-from mmdata.stream.extent import Extent, carried_on, extent, planner
+from mmdata.stream.extent import Extent, carried_on, changed, differing, extent, planner
+from mmdata.stream.forgotten import forgotten
 from mmdata.stream.order import Shuffle
 from mmdata.stream.place import cursor_from_values, cursor_to_values, from_values, to_values
 from mmdata.stream.plan import Planner
@@ -62,8 +63,9 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
 
     A sample that cannot be read as planned is masked in its place (packs) or skipped (samples), counted in `bad`, and
     from then on masked whenever the run comes to it; too many stop the run with RunError (the spec's `failures`).
-    Nothing whose bytes changed since the build is yielded. `fallbacks` counts the pictures of packs that DALI left to
-    the CPU, by reason, as far as this process read them.
+    Nothing whose bytes changed since the build is yielded. What was removed from a dataset (`mmdata.forget`) before it
+    was opened here is left out (`forgotten`); in an epoch that began before, it is masked. `fallbacks` counts the
+    pictures of packs that DALI left to the CPU, by reason, as far as this process read them.
 
     `run_folder`, the same for all ranks, is where a run keeps what its states refer to: the log of skipped samples
     (`skips.jsonl`), the anchors that let `seek` find any step at once, and quarantined bytes. Without it skipped
@@ -112,16 +114,17 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         self.datasets = [open_dataset(each.path, integrity=spec.integrity, cache=cache) for each in spec.sources]
         self.templates = stream_templates(template, spec, self.family)
         self.config = state.config(spec, self.family, self.templates)
-        self.extents = [extent(self.datasets)]
+        self.forgotten = forgotten(self.datasets)
+        self.extents = [self._now(0)]
         self.run_folder = None if run_folder is None else Path(run_folder)
         self.planner = self._planner()
         self.skips = SkipLog(self.run_folder, rank=self.world.rank, ranks=self.world.ranks)
         quarantine = self.run_folder / "quarantine" if self.run_folder and spec.quarantine else None
-        self._bad = BadSamples(self.datasets, spec, self.skips, quarantine)
+        self._bad = BadSamples(self.datasets, spec, self.skips, quarantine, self.forgotten)
         self.fallbacks: Counter[str] = Counter()
         self._shared = SharedValue()
         self._elsewhere = SharedValue(0)
-        self._mine: tuple[int, Cursor, int] | None = None
+        self._mine: tuple[int, Cursor, int, list[Extent]] | None = None
         self._worker = self._deals_done = 0
         self._place(Cursor())
 
@@ -228,27 +231,29 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Start the next `iter()` after the state, whatever ranks and workers it was saved by.
 
-        Shards that were added to a dataset since count from the next epoch on. Raises SpecError, naming each
-        difference, for a state of other data or another config, or a skip log that is not in `run_folder`."""
+        Shards that were added to a dataset since count from the next epoch on; samples that were removed are masked at
+        once and left out from the next epoch on. Raises SpecError, naming each difference, for a state of other data or
+        another config, or a skip log that is not in `run_folder`."""
         loaded = state.parse(saved)
         info = get_worker_info()
         cursor = loaded.cursor()
-        extents, differing = carried_on(loaded.data, self.datasets, cursor.position)
-        if cursor.dealt and extents != loaded.data and not differing:
-            differing = ["data: shards were added, and this state lies within a step; go on from one between steps"]
-        state.refuse_other(loaded, self.config, differing)
+        state.refuse_other(loaded, self.config, differing(loaded.data, self.datasets))
         if loaded.control is not None:
             if self._control is None and loaded.control.count:
                 raise SpecError(f"run_folder: the state counts {loaded.control.count} entries of its control log")
             if self._control is not None:
                 self._control.check(loaded.control.count, loaded.control.digest)
+        extents = self._carried_on(loaded.data, cursor)
         if loaded.worker is not None:
-            self._load_worker(loaded.worker, cursor)
+            self._load_worker(loaded.worker, cursor, extents)
             return
         if info is None and loaded.skips is not None:
             self.skips.restore(loaded.skips.count, loaded.skips.digest, mark(cursor))
         self._extend(extents)
         self._place(cursor)
+        # Steps are found from here: what an epoch before held is not known any more.
+        anchors = self._anchors(cursor.first_epoch)
+        anchors.add(cursor.taken, to_values(cursor.position), write=info is None and self.world.rank == 0)
 
     def state_at(self, cursor: Cursor) -> dict[str, Any]:
         """The state that goes on at a cursor."""
@@ -286,7 +291,10 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         """Where global step `step` of the run begins."""
         if step < 0:
             raise SpecError(f"seek: no step {step}")
-        taken, first = step * self.global_batch, self.start.first_epoch
+        taken, start = step * self.global_batch, self.start
+        first = start.first_epoch
+        if taken < start.taken and self.extents[0].epoch > first:
+            raise SpecError(f"seek: step {step} lies before the state that was loaded, and the data have changed since")
         count, values = self._anchors(first).before(taken)
         known = Position(first) if values is None else from_values(values)
         return Cursor(position=self.planner.at(taken - count, known), taken=taken, first_epoch=first)
@@ -300,19 +308,21 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
             return cursor_from_values(shared["start"]), 0
         self._elsewhere.set(shared["serial"])
         self.skips.follow(worker, shared["skips"])
-        self._extend([Extent.model_validate(held) for held in shared["extents"]])
         if self._mine is not None and self._mine[0] == shared["serial"]:
-            return self._mine[1:]
+            _, start, done, extents = self._mine
+            self._extend(extents)
+            return start, done
+        self._extend([Extent.model_validate(held) for held in shared["extents"]])
         return cursor_from_values(shared["start"]), 0
 
-    def _load_worker(self, saved: tuple[int, int, int], cursor: Cursor) -> None:
+    def _load_worker(self, saved: tuple[int, int, int], cursor: Cursor, extents: list[Extent]) -> None:
         info = get_worker_info()
         if info is None or (info.id, info.num_workers) != saved[:2]:
             raise SpecError(
                 f"this is the state of worker {saved[0]} of {saved[1]} of a DataLoader; load the whole loader's state "
                 "into a loader with as many workers, or use state_dict(step=...), which fits any number"
             )
-        self._mine = (self._shared.get()["serial"], cursor, saved[2])
+        self._mine = (self._shared.get()["serial"], cursor, saved[2], extents)
 
     def _state(
         self, cursor: Cursor, *, skips: tuple[int, str] | None, worker: tuple[int, int, int] | None = None
@@ -335,6 +345,20 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
             }
         )
 
+    def _now(self, epoch: int) -> Extent:
+        """The datasets as this stream knows them, from an epoch on."""
+        return extent(self.datasets, epoch, generations=self.forgotten.generations)
+
+    def _carried_on(self, saved: list[Extent], cursor: Cursor) -> list[Extent]:
+        """What a run holds that goes on at a cursor: what has changed counts from the first epoch of which it has not
+        begun a step."""
+        at = cursor.position
+        epoch = at.epoch if at.block == at.pack == 0 else at.epoch + 1
+        if cursor.dealt and changed(saved, self._now(epoch)):
+            # How the step's other packs are dealt follows from all of them, and they may reach into the next epoch.
+            epoch = self._planned(saved).at(cursor.size - 1, at).epoch + 1
+        return carried_on(saved, self._now(epoch), at)
+
     def _extend(self, extents: list[Extent]) -> None:
         if extents != self.extents:
             self.extents = extents
@@ -344,9 +368,10 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         self._known_anchors = None
         controlled = self.spec.weighted and self.run_folder is not None
         self._control = ControlLog(self.run_folder) if controlled and self.run_folder else None
-        return planner(
-            self.datasets, self.spec, self.family, self.templates, extents=self.extents, control=self._control
-        )
+        return self._planned(self.extents)
+
+    def _planned(self, extents: list[Extent]) -> Planner:
+        return planner(self.datasets, self.spec, self.family, self.templates, extents=extents, control=self._control)
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""Datasets that grow while a run goes on: the running epoch keeps what it began with, the next one has it all."""
+"""Datasets that grow or lose samples while a run goes on: the running epoch keeps its order, the next ones follow."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from mmdata.shards.dataset import Dataset
 from mmdata.spec import Model
 from mmdata.stream.block import Block
 from mmdata.stream.control import ControlLog
+from mmdata.stream.forgotten import digest
 from mmdata.stream.plan import Planner
 from mmdata.stream.position import Position
 from mmdata.stream.sources import Held, held, mixer
@@ -30,31 +31,43 @@ class Extent(Model):
     """12 hex digits of the root digest of each dataset, one after the other."""
     shards: list[int]
     """How many shards, those without samples not counted, each dataset has."""
+    generations: list[int] = Field(default_factory=list)
+    """How many removals (`mmdata.forget`) of each dataset are left out; empty where there are none at all."""
+    removed: str = ""
+    """12 hex digits of what these removed."""
 
 
-def extent(datasets: Sequence[Dataset], epoch: int = 0) -> Extent:
-    """The datasets as they are, from `epoch` on."""
+def extent(datasets: Sequence[Dataset], epoch: int = 0, *, generations: Sequence[int] | None = None) -> Extent:
+    """The datasets as they are, from `epoch` on; removals as of `generations`, by default all of them."""
+    if generations is None:
+        generations = [len(dataset.removals()) for dataset in datasets]
     return Extent(
         epoch=epoch,
         roots="".join(dataset.manifest.root_digest[:HEX] for dataset in datasets),
         shards=[len(dataset.shard_rows) for dataset in datasets],
+        generations=list(generations) if any(generations) else [],
+        removed=digest(datasets, generations),
     )
 
 
-def carried_on(saved: Sequence[Extent], datasets: Sequence[Dataset], at: Position) -> tuple[list[Extent], list[str]]:
-    """The extents of a run that was saved with others and stands at a position, and how the data differ otherwise than
-    by shards added at the end. A larger dataset counts from the next epoch on, or from this one if it is yet to begin.
-    """
-    now = extent(datasets, at.epoch if at.block == at.pack == 0 else at.epoch + 1)
-    differing = [problem for earlier in saved for problem in _differing(earlier, datasets)]
-    if differing:
-        return list(saved), list(dict.fromkeys(differing))
+def changed(saved: Sequence[Extent], now: Extent) -> bool:
+    """Whether the datasets are others than they were last."""
+    return saved[-1].model_copy(update={"epoch": now.epoch}) != now
+
+
+def carried_on(saved: Sequence[Extent], now: Extent, at: Position) -> list[Extent]:
+    """The extents of a run that was saved with others and stands at a position. What has `changed` since counts from
+    the epoch of `now` on."""
     running = [earlier for earlier in saved if earlier.epoch <= at.epoch][-1:]
     pending = [earlier for earlier in saved if earlier.epoch > at.epoch]
-    last = (running + pending)[-1]
-    if (last.roots, last.shards) == (now.roots, now.shards):
-        return running + pending, []
-    return [*(earlier for earlier in running if earlier.epoch < now.epoch), now], []
+    if not changed(running + pending, now):
+        return running + pending
+    return [*(earlier for earlier in running + pending if earlier.epoch < now.epoch), now]
+
+
+def differing(saved: Sequence[Extent], datasets: Sequence[Dataset]) -> list[str]:
+    """How datasets differ from those of a state otherwise than by shards and removals that were added."""
+    return list(dict.fromkeys(problem for earlier in saved for problem in _differing(earlier, datasets)))
 
 
 def _differing(saved: Extent, datasets: Sequence[Dataset]) -> Iterator[str]:
@@ -69,6 +82,13 @@ def _differing(saved: Extent, datasets: Sequence[Dataset]) -> Iterator[str]:
         elif (now := _root(dataset, shards)) != before:
             which = "" if shards == held else f" of its first {shards} shards"
             yield f"dataset {dataset.path}: root digest{which} {before} -> {now}"
+    lost = False
+    for dataset, count in zip(datasets, saved.generations, strict=bool(saved.generations)):
+        if count > (found := len(dataset.removals())):
+            lost = True
+            yield f"dataset {dataset.path}: {count} removals (tombstones) -> {found}"
+    if not lost and (removed := digest(datasets, saved.generations)) != saved.removed:
+        yield f"removals (tombstones): digest {saved.removed} -> {removed}"
 
 
 def _root(dataset: Dataset, shards: int) -> str:
@@ -88,7 +108,7 @@ def planner(
     control: ControlLog | None,
 ) -> Planner:
     """The planner of a stream. A weighted mixture has no epochs of its own: it keeps what it began with to its end."""
-    first = _held(datasets, spec, extents[0].shards)
+    first = _held(datasets, spec, extents[0])
     if spec.weighted or len(extents) == 1:
         return Planner(datasets, spec, family, templates, mixer(spec, first, control), first)
     return ExtendedPlanner(datasets, spec, family, templates, extents=extents)
@@ -106,11 +126,10 @@ class ExtendedPlanner(Planner):
         *,
         extents: Sequence[Extent],
     ) -> None:
-        whole = [len(dataset.shard_rows) for dataset in datasets]
-        super().__init__(datasets, spec, family, templates, held=_held(datasets, spec, whole))
+        super().__init__(datasets, spec, family, templates, held=_held(datasets, spec, extents[-1]))
         self._begins = [extent.epoch for extent in extents]
         self._planners = [
-            Planner(datasets, spec, family, templates, held=_held(datasets, spec, extent.shards)) for extent in extents
+            Planner(datasets, spec, family, templates, held=_held(datasets, spec, extent)) for extent in extents
         ]
 
     def block(self, at: Position) -> Block:
@@ -123,5 +142,9 @@ class ExtendedPlanner(Planner):
         return self._planners[max(0, bisect.bisect_right(self._begins, epoch) - 1)]
 
 
-def _held(datasets: Sequence[Dataset], spec: StreamSpec, shards: Sequence[int]) -> list[Held]:
-    return [held(d, n, each.limit) for d, n, each in zip(datasets, shards, spec.sources, strict=True)]
+def _held(datasets: Sequence[Dataset], spec: StreamSpec, extent: Extent) -> list[Held]:
+    generations = extent.generations or [0] * len(datasets)
+    return [
+        held(dataset, shards, each.limit, generation)
+        for dataset, shards, each, generation in zip(datasets, extent.shards, spec.sources, generations, strict=True)
+    ]

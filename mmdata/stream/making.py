@@ -95,7 +95,7 @@ def job(dataset: StreamingDataset, deals: Sequence[Deal]) -> Job:
 
 
 def _reasons(dataset: StreamingDataset, dealt: Deal) -> dict[int, str]:
-    if dealt.pack is None or not len(dataset.skips):
+    if dealt.pack is None:
         return {}
     found = {at: dataset.known(item) for at, item in enumerate(dealt.pack.items)}
     return {at: reason for at, reason in found.items() if reason is not None}

@@ -16,6 +16,7 @@ from mmdata.families._family import Family
 from mmdata.shards.dataset import Dataset
 from mmdata.stream import fit
 from mmdata.stream.draws import Draws
+from mmdata.stream.forgotten import FORGOTTEN, Positions, among
 from mmdata.stream.lengths import Lengths
 from mmdata.stream.mix import joined as joined_draws
 from mmdata.stream.planned_media import Draw, MediaPlanner, Planned
@@ -137,16 +138,23 @@ class Measure:
     """Measures samples of several datasets for one family; a pure function of data and spec, whoever asks.
 
     With text counts at hand (`Lengths`) no text is read, but where samples are augmented or their texts have to be
-    cut. Without a family every sample counts as one token.
+    cut. Without a family every sample counts as one token. What is `forgotten` of each dataset is left out unread.
     """
 
     def __init__(
-        self, datasets: Sequence[Dataset], spec: StreamSpec, family: Family | None, templates: Sequence[Template]
+        self,
+        datasets: Sequence[Dataset],
+        spec: StreamSpec,
+        family: Family | None,
+        templates: Sequence[Template],
+        *,
+        forgotten: Sequence[Positions] = (),
     ) -> None:
         self.datasets = datasets
         self.spec = spec
         self.family = family
         self.templates = templates
+        self._forgotten = {number: positions for number, positions in enumerate(forgotten) if len(positions)}
         self._planner = None if family is None else MediaPlanner(family, spec)
         self._lengths: list[Lengths] = []
         if family is not None and spec.augment is None:
@@ -158,19 +166,32 @@ class Measure:
     def __call__(self, draws: Draws) -> Measured:
         """The numbers of drawn samples. Raises RunError for one too long under `overlong: error`."""
         n = len(draws)
+        gone = self._gone(draws)
+        reasons = dict.fromkeys(np.flatnonzero(gone).tolist(), FORGOTTEN)
         if self.family is None:
-            zeros = np.zeros(n, np.int64)
-            return Measured(draws=draws, tokens=zeros + 1, patches=zeros, mel_frames=zeros, plans=[()] * n)
+            zeros, tokens = np.zeros(n, np.int64), (~gone).astype(np.int64)
+            return Measured(
+                draws=draws, tokens=tokens, patches=zeros, mel_frames=zeros, plans=[()] * n, reasons=reasons
+            )
         found = _Found(n)
+        found.reasons |= reasons
         with _uncollected():
-            for number in np.unique(draws.dataset).tolist():
-                at = np.flatnonzero(draws.dataset == number)
+            for number in np.unique(draws.dataset[~gone]).tolist():
+                at = np.flatnonzero((draws.dataset == number) & ~gone)
                 if self._lengths:
                     self._known(number, draws, at, found)
                 else:
                     for i, fitting in zip(at.tolist(), self._read(number, draws, at), strict=True):
                         found.add(i, fitting)
         return found.measured(draws)
+
+    def _gone(self, draws: Draws) -> npt.NDArray[np.bool_]:
+        """Which draws are forgotten: bool [N]."""
+        gone = np.zeros(len(draws), bool)
+        for number, positions in self._forgotten.items():
+            at = np.flatnonzero(draws.dataset == number)
+            gone[at] = among(draws.position[at], positions)
+        return gone
 
     def _known(self, number: int, draws: Draws, at: Array, found: _Found) -> None:
         """Samples of one dataset whose texts are counted. Media of equal facts are one object, and planned once."""

@@ -20,8 +20,9 @@ from mmdata.stream.cost import loads
 from mmdata.stream.draws import Draws
 from mmdata.stream.measure import Measure, Measured, joined
 from mmdata.stream.mix import Mixer
-from mmdata.stream.pool import Pool, Sharded
+from mmdata.stream.pool import Pool
 from mmdata.stream.position import Position
+from mmdata.stream.sources import Held
 from mmdata.stream.spec import StreamSpec
 from mmdata.templates import Template
 from mmdata.types import Pack
@@ -45,7 +46,7 @@ class Planner:
         family: Family | None,
         templates: Sequence[Template],
         mixer: Mixer | None = None,
-        held: Sequence[Sharded] | None = None,
+        held: Sequence[Held] | None = None,
     ) -> None:
         self.datasets = datasets
         self.spec = spec
@@ -58,7 +59,8 @@ class Planner:
             block_samples=spec.block_samples,
             repeats=[each.repeat for each in spec.sources],
         )
-        self.measure = Measure(datasets, spec, family, templates)
+        gone = [part.forgotten for part in held or ()]
+        self.measure = Measure(datasets, spec, family, templates, forgotten=gone)
         self._planned: OrderedDict[tuple[int, int, tuple[Any, ...]], Block] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -82,18 +82,18 @@ def read_pack(
     spent.lap("decode")
     segments: list[Segment] = []
     arrays: list[list[np.ndarray]] = []
-    masked: list[tuple[str, str]] = []
-    for item, sample in zip(pack.items, read, strict=True):
+    masked: dict[int, str] = {}
+    for number, (item, sample) in enumerate(zip(pack.items, read, strict=True)):
         if isinstance(sample, DataError):
             segment = filler(family, item.tokens, item.media)
             media = [np.full(plan.shape, CONSTANT, np.float32) for plan in item.media]
-            masked.append((item.key, sample.reason))
+            masked[number] = sample.reason
         else:
             segment, media = sample
         segments.append(segment)
         arrays.append(media)
     plans = [item.media for item in pack.items]
-    packed = assemble(segments, plans, arrays, family, keys=pack.keys, masked=tuple(masked))
+    packed = assemble(segments, plans, arrays, family, keys=pack.keys, masked=masked)
     spent.samples += len(pack.items)
     spent.lap("collate")
     return packed

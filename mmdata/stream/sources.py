@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from mmdata import rng
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.control import ControlLog
+from mmdata.stream.forgotten import NONE, Positions, removed
 from mmdata.stream.mix import Mixer, Part
 from mmdata.stream.order import Order
 from mmdata.stream.schedule import weights_of
@@ -23,17 +24,20 @@ class Held:
 
     shard_firsts: npt.NDArray[np.int64]
     """int64 [S + 1]: the first sample of each shard, and how many there are."""
+    forgotten: Positions = field(default_factory=lambda: NONE)
+    """Those of them that plans leave out, ascending."""
 
     def __len__(self) -> int:
         return int(self.shard_firsts[-1])
 
 
-def held(dataset: Dataset, shards: int, limit: int | None) -> Held:
-    """What the first `shards` shards hold, and of that no more than the first `limit` samples."""
+def held(dataset: Dataset, shards: int, limit: int | None, generation: int = 0) -> Held:
+    """What the first `shards` shards hold, and of that no more than the first `limit` samples; what is removed as of a
+    generation keeps its place in the order, and plans leave it out."""
     firsts = np.asarray(dataset.shard_firsts[: shards + 1], np.int64)
     if limit is not None and limit < firsts[-1]:
         firsts = np.append(firsts[: np.searchsorted(firsts, limit)], limit)
-    return Held(firsts)
+    return Held(firsts, removed(dataset, generation))
 
 
 def mixer(spec: StreamSpec, parts: Sequence[Held], control: ControlLog | None) -> Mixer | None:

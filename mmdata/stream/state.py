@@ -21,8 +21,8 @@ from mmdata.stream.tokenizer import tokenizer_digest
 from mmdata.templates import Template
 from mmdata.templates import digest as template_digest
 
-VERSION: Literal[2] = 2
-PLAN = 2
+VERSION: Literal[3] = 3
+PLAN = 3
 """Counts up whenever the same data and config would give another sequence of packs than before."""
 MAX_BYTES = 4096
 ABBREVIATED = "sha256:"
@@ -61,7 +61,7 @@ class Logged(Model):
 class StreamState(Model):
     """Where a stream goes on, as it is saved: at most 4 KB of JSON, whatever the size of the datasets."""
 
-    version: Literal[2] = VERSION
+    version: Literal[3] = VERSION
     code: str
     """The version of mmdata that saved it."""
     place: list[Any]
@@ -76,7 +76,7 @@ class StreamState(Model):
     dealt: list[tuple[int, int]] = Field(default_factory=list)
     """Of that step, (ranks, micro-steps) done by each number of ranks that worked on it."""
     data: list[Extent]
-    """The datasets as the running epoch has them, and from which epoch on they are larger."""
+    """The datasets as the running epoch has them, and from which epoch on they are larger or have lost samples."""
     config_digest: str
     """Of `config`."""
     config: dict[str, Any]

@@ -43,7 +43,7 @@ class ThreadReaders:
         self._ahead = _read_ahead(making)
 
     def submit(self, job: Job) -> Future[Made]:
-        coming = self._ahead.coming(job.deals)
+        coming = self._ahead.coming(job.deals, job.known)
         future = self._pool.submit(self._making, job)
         future.add_done_callback(lambda _: self._ahead.done(coming))
         return future
@@ -168,7 +168,7 @@ def _serve(channel: socket.socket, making: Making, threads: int) -> None:
             number, job = receive(channel)
         except (EOFError, ConnectionResetError):
             break
-        coming = ahead.coming(job.deals)
+        coming = ahead.coming(job.deals, job.known)
         pool.submit(run, number, job).add_done_callback(lambda _, coming=coming: ahead.done(coming))  # type: ignore[misc]
     os._exit(0)  # Threads may be in the middle of a long decode, which nobody will see the end of.
 

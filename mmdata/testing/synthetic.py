@@ -34,6 +34,9 @@ class SyntheticDataset:
     def __len__(self) -> int:
         return int(self.shard_firsts[-1])
 
+    def removals(self) -> tuple[()]:
+        return ()
+
     def keys_at(self, positions: npt.NDArray[np.int64]) -> list[str]:
         return [f"{position:012d}" for position in positions.tolist()]
 

@@ -153,6 +153,26 @@ def test_the_loader_remembers_too(folder: Path, family: Family, tmp_path: Path) 
     assert loader.state_dict()["skips"]["count"] == 1
 
 
+def test_equal_keys_of_two_datasets_in_one_pack_are_told_apart(folder: Path, family: Family, tmp_path: Path) -> None:
+    """The second of them is the bad one: it is named, noted and masked again, and the first one never."""
+    other = write_dataset(tmp_path / "other", samples=SAMPLES, per_shard=8)
+    flip(other, "000000013")
+    told = {"datasets": [{"path": str(folder)}, {"path": str(other)}], "max_length": 8192, "shuffle": "none"}
+    run = StreamingDataset(StreamSpec(**told), family=family, run_folder=tmp_path / "run")
+    for _ in range(2):
+        (pack,) = run
+        assert pack.keys.count("000000013") == 2
+        assert pack.masked == (("000000013", "part_crc32c"),)
+        assert pack.masked_segments == (SAMPLES + 13,)
+    assert run.state_dict()["skips"]["count"] == 1
+    (entry,) = [json.loads(line) for line in (tmp_path / "run" / "skips.jsonl").read_text().splitlines()]
+    assert (entry["dataset"], entry["path"], entry["key"]) == (1, str(other), "000000013")
+    loader = StreamLoader(run, PackedCollator())
+    list(loader)
+    assert loader.bad == {"part_crc32c": 3}
+    assert loader.state_dict()["skips"]["count"] == 1
+
+
 def test_samples_are_skipped_and_remembered(folder: Path, tmp_path: Path) -> None:
     repair = flip(folder, "000000013")
     run = StreamingDataset(folder, run_folder=tmp_path / "run")
