@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmdata import rng
 from mmdata.errors import RunError
 from mmdata.types import World
 from mmtrain import checkpoint, sft
@@ -65,22 +64,53 @@ def test_the_log_tells_the_run(uninterrupted: Path) -> None:
     assert [path.name for path in checkpoint.found(uninterrupted)] == ["step-00000008", "step-00000009"]
 
 
-def test_killed_and_run_again_the_trace_is_the_same(folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    command = [sys.executable, "-m", "mmtrain.sft", *arguments(folder, output)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def killed(told: list[str], output: Path, step: int) -> int:
+    """Run the command on what is there, and kill -9 it as soon as its own log shows a step; how many steps it shows.
+
+    A fork of a server that has imported everything and done nothing, which saves the imports."""
     log = output / "metrics.jsonl"
+    before = log.stat().st_ino if log.exists() else None
+    started = multiprocessing.get_context("forkserver")
+    started.set_forkserver_preload(["mmtrain.sft"])
+    process = started.Process(target=sft.main, args=(told,))
+    process.start()
+    assert process.pid is not None
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and log.read_text().count("\n") >= 5:
-            os.kill(process.pid, signal.SIGKILL)
+    while process.is_alive() and time.monotonic() < deadline:
+        # A run that goes on writes the log anew: the lines of the one before do not count.
+        if log.exists() and log.stat().st_ino != before and log.read_text().count("\n") > step:
             break
         time.sleep(0.002)
-    assert process.wait() == -signal.SIGKILL, process.stderr and process.stderr.read().decode()
-    assert 5 <= len(trace(output)) < 9
-    assert sft.main(arguments(folder, output)) == 0
-    assert trace(output) == trace(uninterrupted)
-    assert same_weights(output, uninterrupted)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, f"step {step}: ended by itself, exit code {process.exitcode}"
+    return len(trace(output))
+
+
+def kill_at_random(told: list[str], output: Path, kills: int, steps: int) -> None:
+    """Kill a run so often, each time at another step, and then let it end. It is never killed at its last steps, at
+    which it might be quicker than the killer."""
+    chosen = rng.generator("kills", kills).choice(steps - 3, kills, replace=False)
+    for step in sorted(chosen.tolist()):
+        assert step < killed(told, output, step) < steps
+    assert sft.main(told) == 0
+
+
+def test_killed_at_random_steps_the_trace_is_the_same(folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """The same keys and the same loss at every step, and the same weights in the end."""
+    kill_at_random(arguments(folder, tmp_path / "run"), tmp_path / "run", kills=4, steps=9)
+    assert trace(tmp_path / "run") == trace(uninterrupted)
+    assert same_weights(tmp_path / "run", uninterrupted)
+
+
+@pytest.mark.soak
+def test_killed_at_twenty_random_steps_the_trace_is_the_same(folder: Path, tmp_path: Path) -> None:
+    longer = ["--set", "steps=30", "save_every=3"]
+    assert sft.main(arguments(folder, tmp_path / "whole", *longer)) == 0
+    kill_at_random(arguments(folder, tmp_path / "run", *longer), tmp_path / "run", kills=20, steps=30)
+    assert trace(tmp_path / "run") == trace(tmp_path / "whole")
+    assert len({line["keys_crc32c"] for line in trace(tmp_path / "run")}) > 20
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
 
 
 def test_resume_from_a_named_checkpoint(
@@ -115,8 +145,13 @@ def test_never_starts_over_but_not_in_a_strange_folder(
 ) -> None:
     output = tmp_path / "run"
     assert sft.main(arguments(folder, output, "--set", "steps=2")) == 0
+    (output / "stream" / "skips.jsonl").write_text("what the run before knew")
+    assert (output / "stream" / "anchors-0.jsonl").exists()
+    (output / "stream" / "anchors-0.jsonl").write_text("")
     assert sft.main(arguments(folder, output, "--resume", "never", "--set", "steps=3")) == 0
     assert [line["step"] for line in trace(output)] == [0, 1, 2]
+    assert not (output / "stream" / "skips.jsonl").exists()
+    assert (output / "stream" / "anchors-0.jsonl").stat().st_size
     strange = tmp_path / "strange"
     (strange / "checkpoints").mkdir(parents=True)
     assert sft.main(arguments(folder, strange, "--resume", "never")) == 2
