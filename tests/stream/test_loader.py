@@ -144,7 +144,7 @@ def test_mistakes_are_named(folder: Path, family: Family) -> None:
 def test_stats_tell_who_starves_whom(folder: Path, family: Family) -> None:
     slow = StreamLoader(stream(folder, family), PackedCollator(), threads=2, ahead=4)
     for _ in slow:
-        time.sleep(0.02)
+        time.sleep(0.15)
     told = slow.stats()
     assert told.batches == len(told.queue) > 5
     assert told.samples == len(slow.dataset.dataset)
