@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import crc32c
 import numpy as np
@@ -22,6 +24,22 @@ Read = Callable[[int, int], "bytes | memoryview"]
 """(offset, size) to exactly these bytes of the shard."""
 Again = Callable[[str, Place], bytes]
 """What to do about bytes that are not what their checksum says: (name, place) to the right ones, or DataError."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawSample:
+    """A sample as its bytes: what `StreamingDataset(..., yields="bytes")` gives. Between processes bytes are copied."""
+
+    key: str
+    parts: Mapping[str, memoryview]
+    """The bytes of each part, by what follows `<key>.` in the tar, read-only; those that were not kept are left out."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_bytes, (self.key, {name: bytes(data) for name, data in self.parts.items()})
+
+
+def _from_bytes(key: str, parts: dict[str, bytes]) -> RawSample:
+    return RawSample(key, {name: memoryview(data) for name, data in parts.items()})
 
 
 class RawPlaces:

@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from mmdata.errors import DataError, SpecError
 from mmdata.families import Family
 from mmdata.shards.dataset import Dataset, open_dataset
+from mmdata.shards.raw import RawSample
 from mmdata.specfile import digest
 from mmdata.stream import pictures, state
 from mmdata.stream.anchors import Anchors
@@ -27,7 +28,7 @@ from mmdata.stream.order import Shuffle
 from mmdata.stream.place import cursor_from_values, cursor_to_values, from_values, to_values
 from mmdata.stream.plan import Planner
 from mmdata.stream.position import Position
-from mmdata.stream.reader import dummy, read_pack, read_sample
+from mmdata.stream.reader import dummy, read_bytes, read_pack, read_sample
 from mmdata.stream.shared import SharedValue
 from mmdata.stream.skips import SkipLog
 from mmdata.stream.spec import Packing
@@ -35,10 +36,10 @@ from mmdata.stream.stats import Spent
 from mmdata.templates import Template, Tokenizer, TrainOn, Weights
 from mmdata.types import Item, Packed, Sample, World
 
-Yields = Literal["packed", "encoded", "sample", "raw"]
+Yields = Literal["packed", "encoded", "sample", "raw", "bytes"]
 
 
-class StreamingDataset(IterableDataset[Sample | Packed]):
+class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
     """Finished datasets in a keyed order: decoded `Sample`s, or with a `family` whole packs (`Packed`).
 
     `path_or_spec` is the folder of a dataset, a list of folders (pooled), folders with their weights (mixed by tokens,
@@ -47,7 +48,8 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
     are not repeated; nor does a Template leave open what is trained. `family` is a name or a Family (then `tokenizer`
     is its own); `tokenizer` a Hugging Face tokenizer or the folder of one. `yields` is `packed` (the default with a
     family), `encoded` (each sample a Packed of its own), `sample` (the default without one), or `raw` (Samples whose
-    media keep their bytes, checked and not decoded). `world` says which of how many ranks this is; left out, an
+    media keep their bytes, checked and not decoded), or `bytes` (a `RawSample`: key and bytes of each part, checked,
+    nothing made of them: the quickest). `world` says which of how many ranks this is; left out, an
     initialised `torch.distributed` is asked. `global_batch` is how many packs (without a family: samples) all ranks
     together take per step, by default one each.
 
@@ -143,13 +145,13 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         """Samples that were masked or skipped, by reason, as far as this process took them."""
         return self._bad.counts
 
-    def __iter__(self) -> Iterator[Sample | Packed]:
+    def __iter__(self) -> Iterator[Sample | RawSample | Packed]:
         info = get_worker_info()
         start, first = self._begin(None if info is None else info.id)
         self._progress, self._deals_done = start, first
         return self._pass(start, first, *((0, 1) if info is None else (info.id, info.num_workers)))
 
-    def _pass(self, start: Cursor, first: int, worker: int, workers: int) -> Iterator[Sample | Packed]:
+    def _pass(self, start: Cursor, first: int, worker: int, workers: int) -> Iterator[Sample | RawSample | Packed]:
         """What a worker yields from `start` on, where the deals of all workers are counted from `first`."""
         for number, dealt in enumerate(self._dealt(start), first):
             if number % workers != worker:
@@ -167,7 +169,7 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
 
     def read(
         self, dealt: Deal, *, known: Callable[[Item], str | None] | None = None, spent: Spent | None = None
-    ) -> Sample | Packed | DataError | None:
+    ) -> Sample | RawSample | Packed | DataError | None:
         """The arrays of a deal (any thread may ask). Without a family: its sample, why there is none, or None
         for a rank that comes away empty. A loader says which samples are `known` to be bad and has what the reading
         took `spent`."""
@@ -183,6 +185,8 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         if (reason := known(item)) is not None:
             return DataError(reason, "known of this run")
         try:
+            if self.yields == "bytes":
+                return read_bytes(self.datasets[item.dataset], item.position, spent=spent)
             return read_sample(
                 self.datasets[item.dataset],
                 item.position,
@@ -197,7 +201,7 @@ class StreamingDataset(IterableDataset[Sample | Packed]):
         """Why the run already masks a sample, if it does."""
         return self._bad.known(item)
 
-    def account(self, dealt: Deal, value: Sample | Packed | DataError | None) -> None:
+    def account(self, dealt: Deal, value: Sample | RawSample | Packed | DataError | None) -> None:
         """Note what went wrong with a deal that is taken. Raises RunError when a budget is spent."""
         self._bad.account(dealt, value)
 

@@ -12,6 +12,7 @@ import numpy as np
 from mmdata.errors import DataError
 from mmdata.families._family import Family, Segment, View, expand, filler, media_length, plan_media, views
 from mmdata.shards.dataset import Dataset
+from mmdata.shards.raw import RawSample
 from mmdata.shards.retry import patiently
 from mmdata.stream.assemble import assemble
 from mmdata.stream.fit import trimmed
@@ -51,6 +52,16 @@ def read_sample(
     if spent is not None:
         spent.lap("decode")
     return replace(sample, parts=parts)
+
+
+def read_bytes(dataset: Dataset, position: int, *, spent: Spent | None = None) -> RawSample:
+    """The sample at a position as its bytes. Raises as `read_sample` does."""
+    sample = RawSample(*_patiently(dataset, position, lambda: dataset.raw(position)))
+    if spent is not None:
+        spent.samples += 1
+        spent.bytes += sum(map(len, sample.parts.values()))
+        spent.lap("read")
+    return sample
 
 
 def read_pack(
