@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmdata.errors import DataError
+from mmdata.errors import DataError, SpecError
 from mmdata.families._family import Family
 from mmdata.shards.dataset import Dataset
 from mmdata.stream import group
@@ -24,6 +24,7 @@ from mmdata.stream.pool import Pool
 from mmdata.stream.position import Position
 from mmdata.stream.sources import Held
 from mmdata.stream.spec import StreamSpec
+from mmdata.stream.staged import stage_of, staged
 from mmdata.templates import Template
 from mmdata.types import Pack
 
@@ -59,8 +60,11 @@ class Planner:
             block_samples=spec.block_samples,
             repeats=[each.repeat for each in spec.sources],
         )
+        if family is None and spec.views:
+            raise SpecError("views: without a family nothing is planned; leave them out")
         gone = [part.forgotten for part in held or ()]
-        self.measure = Measure(datasets, spec, family, templates, forgotten=gone)
+        families = [None] if family is None else staged(family, spec.views)
+        self.measures = [Measure(datasets, spec, each, templates, forgotten=gone) for each in families]
         self._planned: OrderedDict[tuple[int, int, tuple[Any, ...]], Block] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -144,17 +148,24 @@ class Planner:
 
     def _measured(self, at: Position) -> tuple[Measured, Position]:
         """The samples of a block, and where the next one begins."""
+        measure = self.measures[stage_of(self.spec.views, self._before(at))]
         if self.mixer is None:
-            return self.measure(self.pool.draws(at.epoch, at.block)), self.following(at)
+            return measure(self.pool.draws(at.epoch, at.block)), self.following(at)
         parts: list[Measured] = []
 
         def amounts(draws: Draws) -> npt.NDArray[np.int64]:
-            parts.append(self.measure(draws))
+            parts.append(measure(draws))
             return self._amounts(parts[-1])
 
         formed = self.mixer.form(at.cursors or self.mixer.first(), at.block, amounts)
-        measured = joined(parts).take(formed.chosen) if parts else self.measure(formed.draws)
+        measured = joined(parts).take(formed.chosen) if parts else measure(formed.draws)
         return measured, Position(at.epoch, at.block + 1, 0, tuple(formed.after))
+
+    def _before(self, at: Position) -> int:
+        """Samples of the stream before a block; of pooled datasets as if all blocks of an epoch were alike."""
+        if self.mixer is not None:
+            return at.block * self.spec.block_samples
+        return at.epoch * self.pool.order.n + at.block * self.pool.order.n // self.blocks
 
     def _amounts(self, measured: Measured) -> npt.NDArray[np.int64]:
         """What the samples count for in a mixture: tokens, or thousandths of cost."""

@@ -11,6 +11,7 @@ from mmdata.spec import InputPath, Model, OutputPath, runtime
 from mmdata.stream.cost import Costs
 from mmdata.stream.mixture import DatasetSpec, Stage, WeighBy, problem
 from mmdata.stream.order import Shuffle
+from mmdata.stream.staged import ViewStage, out_of_order
 from mmdata.templates import TrainOn, Weights
 from mmdata.views.augment import Augment
 
@@ -52,6 +53,8 @@ class StreamSpec(Model):
     """What weights are shares of."""
     schedule: tuple[Stage, ...] = ()
     """How weights change while the stream goes on, in ascending order."""
+    views: tuple[ViewStage, ...] = ()
+    """How views change while the stream goes on (a curriculum of resolutions, say), in ascending order."""
     template: str = "caption"
     """How samples become tokens: `caption`, `document`, `basic`, `system`, `multi_image`, `cot`, `chatml`, `vicuna`,
     `llava_v1`, or `chat`, the tokenizer's own."""
@@ -133,7 +136,7 @@ class StreamSpec(Model):
     def _mixture(self) -> Self:
         if bool(self.dataset) == bool(self.datasets):
             raise ValueError("dataset: name one folder here, or several under `datasets`")
-        if wrong := problem(self.datasets, self.schedule):
+        if wrong := problem(self.datasets, self.schedule) or out_of_order(self.views):
             raise ValueError(wrong)
         return self
 
