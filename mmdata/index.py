@@ -19,12 +19,14 @@ import yaml
 from mmdata import __version__, specfile
 from mmdata.engine import adopt, commit
 from mmdata.engine.adopt import Unit
+from mmdata.engine.adopt_rows import adopt_rows
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.progress import Progress
 from mmdata.shards import manifest as manifests
 from mmdata.shards.access import local_path, open_source
 from mmdata.shards.index import Index
 from mmdata.shards.manifest import Manifest
+from mmdata.shards.rows import SUFFIXES, is_table
 from mmdata.shards.storage import write_atomic
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -49,6 +51,9 @@ def index_tars(
     tars = [tar for source in sources for tar in _tars(source, split)]
     if twice := sorted({uri for uri, _ in tars if sum(uri == other for other, _ in tars) > 1}):
         raise SpecError(f"{twice[0]}: named twice")
+    stems = [Path(uri.partition("?")[0]).stem for uri, _ in tars if is_table(uri)]
+    if same := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise SpecError(f"two tables named {same[0]}: rows are named after their file; index them apart, or rename one")
     try:
         commit.prepare(output)
         with open(output / ".build" / "lock", "w") as lock:
@@ -85,7 +90,8 @@ def _index(tars: list[Tar], output: Path, split: str, verify: Literal["full", "h
         for number in range(len(committed), len(named)):
             uri, name, excluded = named[number]
             unit = Unit(number=number, uri=uri, name=name, input_first=first, excluded=excluded)
-            entry, fates = adopt.adopt(output, unit, verify=verify, keys=keys, pool=pool)
+            take = adopt_rows if is_table(uri) else adopt.adopt
+            entry, fates = take(output, unit, verify=verify, keys=keys, pool=pool)
             commit.record(output, entry, fates)
             commit.publish(output, entry)
             first += entry.input_rows
@@ -148,7 +154,7 @@ def _matching(pattern: str) -> list[str]:
     local = local_path(pattern)
     if local is not None:
         if os.path.isdir(local):
-            return sorted(str(path) for path in Path(local).rglob("*.tar"))
+            return sorted(str(path) for path in Path(local).rglob("*") if path.suffix in (".tar", *SUFFIXES))
         return sorted(glob.glob(local, recursive=True))
     if not any(sign in pattern.partition("?")[0] for sign in "*["):
         return [pattern]

@@ -21,6 +21,7 @@ from mmdata.engine import commit
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
 from mmdata.shards import manifest as manifests
+from mmdata.shards import rows as rows_of
 from mmdata.shards import table as tables
 from mmdata.shards import tar, tombstones
 from mmdata.shards.access import open_source
@@ -207,7 +208,7 @@ def _foreign(folder: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[
     """A tar that another has written: each part where the index says, with its crc32c."""
     if len(rows) != entry.rows:
         yield f"index_rows: {entry.index}: {len(rows)} rows in the index, {entry.rows} in the manifest"
-    source = open_source(Folder(folder).locate(entry.shard or ""))
+    source = rows_of.open_shard(Folder(folder).locate(entry.shard or ""))
     for row in rows:
         for part in row.parts:
             data = source.read(part.offset, part.size) if part.inline is None else part.inline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from mmdata.errors import DataError
+from mmdata.shards import rows
 from mmdata.shards.access import Source, local_path
 from mmdata.shards.columns import Interned, MediaFacts
 from mmdata.shards.folder import Folder
@@ -13,6 +14,7 @@ from mmdata.shards.local import LocalSource
 from mmdata.shards.prefetch import Prefetcher
 from mmdata.shards.raw import RawPlaces
 from mmdata.shards.remote import RemoteSource
+from mmdata.shards.rows import RowSource
 from mmdata.shards.table import ShardEntry
 
 
@@ -45,6 +47,9 @@ class OpenShard:
             with self._lock:
                 if self._source is None:
                     entry = self._entry
+                    if rows.is_table(self.path):
+                        self._source = RowSource(self.path)
+                        return self._source
                     self._source = self._folder.source(
                         entry.shard or "", size=entry.shard_bytes, digest=entry.shard_sha256
                     )
@@ -79,7 +84,7 @@ class OpenShard:
         """As `read`, of a memory map where the shard is a local file."""
         if self._mapped is None:  # two threads may both get here: either source is sound
             local = local_path(self.path)
-            self._mapped = self.source if local is None else LocalSource(local, mapped=True)
+            self._mapped = self.source if local is None or rows.is_table(self.path) else LocalSource(local, mapped=True)
         return self._mapped.view(offset, size)
 
 
