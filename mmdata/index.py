@@ -1,4 +1,4 @@
-"""`python -m mmdata.index`: adopt WebDataset tars, Energon's among them, as a dataset, without rewriting them."""
+"""`python -m mmdata.index`: adopt others' tars, or tables of media, as a dataset, without rewriting them."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _tars(source: str, split: str) -> Iterator[Tar]:
         return
     found = [uri for pattern in braces(source) for uri in _matching(pattern)]
     if not found:
-        raise SpecError(f"{source}: no tar there")
+        raise SpecError(f"{source}: no tar or table there")
     yield from ((uri, frozenset()) for uri in found)
 
 
@@ -154,7 +154,9 @@ def _matching(pattern: str) -> list[str]:
     local = local_path(pattern)
     if local is not None:
         if os.path.isdir(local):
-            return sorted(str(path) for path in Path(local).rglob("*") if path.suffix in (".tar", *SUFFIXES))
+            files = sorted(path for path in Path(local).rglob("*") if path.suffix in (".tar", *SUFFIXES))
+            tars = [path for path in files if path.suffix == ".tar"]
+            return [str(path) for path in tars or files]  # tables beside tars tell of them, as img2dataset's do
         return sorted(glob.glob(local, recursive=True))
     if not any(sign in pattern.partition("?")[0] for sign in "*["):
         return [pattern]
@@ -228,16 +230,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 1 or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(
         prog="python -m mmdata.index",
-        description="Adopt WebDataset tars as a dataset: an index and a manifest beside them, the tars as they are.",
+        description="Adopt WebDataset tars, or Parquet and Arrow files with media inside, as a dataset: an index and a "
+        "manifest, the files as they are.",
         epilog="examples:\n"
         "  python -m mmdata.index 'data/cc3m-{00000..00331}.tar' --output data/cc3m\n"
         "  python -m mmdata.index energon_folder --split train --output data/train\n"
+        "  python -m mmdata.index 'data/train-*.parquet' --output data/train\n"
         "  python -m mmdata.index 's3://bucket/laion/*.tar' --output data/laion --verify full\n\n"
         "Run it again after a kill: it goes on after the last whole tar.\n"
         "exit codes: 0 done; 1 the run failed, run it again; 2 the sources or the output are wrong.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", nargs="+", help="tars: paths, globs, {000..999}, URLs, folders, Energon folders")
+    parser.add_argument(
+        "source", nargs="+", help="tars: paths, globs, {000..999}, URLs, folders, Energon folders; local tables"
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the dataset to make")
     parser.add_argument("--split", default="train", help="of Energon folders (default: train)")
     parser.add_argument(

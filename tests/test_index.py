@@ -290,7 +290,7 @@ def test_tars_behind_a_url_are_read_by_place(tmp_path: Path) -> None:
 def test_wrong_sources_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = write_tars(tmp_path / "tars", count=2, each=1)
     assert main([str(tmp_path / "nothing*.tar"), "--output", str(tmp_path / "d"), "--quiet"]) == 2
-    assert "no tar there" in capsys.readouterr().err
+    assert "no tar or table there" in capsys.readouterr().err
     assert main([str(tmp_path / "no.tar"), "--output", str(tmp_path / "d"), "--quiet"]) == 2
     index_tars([str(paths[0])], tmp_path / "d", quiet=True)
     assert main([str(paths[1]), "--output", str(tmp_path / "d"), "--quiet"]) == 2

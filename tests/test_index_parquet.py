@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import io
+import tarfile
 from pathlib import Path
 
 import datasets
@@ -12,7 +14,7 @@ import pytest
 
 from mmdata import StreamingDataset, ledger
 from mmdata.errors import DataError, SpecError
-from mmdata.index import index_tars
+from mmdata.index import _tars, index_tars
 from mmdata.shards.dataset import open_dataset
 from mmdata.types import Sample
 from mmdata.verify import verify_dataset
@@ -79,3 +81,15 @@ def test_two_tables_of_one_name_are_refused_not_dropped_as_duplicates(tmp_path: 
         pq.write_table(pa.table({"text": ["x"]}), tmp_path / folder / "0.parquet")
     with pytest.raises(SpecError, match="two tables named 0"):
         index_tars([str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "d", quiet=True)
+
+
+def test_tables_beside_tars_are_not_samples(tmp_path: Path) -> None:
+    """img2dataset writes what it knows of a tar into a Parquet file beside it."""
+    folder = tmp_path / "both"
+    folder.mkdir()
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        member = tarfile.TarInfo("a.txt")
+        member.size = 4
+        tar.addfile(member, io.BytesIO(b"text"))
+    pq.write_table(pa.table({"url": ["http://x/a.jpg"], "caption": ["text"]}), folder / "00000.parquet")
+    assert [uri for uri, _ in _tars(str(folder), "train")] == [str(folder / "00000.tar")]
