@@ -69,22 +69,6 @@ def varlen_attention(
             softcap=softcap,
         )
         return capped
-    return kernel(query, key, value, cu_seqlens_q, cu_seqlens_k, max_length_q, max_length_k, window=window, scale=scale)
-
-
-def kernel(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seqlens_q: torch.Tensor,
-    cu_seqlens_k: torch.Tensor,
-    max_length_q: int,
-    max_length_k: int,
-    *,
-    window: tuple[int, int],
-    scale: float | None,
-) -> torch.Tensor:
-    """The CUDA half, kept to one call so that fake tensors can check all of it where there is no CUDA."""
     from torch.nn.attention.varlen import varlen_attn
 
     result = varlen_attn(
@@ -114,8 +98,7 @@ def _twin(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """SDPA segment by segment. On a CPU it needs no mask of T x T and is quicker than one with such a mask
-    (0.8-1.2 s against 2.1-3.8 s at T = 4096; training.md)."""
+    """SDPA segment by segment: no mask of T x T is ever made."""
     sizes_q, sizes_k = (cu.diff().tolist() for cu in (cu_q, cu_k))
     pieces = []
     for q, k, v in zip(query.split(sizes_q), key.split(sizes_k), value.split(sizes_k), strict=True):
