@@ -24,8 +24,7 @@ from mmdata.build import build_dataset
 from mmdata.collate import PackedCollator
 from mmdata.families import Family, get_family
 from mmdata.stream.spec import StreamSpec
-from mmtrain.spec import TokenizerSpec
-from mmtrain.tokenizer import train
+from mmtrain.tokenizer import TokenizerSpec, train
 
 WAYS: dict[str, dict[str, Any] | None] = {
     "decode": None,

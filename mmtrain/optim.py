@@ -7,10 +7,26 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from pydantic import Field
 
+from mmdata.spec import Model
 from mmtrain.components import aliases
 from mmtrain.rules import Setting
-from mmtrain.spec import OptimSpec
+
+
+class OptimSpec(Model):
+    """AdamW under a cosine with warm-up."""
+
+    lr: float = Field(3e-3, gt=0)
+    """Peak learning rate."""
+    min_lr: float = Field(0.1, ge=0, le=1)
+    """Last learning rate, as a share of the peak."""
+    warmup_steps: int = Field(5, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    """For matrices; norms, biases and embeddings have none."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
 
 
 def optimizer(model: Any, spec: OptimSpec, settings: Mapping[str, Setting]) -> torch.optim.AdamW:

@@ -7,13 +7,22 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mmdata.shards.dataset import Dataset
-from mmtrain.spec import TokenizerSpec
+from mmdata.spec import Model
 
 PAD, BOS, EOS, IMAGE = "<pad>", "<s>", "</s>", "<image>"
+
+
+class TokenizerSpec(Model):
+    """A byte-level BPE tokenizer, trained on the dataset's own captions and kept with the run."""
+
+    vocab_size: int = Field(2048, ge=300)
+    samples: int = Field(10_000, ge=1)
+    """Captions to train on: the first so many of the dataset."""
 
 
 def captions(dataset: Dataset, samples: int) -> Iterator[str]:

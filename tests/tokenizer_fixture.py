@@ -9,8 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from mmdata.shards.dataset import open_dataset
-from mmtrain.spec import TokenizerSpec
-from mmtrain.tokenizer import train
+from mmtrain.tokenizer import TokenizerSpec, train
 from tests.dataset_fixture import write_dataset
 
 

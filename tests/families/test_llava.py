@@ -11,8 +11,8 @@ from mmdata.families import get_family
 from mmdata.families._family import expand, filler, plan_media
 from mmdata.templates import MEDIUM, Encoded
 from mmdata.types import Media, Slot, Span
-from mmtrain.model import build
-from mmtrain.spec import ModelSpec, TowerSpec
+from mmtrain.models import build
+from mmtrain.models.spec import ModelSpec, TowerSpec
 from tests.tokenizer_fixture import small_tokenizer
 
 IMAGE = Media(kind="image", height=90, width=70)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from mmtrain.components import aliases
-from mmtrain.model import build
-from mmtrain.optim import optimizer, schedule, set_rates, thaw
+from mmtrain.models import build
+from mmtrain.models.spec import ModelSpec, TowerSpec
+from mmtrain.optim import OptimSpec, optimizer, schedule, set_rates, thaw
 from mmtrain.rules import Rule, resolve
-from mmtrain.spec import ModelSpec, OptimSpec, TowerSpec
 from tests.tokenizer_fixture import small_tokenizer
 
 

@@ -16,8 +16,9 @@ from mmdata.collate import PackedCollator, PaddedCollator, model_inputs
 from mmdata.families import get_family
 from mmdata.labels import IGNORE, cu_seqlens, positions
 from mmdata.types import Packed
-from mmtrain.model import build, loss_sum
-from mmtrain.spec import ModelSpec, TowerSpec
+from mmtrain.models import build
+from mmtrain.models.spec import ModelSpec, TowerSpec
+from mmtrain.objective import loss_sum
 from tests.tokenizer_fixture import small_tokenizer
 
 SPEC = ModelSpec(vision=TowerSpec(hidden=32, heads=2), language=TowerSpec(hidden=64))

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from mmdata import rng
 from mmdata.errors import RunError
 from mmdata.types import World
 from mmtrain import checkpoint, sft
-from mmtrain.spec import OptimSpec, TrainSpec
+from mmtrain import step as one_step
+from mmtrain.optim import OptimSpec
+from mmtrain.spec import TrainSpec
 
 CONFIG = Path(__file__).parents[2] / "pipelines" / "sft_tiny.yaml"
 SMALL = [
@@ -197,14 +200,21 @@ def test_a_stream_that_ends_first_ends_the_run(
     assert checkpoint.found(tmp_path / "run")[-1].name == f"step-{steps:08d}"
 
 
-def test_a_step_that_is_not_finite_moves_nothing() -> None:
+def test_a_step_that_is_not_finite_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.weight = torch.nn.Parameter(torch.ones(2))
 
     model = Broken()
-    optim = torch.optim.AdamW(model.parameters())
+    job: Any = SimpleNamespace(
+        spec=TrainSpec(data={"dataset": "x"}, output="y"),
+        model=model,
+        optim=torch.optim.AdamW(model.parameters()),
+        strategy="varlen",
+        step=0,
+        world=World(),
+    )
     batch = {
         "loss_weights": torch.ones(1, 3),
         "labels": torch.tensor([[-100, 5, 6]]),
@@ -215,37 +225,11 @@ def test_a_step_that_is_not_finite_moves_nothing() -> None:
     def loss(model: Any, batch: Any, norm: str, strategy: str) -> tuple[torch.Tensor, torch.Tensor]:
         return (model.weight * float("nan")).sum(), torch.ones(())
 
-    original = sft.loss_sum
-    sft.loss_sum = loss
-    try:
-        with pytest.raises(RunError, match="000000007"):
-            sft.train_step(
-                model,
-                optim,
-                [batch],
-                factor=1.0,
-                clip=1.0,
-                norm="token",
-                strategy="varlen",
-                seed=0,
-                step=0,
-                world=World(),
-            )
-    finally:
-        sft.loss_sum = original
+    monkeypatch.setattr(one_step, "loss_sum", loss)
+    with pytest.raises(RunError, match="000000007"):
+        one_step.train_step(job, [batch])
     assert model.weight.tolist() == [1, 1]
-    empty = sft.train_step(
-        model,
-        optim,
-        [{**batch, "loss_weights": torch.zeros(1, 3)}],
-        factor=1.0,
-        clip=1.0,
-        norm="token",
-        strategy="varlen",
-        seed=0,
-        step=0,
-        world=World(),
-    )
+    empty = one_step.train_step(job, [{**batch, "loss_weights": torch.zeros(1, 3)}])
     assert (empty.loss, empty.weight) == (0.0, 0.0)
     assert model.weight.tolist() == [1, 1]
 

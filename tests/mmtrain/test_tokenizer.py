@@ -7,8 +7,7 @@ from pathlib import Path
 
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream.tokenizer import tokenizer_digest
-from mmtrain.spec import TokenizerSpec
-from mmtrain.tokenizer import captions, load_or_train, train
+from mmtrain.tokenizer import TokenizerSpec, captions, load_or_train, train
 
 SPEC = TokenizerSpec(vocab_size=500)
 

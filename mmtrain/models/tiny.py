@@ -1,4 +1,4 @@
-"""The model: a small LLaVA from numbers, and its loss on a packed batch."""
+"""A small LLaVA from numbers, with random weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mmdata.labels import IGNORE
-from mmtrain.certificate import Strategy, prepared
-from mmtrain.losses import Norm, cross_entropy_sum, normed
-from mmtrain.spec import ModelSpec, TowerSpec
+from mmtrain.models.spec import ModelSpec, TowerSpec
 from mmtrain.tokenizer import IMAGE
 
 FFN_RATIO = 3
@@ -46,26 +43,6 @@ def build(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlavaForConditionalGeneration(config)
-
-
-def loss_sum(
-    model: Any, batch: dict[str, Any], norm: Norm = "token", strategy: Strategy = "varlen"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sum over the batch's targets of weight * cross-entropy, and the sum of the weights; both float32 scalars.
-
-    `strategy` says how the model is told of borders, as its certificate has it."""
-    inputs = prepared(batch, strategy, model.config, model.dtype)
-    labels = inputs.pop("labels")[0]
-    weights = target_weights(batch, norm)
-    hidden = model.base_model(**inputs).last_hidden_state[0]
-    return cross_entropy_sum(hidden, model.get_output_embeddings(), labels, weights), weights.sum()
-
-
-def target_weights(batch: dict[str, Any], norm: Norm) -> torch.Tensor:
-    """What each label of a batch weighs, float32 [T]: 0 where there is none."""
-    labels = batch["labels"][0]
-    weights = normed(batch["loss_weights"][0], labels, batch["cu_seq_lens_q"], norm)
-    return torch.where(labels == IGNORE, 0, weights)
 
 
 def _tower(spec: TowerSpec) -> dict[str, Any]:

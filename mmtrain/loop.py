@@ -1,0 +1,120 @@
+"""The loop: steps from the checkpoint (or the beginning) to the end, with log and checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import crc32c
+
+from mmdata.stream.loader import Batch
+from mmdata.types import World
+from mmtrain import checkpoint, run
+from mmtrain.checkpoint import Progress
+from mmtrain.distributed import first, sums
+from mmtrain.job import Job
+from mmtrain.optim import schedule, thaw
+from mmtrain.step import Step, train_step
+
+CONSOLE_LINES = 20
+
+
+def train(job: Job, start: Path | None) -> None:
+    """Train to the last step, from the checkpoint `start` if there is one. Raises RunError as `train_step` does."""
+    spec, world, loader = job.spec, job.world, job.loader
+    if start is not None:
+        progress = checkpoint.load(start, job.model, job.optim)
+        loader.load_state_dict(progress.stream)
+        job.step = progress.step
+        say(world, f"resume from {start}: {job.step} of {spec.steps} steps are done")
+    log = run.Log(job.folder, job.step) if world.rank == 0 else None
+    began, done, loss, saved = time.monotonic(), job.step, math.nan, job.step
+
+    def save() -> None:
+        progress = Progress(step=job.step, stream=loader.state_dict())
+        first(lambda: checkpoint.save(job.folder, job.model, job.optim, progress, keep=spec.keep), world)
+
+    try:
+        for batches, waited in _timed(loader.steps()):
+            if job.step >= spec.steps:
+                break
+            started = time.monotonic()
+            job.model.train()
+            if job.staged:
+                thaw(job.model, job.settings, job.step / spec.steps)
+            result = train_step(job, batches)
+            values = _values(job, result, batches)
+            values |= {"wait_seconds": round(waited, 4), "step_seconds": round(time.monotonic() - started, 4)}
+            if log is not None:
+                log.write(values)
+            loss = result.loss
+            if job.step % max(1, spec.steps // CONSOLE_LINES) == 0 or job.step + 1 == spec.steps:
+                say(world, f"step {job.step:5d}  loss {loss:7.4f}  lr {values['lr']:.2e}  tokens {values['tokens']:,}")
+            job.step += 1
+            if job.step % spec.save_every == 0 or job.step == spec.steps:
+                save()
+                saved = job.step
+            if job.step == spec.steps:
+                break
+        if done < job.step < spec.steps:
+            say(world, f"the stream ended after {job.step} steps (data.epochs: {spec.data.epochs})")
+        if job.step > saved:
+            save()
+    finally:
+        if log is not None:
+            log.close()
+    if job.step == done:
+        say(world, f"nothing left to do: {done} of {spec.steps} steps were done before")
+    elif log is not None:
+        seconds, steps = time.monotonic() - began, job.step - done
+        print(f"done   {steps} steps in {seconds:.1f} s; loss {log.first:.4f} -> {loss:.4f}; run folder {job.folder}")
+    if loader.bad and job.step > done:
+        print(f"masked {sum(loader.bad.values())} samples that could not be read: {dict(loader.bad)}")
+
+
+def say(world: World, line: str) -> None:
+    """A line on the console, from one rank."""
+    if world.rank == 0:
+        print(line, flush=True)
+
+
+def _values(job: Job, result: Step, batches: list[Batch]) -> dict[str, Any]:
+    """What the log says of a step, all ranks together. `keys_crc32c` is the sum of the checksums of all samples' keys,
+    which is the same however they were dealt."""
+    keys = [key for batch in batches for key in batch["keys"]]
+    packs, samples, tokens, targets, masked, checksum = sums(
+        [
+            sum(1 for batch in batches if batch["keys"]),
+            len(keys),
+            sum(batch["input_ids"].shape[1] for batch in batches if batch["keys"]),
+            sum(batch["targets"] for batch in batches),
+            sum(job.loader.bad.values()),
+            sum(crc32c.crc32c(key.encode()) for key in keys),
+        ],
+        job.world,
+    )
+    return {
+        "step": job.step,
+        "loss": result.loss,
+        "grad_norm": result.grad_norm,
+        "lr": job.spec.optim.lr * schedule(job.step, job.spec.steps, job.spec.optim),
+        "packs": int(packs),
+        "samples": int(samples),
+        "tokens": int(tokens),
+        "targets": int(targets),
+        "masked": int(masked),
+        "keys_crc32c": f"{int(checksum) % 2**32:08x}",
+    }
+
+
+def _timed(steps: Iterator[list[Batch]]) -> Iterator[tuple[list[Batch], float]]:
+    """Each step's batches, and the seconds that the model waited for them."""
+    while True:
+        started = time.monotonic()
+        batches = next(steps, None)
+        if batches is None:
+            return
+        yield batches, time.monotonic() - started
