@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -15,6 +15,17 @@ from mmdata.types import World
 from mmtrain.certificate import Strategy
 from mmtrain.rules import Setting
 from mmtrain.spec import TrainSpec
+
+
+class Stateful(Protocol):
+    """A part of a run that has to be what it was when the run goes on: a loss scaler, averaged weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors (sharded ones too) and JSON values, in dictionaries of any depth with texts as keys. Before
+        `load_state_dict` it has the tensors that a saved one has, so that each rank knows its share of them."""
+        ...
+
+    def load_state_dict(self, saved: dict[str, Any], /) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,6 +46,14 @@ class Job:
     """How the model is told of the borders in a row."""
     step: int = 0
     """Optimiser steps done."""
+    parts: dict[str, Stateful] = field(default_factory=dict)
+    """What else a checkpoint keeps, by name."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """What the run is bound to (`run.binding`); checkpoints carry it."""
+
+    def state(self) -> dict[str, Any]:
+        """The state of every part, by its name."""
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
     @property
     def staged(self) -> bool:
