@@ -6,7 +6,9 @@ name NAME once `register()` has run: `model.set_attn_implementation(NAME)`.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 from typing import Any
 
 import torch
@@ -41,9 +43,9 @@ def varlen_attention(
     Hq is a multiple of Hkv: query head h uses key head h // (Hq / Hkv). `scale` defaults to D ** -0.5. `softcap` c
     bends scores to c * tanh(score / c); `sinks` [Hq] are scores that take their share of the softmax and give nothing.
 
-    On CUDA this is torch's `varlen_attn`, or flash-attn where a softcap asks for it. Raises NotImplementedError for
-    sinks there (torch's kernel has no gradient for the softmax's denominator, which they need) and for a softcap
-    without flash-attn, ValueError for heads that do not divide.
+    On CUDA this is torch's `varlen_attn` (2.10 and later), or flash-attn where there is none or a softcap asks for it.
+    Raises NotImplementedError for sinks there (torch's kernel has no gradient for the softmax's denominator, which they
+    need) and where neither kernel can do what is asked, ValueError for heads that do not divide.
     """
     if query.shape[1] % key.shape[1]:
         raise ValueError(f"{query.shape[1]} query heads are no multiple of {key.shape[1]} key heads")
@@ -51,39 +53,89 @@ def varlen_attention(
         return _twin(query, key, value, cu_seqlens_q, cu_seqlens_k, window, scale, softcap, sinks)
     if sinks is not None:
         raise NotImplementedError("attention sinks: no varlen kernel here gives their gradient; train unpacked")
-    if softcap is not None:
-        if importlib.util.find_spec("flash_attn") is None:
-            raise NotImplementedError("softcap on CUDA needs flash-attn: pip install flash-attn")
-        from flash_attn import flash_attn_varlen_func
-
-        capped: torch.Tensor = flash_attn_varlen_func(
-            query,
-            key,
-            value,
-            cu_seqlens_q,
-            cu_seqlens_k,
-            max_length_q,
-            max_length_k,
-            softmax_scale=scale,
-            window_size=window,
-            softcap=softcap,
+    if softcap is not None or _torch_kernel() is None:
+        return _flash_attn(
+            query, key, value, cu_seqlens_q, cu_seqlens_k, max_length_q, max_length_k, window, scale, softcap
         )
-        return capped
-    from torch.nn.attention.varlen import varlen_attn
+    return _torch_varlen(query, key, value, cu_seqlens_q, cu_seqlens_k, max_length_q, max_length_k, window, scale)
 
-    result = varlen_attn(
+
+@functools.cache
+def _torch_kernel() -> tuple[Any, frozenset[str]] | None:
+    """torch's varlen kernel and the names of its arguments, which grew: 2.10 has `is_causal`, later ones `window_size`,
+    then `enable_gqa`. None for a torch that has none."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def _torch_varlen(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_q: torch.Tensor,
+    cu_k: torch.Tensor,
+    longest_q: int,
+    longest_k: int,
+    window: tuple[int, int],
+    scale: float | None,
+) -> torch.Tensor:
+    found = _torch_kernel()
+    assert found is not None, "asked for where there is none"
+    kernel, takes = found
+    more: dict[str, Any] = {}
+    if "window_size" in takes:
+        more["window_size"] = window
+    elif window in (FULL, CAUSAL):
+        more["is_causal"] = window == CAUSAL
+    else:
+        raise NotImplementedError(f"torch {torch.__version__} has no varlen attention in a window; take a newer one")
+    if "enable_gqa" in takes:
+        more["enable_gqa"] = query.shape[1] != key.shape[1]
+    else:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    if "scale" in takes:
+        more["scale"] = scale
+    elif scale is not None:  # the kernel's own is D ** -0.5
+        query = query * (scale * query.shape[-1] ** 0.5)
+    result = kernel(query, key, value, cu_q, cu_k, longest_q, longest_k, **more)
+    assert isinstance(result, torch.Tensor), "asked for no auxiliary output"
+    return result
+
+
+def _flash_attn(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_q: torch.Tensor,
+    cu_k: torch.Tensor,
+    longest_q: int,
+    longest_k: int,
+    window: tuple[int, int],
+    scale: float | None,
+    softcap: float | None,
+) -> torch.Tensor:
+    if importlib.util.find_spec("flash_attn") is None:
+        what = "softcap" if softcap is not None else f"varlen attention with torch {torch.__version__}"
+        raise NotImplementedError(f"{what} on CUDA needs flash-attn: pip install flash-attn")
+    from flash_attn import flash_attn_varlen_func
+
+    result: torch.Tensor = flash_attn_varlen_func(
         query,
         key,
         value,
-        cu_seqlens_q,
-        cu_seqlens_k,
-        max_length_q,
-        max_length_k,
-        scale=scale,
+        cu_q,
+        cu_k,
+        longest_q,
+        longest_k,
+        softmax_scale=scale,
+        causal=window[1] == 0,
         window_size=window,
-        enable_gqa=query.shape[1] != key.shape[1],
+        softcap=softcap or 0.0,
     )
-    assert isinstance(result, torch.Tensor), "asked for no auxiliary output"
     return result
 
 

@@ -4,6 +4,7 @@ fake tensors."""
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import pytest
@@ -133,6 +134,35 @@ def test_the_cuda_call_takes_these_arguments() -> None:
             assert (out.dtype, out.device.type) == (torch.bfloat16, "cuda")
         with pytest.raises(NotImplementedError, match="sinks"):
             varlen_attention(q, k, v, cu, cu, 4, 4, sinks=torch.empty(4, device="cuda"))
+
+
+def _of_2_10(q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, is_causal: bool = False) -> Any:
+    assert q.shape[1] == k.shape[1], "it knows no groups of heads"
+    return varlen_attention(q, k, v, cu_q, cu_k, max_q, max_k, window=CAUSAL if is_causal else FULL)
+
+
+def _with_windows(
+    q: Any, k: Any, v: Any, cu_q: Any, cu_k: Any, max_q: int, max_k: int, *, scale: Any = None, window_size: Any = FULL
+) -> Any:
+    assert q.shape[1] == k.shape[1], "it knows no groups of heads"
+    return varlen_attention(q, k, v, cu_q, cu_k, max_q, max_k, window=window_size, scale=scale)
+
+
+@pytest.mark.parametrize("kernel", [_of_2_10, _with_windows])
+def test_older_kernels_of_torch_are_called_by_what_they_take(kernel: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The arguments grew from one torch to the next: what is missing is done before the call, or refused."""
+    taken = frozenset(inspect.signature(kernel).parameters)
+    monkeypatch.setattr(attention, "_torch_kernel", lambda: (kernel, taken))
+    q, k, v = inputs([5, 1, 9], 4, 2)
+    cu = borders([5, 1, 9])
+    for window in (FULL, CAUSAL, (2, 0)):
+        expected = varlen_attention(q, k, v, cu, cu, 9, 9, window=window, scale=0.3)
+        if window == (2, 0) and kernel is _of_2_10:
+            with pytest.raises(NotImplementedError, match="window"):
+                attention._torch_varlen(q, k, v, cu, cu, 9, 9, window, 0.3)
+        else:
+            found = attention._torch_varlen(q, k, v, cu, cu, 9, 9, window, 0.3)
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.gpu
