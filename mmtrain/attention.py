@@ -44,12 +44,13 @@ def varlen_attention(
     bends scores to c * tanh(score / c); `sinks` [Hq] are scores that take their share of the softmax and give nothing.
 
     On CUDA this is torch's `varlen_attn` (2.10 and later), or flash-attn where there is none or a softcap asks for it.
-    Raises NotImplementedError for sinks there (torch's kernel has no gradient for the softmax's denominator, which they
+    Kernels take bfloat16 and float16 only: float32 is the twin's there too, exact and slow.
+    Raises NotImplementedError for sinks (torch's kernel has no gradient for the softmax's denominator, which they
     need) and where neither kernel can do what is asked, ValueError for heads that do not divide.
     """
     if query.shape[1] % key.shape[1]:
         raise ValueError(f"{query.shape[1]} query heads are no multiple of {key.shape[1]} key heads")
-    if not query.is_cuda:
+    if not query.is_cuda or query.dtype == torch.float32:
         return _twin(query, key, value, cu_seqlens_q, cu_seqlens_k, window, scale, softcap, sinks)
     if sinks is not None:
         raise NotImplementedError("attention sinks: no varlen kernel here gives their gradient; train unpacked")
@@ -254,7 +255,7 @@ def hf_attention(
             raise ValueError("a packed row is a batch of one without attention_mask; anything else would leak")
         borders = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
         longest = max_length_q or int(cu_seq_lens_q.diff().max())
-        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        q, k, v = (_for_kernel(x[0].transpose(0, 1)) for x in (query, key, value))
         out = varlen_attention(
             q,
             k,
@@ -276,6 +277,14 @@ def hf_attention(
     elif softcap is None and s_aux is None:
         return _sdpa(query, key, value, window=window, scale=scaling).transpose(1, 2), None
     return _masked(query, key, value, mask, scaling, softcap, s_aux), None
+
+
+def _for_kernel(x: torch.Tensor) -> torch.Tensor:
+    """Under autocast a norm or a rotation may have made float32 of what a linear layer gave in half precision, and
+    there is no kernel for that."""
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(x.device.type):
+        return x.to(torch.get_autocast_dtype(x.device.type))
+    return x
 
 
 def _masked(

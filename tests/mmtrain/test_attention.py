@@ -178,6 +178,48 @@ def test_the_kernel_is_its_twin(window: tuple[int, int]) -> None:
     assert (found.float().cpu() - twin).abs().max() < 2e-2
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_kernel_has_its_twins_gradients() -> None:
+    lengths = [130, 1, 257]
+    cu = borders(lengths)
+    cpu = [x.detach().to(torch.bfloat16).float().requires_grad_() for x in inputs(lengths, 4, 2, dim=64)]
+    gpu = [x.detach().to("cuda", torch.bfloat16).requires_grad_() for x in cpu]
+    weight = torch.randn(sum(lengths), 4, 64, generator=torch.Generator().manual_seed(1))
+    (varlen_attention(*cpu, cu, cu, 257, 257, window=CAUSAL) * weight).sum().backward()
+    (varlen_attention(*gpu, cu.cuda(), cu.cuda(), 257, 257, window=CAUSAL) * weight.cuda()).sum().backward()
+    for one, other in zip(cpu, gpu, strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert (other.grad.float().cpu() - one.grad).abs().max() < 3e-2 * one.grad.abs().max()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_float32_on_a_gpu_is_exact() -> None:
+    q, k, v = (x.detach() for x in inputs([13, 1, 20], 4, 2, dim=16))
+    cu = borders([13, 1, 20])
+    found = varlen_attention(*(x.cuda() for x in (q, k, v, cu, cu)), 20, 20, window=CAUSAL)
+    assert (found.cpu() - varlen_attention(q, k, v, cu, cu, 20, 20, window=CAUSAL)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_under_autocast_the_kernel_gets_half_precision(device: str) -> None:
+    """Qwen3's norms of queries and keys make float32 of bfloat16."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    q, k, v = (x.detach().to(device).transpose(0, 1)[None] for x in inputs([5, 4], 4, 2, dim=16))
+    cu = borders([5, 4]).to(device)
+    module = torch.nn.Module()
+    told: dict[str, Any] = {"is_causal": True, "cu_seq_lens_q": cu, "max_length_q": 5}
+    with torch.autocast(device, torch.bfloat16):
+        out, _ = attention.hf_attention(module, q, k, v.to(torch.bfloat16), None, **told)
+    assert out.dtype == torch.bfloat16
+    exact, _ = attention.hf_attention(module, q, k, v, None, **told)
+    assert exact.dtype == torch.float32
+    assert (out.float() - exact).abs().max() < 3e-2
+
+
 def test_heads_must_divide() -> None:
     with pytest.raises(ValueError, match="no multiple"):
         varlen_attention(
