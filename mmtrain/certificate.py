@@ -156,12 +156,15 @@ def prepared(batch: dict[str, Any], strategy: Strategy, config: Any, dtype: torc
             raise ValueError(f"a row of {len(borders) - 1} segments, for a model that must not be packed")
         return inputs
     text = config.get_text_config()
-    # Gemma 3: the tokens of one image see each other both ways. A model that is given its masks makes none of these.
-    types = inputs.get("token_type_ids") if str(config.model_type).startswith("gemma3") else None
+    # Gemma 3: the tokens of one image see each other both ways; PaliGemma: all that is not the answer does. A model
+    # that is given its masks makes none of these.
+    kind, types = str(config.model_type), inputs.get("token_type_ids")
 
     def mask(window: int | None) -> torch.Tensor:
-        if types is not None:
+        if types is not None and kind.startswith("gemma3"):
             return masks.image_blocks(borders, types[0], sliding_window=window)
+        if types is not None and kind == "paligemma":
+            return masks.both_ways(borders, types[0] == 0, sliding_window=window)
         return masks.causal(borders, sliding_window=window)
 
     window = getattr(text, "sliding_window", None)

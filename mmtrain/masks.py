@@ -51,8 +51,19 @@ def prefix(cu_seqlens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """
     number = segments(cu_seqlens)
     place = torch.arange(len(number)) - cu_seqlens[:-1].cpu().long()[number]
-    inside = place < lengths.cpu()[number]
-    return causal(cu_seqlens) | (same_segment(cu_seqlens) & inside[:, None] & inside[None, :])
+    return both_ways(cu_seqlens, place < lengths.cpu()[number])
+
+
+def both_ways(cu_seqlens: torch.Tensor, inside: torch.Tensor, *, sliding_window: int | None = None) -> torch.Tensor:
+    """Those tokens of a segment that are `inside` (bool [T]) see each other both ways, all else is causal; a sliding
+    window bounds all of it, as in `image_blocks`.
+
+    >>> both_ways(torch.tensor([0, 3]), torch.tensor([True, False, True])).int().tolist()
+    [[1, 0, 1], [1, 1, 0], [1, 1, 1]]
+    """
+    inside = inside.cpu()
+    mask = causal(cu_seqlens) | (same_segment(cu_seqlens) & inside[:, None] & inside[None, :])
+    return mask if sliding_window is None else mask & _within(len(mask), sliding_window)
 
 
 def image_blocks(
@@ -71,10 +82,12 @@ def image_blocks(
     block = torch.where(image, begins.cumsum(0), 0)
     alike = (block[:, None] == block[None, :]) & image[:, None]
     mask = causal(cu_seqlens) | alike
-    if sliding_window is not None:
-        place = torch.arange(len(mask))
-        mask &= place[:, None] - place[None, :] < sliding_window
-    return mask
+    return mask if sliding_window is None else mask & _within(len(mask), sliding_window)
+
+
+def _within(length: int, window: int) -> torch.Tensor:
+    place = torch.arange(length)
+    return place[:, None] - place[None, :] < window
 
 
 def local(rows: int, columns: int, *, reach: int = 1) -> torch.Tensor:

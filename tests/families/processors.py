@@ -14,7 +14,7 @@ from mmdata.collate import PackedCollator, model_inputs
 from mmdata.families._family import Family, expand, plan_media, views
 from mmdata.stream.assemble import assemble
 from mmdata.templates import MEDIUM, Encoded
-from mmdata.types import Media, Span
+from mmdata.types import Media, Packed, Span
 from tests.dataset_fixture import photograph
 from tests.tokenizer_fixture import small_tokenizer
 
@@ -37,7 +37,12 @@ def image(pixels: np.ndarray) -> Medium:
 
 
 def batch(family: Family, samples: Sequence[Sequence[str | Medium]]) -> dict[str, Any]:
-    """The batch of one pack of samples, each of texts and media, none of them trained but its last token."""
+    """The batch of one pack of samples."""
+    return model_inputs(PackedCollator()(packed(family, samples)))
+
+
+def packed(family: Family, samples: Sequence[Sequence[str | Medium]], trained: int = 1) -> Packed:
+    """One pack of samples, each of texts and media, none of their tokens trained but the last ones."""
     segments, plans, arrays = [], [], []
     for sample in samples:
         ids: list[int] = []
@@ -49,7 +54,7 @@ def batch(family: Family, samples: Sequence[Sequence[str | Medium]]) -> dict[str
                 ids.append(MEDIUM)
         facts = [medium for medium, _ in media]
         planned = plan_media(family, facts)
-        encoded = Encoded(ids=ids, spans=(Span(len(ids) - 1, len(ids)),), media=tuple(facts))
+        encoded = Encoded(ids=ids, spans=(Span(len(ids) - trained, len(ids)),), media=tuple(facts))
         segments.append(expand(family, encoded, planned))
         plans.append(planned)
         arrays.append(
@@ -58,7 +63,7 @@ def batch(family: Family, samples: Sequence[Sequence[str | Medium]]) -> dict[str
                 for view, plan, (_, source) in zip(views(family, facts), planned, media, strict=True)
             ]
         )
-    return model_inputs(PackedCollator()(assemble(segments, plans, arrays, family)))
+    return assemble(segments, plans, arrays, family, keys=tuple(map(str, range(len(samples)))))
 
 
 def same(ours: dict[str, Any], theirs: dict[str, Any], names: Sequence[str], atol: float = 1e-5) -> None:
