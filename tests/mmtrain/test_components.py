@@ -2,91 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from transformers import (
-    CLIPVisionConfig,
-    Gemma3Config,
-    Gemma3ForConditionalGeneration,
-    Gemma3TextConfig,
-    Idefics3Config,
-    Idefics3ForConditionalGeneration,
-    InternVLConfig,
-    InternVLForConditionalGeneration,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen2AudioConfig,
-    Qwen2AudioForConditionalGeneration,
-    Qwen2Config,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    SiglipVisionConfig,
-)
 
 from mmtrain.components import aliases, components, modules
-
-TEXT: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 200,
-}
-VISION: dict[str, Any] = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 28,
-    "patch_size": 14,
-}
-QWEN: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "depth": 2, "num_heads": 4, "out_hidden_size": 32}
-MROPE = {"rope_type": "default", "mrope_section": [1, 1, 2]}
-
-
-def make(name: str) -> Any:
-    match name:
-        case "llama":
-            return LlamaForCausalLM(LlamaConfig(**TEXT))
-        case "llava":
-            config = LlavaConfig(vision_config=CLIPVisionConfig(**VISION), text_config=LlamaConfig(**TEXT))
-            return LlavaForConditionalGeneration(config)
-        case "idefics3":
-            config = Idefics3Config(vision_config=VISION, text_config=LlamaConfig(**TEXT), scale_factor=2)
-            return Idefics3ForConditionalGeneration(config)
-        case "internvl":
-            vision = {**VISION, "image_size": [28, 28], "patch_size": [14, 14]}
-            return InternVLForConditionalGeneration(
-                InternVLConfig(vision_config=vision, text_config=Qwen2Config(**TEXT))
-            )
-        case "gemma3":
-            text = Gemma3TextConfig(**TEXT, head_dim=8)
-            return Gemma3ForConditionalGeneration(
-                Gemma3Config(vision_config=SiglipVisionConfig(**VISION), text_config=text, mm_tokens_per_image=1)
-            )
-        case "qwen2_5_vl":
-            return Qwen2_5_VLForConditionalGeneration(
-                Qwen2_5_VLConfig(
-                    vision_config={**QWEN, "fullatt_block_indexes": [1]}, text_config={**TEXT, "rope_scaling": MROPE}
-                )
-            )
-        case "qwen3_vl":
-            vision = {**QWEN, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}
-            text = {**TEXT, "head_dim": 8, "rope_scaling": MROPE}
-            return Qwen3VLForConditionalGeneration(Qwen3VLConfig(vision_config=vision, text_config=text))
-        case _:
-            audio = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 48}
-            return Qwen2AudioForConditionalGeneration(
-                Qwen2AudioConfig(audio_config=audio, text_config=Qwen2Config(**TEXT))
-            )
-
+from tests.mmtrain.tiny_models import make
 
 EXPECTED = {
     "llama": {"language", "head"},
