@@ -272,7 +272,7 @@ class _Kept:
         index = Index(folder / entry.index, crc32c=entry.index_crc32c)
         if len(index) != entry.rows:
             raise DataError("index_rows", f"{index.path}: {len(index)} rows, the manifest has {entry.rows}")
-        column = index.column("parts").combine_chunks()
+        column = index.column("parts")
         parts, owner = column.flatten(), pc.list_parent_indices(column).to_numpy()
 
         def of(name: str, mask: npt.NDArray[np.bool_] | None = None) -> pa.Array:

@@ -54,7 +54,7 @@ def verify_dataset(path: str | os.PathLike[str]) -> Verification:
         result.problems.append(f"{folder}: a `--retry` was interrupted while publishing; run it again to finish")
         return result
     try:
-        manifest = manifests.read(folder)
+        manifest = manifests.read(folder, every_byte=True)
     except DataError as error:
         result.problems.append(str(error))
         return result

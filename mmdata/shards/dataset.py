@@ -40,7 +40,7 @@ class Dataset:
     """A finished dataset. `dataset[7]` and `dataset["000000007"]` are Samples with verified bytes.
 
     Positions count kept samples in input order, 0 to len-1. With `integrity="crc32c"` (the default) every
-    byte and fact of a sample has been checked before it is returned; `"off"` skips that.
+    byte and fact of a sample has been checked before it is returned; `"off"` skips that for bytes and rows.
     Opening reads the manifest only; index and shard files are opened when first needed, at most
     `OPEN_SHARDS` at a time. Safe to use from several threads.
     A build that has not published its manifest yet passes it as `manifest`.
@@ -259,7 +259,7 @@ class Dataset:
                 self._open.move_to_end(number)
                 return shard, position - shard.first
         # Not under the lock: a remote shard takes its time to open, and others are read meanwhile.
-        opened = OpenShard(self.folder, self._entry(number, position), checked=self.integrity == "crc32c")
+        opened = OpenShard(self.folder, self._entry(number, position))
         with self._lock:
             shard = self._open.setdefault(number, opened)
             if len(self._open) > OPEN_SHARDS:

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import operator
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -170,6 +171,23 @@ class IndexRow:
 _values = operator.attrgetter(*(part.name for part in fields(Part)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Places:
+    """Where the N parts of a shard lie, as columns."""
+
+    firsts: np.ndarray
+    """int32 [rows + 1]: the first part of each row."""
+    name_ends: np.ndarray
+    """int32 [N + 1]: where each name begins in `name_bytes`, and the last one ends."""
+    name_bytes: bytes
+    offsets: np.ndarray
+    """int64 [N]"""
+    sizes: np.ndarray
+    """int64 [N]"""
+    crcs: np.ndarray
+    """uint32 [N]"""
+
+
 def to_bytes(rows: list[IndexRow]) -> bytes:
     """The Arrow IPC file of these rows; the same rows give the same bytes."""
     parts = [_values(part) for row in rows for part in row.parts]
@@ -206,38 +224,58 @@ class Index:
             data = _contents(path)
             if crc32c is not None:
                 _check_file(path, data, crc32c)
-            self._table = pa.ipc.open_file(data).read_all()
+            reader = pa.ipc.open_file(data)
+            self._batch = reader.get_batch(0) if reader.num_record_batches == 1 else _one_batch(reader.read_all())
             if crc32c is None:  # else every byte is as it was written
-                self._table.validate(full=True)
+                self._batch.validate(full=True)
         except FileNotFoundError as error:
             raise DataError("index_missing", f"{path}: no such file; run `python -m mmdata.verify`") from error
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError("index_damaged", f"{path}: {error}") from error
-        if self._table.schema != SCHEMA:
+        if self._batch.schema != SCHEMA:
             raise DataError("index_schema", f"{path}: not an mmdata index of this version")
-        self._table = self._table.combine_chunks()
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return int(self._batch.num_rows)
 
     def keys(self, rows: np.ndarray | None = None) -> list[str]:
         """The keys of these rows (int64 [N]), or all, in shard order."""
-        column = self._table["key"]
+        column = self._batch.column("key")
         keys: list[str] = (column if rows is None else column.take(arrow.indices(rows))).to_pylist()
         return keys
 
-    def column(self, name: str) -> pa.ChunkedArray:
+    def column(self, name: str) -> pa.Array:
         """A whole column, unchecked row by row: open with the manifest's crc32c, or call `verify`."""
-        return self._table[name]
+        return self._batch.column(name)
 
     def parts(self) -> tuple[np.ndarray, pa.StructArray]:
         """The first part of each row, int32 [rows + 1], and all parts; unchecked like `column`. At least one row."""
-        column = self._table["parts"].chunk(0)
+        column = self._batch.column("parts")
         return arrow.numbers(column.offsets), column.values
+
+    def places(self) -> Places:
+        """Where all parts lie; unchecked like `column`. At least one row."""
+        column = self._batch.column("parts")
+        buffers = column.buffers()  # all of them in one call: asking for each field takes as long as reading the file
+        count = len(column.values)
+
+        def numbers(at: int, kind: type[np.generic], length: int = count) -> np.ndarray:
+            return np.frombuffer(buffers[at], kind, length) if length else np.zeros(0, kind)
+
+        # Of the list: validity, offsets; of the struct: validity; then of each field in turn.
+        name, _, offset, size, crc = 3, 6, 9, 11, 13
+        return Places(
+            firsts=numbers(1, np.int32, len(column) + 1),
+            name_ends=numbers(name + 1, np.int32, count + 1),
+            name_bytes=bytes(buffers[name + 2] or b""),
+            offsets=numbers(offset + 1, np.int64),
+            sizes=numbers(size + 1, np.int64),
+            crcs=numbers(crc + 1, np.uint32),
+        )
 
     def row(self, at: int, *, check: bool = True) -> IndexRow:
         """Row `at`, 0 <= at < len. Raises DataError when its crc32c does not match."""
-        value = self._table.slice(at, 1).to_pylist()[0]
+        value = self._batch.slice(at, 1).to_pylist()[0]
         stored = value.pop("crc32c")
         try:
             row = IndexRow(
@@ -262,9 +300,20 @@ class Index:
 
 def _contents(path: Path) -> pa.Buffer:
     """A file, mapped where it is large: a small one is read in less time than it takes to map it."""
-    if path.stat().st_size > MAPPED:
-        return pa.memory_map(str(path)).read_buffer()
-    return pa.py_buffer(path.read_bytes())
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(file).st_size
+        if size <= MAPPED and len(data := os.pread(file, size, 0)) == size:
+            return pa.py_buffer(data)
+    finally:
+        os.close(file)
+    return pa.memory_map(str(path)).read_buffer()
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    """Rows that another has written in several batches, or in none."""
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
 
 
 def _check_file(path: Path, data: Any, expected: int) -> None:

@@ -14,21 +14,19 @@ from mmdata.shards.local import LocalSource
 from mmdata.shards.prefetch import Prefetcher
 from mmdata.shards.raw import RawPlaces
 from mmdata.shards.remote import RemoteSource
-from mmdata.shards.rows import RowSource
 from mmdata.shards.table import ShardEntry
 
 
 class OpenShard:
-    """A shard that many threads may read. `checked`: its index file is compared with the manifest's crc32c."""
+    """A shard that many threads may read. Its index file is compared with the manifest's crc32c, whoever asks: Arrow
+    follows offsets in it, and to have it look at them first takes longer."""
 
-    def __init__(self, folder: Folder, entry: ShardEntry, *, checked: bool) -> None:
+    def __init__(self, folder: Folder, entry: ShardEntry) -> None:
         assert entry.index is not None, entry
         assert entry.shard is not None, entry
         self.path = folder.locate(entry.shard)
         self.first = entry.first
-        self.index = Index(
-            folder.file(entry.index, digest=index_digest(entry)), crc32c=entry.index_crc32c if checked else None
-        )
+        self.index = Index(folder.file(entry.index, digest=index_digest(entry)), crc32c=entry.index_crc32c)
         if len(self.index) != entry.rows:
             raise DataError("index_rows", f"{self.index.path}: {len(self.index)} rows, the manifest has {entry.rows}")
         self._media: MediaFacts | None = None
@@ -47,9 +45,6 @@ class OpenShard:
             with self._lock:
                 if self._source is None:
                     entry = self._entry
-                    if rows.is_table(self.path):
-                        self._source = RowSource(self.path)
-                        return self._source
                     self._source = self._folder.source(
                         entry.shard or "", size=entry.shard_bytes, digest=entry.shard_sha256
                     )
@@ -77,7 +72,7 @@ class OpenShard:
         """Where the parts of its samples lie, as lists."""
         with self._lock:
             if self._raw is None:
-                self._raw = RawPlaces(self.index)
+                self._raw = RawPlaces(self.index, together=not rows.is_table(self.path))
             return self._raw
 
     def view(self, offset: int, size: int) -> memoryview:
