@@ -13,8 +13,12 @@ from mmdata.families._join import joined_again, lead
 from mmdata.labels import IGNORE, segment_ids
 from mmdata.types import Packed
 
-OWN_KEYS = frozenset({"keys", "targets", "loss_weights"})
+OWN_KEYS = frozenset({"keys", "packs", "targets", "loss_weights", "media_tokens", "padding"})
 """What a batch carries for the trainer; a model's `forward` never sees it."""
+
+MASK = "attention_mask"
+MROPE_TYPES = ("mm_token_type_ids",)
+"""What M-RoPE models read beside grids, where a pack does not say what its family's do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +37,14 @@ class PackedCollator:
     | the family's media | joined in the order of their placeholders, see `mmdata.types.Join` |
     | `loss_weights` | float32 [1, T] (ours) |
     | `keys` | list of the samples' keys; a dummy pack has none (ours) |
+    | `packs` | int, packs that are no dummies (ours) |
     | `targets` | int, labels that are not -100: the batch's own count, to be summed over the step (ours) |
+    | `media_tokens`, `padding` | int, placeholders of media among the tokens; tokens that fill rows up (ours) |
 
     There is no `attention_mask`: any, even all ones, would switch the isolation of segments off.
     With `pad_to`, T is exactly that; with `multiple`, T is rounded up. The padding of `pad_id` is a last segment
-    of its own. Raises ValueError for packs that do not fit, or a `pad_id` that stands for a medium.
+    of its own. Raises ValueError for packs that do not fit, for a `pad_id` that stands for a medium, and for all that
+    would leak from sample to sample or train something else than it seems to (`_checked`).
     """
 
     pad_id: int = 0
@@ -48,6 +55,7 @@ class PackedCollator:
         packs = [packs] if isinstance(packs, Packed) else list(packs)
         if not packs:
             raise ValueError("no pack to collate")
+        _checked(packs)
         length = sum(len(pack.input_ids) for pack in packs)
         padding = self._padding(length)
         if padding and any(self.pad_id in _placeholders(pack) for pack in packs):
@@ -55,9 +63,9 @@ class PackedCollator:
         firsts = np.cumsum([0, *(len(pack.input_ids) for pack in packs)])
         cu = [pack.cu_seqlens[:-1] + first for pack, first in zip(packs, firsts, strict=False)]
         cu_seqlens = np.concatenate([*cu, [length], [length + padding] if padding else []]).astype(np.int32)
+        if len(cu_seqlens) > 2 and any(MASK in pack.media for pack in packs):
+            raise ValueError(f"{MASK} in a row of several samples: it would switch their isolation off; one a row")
         labels = _padded([pack.labels for pack in packs], padding, IGNORE, np.int64)
-        if (labels[0, cu_seqlens[:-1]] != IGNORE).any():
-            raise ValueError("a segment's first label is trained: the segment before would predict it")
         longest = int(np.diff(cu_seqlens).max())
         borders = torch.from_numpy(cu_seqlens)
         return {
@@ -74,7 +82,10 @@ class PackedCollator:
             **_media(packs),
             "loss_weights": torch.from_numpy(_padded([pack.loss_weights for pack in packs], padding, 0, np.float32)),
             "keys": [key for pack in packs for key in pack.keys],
+            "packs": sum(1 for pack in packs if pack.keys),
             "targets": int((labels != IGNORE).sum()),
+            "media_tokens": _media_tokens(packs),
+            "padding": padding,
         }
 
     def _padding(self, length: int) -> int:
@@ -97,10 +108,10 @@ class PaddedCollator:
     | `use_cache` | False |
     | the family's token types | int64 [B, L], 0 in the padding |
     | the family's media | joined in the order of their placeholders, as in a packed row |
-    | `loss_weights`, `keys`, `targets` | as `PackedCollator` has them (ours) |
+    | `loss_weights`, `keys`, `targets`, `media_tokens`, `padding` | as `PackedCollator` has them (ours) |
 
     L is the longest segment, rounded up to `multiple`. Give the stream `packing: none` with `batch_tokens` or
-    `batch_rows`, so that rows of like length come together. Raises ValueError for a `pad_id` that stands for a medium.
+    `batch_rows`, so that rows of like length come together. Raises ValueError as `PackedCollator` does.
     """
 
     pad_id: int = 0
@@ -110,6 +121,9 @@ class PaddedCollator:
         packs = [packs] if isinstance(packs, Packed) else list(packs)
         if not packs:
             raise ValueError("no pack to collate")
+        _checked(packs)
+        if any(MASK in pack.media for pack in packs):
+            raise ValueError(f"{MASK} belongs to the media of this family, which has no padded rows of text")
         if any(self.pad_id in _placeholders(pack) for pack in packs):
             raise ValueError(f"pad_id {self.pad_id} is the placeholder of a medium")
         longest = max(int(np.diff(pack.cu_seqlens).max()) for pack in packs)
@@ -134,13 +148,59 @@ class PaddedCollator:
             **_media(packs),
             "loss_weights": rows("loss_weights", 0, np.float32),
             "keys": [key for pack in packs for key in pack.keys],
+            "packs": sum(1 for pack in packs if pack.keys),
             "targets": int((labels != IGNORE).sum()),
+            "media_tokens": _media_tokens(packs),
+            "padding": labels.numel() - sum(len(pack.input_ids) for pack in packs),
         }
 
 
 def model_inputs(batch: dict[str, Any]) -> dict[str, Any]:
     """The part of a batch that `forward` takes."""
     return {key: value for key, value in batch.items() if key not in OWN_KEYS}
+
+
+def _checked(packs: list[Packed]) -> None:
+    """Raises ValueError for packs that a model would take without a word and read otherwise than they are meant."""
+    for pack in packs:
+        length, cu = len(pack.input_ids), pack.cu_seqlens
+        if cu[0] != 0 or cu[-1] != length or (np.diff(cu) <= 0).any():
+            raise ValueError(f"cu_seqlens {cu.tolist()} do not cut {length} tokens: they go from 0 up to {length}")
+        for name, array in (("labels", pack.labels), ("loss_weights", pack.loss_weights), *pack.token_arrays.items()):
+            if array.shape != (length,):
+                raise ValueError(f"{name} has the shape {array.shape}, for {length} tokens")
+        if (pack.labels[cu[:-1]] != IGNORE).any():
+            raise ValueError("a segment's first label is trained: the segment before would predict it")
+        if any((pack.labels[slot.start : slot.start + slot.length] != IGNORE).any() for slot in pack.slots):
+            raise ValueError("the placeholder of a medium is trained: its label is not -100")
+        if MASK in pack.token_arrays:
+            raise ValueError(f"{MASK} beside cu_seqlens: it would switch the isolation of segments off")
+        if pack.position_ids.shape not in ((length,), (4, length)):
+            raise ValueError(
+                f"position_ids of the shape {pack.position_ids.shape}: [L], or for M-RoPE [4, L], whose first row "
+                "counts tokens; of three rows a model cannot tell where a segment begins"
+            )
+        grids = any(name.endswith("_grid_thw") for name in pack.media)
+        asked = pack.type_ids if pack.type_ids is not None else MROPE_TYPES * (pack.position_ids.ndim == 2 and grids)
+        if missing := [name for name in asked if name not in pack.token_arrays]:
+            raise ValueError(f"{missing[0]} is missing: without it the model takes placeholders of media for text")
+    _checked_positions(packs)
+
+
+def _checked_positions(packs: list[Packed]) -> None:
+    text = np.concatenate([np.atleast_2d(pack.position_ids)[0] for pack in packs])
+    begins = np.zeros(len(text), bool)
+    first = 0
+    for pack in packs:
+        begins[first + pack.cu_seqlens[:-1]] = True
+        first += len(pack.input_ids)
+    if ((np.diff(text) == 1) == begins[1:]).any():
+        raise ValueError("position_ids do not count by one inside the segments and begin anew in each")
+
+
+def _media_tokens(packs: list[Packed]) -> int:
+    """Placeholders in the rows; an encoder-decoder's media have no place in them."""
+    return sum(slot.tokens for pack in packs for slot in pack.slots if slot.length)
 
 
 def _placeholders(pack: Packed) -> set[int]:

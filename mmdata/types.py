@@ -460,6 +460,8 @@ class Packed:
     """How each of `media` was joined, and is joined further (default: `concat`); `row` has no leading axis yet."""
     token_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     """int64 [L] by name of the batch's array: what kind of token each is, for families that ask."""
+    type_ids: tuple[str, ...] | None = None
+    """The names of `token_arrays` that the family's models cannot do without; None where nobody said."""
     keys: tuple[str, ...] = ()
     masked: tuple[tuple[str, str], ...] = ()
     masked_segments: tuple[int, ...] = ()

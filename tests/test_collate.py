@@ -106,18 +106,70 @@ def test_refusals() -> None:
         PackedCollator()(replace(leaking, labels=labels))
 
 
+def mrope(pack: Packed, rows: int = 4) -> Packed:
+    """A pack of a family with M-RoPE."""
+    return replace(
+        pack,
+        position_ids=np.stack([pack.position_ids] * rows),
+        token_arrays={"mm_token_type_ids": (pack.input_ids == IMAGE).astype(np.int64)},
+        media={**pack.media, "image_grid_thw": np.ones((len(pack.cu_seqlens) - 1, 3), np.int64)},
+    )
+
+
+def without_types(pack: Packed, **more: object) -> Packed:
+    return replace(pack, token_arrays={}, **more)  # type: ignore[arg-type]
+
+
+PLAIN = packed([4, 5])
+LEAKS = {
+    "three rows of M-RoPE": (mrope(PLAIN, 3), "of three rows a model cannot tell"),
+    "M-RoPE without types": (without_types(mrope(PLAIN)), "mm_token_type_ids is missing"),
+    "Gemma without types": (replace(PLAIN, type_ids=("token_type_ids",)), "token_type_ids is missing"),
+    "a mask of two axes": (replace(PLAIN, token_arrays={"attention_mask": np.ones(9, np.int64)}), "attention_mask"),
+    "a mask among the media": (
+        replace(PLAIN, media={**PLAIN.media, "attention_mask": np.ones((2, 7), np.int64)}),
+        "attention_mask",
+    ),
+    "positions over the whole row": (replace(PLAIN, position_ids=np.arange(9)), "begin anew in each"),
+    "the temporal row first": (
+        replace(mrope(PLAIN), position_ids=np.zeros((4, 9), np.int64)),
+        "count by one inside the segments",
+    ),
+    "borders that stop short": (replace(PLAIN, cu_seqlens=np.array([0, 4, 7], np.int32)), "do not cut 9 tokens"),
+    "an empty segment": (replace(PLAIN, cu_seqlens=np.array([0, 4, 4, 9], np.int32)), "do not cut 9 tokens"),
+    "a trained placeholder": (
+        replace(PLAIN, slots=(Slot(kind="image", start=7, length=1, tokens=1),)),
+        "placeholder of a medium is trained",
+    ),
+    "labels of another length": (replace(PLAIN, labels=PLAIN.labels[:-1]), "labels has the shape"),
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+@pytest.mark.parametrize("collate", [PackedCollator(), PaddedCollator(pad_id=1)])
+def test_what_would_leak_is_refused(collate: PackedCollator | PaddedCollator, name: str) -> None:
+    pack, message = LEAKS[name]
+    with pytest.raises(ValueError, match=message):
+        collate(pack)
+
+
+def test_packs_that_run_into_each_other_are_refused() -> None:
+    """Transformers finds borders where positions do not go up by one."""
+    second = packed([5])
+    with pytest.raises(ValueError, match="begin anew in each"):
+        PackedCollator()([packed([4]), replace(second, position_ids=second.position_ids + 4)])
+
+
 @given(packs, st.integers(1, 16), st.booleans())
-def test_padded_rows_are_the_segments(lengths: list[list[int]], multiple: int, mrope: bool) -> None:
+def test_padded_rows_are_the_segments(lengths: list[list[int]], multiple: int, four: bool) -> None:
     given_packs = [packed(one, seed) for seed, one in enumerate(lengths)]
-    if mrope:
-        given_packs = [
-            replace(p, position_ids=np.stack([p.position_ids + axis for axis in range(4)])) for p in given_packs
-        ]
+    if four:
+        given_packs = [mrope(pack) for pack in given_packs]
     batch = PaddedCollator(multiple=multiple, pad_id=1)(given_packs)
     sizes = [length for one in lengths for length in one]
     length = -(-max(sizes) // multiple) * multiple
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (len(sizes), length)
-    assert batch["position_ids"].shape == ((4,) if mrope else ()) + (len(sizes), length)
+    assert batch["position_ids"].shape == ((4,) if four else ()) + (len(sizes), length)
     assert "cu_seq_lens_q" not in batch
     row = 0
     for pack in given_packs:

@@ -46,6 +46,7 @@ def assemble(
         media=media,
         joins=joins,
         token_arrays=_token_types(segments, family),
+        type_ids=(family.type_ids,) if family.type_ids else (),
         keys=keys,
         masked=tuple((keys[segment], reason) for segment, reason in masked.items()),
         masked_segments=tuple(masked),

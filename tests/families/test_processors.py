@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import transformers as hf
 
 from mmdata.errors import DataError
@@ -240,8 +241,10 @@ def test_siglip2_and_pix2struct() -> None:
     ]:
         family = get_family(name, tokenizer=words, image={"budget": 32})
         theirs = images([tensor(photo) for photo in PHOTOS], return_tensors="pt")
-        ours = batch(family, [[image(photo), "what"] for photo in PHOTOS])
-        same(ours, theirs, names)
+        rows = [batch(family, [[image(photo), "what"]]) for photo in PHOTOS]
+        same({key: torch.cat([row[key] for row in rows]) for key in names}, theirs, names)
+    with pytest.raises(ValueError, match="switch their isolation off"):
+        batch(family, [[image(photo), "what"] for photo in PHOTOS])
 
 
 @pytest.mark.parametrize("splitting", [True, False])
