@@ -7,32 +7,36 @@ import fcntl
 import glob
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
-
-import yaml
+from typing import Any, Literal, NamedTuple
 
 from mmdata import __version__, specfile
-from mmdata.engine import adopt, commit
+from mmdata.engine import adopt, commit, energon
 from mmdata.engine.adopt import Unit
 from mmdata.engine.adopt_rows import adopt_rows
+from mmdata.engine.energon import FieldMap, braces
+from mmdata.engine.table_columns import ROLES, Naming
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.progress import Progress
+from mmdata.report_page.page import render
 from mmdata.shards import manifest as manifests
 from mmdata.shards.access import local_path, open_source
 from mmdata.shards.index import Index
 from mmdata.shards.manifest import Manifest
 from mmdata.shards.rows import SUFFIXES, is_table
-from mmdata.shards.storage import write_atomic
+from mmdata.shards.storage import sha256_file, write_atomic
+from mmdata.stats import compute
 
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
-Tar = tuple[str, frozenset[int]]
-"""A tar and the numbers of its samples to leave out."""
+
+class Tar(NamedTuple):
+    """A tar, the numbers of its samples to leave out, and which member is what; or a table."""
+
+    uri: str
+    excluded: frozenset[int] = frozenset()
+    fields: FieldMap | None = None
 
 
 def index_tars(
@@ -41,19 +45,24 @@ def index_tars(
     *,
     split: str = "train",
     verify: Literal["full", "header"] = "header",
+    naming: Naming = Naming(),  # noqa: B008 frozen
     quiet: bool = False,
 ) -> Manifest:
-    """Make a dataset in `output` of tars that stay where they are, or go on where a run was stopped.
+    """Make a dataset in `output` of tars or tables that stay where they are, or go on where a run was stopped.
+    `naming` says what the columns of tables are.
 
     Raises SpecError for sources that name no tar, or others than those that `output` was begun with; DataError for a
     damaged dataset; RunError when the storage fails or `output` cannot be written.
     """
     tars = [tar for source in sources for tar in _tars(source, split)]
-    if twice := sorted({uri for uri, _ in tars if sum(uri == other for other, _ in tars) > 1}):
+    if twice := sorted({tar.uri for tar in tars if sum(tar.uri == other.uri for other in tars) > 1}):
         raise SpecError(f"{twice[0]}: named twice")
-    stems = [Path(uri.partition("?")[0]).stem for uri, _ in tars if is_table(uri)]
+    stems = [Path(tar.uri.partition("?")[0]).stem for tar in tars if is_table(tar.uri) and not naming.key]
     if same := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise SpecError(f"two tables named {same[0]}: rows are named after their file; index them apart, or rename one")
+        raise SpecError(
+            f"two tables named {same[0]}: rows are named after their file; index them apart, rename one, or"
+            " give a --key-column"
+        )
     try:
         commit.prepare(output)
         with open(output / ".build" / "lock", "w") as lock:
@@ -61,19 +70,19 @@ def index_tars(
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(f"{output}: another run is writing to this dataset") from None
-            return _index(tars, output, split, verify, quiet)
+            return _index(tars, output, split, verify, naming, quiet)
     except OSError as error:
         raise RunError(f"{getattr(error, 'filename', None) or output}: {error.strerror or error}") from error
 
 
-def _index(tars: list[Tar], output: Path, split: str, verify: Literal["full", "header"], quiet: bool) -> Manifest:
-    named = [(uri, _name(uri, output), excluded) for uri, excluded in tars]
+def _index(
+    tars: list[Tar], output: Path, split: str, verify: Literal["full", "header"], naming: Naming, quiet: bool
+) -> Manifest:
+    names = [_name(tar.uri, output) for tar in tars]
+    told = {"columns": naming.given()} if naming.given() else {}
     bound: dict[str, Any] = {
-        "spec": {"index": {"split": split, "verify": verify, "version": 1}},
-        "inputs": [
-            {"name": name, "size": _size(uri), **({"excluded": sorted(excluded)} if excluded else {})}
-            for uri, name, excluded in named
-        ],
+        "spec": {"index": {"split": split, "verify": verify, "version": 1, **told}},
+        "inputs": [_input(tar, name) for tar, name in zip(tars, names, strict=True)],
         "plugins": {},
     }
     _bind(output, bound)
@@ -87,11 +96,20 @@ def _index(tars: list[Tar], output: Path, split: str, verify: Literal["full", "h
             keys.update(dict.fromkeys(found, entry.shard or ""))
     first = sum(entry.input_rows for entry in committed)
     with Progress(total=None, quiet=quiet) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
-        for number in range(len(committed), len(named)):
-            uri, name, excluded = named[number]
-            unit = Unit(number=number, uri=uri, name=name, input_first=first, excluded=excluded)
-            take = adopt_rows if is_table(uri) else adopt.adopt
-            entry, fates = take(output, unit, verify=verify, keys=keys, pool=pool)
+        for number in range(len(committed), len(tars)):
+            tar = tars[number]
+            unit = Unit(
+                number=number,
+                uri=tar.uri,
+                name=names[number],
+                input_first=first,
+                excluded=tar.excluded,
+                fields=tar.fields,
+            )
+            if is_table(tar.uri):
+                entry, fates = adopt_rows(output, unit, verify=verify, keys=keys, pool=pool, naming=naming)
+            else:
+                entry, fates = adopt.adopt(output, unit, verify=verify, keys=keys, pool=pool)
             commit.record(output, entry, fates)
             commit.publish(output, entry)
             first += entry.input_rows
@@ -101,6 +119,15 @@ def _index(tars: list[Tar], output: Path, split: str, verify: Literal["full", "h
     return _finish(output, bound)
 
 
+def _input(tar: Tar, name: str) -> dict[str, Any]:
+    told: dict[str, Any] = {"name": name, "size": _size(tar.uri)}
+    if tar.excluded:
+        told["excluded"] = sorted(tar.excluded)
+    if tar.fields is not None:
+        told["fields"] = {field: [list(place) for place in places] for field, places in tar.fields.fields}
+    return told
+
+
 def _finish(output: Path, bound: dict[str, Any]) -> Manifest:
     records = list(commit.records(output))
     counts, reasons = commit.sums(records)
@@ -108,21 +135,23 @@ def _finish(output: Path, bound: dict[str, Any]) -> Manifest:
     for record in records:
         entries.append(record.entry.model_copy(update={"first": first}))
         first += record.entry.rows
-    return manifests.write(
-        output,
-        Manifest(
-            created_by=f"mmdata {__version__}",
-            spec=bound["spec"],
-            spec_digest=specfile.digest(bound["spec"]),
-            inputs=bound["inputs"],
-            input_rows=sum(entry.input_rows for entry in entries),
-            samples=first,
-            counts=counts,
-            reasons=reasons,
-            shards=entries,
-            root_digest=manifests.root_digest(entries),
-        ),
+    manifest = Manifest(
+        created_by=f"mmdata {__version__}",
+        spec=bound["spec"],
+        spec_digest=specfile.digest(bound["spec"]),
+        inputs=bound["inputs"],
+        input_rows=sum(entry.input_rows for entry in entries),
+        samples=first,
+        counts=counts,
+        reasons=reasons,
+        shards=entries,
+        root_digest=manifests.root_digest(entries),
     )
+    figures = compute(output, manifest, {})
+    write_atomic(output / "stats.json", (json.dumps(figures, indent=1, sort_keys=True) + "\n").encode())
+    write_atomic(output / "report.html", render(output, manifest, figures, seed=0))
+    files = {name: sha256_file(output / name) for name in ("stats.json", "report.html")}
+    return manifests.write(output, manifest.model_copy(update={"files": files}))
 
 
 def _bind(output: Path, bound: dict[str, Any]) -> None:
@@ -135,19 +164,20 @@ def _bind(output: Path, bound: dict[str, Any]) -> None:
     changes = list(specfile.difference(manifests.read_json(path), bound))
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)
-        raise SpecError(f"{output} was begun with other tars or options; use another --output, or undo:\n{listed}")
+        raise SpecError(f"{output} was begun with other files or options; use another --output, or undo:\n{listed}")
 
 
 def _tars(source: str, split: str) -> Iterator[Tar]:
-    """The tars that a source means, in order: an Energon folder's split, a folder's, a pattern's, or one."""
+    """The tars or tables that a source means, in order: an Energon folder's split, a folder's, a pattern's, or one."""
     local = local_path(source)
     if local is not None and (Path(local) / ".nv-meta").is_dir():
-        yield from _energon(Path(local), split)
+        fields = energon.field_map(Path(local))
+        yield from (Tar(uri, excluded, fields) for uri, excluded in energon.split_shards(Path(local), split))
         return
     found = [uri for pattern in braces(source) for uri in _matching(pattern)]
     if not found:
         raise SpecError(f"{source}: no tar or table there")
-    yield from ((uri, frozenset()) for uri in found)
+    yield from map(Tar, found)
 
 
 def _matching(pattern: str) -> list[str]:
@@ -164,47 +194,6 @@ def _matching(pattern: str) -> list[str]:
 
     filesystem, path = fsspec.core.url_to_fs(pattern)
     return sorted(filesystem.unstrip_protocol(name) for name in filesystem.glob(path))
-
-
-def _energon(folder: Path, split: str) -> Iterator[Tar]:
-    """The shards of a split as Energon's `prepare` wrote it down: `.nv-meta/split.yaml`, its exclusions respected."""
-    path = folder / ".nv-meta" / "split.yaml"
-    try:
-        value = yaml.safe_load(path.read_text())
-        parts, excludes = value["split_parts"], value.get("exclude") or []
-        shards = [name for pattern in parts[split] for name in braces(pattern)]
-    except OSError as error:
-        raise SpecError(f"{path}: {error.strerror}; prepare the folder, or name its tars") from error
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise SpecError(f"{path}: no split {split!r} in it ({error})") from error
-    without: dict[str, set[int]] = {}
-    for name in (name for pattern in excludes for name in braces(pattern)):
-        shard, slash, number = name.rpartition("/")
-        if slash and number.isdigit() and not name.endswith(".tar"):
-            without.setdefault(shard, set()).add(int(number))
-        else:
-            without[name] = {-1}
-    for shard in shards:
-        if -1 not in without.get(shard, ()):
-            yield str(folder / shard), frozenset(without.get(shard, ()))
-
-
-def braces(pattern: str) -> list[str]:
-    """What a pattern with braces stands for, as shells and webdataset expand it.
-
-    >>> braces("a-{000..002}.tar"), braces("{x,y}/{1..2}")
-    (['a-000.tar', 'a-001.tar', 'a-002.tar'], ['x/1', 'x/2', 'y/1', 'y/2'])
-    """
-    found = _BRACES.search(pattern)
-    if found is None:
-        return [pattern]
-    if span := _RANGE.fullmatch(found[1]):
-        first, last = int(span[1]), int(span[2])
-        step = 1 if last >= first else -1
-        options = [f"{number:0{len(span[1])}d}" for number in range(first, last + step, step)]
-    else:
-        options = found[1].split(",")
-    return [name for option in options for name in braces(pattern[: found.start()] + option + pattern[found.end() :])]
 
 
 def _name(uri: str, output: Path) -> str:
@@ -236,13 +225,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         "  python -m mmdata.index 'data/cc3m-{00000..00331}.tar' --output data/cc3m\n"
         "  python -m mmdata.index energon_folder --split train --output data/train\n"
         "  python -m mmdata.index 'data/train-*.parquet' --output data/train\n"
-        "  python -m mmdata.index 's3://bucket/laion/*.tar' --output data/laion --verify full\n\n"
-        "Run it again after a kill: it goes on after the last whole tar.\n"
+        "  python -m mmdata.index 's3://bucket/laion/*.tar' --output data/laion --verify full\n"
+        "  python -m mmdata.index qa.parquet --text-column ask:user --text-column say:assistant --output data/qa\n\n"
+        "What columns hold is told by the options, else by the schema as `datasets` writes it (Image, Audio, Video,\n"
+        "and lists of them), else by names: image(s), audio(s), video(s), text, caption, messages, conversations,\n"
+        "texts.\n"
+        "Of an Energon folder, .nv-meta/split.yaml and the field_map of .nv-meta/dataset.yaml are honoured.\n"
+        "Run it again after a kill: it goes on after the last whole file.\n"
         "exit codes: 0 done; 1 the run failed, run it again; 2 the sources or the output are wrong.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "source", nargs="+", help="tars: paths, globs, {000..999}, URLs, folders, Energon folders; local tables"
+        "source", nargs="+", help="tars or tables: paths, globs, {000..999}, URLs, folders, Energon folders"
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the dataset to make")
     parser.add_argument("--split", default="train", help="of Energon folders (default: train)")
@@ -252,11 +246,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="header",
         help="header: facts from headers; full: decode every medium (default: header)",
     )
+    columns = parser.add_argument_group("columns of tables", "each may be given several times, but for the last two")
+    for kind in ("image", "audio", "video"):
+        columns.add_argument(f"--{kind}-column", action="append", default=[], metavar="NAME", help=f"holds {kind}s")
+    columns.add_argument(
+        "--text-column",
+        action="append",
+        default=[],
+        metavar="NAME[:ROLE]",
+        help=f"a text, in the order of tokens; roles: {', '.join(ROLES)} (default: caption)",
+    )
+    columns.add_argument("--conversations-column", metavar="NAME", help="holds lists of messages")
+    columns.add_argument("--key-column", metavar="NAME", help="holds the keys (default: name of the file and row)")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the summary")
     options = parser.parse_args(argv)
     try:
         manifest = index_tars(
-            options.source, options.output, split=options.split, verify=options.verify, quiet=options.quiet
+            options.source,
+            options.output,
+            split=options.split,
+            verify=options.verify,
+            naming=Naming(
+                image=tuple(options.image_column),
+                audio=tuple(options.audio_column),
+                video=tuple(options.video_column),
+                text=tuple(options.text_column),
+                conversations=options.conversations_column,
+                key=options.key_column,
+            ),
+            quiet=options.quiet,
         )
     except (SpecError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -268,6 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     reasons = json.dumps({reason: n for found in manifest.reasons.values() for reason, n in found.items()})
     shards = manifest.table.shards if manifest.table else 0
     print(f"{manifest.input_rows:,} samples found = {states}" + (f" {reasons}" if manifest.reasons else ""))
+    print(f"report: {options.output / 'report.html'}")
     print(f"{manifest.samples:,} samples in {shards} shards, root digest {manifest.root_digest[:16]}")
     return 0
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +24,8 @@ import pyarrow.parquet as pq
 from mmdata.errors import DataError
 from mmdata.ledger import SCHEMA, STATES
 from mmdata.rng import generator
+from mmdata.shards.access import Source
+from mmdata.shards.folder import Folder
 from mmdata.shards.index import Index
 from mmdata.shards.manifest import Manifest
 from mmdata.shards.table import ShardEntry
@@ -293,11 +294,11 @@ class _Kept:
         self.kinds.update(kind[~(kind == "meta")].tolist())
         for name, form, size in zip(*(of(n, made).to_pylist() for n in ("name", "format", "size")), strict=True):
             self.stored[f"{form} {name.removesuffix('.arrow').rpartition('.')[2]}"].update(parts=1, bytes=size)
-        sizes = _floats(of("size"))
+        sizes = _floats(of("size")) + np.nan_to_num(_floats(pc.binary_length(of("inline"))))
         self.tallies["text_bytes"].add(np.bincount(owner[text], weights=sizes[text], minlength=entry.rows))
-        self._read_texts(folder / entry.shard, entry, parts, owner, text)
+        self._read_texts(folder, entry, parts, owner, text)
 
-    def _read_texts(self, path: Path, entry: ShardEntry, parts: Any, owner: Any, text: Any) -> None:
+    def _read_texts(self, folder: Path, entry: ShardEntry, parts: Any, owner: Any, text: Any) -> None:
         """Characters and words of the text of each sampled sample, all its text parts together."""
         first, last = np.searchsorted(self._positions, (entry.first, entry.first + entry.rows))
         wanted = self._positions[first:last] - entry.first
@@ -306,22 +307,21 @@ class _Kept:
         counts = {int(row): [0, 0] for row in wanted}
         chosen = np.flatnonzero(text & np.isin(owner, wanted))
         places = zip(
-            *(parts.field(n).take(pa.array(chosen)).to_pylist() for n in ("offset", "size", "crc32c")), strict=True
+            *(parts.field(n).take(pa.array(chosen)).to_pylist() for n in ("offset", "size", "crc32c", "inline")),
+            strict=True,
         )
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            raise DataError("shard_missing", f"{path}: {error.strerror}") from error
-        try:
-            for row, (offset, size, checksum) in zip(owner[chosen].tolist(), places, strict=True):
-                data = os.pread(handle, size, offset)
-                if crc32c.crc32c(data) != checksum:
-                    raise DataError("part_crc32c", f"{path}: text at byte {offset} has changed since the build")
-                string = data.decode(errors="replace")
-                counts[row][0] += len(string)
-                counts[row][1] += len(string.split())
-        finally:
-            os.close(handle)
+        shard: Source | None = None
+        for row, (offset, size, checksum, data) in zip(owner[chosen].tolist(), places, strict=True):
+            if data is None:
+                shard = shard or Folder(folder).source(entry.shard or "")
+                data = shard.read(offset, size)
+            if crc32c.crc32c(data) != checksum:
+                raise DataError("part_crc32c", f"{entry.shard}: text at byte {offset} has changed since the build")
+            string = data.decode(errors="replace")
+            counts[row][0] += len(string)
+            counts[row][1] += len(string.split())
+        if shard is not None:
+            shard.close()
         table = np.asarray(list(counts.values()), dtype=np.float64)
         self.tallies["text_characters_sampled"].add(table[:, 0])
         self.tallies["text_words_sampled"].add(table[:, 1])

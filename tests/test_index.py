@@ -294,7 +294,7 @@ def test_wrong_sources_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main([str(tmp_path / "no.tar"), "--output", str(tmp_path / "d"), "--quiet"]) == 2
     index_tars([str(paths[0])], tmp_path / "d", quiet=True)
     assert main([str(paths[1]), "--output", str(tmp_path / "d"), "--quiet"]) == 2
-    assert "begun with other tars" in capsys.readouterr().err
+    assert "begun with other files" in capsys.readouterr().err
     with pytest.raises(SpecError, match="named twice"):
         index_tars([str(paths[0]), str(paths[0])], tmp_path / "e", quiet=True)
     assert braces("{a,b}{1..2}") == ["a1", "a2", "b1", "b2"]

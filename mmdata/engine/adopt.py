@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from mmdata import ledger
 from mmdata.decode.work import Work
 from mmdata.engine import commit
+from mmdata.engine.energon import FieldMap
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
 from mmdata.shards import index as indexes
@@ -54,13 +55,14 @@ class Group:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
     """One tar to adopt: its number, its URI, how the dataset names it, the first of its rows, those of its samples to
-    leave out by their number in the tar."""
+    leave out by their number in the tar, and which member is what, where its folder says so."""
 
     number: int
     uri: str
     name: str
     input_first: int
     excluded: frozenset[int] = frozenset()
+    fields: FieldMap | None = None
 
 
 def adopt(
@@ -161,7 +163,7 @@ def _row(group: Group, unit: Unit, probe: Probe) -> IndexRow | Drop:
     if group.drop is not None:
         return group.drop
     try:
-        parts, meta = _parts(group)
+        parts, meta = _parts(group) if unit.fields is None else _mapped(group, unit.fields)
         media = [part for part in parts if isinstance(part, Media)]
         sample = Sample(key=group.key, parts=tuple(media), origin=Origin(uri=unit.name, row=0))
         probed = probe.apply(sample, Work(max_pixels=probe.max_pixels))
@@ -200,12 +202,7 @@ def _parts(group: Group) -> tuple[list[Media | Text | str], bool]:
     for extension in group.members:
         if kind := KINDS.get(extension.rpartition(".")[2]):
             listed.setdefault(kind, []).append(extension)
-    value: Any = None
-    if "json" in group.members:
-        try:
-            value = json.loads(group.members["json"].data)
-        except (ValueError, RecursionError) as error:
-            raise DataError("bad_record", f"its json: {error}") from error
+    value = _json(group)
     meta = isinstance(value, dict)
     talk = value if isinstance(value, list) else _messages.find(value) if meta else None
     if talk is not None:
@@ -228,6 +225,21 @@ def _parts(group: Group) -> tuple[list[Media | Text | str], bool]:
     if not media and not texts:
         raise DataError("no_parts", f"no medium or text among {', '.join(group.members)}")
     return media + texts, meta
+
+
+def _mapped(group: Group, fields: FieldMap) -> tuple[list[Media | Text | str], bool]:
+    parts = fields.parts({extension: member.data for extension, member in group.members.items()})
+    return list(parts), isinstance(_json(group), dict)
+
+
+def _json(group: Group) -> Any:
+    """What its JSON member holds; None where it has none."""
+    if "json" not in group.members:
+        return None
+    try:
+        return json.loads(group.members["json"].data)
+    except (ValueError, RecursionError) as error:
+        raise DataError("bad_record", f"its json: {error}") from error
 
 
 def _check_text(extension: str, data: bytes) -> None:

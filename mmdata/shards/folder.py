@@ -12,9 +12,10 @@ from pathlib import Path
 
 from mmdata.errors import DataError
 from mmdata.shards import cache as caches
-from mmdata.shards.access import Source, join, local_path, open_source, read_file
+from mmdata.shards.access import Source, join, local_path, read_file
 from mmdata.shards.cache import Cache
 from mmdata.shards.prefetch import Prefetcher
+from mmdata.shards.rows import open_shard
 from mmdata.shards.storage import write_atomic
 
 FETCHING = 8
@@ -52,7 +53,7 @@ class Folder:
     def source(self, name: str, *, size: int | None = None, digest: str | None = None) -> Source:
         """A shard, to be read at any offset. `size` in bytes and `digest` (hex SHA-256) as the manifest has them."""
         uri = self.locate(name)
-        return open_source(uri, cache=self.cache, size=size or None, digest=digest, ahead=self.ahead)
+        return open_shard(uri, cache=self.cache, size=size or None, digest=digest, ahead=self.ahead)
 
     def fetch(self, files: Sequence[tuple[str, str | None]]) -> None:
         """Have these files (name, digest) in the cache, several at a time. What fails shows when they are opened."""
