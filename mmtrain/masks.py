@@ -19,7 +19,8 @@ def segments(cu_seqlens: torch.Tensor) -> torch.Tensor:
     >>> segments(torch.tensor([0, 2, 3])).tolist()
     [0, 0, 1]
     """
-    return torch.repeat_interleave(torch.arange(len(cu_seqlens) - 1), cu_seqlens.diff().cpu())
+    numbers = torch.arange(len(cu_seqlens) - 1, device=cu_seqlens.device)
+    return torch.repeat_interleave(numbers, cu_seqlens.diff())
 
 
 def same_segment(cu_seqlens: torch.Tensor) -> torch.Tensor:
@@ -35,7 +36,7 @@ def causal(cu_seqlens: torch.Tensor, *, sliding_window: int | None = None) -> to
     [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 1, 1]]
     """
     mask = same_segment(cu_seqlens)
-    place = torch.arange(len(mask))
+    place = torch.arange(len(mask), device=mask.device)
     distance = place[:, None] - place[None, :]
     mask &= distance >= 0
     if sliding_window is not None:
@@ -50,8 +51,8 @@ def prefix(cu_seqlens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
     """
     number = segments(cu_seqlens)
-    place = torch.arange(len(number)) - cu_seqlens[:-1].cpu().long()[number]
-    return both_ways(cu_seqlens, place < lengths.cpu()[number])
+    place = torch.arange(len(number), device=number.device) - cu_seqlens[:-1].long()[number]
+    return both_ways(cu_seqlens, place < lengths.to(number.device)[number])
 
 
 def both_ways(cu_seqlens: torch.Tensor, inside: torch.Tensor, *, sliding_window: int | None = None) -> torch.Tensor:
@@ -61,9 +62,9 @@ def both_ways(cu_seqlens: torch.Tensor, inside: torch.Tensor, *, sliding_window:
     >>> both_ways(torch.tensor([0, 3]), torch.tensor([True, False, True])).int().tolist()
     [[1, 0, 1], [1, 1, 0], [1, 1, 1]]
     """
-    inside = inside.cpu()
+    inside = inside.to(cu_seqlens.device)
     mask = causal(cu_seqlens) | (same_segment(cu_seqlens) & inside[:, None] & inside[None, :])
-    return mask if sliding_window is None else mask & _within(len(mask), sliding_window)
+    return mask if sliding_window is None else mask & _within(mask, sliding_window)
 
 
 def image_blocks(
@@ -76,17 +77,17 @@ def image_blocks(
     >>> image_blocks(torch.tensor([0, 4]), torch.tensor([1, 1, 0, 1])).int().tolist()
     [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
     """
-    image = token_type_ids.cpu() == 1
+    image = token_type_ids.to(cu_seqlens.device) == 1
     number = segments(cu_seqlens)
     begins = image & ~torch.nn.functional.pad(image[:-1] & (number[1:] == number[:-1]), (1, 0))
     block = torch.where(image, begins.cumsum(0), 0)
     alike = (block[:, None] == block[None, :]) & image[:, None]
     mask = causal(cu_seqlens) | alike
-    return mask if sliding_window is None else mask & _within(len(mask), sliding_window)
+    return mask if sliding_window is None else mask & _within(mask, sliding_window)
 
 
-def _within(length: int, window: int) -> torch.Tensor:
-    place = torch.arange(length)
+def _within(mask: torch.Tensor, window: int) -> torch.Tensor:
+    place = torch.arange(len(mask), device=mask.device)
     return place[:, None] - place[None, :] < window
 
 

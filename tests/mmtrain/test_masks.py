@@ -69,3 +69,20 @@ def test_explicit_masks_are_additive_and_named_by_kind() -> None:
     assert ((full == 0) == masks.causal(cu)).all()
     assert full.min() == torch.finfo(torch.float32).min
     assert (both["sliding_attention"][0, 0] == 0).sum() == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_masks_lie_where_the_borders_do() -> None:
+    cu = torch.tensor([0, 3, 7], dtype=torch.int32)
+    types = torch.tensor([1, 1, 0, 0, 1, 1, 0])
+    for make in (
+        lambda b, t: masks.same_segment(b),
+        lambda b, t: masks.causal(b, sliding_window=2),
+        lambda b, t: masks.prefix(b, torch.tensor([2, 3])),
+        lambda b, t: masks.both_ways(b, t == 1, sliding_window=3),
+        lambda b, t: masks.image_blocks(b, t, sliding_window=3),
+    ):
+        found = make(cu.cuda(), types.cuda())
+        assert found.is_cuda
+        assert torch.equal(found.cpu(), make(cu, types))
