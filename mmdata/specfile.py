@@ -358,6 +358,7 @@ def _walk(model: type[BaseModel], data: Any, loc: Loc) -> tuple[Loc, type[BaseMo
             and name not in data
             and (name == data.get("kind") or (at < len(loc) - 1 and here is None))
         ):
+            annotation = _model_of(annotation, {"kind": name}) or annotation
             continue  # a union tag, not a key
         if here is not None:
             holder = here

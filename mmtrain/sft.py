@@ -20,7 +20,6 @@ from transformers.utils import logging as transformers_logging
 
 from mmdata import specfile
 from mmdata.errors import DataError, RunError, SpecError
-from mmdata.families import get_family
 from mmdata.labels import IGNORE
 from mmdata.shards.dataset import open_dataset
 from mmdata.shards.storage import user_cache, write_atomic
@@ -28,7 +27,7 @@ from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.loader import StreamLoader
 from mmdata.stream.report import plan_report
 from mmdata.types import Packed, World
-from mmtrain import certificate, distributed, run
+from mmtrain import certificate, distributed, models, run
 from mmtrain.certificate import Strategy
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
@@ -36,12 +35,11 @@ from mmtrain.distributed import first
 from mmtrain.inspect_packs import describe_pack
 from mmtrain.job import Job
 from mmtrain.loop import train
-from mmtrain.models import build
 from mmtrain.optim import optimizer
 from mmtrain.rules import Setting, resolve, table
 from mmtrain.spec import TrainSpec
-from mmtrain.tokenizer import load_or_train
-from mmtrain.tokenizer import train as train_tokenizer
+from mmtrain.tokenizer import load_or_make
+from mmtrain.tokenizer import make as make_tokenizer
 
 CHECKED_SAMPLES = 3
 
@@ -80,19 +78,22 @@ def sft(
     world = world or World()
     folder = Path(spec.output)
     datasets = [open_dataset(source.path, integrity=spec.data.integrity) for source in spec.data.sources]
+    source, tokens = models.tokenizer_source(spec.model), models.media_tokens(spec.model)
     start: Path | None = None
     if dry_run or inspect:
-        tokenizer = train_tokenizer(datasets[0], spec.tokenizer)
+        tokenizer = make_tokenizer(datasets[0], spec.tokenizer, source, tokens)
     else:
         binding = run.binding(spec, [dataset.manifest.root_digest for dataset in datasets])
         start = first(lambda: run.open_run(folder, binding, resume), world)
-        tokenizer = first(lambda: load_or_train(folder / run.TOKENIZER, datasets[0], spec.tokenizer), world)
+        kept = folder / run.TOKENIZER
+        tokenizer = first(lambda: load_or_make(kept, datasets[0], spec.tokenizer, source, tokens), world)
+    spec = models.with_template(spec, tokenizer)
     loader = make_loader(spec, tokenizer, world, None if dry_run or inspect else folder / run.STREAM)
     if inspect:
         for _, batch in zip(range(inspect), loader, strict=False):
             print(describe_pack(batch, tokenizer))
         return 0
-    model = build(spec.model, tokenizer, seed=spec.seed)
+    model = models.build(spec.model, tokenizer, seed=spec.seed)
     settings = resolve(spec.parameters, list(aliases(model).values()))
     if world.rank == 0:
         print(plan(spec, loader.dataset, model))
@@ -118,9 +119,8 @@ def sft(
 
 def make_loader(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, world: World, folder: Path | None) -> StreamLoader:
     """The stream of a spec, as batches; `folder` keeps what its states refer to."""
-    image = {"size": spec.model.image_size, "patch": spec.model.patch_size}
     bound_tokenizer: Any = tokenizer
-    family = get_family(spec.model.family, tokenizer=bound_tokenizer, image=image)
+    family = models.family_of(spec.model, tokenizer)
     stream = StreamingDataset(spec.data, family=family, global_batch=spec.global_batch, world=world, run_folder=folder)
     return StreamLoader(stream, PackedCollator(pad_id=bound_tokenizer.pad_token_id), threads=spec.threads)
 
@@ -157,7 +157,7 @@ def plan(spec: TrainSpec, stream: StreamingDataset, model: torch.nn.Module) -> s
             *report.lines(),
             f"step   {spec.global_batch} packs = {spec.global_batch * report.tokens / report.packs:,.0f} tokens",
             f"run    {spec.steps:,} steps = {wanted:,} packs{epochs}",
-            f"model  {spec.model.family}, {parameters / 1e6:.2f} M parameters",
+            f"model  {type(model).__name__}, {parameters / 1e6:.2f} M parameters",
         ]
     )
 

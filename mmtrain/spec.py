@@ -7,7 +7,7 @@ from pydantic import Field
 from mmdata.spec import Model, OutputPath, runtime
 from mmdata.stream.spec import StreamSpec
 from mmtrain.losses import Norm
-from mmtrain.models.spec import ModelSpec
+from mmtrain.models.spec import ModelSpec, TinySpec
 from mmtrain.optim import OptimSpec
 from mmtrain.rules import Rule
 from mmtrain.tokenizer import TokenizerSpec
@@ -18,7 +18,7 @@ class TrainSpec(Model):
 
     data: StreamSpec
     tokenizer: TokenizerSpec = TokenizerSpec()
-    model: ModelSpec = ModelSpec()
+    model: ModelSpec = TinySpec()
     parameters: tuple[Rule, ...] = ()
     """Which parameters are trained, from when on and how fast; without rules, all are, alike. Aliases begin with
     `vision`, `audio`, `connector`, `language` or `head`; `--dry-run` prints what the rules come to."""

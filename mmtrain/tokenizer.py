@@ -1,26 +1,34 @@
-"""A tokenizer trained from the captions of a dataset: byte-level BPE, the same for the same captions."""
+"""The run's tokenizer: of a folder, of the model, or trained from the captions of its dataset; kept with the run."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from mmdata.errors import SpecError
 from mmdata.shards.dataset import Dataset
 from mmdata.spec import Model
+from mmtrain.models.source import has_tokenizer
+from mmtrain.models.spec import SourcePath
 
 PAD, BOS, EOS, IMAGE = "<pad>", "<s>", "</s>", "<image>"
 
 
 class TokenizerSpec(Model):
-    """A byte-level BPE tokenizer, trained on the dataset's own captions and kept with the run."""
+    """A tokenizer of a folder; by default that of the model's folder, and for a model from numbers a byte-level BPE
+    tokenizer that is trained on the dataset's own captions. It is kept with the run."""
 
+    path: SourcePath | None = None
+    """Folder of a tokenizer, or the id of a repository on the hub. Special tokens for media are added where they are
+    missing."""
     vocab_size: int = Field(2048, ge=300)
+    """Of one that is trained."""
     samples: int = Field(10_000, ge=1)
     """Captions to train on: the first so many of the dataset."""
 
@@ -53,11 +61,44 @@ def train(dataset: Dataset, spec: TokenizerSpec) -> PreTrainedTokenizerBase:
     )
 
 
-def load_or_train(folder: Path, dataset: Dataset, spec: TokenizerSpec) -> PreTrainedTokenizerBase:
-    """The tokenizer saved in `folder`, or a new one, saved there whole or not at all."""
+def make(
+    dataset: Dataset, spec: TokenizerSpec, source: Path | None = None, tokens: Sequence[str] = ()
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that the spec names, else the one in the model's folder `source`, else a trained one; with `tokens`
+    as special tokens, and a padding token (its end of sequence where it has none). Raises SpecError for a folder
+    without a tokenizer."""
+    if spec.path is not None:
+        tokenizer = pretrained(spec.path, "tokenizer.path")
+    elif source is not None and has_tokenizer(source):
+        tokenizer = pretrained(str(source), "model.path")
+    else:
+        tokenizer = train(dataset, spec)
+    missing = [token for token in tokens if token not in tokenizer.all_special_tokens]
+    if missing:
+        added = [AddedToken(token, special=True, normalized=False) for token in missing]
+        tokenizer.add_tokens(added, special_tokens=True)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def pretrained(path: str, key: str) -> PreTrainedTokenizerBase:
+    """A tokenizer from a local folder or the hub. Raises SpecError, naming `key`, where there is none."""
+    local = Path(path).is_dir()
+    try:
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=local)
+    except (OSError, ValueError, KeyError) as error:
+        raise SpecError(f"{key}: {path} holds no tokenizer: {str(error).strip().splitlines()[0]}") from error
+    return found
+
+
+def load_or_make(
+    folder: Path, dataset: Dataset, spec: TokenizerSpec, source: Path | None = None, tokens: Sequence[str] = ()
+) -> PreTrainedTokenizerBase:
+    """The tokenizer saved in `folder`, or a new one (`make`), saved there whole or not at all."""
     if not folder.exists():
         temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-        train(dataset, spec).save_pretrained(temporary)
+        make(dataset, spec, source, tokens).save_pretrained(temporary)
         try:
             temporary.rename(folder)
         finally:

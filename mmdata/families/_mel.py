@@ -16,10 +16,14 @@ KEY = "input_features"
 
 def mask(plan: MediaPlan) -> dict[str, np.ndarray]:
     """`feature_attention_mask` int32 [1, frames]: 1 where a frame holds sound."""
+    return {"feature_attention_mask": (np.arange(plan.shape[-1]) < heard(plan)).astype(np.int32)[None]}
+
+
+def heard(plan: MediaPlan) -> int:
+    """Frames of a clip in one piece that hold sound."""
     (op,) = plan.ops
     assert isinstance(op, LogMel), plan
-    heard = num_frames(op.stop - op.start, padded=op.padded)
-    return {"feature_attention_mask": (np.arange(plan.shape[-1]) < heard).astype(np.int32)[None]}
+    return num_frames(op.stop - op.start, padded=op.padded)
 
 
 def read(checkpoint: Checkpoint) -> Mapping[str, Any]:

@@ -22,7 +22,8 @@ def native(tokenizer: Tokenizer, settings: Settings) -> Family:
     frame by frame; `input_features` [N, n_mels, frames] filled up to the longest, with `audio_frames` int64 [N].
 
     Parameters are those of `SmartResize` (4 to 1,024 tokens), `PatchVideo` (1 frame a second, 32 at most) and `Mel`
-    (80 bins, a token for every four frames).
+    (80 bins, a token for every four frames; with `trim: false` 30 seconds of frames, of which `audio_frames` hold
+    sound).
     """
     image = settings.view(
         "image",
@@ -52,16 +53,21 @@ def native(tokenizer: Tokenizer, settings: Settings) -> Family:
         mean=HALF,
         std=HALF,
     )
-    audio = settings.view("audio", Mel, _nothing, tokens="qwen2_audio", trim=True)
     return Family(
         name="native",
         tokenizer=tokenizer,
         media={
             "image": MediaRule(view=image, placeholder="<image>", key="pixel_values", join="concat", companions=_grid),
             "video": MediaRule(view=video, placeholder="<video>", key="pixel_values", join="concat", companions=_grid),
-            "audio": MediaRule(view=audio, placeholder="<audio>", key=_mel.KEY, join="pad", companions=_frames),
+            "audio": audio_rule(settings),
         },
     )
+
+
+def audio_rule(settings: Settings) -> MediaRule:
+    """Sounds of all the native families."""
+    view = settings.view("audio", Mel, _nothing, tokens="qwen2_audio", trim=True)
+    return MediaRule(view=view, placeholder="<audio>", key=_mel.KEY, join="pad", companions=_frames)
 
 
 def _nothing(_: Checkpoint) -> dict[str, object]:
@@ -73,4 +79,4 @@ def _grid(plan: MediaPlan) -> dict[str, np.ndarray]:
 
 
 def _frames(plan: MediaPlan) -> dict[str, np.ndarray]:
-    return {"audio_frames": np.array([plan.shape[-1]], np.int64)}
+    return {"audio_frames": np.array([_mel.heard(plan)], np.int64)}

@@ -1,5 +1,6 @@
 """Models by spec: built from numbers, or loaded."""
 
-from mmtrain.models.tiny import build
+from mmtrain.models.build import build
+from mmtrain.models.families import family_of, media_tokens, tokenizer_source, with_template
 
-__all__ = ["build"]
+__all__ = ["build", "family_of", "media_tokens", "tokenizer_source", "with_template"]

@@ -2,11 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from mmdata.spec import Model
+from mmdata.spec import Model, OutputPath, runtime
+
+
+def _located(value: str, info: ValidationInfo) -> str:
+    """A local folder made absolute, relative to the folder of the spec file; anything else as it is."""
+    base = (info.context or {}).get("base")
+    try:
+        path = Path(value).expanduser()
+        path = path if path.is_absolute() or base is None else Path(base) / path
+        local = path.is_dir() or value.startswith((".", "/", "~"))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{value}: {error}") from error
+    return str(path) if local else value
+
+
+SourcePath = Annotated[str, AfterValidator(_located)]
+"""A local folder (relative to the spec file), else the id of a repository on the Hugging Face hub: `org/name`."""
+
+
+class Views(Model):
+    """Parameters of the family's views by kind of media, which win over those of the model's processor files."""
+
+    image: dict[str, Any] = Field(default_factory=dict)
+    video: dict[str, Any] = Field(default_factory=dict)
+    audio: dict[str, Any] = Field(default_factory=dict)
+
+    def given(self) -> dict[str, dict[str, Any]]:
+        """By kind, those that say something."""
+        return {kind: values for kind, values in dict(self).items() if values}
+
+
+class SourceSpec(Model):
+    """Where a part's files lie."""
+
+    path: SourcePath
+    """A local folder with `config.json` and weights, or the id of a repository on the hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    local_files_only: bool = runtime(False)
+    """Take a repository from the local cache or not at all."""
+    random: bool = False
+    """Build it from `config.json` alone, with random weights."""
 
 
 class TowerSpec(Model):
@@ -23,9 +65,10 @@ class TowerSpec(Model):
         return self
 
 
-class ModelSpec(Model):
+class TinySpec(Model):
     """A LLaVA built from these numbers, with random weights: a CLIP tower, a two-layer projector, a Llama decoder."""
 
+    kind: Literal["tiny"] = "tiny"
     family: Literal["llava"] = "llava"
     image_size: int = Field(56, ge=14)
     """Side of the square that every image becomes, in pixels."""
@@ -33,3 +76,138 @@ class ModelSpec(Model):
     """Side of a patch; (image_size / patch_size)^2 tokens per image."""
     vision: TowerSpec = TowerSpec(hidden=64)
     language: TowerSpec = TowerSpec(hidden=128)
+
+
+class HfSpec(SourceSpec):
+    """A Hugging Face model: vision-language, audio-language, or a causal language model alone."""
+
+    kind: Literal["hf"]
+    family: str | None = None
+    """How its media become tokens; by default what `model_type` in its `config.json` says."""
+    views: Views = Views()
+
+
+class NavitSpec(TowerSpec):
+    """Our varlen tower: patches of pictures and frames at their own size, each seeing its own picture only."""
+
+    kind: Literal["navit"] = "navit"
+    hidden: int = Field(64, ge=8)
+    patch: int = Field(16, ge=2)
+    """Side of a patch in pixels."""
+    merge: int = Field(2, ge=1)
+    """So many patches by so many become one token."""
+    positions: Literal["rope", "factorised"] = "rope"
+    """2-D rotary, or a learned table for rows and one for columns, added to the patches (NaViT)."""
+    max_grid: int = Field(256, ge=1)
+    """Rows and columns that the tables of `factorised` hold."""
+    drop: float = Field(0.0, ge=0, lt=1)
+    """Mean share of each picture's patches that are left out in training, drawn anew for each sample and epoch (NaViT);
+    needs `merge: 1`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.positions == "rope" and self.hidden % (4 * self.heads):
+            raise ValueError(f"hidden {self.hidden} must be a multiple of 4 * heads = {4 * self.heads} for `rope`")
+        if self.drop and self.merge != 1:
+            raise ValueError(f"drop: {self.drop} leaves no whole blocks of {self.merge} x {self.merge}; set merge: 1")
+        return self
+
+
+class HfVisionSpec(SourceSpec):
+    """Any Hugging Face vision tower of fixed size: CLIP, SigLIP, DINOv2, ViT, ... Its processor's files say how
+    pictures become squares."""
+
+    kind: Literal["hf"]
+    merge: int = Field(1, ge=1)
+    """So many patches by so many become one token (pixel unshuffle)."""
+    layer: int = -1
+    """Whose hidden states are taken: -1 the tower's output, -2 the layer before the last (LLaVA)."""
+
+
+class VarlenAudioSpec(TowerSpec):
+    """Our varlen tower: Whisper's two convolutions and layers, for sound as long as it lasts."""
+
+    kind: Literal["varlen"] = "varlen"
+    hidden: int = Field(64, ge=8)
+    mels: int = Field(80, ge=8)
+    """Bins of the log-mel spectrogram."""
+
+
+class HfAudioSpec(SourceSpec):
+    """The encoder of a Hugging Face Whisper model."""
+
+    kind: Literal["hf"]
+
+
+class TinyLanguageSpec(TowerSpec):
+    """A Llama decoder from numbers."""
+
+    kind: Literal["tiny"] = "tiny"
+    hidden: int = Field(128, ge=8)
+    kv_heads: int | None = Field(None, ge=1)
+    """Heads of keys and values; as many as `heads` by default."""
+    tie: bool = False
+    """Whether the head is the embeddings."""
+
+
+class HfLanguageSpec(SourceSpec):
+    """Any Hugging Face causal language model; its tokenizer is the run's."""
+
+    kind: Literal["hf"]
+
+
+class ConnectorSpec(Model):
+    """What stands between a tower and the language model."""
+
+    kind: Literal["mlp"] = "mlp"
+    """`mlp`: a norm and two layers on merged patches."""
+
+
+def _kind(default: str) -> Discriminator:
+    def tag(value: Any) -> Any:
+        return value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", default)
+
+    return Discriminator(tag)
+
+
+Vision = Annotated[
+    Annotated[NavitSpec, Tag("navit")] | Annotated[HfVisionSpec, Tag("hf")],
+    _kind("navit"),
+]
+Audio = Annotated[
+    Annotated[VarlenAudioSpec, Tag("varlen")] | Annotated[HfAudioSpec, Tag("hf")],
+    _kind("varlen"),
+]
+Language = Annotated[
+    Annotated[TinyLanguageSpec, Tag("tiny")] | Annotated[HfLanguageSpec, Tag("hf")],
+    _kind("tiny"),
+]
+
+
+class NativeSpec(Model):
+    """Our compact composition: towers, connectors, a language model; each built from numbers or taken from a folder."""
+
+    kind: Literal["native"]
+    vision: Vision | None = NavitSpec()
+    """null: takes no pictures and videos."""
+    audio: Audio | None = VarlenAudioSpec()
+    """null: takes no sound."""
+    connector: ConnectorSpec = ConnectorSpec()
+    language: Language = TinyLanguageSpec()
+    views: Views = Views()
+    path: OutputPath | None = None
+    """Folder of a native model that was saved or exported: its weights and config are taken, and of these keys only
+    `views` counts."""
+
+    @model_validator(mode="after")
+    def _sees_or_hears(self) -> Self:
+        if self.vision is None and self.audio is None:
+            raise ValueError("vision and audio are both null; use kind: hf for a language model alone")
+        return self
+
+
+ModelSpec = Annotated[
+    Annotated[TinySpec, Tag("tiny")] | Annotated[HfSpec, Tag("hf")] | Annotated[NativeSpec, Tag("native")],
+    _kind("tiny"),
+]
+"""Told apart by `kind`; without one it is `tiny`."""

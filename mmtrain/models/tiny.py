@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
@@ -13,15 +12,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mmtrain.models.spec import ModelSpec, TowerSpec
-from mmtrain.tokenizer import IMAGE
+from mmtrain.models.spec import TinySpec, TowerSpec
 
+IMAGE = "<image>"
 FFN_RATIO = 3
 MAX_POSITIONS = 4096
 
 
-def build(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> LlavaForConditionalGeneration:
-    """A LLaVA with random float32 weights, the same for the same spec, vocabulary and seed."""
+def build(spec: TinySpec, tokenizer: PreTrainedTokenizerBase) -> LlavaForConditionalGeneration:
+    """A LLaVA with random float32 weights from torch's generator."""
     vision = CLIPVisionConfig(**_tower(spec.vision), image_size=spec.image_size, patch_size=spec.patch_size)
     text = LlamaConfig(
         **_tower(spec.language),
@@ -40,9 +39,7 @@ def build(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> 
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlavaForConditionalGeneration(config)
+    return LlavaForConditionalGeneration(config)
 
 
 def _tower(spec: TowerSpec) -> dict[str, Any]:

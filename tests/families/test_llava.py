@@ -12,7 +12,7 @@ from mmdata.families._family import expand, filler, plan_media
 from mmdata.templates import MEDIUM, Encoded
 from mmdata.types import Media, Slot, Span
 from mmtrain.models import build
-from mmtrain.models.spec import ModelSpec, TowerSpec
+from mmtrain.models.spec import TinySpec, TowerSpec
 from tests.tokenizer_fixture import small_tokenizer
 
 IMAGE = Media(kind="image", height=90, width=70)
@@ -23,7 +23,7 @@ def test_the_model_makes_as_many_features_as_are_planned() -> None:
     for size, patch in [(56, 14), (28, 14), (60, 14), (64, 8)]:
         family = get_family("llava", tokenizer=tokenizer, image={"size": size, "patch": patch})
         (plan,) = plan_media(family, [IMAGE])
-        spec = ModelSpec(image_size=size, patch_size=patch, vision=TowerSpec(hidden=16), language=TowerSpec(hidden=16))
+        spec = TinySpec(image_size=size, patch_size=patch, vision=TowerSpec(hidden=16), language=TowerSpec(hidden=16))
         model = build(spec, tokenizer, seed=0)
         features = model.get_image_features(torch.zeros(1, *plan.shape)).pooler_output
         assert sum(len(f) for f in features) == plan.tokens, (size, patch)

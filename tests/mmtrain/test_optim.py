@@ -6,14 +6,14 @@ import torch
 
 from mmtrain.components import aliases
 from mmtrain.models import build
-from mmtrain.models.spec import ModelSpec, TowerSpec
+from mmtrain.models.spec import TinySpec, TowerSpec
 from mmtrain.optim import OptimSpec, optimizer, schedule, set_rates, thaw
 from mmtrain.rules import Rule, resolve
 from tests.tokenizer_fixture import small_tokenizer
 
 
 def test_matrices_decay_norms_biases_and_embeddings_do_not() -> None:
-    spec = ModelSpec(vision=TowerSpec(hidden=16, heads=2), language=TowerSpec(hidden=16, heads=2))
+    spec = TinySpec(vision=TowerSpec(hidden=16, heads=2), language=TowerSpec(hidden=16, heads=2))
     model = build(spec, small_tokenizer(), seed=0)
     settings = resolve([], list(aliases(model).values()))
     groups = optimizer(model, OptimSpec(weight_decay=0.3), settings).param_groups
@@ -30,7 +30,7 @@ def test_matrices_decay_norms_biases_and_embeddings_do_not() -> None:
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_torch_alone() -> None:
-    spec = ModelSpec(vision=TowerSpec(hidden=16, heads=2), language=TowerSpec(hidden=16, heads=2))
+    spec = TinySpec(vision=TowerSpec(hidden=16, heads=2), language=TowerSpec(hidden=16, heads=2))
     state = torch.random.get_rng_state()
     first, second, other = (build(spec, small_tokenizer(), seed=seed).state_dict() for seed in (4, 4, 5))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -51,7 +51,7 @@ def test_the_rate_rises_then_falls_to_its_floor() -> None:
 def test_rules_decide_what_moves_when_and_how_fast() -> None:
     """Frozen parameters stay bit for bit, also under weight decay; staged ones move from their time on (training.md,
     pitfalls 30 and 31)."""
-    spec = ModelSpec(vision=TowerSpec(hidden=16, heads=2), language=TowerSpec(hidden=16, heads=2))
+    spec = TinySpec(vision=TowerSpec(hidden=16, heads=2), language=TowerSpec(hidden=16, heads=2))
     model = build(spec, small_tokenizer(), seed=0)
     named = aliases(model)
     rules = [

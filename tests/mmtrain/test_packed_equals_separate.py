@@ -17,11 +17,11 @@ from mmdata.families import get_family
 from mmdata.labels import IGNORE, cu_seqlens, positions
 from mmdata.types import Packed
 from mmtrain.models import build
-from mmtrain.models.spec import ModelSpec, TowerSpec
+from mmtrain.models.spec import TinySpec, TowerSpec
 from mmtrain.objective import loss_sum
 from tests.tokenizer_fixture import small_tokenizer
 
-SPEC = ModelSpec(vision=TowerSpec(hidden=32, heads=2), language=TowerSpec(hidden=64))
+SPEC = TinySpec(vision=TowerSpec(hidden=32, heads=2), language=TowerSpec(hidden=64))
 CAPACITY = 300
 
 

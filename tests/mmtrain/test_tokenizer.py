@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream.tokenizer import tokenizer_digest
-from mmtrain.tokenizer import TokenizerSpec, captions, load_or_train, train
+from mmtrain.tokenizer import TokenizerSpec, captions, load_or_make, train
 
 SPEC = TokenizerSpec(vocab_size=500)
 
@@ -29,7 +29,7 @@ def test_any_text_survives_and_special_tokens_have_fixed_ids(folder: Path) -> No
 
 def test_saved_and_loaded_it_is_the_same(folder: Path, tmp_path: Path) -> None:
     dataset = open_dataset(folder)
-    first = load_or_train(tmp_path / "tokenizer", dataset, SPEC)
-    again = load_or_train(tmp_path / "tokenizer", dataset, SPEC)
+    first = load_or_make(tmp_path / "tokenizer", dataset, SPEC)
+    again = load_or_make(tmp_path / "tokenizer", dataset, SPEC)
     assert tokenizer_digest(first) == tokenizer_digest(again) == tokenizer_digest(train(dataset, SPEC))
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]

@@ -1,0 +1,105 @@
+"""What a native model's folder says of it: `config.json`, in the form of transformers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+# `__init__` by hand: how transformers makes one of class attributes changed within version 5.
+
+
+class NavitConfig(PreTrainedConfig):
+    """Our vision tower, of the fields of `NavitSpec`."""
+
+    model_type = "mmtrain_navit"
+
+    def __init__(
+        self,
+        hidden_size: int = 64,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 4,
+        patch_size: int = 16,
+        positions: str = "rope",
+        max_grid: int = 256,
+        drop: float = 0.0,
+        **others: Any,
+    ) -> None:
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.patch_size = patch_size
+        self.positions = positions
+        self.max_grid = max_grid
+        self.drop = drop
+        super().__init__(**others)
+
+
+class VarlenAudioConfig(PreTrainedConfig):
+    """Our audio tower, of the fields of `VarlenAudioSpec`."""
+
+    model_type = "mmtrain_varlen_audio"
+
+    def __init__(
+        self,
+        hidden_size: int = 64,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 4,
+        num_mel_bins: int = 80,
+        **others: Any,
+    ) -> None:
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_mel_bins = num_mel_bins
+        super().__init__(**others)
+
+
+class NativeConfig(PreTrainedConfig):
+    """Towers, connectors and language model. A part's config is ours or any of transformers', by its `model_type`;
+    None for a tower that the model does not have. `views` are the parameters with which its media are made."""
+
+    model_type = "mmtrain_native"
+    sub_configs: ClassVar[dict[str, Any]] = {
+        "vision_config": AutoConfig,
+        "audio_config": AutoConfig,
+        "text_config": AutoConfig,
+    }
+
+    def __init__(
+        self,
+        vision_config: Any = None,
+        audio_config: Any = None,
+        text_config: Any = None,
+        connector: str = "mlp",
+        merge: int = 1,
+        vision_layer: int = -1,
+        views: dict[str, dict[str, Any]] | None = None,
+        image_token_id: int | None = None,
+        video_token_id: int | None = None,
+        audio_token_id: int | None = None,
+        tie_word_embeddings: bool = False,
+        **others: Any,
+    ) -> None:
+        self.vision_config = _config(vision_config)
+        self.audio_config = _config(audio_config)
+        self.text_config = _config(text_config or {"model_type": "llama"})
+        self.connector = connector
+        self.merge = merge
+        self.vision_layer = vision_layer
+        self.views = views or {}
+        self.image_token_id = image_token_id
+        self.video_token_id = video_token_id
+        self.audio_token_id = audio_token_id
+        super().__init__(**others)
+        self.tie_word_embeddings = tie_word_embeddings
+
+
+def _config(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return AutoConfig.for_model(**value)
+
+
+for _each in (NavitConfig, VarlenAudioConfig, NativeConfig):
+    AutoConfig.register(_each.model_type, _each, exist_ok=True)

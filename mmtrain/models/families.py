@@ -1,0 +1,140 @@
+"""Which family makes a model's batches, and the special tokens that it wants of a tokenizer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from mmdata.errors import SpecError
+from mmdata.families import Family, _AnyToken, get_family
+from mmtrain.models import hf
+from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
+from mmtrain.models.native_build import native_config
+from mmtrain.models.source import folder_of
+from mmtrain.models.spec import HfSpec, HfVisionSpec, ModelSpec, NativeSpec, TinySpec
+
+_MARK = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
+
+
+def family_of(spec: ModelSpec, tokenizer: Any) -> Family:
+    """The family that makes batches for a model, bound to a tokenizer. Raises SpecError as `get_family` does, and for
+    models whose family is not known."""
+    if isinstance(spec, TinySpec):
+        return get_family(spec.family, tokenizer=tokenizer, image={"size": spec.image_size, "patch": spec.patch_size})
+    if isinstance(spec, NativeSpec):
+        folder = folder_of_vision(spec)
+        return native_family(native_config(spec), tokenizer, spec.views.given(), folder)
+    folder = folder_of(spec, "model")
+    name = spec.family or hf.family_name(hf.read_config(folder, "model"), "model")
+    if name == "text":
+        if spec.views.given():
+            raise SpecError("model.views: a language model alone takes no media")
+        return Family(name="text", tokenizer=tokenizer, media={})
+    views: Any = spec.views.given()
+    return get_family(name, tokenizer=tokenizer, checkpoint=folder, **views)
+
+
+def native_family(
+    config: NativeConfig, tokenizer: Any, views: dict[str, dict[str, Any]], processor: Path | None
+) -> Family:
+    """The family of a native model of this config; `views` win over what the config remembers. `processor` is a folder
+    with the files of the vision tower's processor."""
+    given: dict[str, dict[str, Any]] = {"image": {}, "video": {}, "audio": {}}
+    vision = config.vision_config
+    if vision is None or isinstance(vision, NavitConfig):
+        name = "native_navit" if vision is not None and vision.drop else "native"
+        if vision is not None:
+            given["image"] = {"patch": vision.patch_size}
+            given["image"] |= {"drop_mean": vision.drop} if vision.drop else {"merge": config.merge}
+        processor = None
+    else:
+        name = "native_fixed"
+        given["image"] = {"patch": vision.patch_size, "pool": config.merge}
+        if processor is None or not (processor / "preprocessor_config.json").is_file():
+            given["image"] |= {"size": vision.image_size, "mode": "squash"}
+    if config.audio_config is not None:
+        given["audio"] = {"n_mels": config.audio_config.num_mel_bins}
+        if not isinstance(config.audio_config, VarlenAudioConfig):
+            given["audio"]["trim"] = False
+    told: Any = {
+        kind: {**values, **(config.views.get(kind) or {}), **views.get(kind, {})} for kind, values in given.items()
+    }
+    has = {"image": vision is not None, "video": vision is not None, "audio": config.audio_config is not None}
+    for kind in views:
+        if not has[kind]:
+            raise SpecError(f"model.views.{kind}: this model takes no {kind}")
+    family = get_family(name, tokenizer=_AnyToken(), checkpoint=processor, **told)
+    kept = {kind: rule for kind, rule in family.media.items() if has[kind]}
+    return replace(family, media=kept, tokenizer=tokenizer)
+
+
+def folder_of_vision(spec: NativeSpec) -> Path | None:
+    """The folder with the files of a native model's image processor, if it has any."""
+    if spec.path is not None:
+        return Path(spec.path)
+    return folder_of(spec.vision, "model.vision") if isinstance(spec.vision, HfVisionSpec) else None
+
+
+def media_tokens(spec: ModelSpec) -> tuple[str, ...]:
+    """The special tokens that stand for a model's media and around them.
+
+    >>> media_tokens(TinySpec())
+    ('<image>',)
+    """
+    family = family_of(spec, _AnyToken())
+    found: dict[str, None] = {}
+    for rule in family.media.values():
+        text = (rule.marker or "") + (rule.placeholder or "")
+        found |= dict.fromkeys(_MARK.findall(text))
+    return tuple(found)
+
+
+def tokenizer_source(spec: ModelSpec) -> Path | None:
+    """The folder of the model that a tokenizer would come from; None for a model from numbers."""
+    if isinstance(spec, HfSpec):
+        return folder_of(spec, "model")
+    if isinstance(spec, NativeSpec):
+        if spec.path is not None:
+            return Path(spec.path)
+        if spec.language.kind == "hf":
+            return folder_of(spec.language, "model.language")
+    return None
+
+
+NAMES = {
+    "image": ("image_token_id", "image_token_index"),
+    "video": ("video_token_id", "video_token_index"),
+    "audio": ("audio_token_id", "audio_token_index"),
+}
+MARKS = {
+    "vision_start_token_id": ("<|vision_start|>", "<|vision_bos|>"),
+    "vision_end_token_id": ("<|vision_end|>", "<|vision_eos|>"),
+    "audio_start_token_id": ("<|audio_bos|>",),
+    "audio_end_token_id": ("<|audio_eos|>",),
+    "boi_token_index": ("<start_of_image>",),
+    "eoi_token_index": ("<end_of_image>",),
+}
+
+
+def tell_tokens(config: Any, family: Family, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write into a model's config which ids stand for media: what its own `forward` looks for."""
+    for kind, rule in family.media.items():
+        token = family.placeholder_id(rule)
+        for name in NAMES[kind]:
+            if hasattr(config, name):
+                setattr(config, name, token)
+    for name, marks in MARKS.items():
+        ids = [tokenizer.convert_tokens_to_ids(mark) for mark in marks if mark in tokenizer.get_vocab()]
+        if hasattr(config, name) and ids:
+            setattr(config, name, ids[0])
+
+
+def with_template(spec: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A TrainSpec whose data take the tokenizer's own chat template, where it has one and the config names none."""
+    if "template" in spec.data.model_fields_set or tokenizer.chat_template is None:
+        return spec
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"template": "chat"})})

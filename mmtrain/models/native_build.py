@@ -1,0 +1,142 @@
+"""Native models from specs: parts from numbers or from folders, put together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoModel, LlamaConfig
+from transformers.models.auto import modeling_auto
+
+from mmdata.errors import SpecError
+from mmtrain.models import hf
+from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
+from mmtrain.models.native import NativeForConditionalGeneration
+from mmtrain.models.source import folder_of
+from mmtrain.models.spec import (
+    HfAudioSpec,
+    HfLanguageSpec,
+    HfVisionSpec,
+    NativeSpec,
+    NavitSpec,
+    TinyLanguageSpec,
+    TowerSpec,
+    VarlenAudioSpec,
+)
+
+FFN_RATIO = 3
+MAX_POSITIONS = 4096
+
+
+def native_config(spec: NativeSpec) -> NativeConfig:
+    """What a native model is made of; its tokens' ids are still to be told. Raises SpecError for folders whose parts do
+    not fit."""
+    if spec.path is not None:
+        try:
+            found = AutoConfig.from_pretrained(spec.path, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise SpecError(f"model.path: {spec.path} holds no native model: {error}") from error
+        if not isinstance(found, NativeConfig):
+            raise SpecError(f"model.path: {spec.path} holds a {found.model_type}; use kind: hf")
+        return found
+    vision, merge, layer = _vision_config(spec)
+    text = _text_config(spec.language)
+    return NativeConfig(
+        vision_config=vision,
+        audio_config=_audio_config(spec),
+        text_config=text,
+        connector=spec.connector.kind,
+        merge=merge,
+        vision_layer=layer,
+        views=spec.views.given(),
+        tie_word_embeddings=bool(text.tie_word_embeddings),
+    )
+
+
+def build_native(spec: NativeSpec, config: NativeConfig) -> NativeForConditionalGeneration:
+    """The model, parts from folders with their weights, all others random from torch's generator, float32."""
+    if spec.path is not None:
+        loaded: Any = hf.pretrained(NativeForConditionalGeneration, Path(spec.path), config, "model")
+        return loaded
+    model = NativeForConditionalGeneration(config)
+    if isinstance(spec.vision, HfVisionSpec) and not spec.vision.random:
+        folder = folder_of(spec.vision, "model.vision")
+        tower = hf.pretrained(_tower_class(config.vision_config), folder, config.vision_config, "model.vision")
+        model.model.vision_tower.load_state_dict(tower.state_dict())
+    if isinstance(spec.audio, HfAudioSpec) and not spec.audio.random:
+        folder = folder_of(spec.audio, "model.audio")
+        whisper = hf.pretrained(AutoModel, folder, config.audio_config, "model.audio")
+        model.model.audio_tower.load_state_dict(whisper.encoder.state_dict())
+    if isinstance(spec.language, HfLanguageSpec) and not spec.language.random:
+        folder = folder_of(spec.language, "model.language")
+        text = hf.load(folder, config.text_config, random=False, key="model.language")
+        model.model.language_model.load_state_dict(text.base_model.state_dict())
+        model.lm_head.load_state_dict(text.get_output_embeddings().state_dict())
+        model.tie_weights()
+        model.generation_config = text.generation_config
+    return model
+
+
+def _vision_config(spec: NativeSpec) -> tuple[Any, int, int]:
+    """The tower's config, patches per token in each direction, and the layer that is taken."""
+    part = spec.vision
+    if part is None:
+        return None, 1, -1
+    if isinstance(part, NavitSpec):
+        config = NavitConfig(
+            **_sizes(part),
+            patch_size=part.patch,
+            positions=part.positions,
+            max_grid=part.max_grid,
+            drop=part.drop,
+        )
+        return config, part.merge, -1
+    whole = hf.read_config(folder_of(part, "model.vision"), "model.vision")
+    found = getattr(whole, "vision_config", whole)
+    wanted = ("hidden_size", "image_size", "patch_size")
+    if missing := [name for name in wanted if not isinstance(getattr(found, name, None), int)]:
+        raise SpecError(
+            f"model.vision.path: a {found.model_type} has no {missing[0]}; towers of fixed size are wanted, such as "
+            "CLIP, SigLIP, DINOv2 or ViT"
+        )
+    side = found.image_size // found.patch_size
+    if side % part.merge:
+        raise SpecError(f"model.vision.merge: {part.merge} does not divide the tower's {side} x {side} patches")
+    return found, part.merge, part.layer
+
+
+def _audio_config(spec: NativeSpec) -> Any:
+    part = spec.audio
+    if part is None:
+        return None
+    if isinstance(part, VarlenAudioSpec):
+        return VarlenAudioConfig(**_sizes(part), num_mel_bins=part.mels)
+    config = hf.read_config(folder_of(part, "model.audio"), "model.audio")
+    if config.model_type != "whisper":
+        raise SpecError(f"model.audio.path: a {config.model_type}; the encoder of a Whisper model is wanted")
+    return config
+
+
+def _text_config(part: TinyLanguageSpec | HfLanguageSpec) -> Any:
+    if isinstance(part, TinyLanguageSpec):
+        return LlamaConfig(
+            **_sizes(part),
+            intermediate_size=FFN_RATIO * part.hidden,
+            num_key_value_heads=part.kv_heads or part.heads,
+            max_position_embeddings=MAX_POSITIONS,
+            tie_word_embeddings=part.tie,
+        )
+    config = hf.read_config(folder_of(part, "model.language"), "model.language")
+    if config.model_type not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise SpecError(f"model.language.path: a {config.model_type} is no causal language model")
+    return config
+
+
+def _tower_class(config: Any) -> type[Any]:
+    """The class of a vision tower, also where its folder holds the text tower beside it (CLIP, SigLIP)."""
+    found: Any = modeling_auto.MODEL_MAPPING[type(config)]
+    return found
+
+
+def _sizes(part: TowerSpec) -> dict[str, Any]:
+    return {"hidden_size": part.hidden, "num_hidden_layers": part.layers, "num_attention_heads": part.heads}
