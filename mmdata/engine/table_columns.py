@@ -57,6 +57,8 @@ def columns(schema: pa.Schema, uri: str, naming: Naming) -> Columns:
     """Raises SpecError, which lists the columns, for options that name none, and where none holds media, text or
     talk."""
     listed = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise SpecError(f"{uri}: more than one column is called {', '.join(twice)}")
     wanted = [*naming.image, *naming.audio, *naming.video, *(_role(text)[0] for text in naming.text)]
     wanted += [name for name in (naming.conversations, naming.key) if name]
     if missing := [name for name in wanted if name not in schema.names]:
@@ -75,9 +77,6 @@ def columns(schema: pa.Schema, uri: str, naming: Naming) -> Columns:
         for test in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     ):
         raise SpecError(f"{uri}: key column {naming.key} holds {schema.field(naming.key).type}, not texts or integers")
-    used = [*media, *(name for name, _ in texts), *(name for name in (talk, naming.key) if name)]
-    if twice := sorted({name for name in used if schema.names.count(name) > 1}):
-        raise SpecError(f"{uri}: more than one column is called {', '.join(twice)}")
     if any(schema.names.index(name) >= rows.COLUMNS for name in media):
         raise SpecError(f"{uri}: media lie behind column {rows.COLUMNS:,}; write them as the first columns")
     if not media and not texts and talk is None:

@@ -188,7 +188,7 @@ class _Parquet:
     damage = ""
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
-        self._file = pq.ParquetFile(_Ranges(read, size), pre_buffer=False)
+        self._file = pq.ParquetFile(_Ranges(read, size), pre_buffer=False, page_checksum_verification=True)
         self.schema = self._file.schema_arrow
         footer = self._file.metadata
         self.counts = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
@@ -202,8 +202,8 @@ class _Parquet:
 
 
 class _Arrow:
-    """A mapped IPC file, or an IPC stream, which is what `datasets` saves. Of a file, batches are taken when they are
-    asked for, column by column, for they may be compressed; those of a stream are views of the map."""
+    """A mapped IPC file, or an IPC stream, which is what `datasets` saves: batches are views of the map. Of a file that
+    is compressed they are unpacked when they are asked for, column by column; of a stream that is, all at once."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -212,9 +212,11 @@ class _Arrow:
         self._batches: list[pa.RecordBatch] | None = None
         self.damage = ""
         try:
-            self.schema = pa.ipc.open_file(self._map).schema
-            small = next((at for at, kind in enumerate(self.schema.types) if pa.types.is_primitive(kind)), 0)
-            reader = self._columns([small])
+            self._reader = pa.ipc.open_file(self._map)
+            self.schema = self._reader.schema
+            self._in_place = self._lies_in_the_map()
+            small = next((at for at, kind in enumerate(self.schema.types) if pa.types.is_primitive(kind)), None)
+            reader = self._reader if self._in_place or small is None else self._only(small)
             self.counts = self._counted(reader.get_batch(at).num_rows for at in range(reader.num_record_batches))
         except pa.ArrowInvalid:
             self._map.seek(0)
@@ -223,19 +225,31 @@ class _Arrow:
             self.counts = self._counted(self._batches.append(batch) or batch.num_rows for batch in stream)  # type: ignore[func-returns-value]
 
     def group(self, number: int, column: str | None) -> pa.Table:
-        at = None if column is None else self.schema.names.index(column)
         if self._batches is not None:
             batch = self._batches[number]
-            return pa.Table.from_batches([batch if column is None else batch.select([column])])
-        return pa.Table.from_batches([self._columns(None if at is None else [at]).get_batch(number)])
+        elif column is None or self._in_place:
+            batch = self._reader.get_batch(number)
+        else:
+            batch = self._only(self.schema.names.index(column)).get_batch(number)
+        return pa.Table.from_batches([batch if column is None else batch.select([column])])
 
     def check(self) -> None:
         """To touch a page behind the end of a file that was cut after it was mapped would kill the process."""
         if os.path.exists(self._path) and os.stat(self._path).st_size < self._size:
             raise DataError("shard_cut", f"{self._path}: {self._size} bytes when it was opened, it has fewer now")
 
-    def _columns(self, numbers: list[int] | None) -> pa.RecordBatchFileReader:
-        return pa.ipc.open_file(self._map, options=pa.ipc.IpcReadOptions(included_fields=numbers or []))
+    def _lies_in_the_map(self) -> bool:
+        """Whether batches are views of the map, as they are unless they are compressed."""
+        if not self._reader.num_record_batches:
+            return True
+        self._map.seek(0)
+        begin = self._map.read_buffer(1).address
+        buffers = [buffer for column in self._reader.get_batch(0).columns for buffer in column.buffers()]
+        return all(begin <= buffer.address < begin + self._size for buffer in buffers if buffer and buffer.size)
+
+    def _only(self, column: int) -> pa.RecordBatchFileReader:
+        """A reader that unpacks one column only. What it reads is copied."""
+        return pa.ipc.open_file(self._map, options=pa.ipc.IpcReadOptions(included_fields=[column]))
 
     def _counted(self, counts: Any) -> list[int]:
         found: list[int] = []
