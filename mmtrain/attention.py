@@ -244,6 +244,10 @@ def hf_attention(
     """
     if dropout:
         raise ValueError("attention dropout is not there in varlen kernels: set attention_dropout to 0")
+    if (prefix := getattr(module, "prefix", None)) is not None:  # mmtrain.adapters: more keys, before each segment's own
+        borders = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
+        more = prefix(key, value, attention_mask, borders, max_length_k or max_length_q)
+        key, value, attention_mask, cu_seq_lens_k, max_length_k = more
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     window = (-1 if sliding_window is None else sliding_window - 1, 0) if causal else FULL
     if not causal and sliding_window is not None:
@@ -302,6 +306,11 @@ def _masked(
         query, key, value, attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
     )
     return out.transpose(1, 2)
+
+
+def needed(model: torch.nn.Module) -> bool:
+    """Whether a module asks for this attention, by keys and values of its own (`mmtrain.adapters`, prefix tuning)."""
+    return any("prefix" in module._modules for module in model.modules())
 
 
 def register() -> None:

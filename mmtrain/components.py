@@ -45,6 +45,12 @@ def aliases(model: Any) -> dict[str, str]:
     return result
 
 
+def module_aliases(model: Any) -> dict[str, str]:
+    """The alias of every module, by its name in the model, as `aliases` has those of parameters."""
+    parts = components(model)
+    return {name: _alias(f"{name}.weight", parts).removesuffix(".weight") for name, _ in model.named_modules() if name}
+
+
 def _alias(name: str, parts: dict[str, str]) -> str:
     # The longest prefix wins: a language model may be the whole `model`, towers and all.
     for alias, prefix in sorted(parts.items(), key=lambda item: -len(item[1])):

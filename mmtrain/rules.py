@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from pydantic import Field, field_validator
 
 from mmdata.errors import SpecError
 from mmdata.spec import Model
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|layer|h)\.(\d+)\.")
+LAYER = re.compile(r"(?:^|\.)(?:layers|blocks|layer|h)\.(\d+)\.")
 
 
 class Rule(Model):
@@ -33,6 +34,9 @@ class Rule(Model):
     """Factor on the rate for each layer below the last one of the part: 0.9 gives 1, 0.9, 0.81 ... from the top."""
     freeze_until: float | None = Field(None, ge=0, le=1)
     """Share of the steps for which they stay as they are."""
+    lora_rank: int | None = Field(None, ge=0)
+    """Rank of the LoRA on the linear layers whose weights match, in place of the entry's under `adapters`; 0 for none.
+    Without any LoRA there, such a rule puts one in."""
 
     @field_validator("match")
     @classmethod
@@ -53,58 +57,92 @@ class Setting:
     weight_decay: float | None = None
     layer_decay: float | None = None
     freeze_until: float = 0.0
+    lora_rank: int | None = None
     depth: int = 0
     """Layers of its part above it."""
+    adapter: bool = False
+    """Whether it belongs to an adapter."""
 
     def rate(self, base: float) -> float:
         """Its peak rate, where others have `base`."""
         return (base if self.lr is None else self.lr) * (self.layer_decay or 1.0) ** self.depth
 
 
-FIELDS = tuple(field.name for field in fields(Setting) if field.name != "depth")
+FIELDS = tuple(field.name for field in fields(Setting) if field.name not in ("depth", "adapter"))
+OF_THE_MODEL = ("train", "weight_decay")
+"""What a rule says of adapters only if it matches nothing else: `language\\..*` can freeze a model with LoRA in it."""
 
 
-def resolve(rules: Sequence[Rule], names: Sequence[str]) -> dict[str, Setting]:
+def resolve(
+    rules: Sequence[Rule], names: Sequence[str], defaults: Mapping[str, Setting] | None = None
+) -> dict[str, Setting]:
     """The setting of each alias. Raises SpecError, naming every one, for a rule that matches nothing and for two rules
     of which neither is the more particular and that disagree on a parameter.
+
+    `defaults` hold where no rule says otherwise (`adapters.defaults`). Of adapters among them, a rule's `train` and
+    `weight_decay` are heeded only if it matches adapters alone.
 
     >>> found = resolve([Rule(match="vision.*", train=False)], ["vision.a", "language.b"])
     >>> found["vision.a"].train, found["language.b"].train
     (False, True)
     """
+    matched, problems = _matched(rules, names)
+    depths = _depths(names)
+    settings = {name: replace((defaults or {}).get(name, Setting()), depth=depths[name]) for name in names}
+    adapters = {name for name in names if settings[name].adapter}
+    for field in FIELDS:
+        reach = [mine - adapters if field in OF_THE_MODEL and mine - adapters else mine for mine in matched]
+        for name, value in _said(rules, reach, field, problems).items():
+            settings[name] = replace(settings[name], **{field: value})
+    if problems:
+        raise SpecError("\n".join(problems))
+    return settings
+
+
+def lora_ranks(rules: Sequence[Rule], names: Sequence[str]) -> dict[str, int]:
+    """The ranks that rules give, by alias; as `resolve` has them, but before adapters are there. Raises SpecError."""
+    saying = [rule if rule.lora_rank is not None else rule.model_copy(update={"match": ".*"}) for rule in rules]
+    matched, problems = _matched(saying, names)
+    ranks = _said(rules, matched, "lora_rank", problems)
+    if problems:
+        raise SpecError("\n".join(problems))
+    return ranks
+
+
+def _matched(rules: Sequence[Rule], names: Sequence[str]) -> tuple[list[set[str]], list[str]]:
+    """What each rule matches, and what is to be said of those that match nothing."""
     matched = [{name for name in names if re.fullmatch(rule.match, name)} for rule in rules]
     problems = [
         f"parameters.{at}.match: {rule.match!r} matches no parameter; there are {_examples(names)}"
         for at, (rule, mine) in enumerate(zip(rules, matched, strict=True))
         if not mine
     ]
-    settings = {name: Setting(depth=depth) for name, depth in _depths(names).items()}
-    for field in FIELDS:
-        said: dict[str, int] = {}  # which rule has the word on each parameter
-        for at, (rule, mine) in enumerate(zip(rules, matched, strict=True)):
-            value = getattr(rule, field)
-            if value is None:
-                continue
-            for before in sorted({said[name] for name in mine if name in said}):
-                if not mine <= matched[before] and getattr(rules[before], field) != value:
-                    both = sorted(name for name in mine if said.get(name) == before)
-                    problems.append(
-                        f"parameters.{at}.{field}: {rule.match!r} and {rules[before].match!r} disagree on {both[0]} "
-                        f"(and {len(both) - 1} more), and neither is a part of the other; narrow one of them"
-                    )
-            for name in mine:
-                said[name] = at
-                settings[name] = replace(settings[name], **{field: value})
-    if problems:
-        raise SpecError("\n".join(problems))
-    return settings
+    return matched, problems
+
+
+def _said(rules: Sequence[Rule], matched: Sequence[set[str]], field: str, problems: list[str]) -> dict[str, Any]:
+    """What the rules say of one field, by alias; disagreements go to `problems`."""
+    said: dict[str, int] = {}  # which rule has the word on each parameter
+    for at, (rule, mine) in enumerate(zip(rules, matched, strict=True)):
+        value = getattr(rule, field)
+        if value is None:
+            continue
+        for before in sorted({said[name] for name in mine if name in said}):
+            if not mine <= matched[before] and getattr(rules[before], field) != value:
+                both = sorted(name for name in mine if said.get(name) == before)
+                problems.append(
+                    f"parameters.{at}.{field}: {rule.match!r} and {rules[before].match!r} disagree on {both[0]} "
+                    f"(and {len(both) - 1} more), and neither is a part of the other; narrow one of them"
+                )
+        said |= dict.fromkeys(mine, at)
+    return {name: getattr(rules[at], field) for name, at in said.items()}
 
 
 def table(settings: Mapping[str, Setting], sizes: Mapping[str, int], *, lr: float) -> str:
     """One line for every part and kind of setting: parameters, whether and from when they are trained, their rates."""
     groups: dict[tuple[str, Setting], list[str]] = {}
     for name, setting in settings.items():
-        key = replace(setting, depth=0)
+        key = replace(setting, depth=0, lora_rank=None)
         groups.setdefault((name.split(".")[0], key), []).append(name)
     lines = []
     for (part, setting), names in groups.items():
@@ -116,7 +154,9 @@ def table(settings: Mapping[str, Setting], sizes: Mapping[str, int], *, lr: floa
             how = f"lr {rates[-1]:.2e}" if len(rates) == 1 else f"lr {rates[0]:.2e} to {rates[-1]:.2e} by layer"
             if setting.freeze_until:
                 how += f", frozen for the first {setting.freeze_until:.0%} of the steps"
-            if setting.weight_decay is not None:
+            if setting.adapter:
+                how = f"adapters, {how}"
+            if setting.weight_decay is not None and not (setting.adapter and not setting.weight_decay):
                 how += f", weight decay {setting.weight_decay:g}"
         lines.append(f"{part:<10} {len(names):4d} tensors {count:14,d} values  {how}")
     return "\n".join(lines)
@@ -128,7 +168,7 @@ def _depths(names: Sequence[str]) -> dict[str, int]:
     result = {}
     for part in dict.fromkeys(name.split(".")[0] for name in names):
         mine = [name for name in names if name.split(".")[0] == part]
-        layers = {name: int(found[1]) for name in mine if (found := _LAYER.search(name))}
+        layers = {name: int(found[1]) for name in mine if (found := LAYER.search(name))}
         total = max(layers.values(), default=-1) + 1
         seen = False
         for name in mine:

@@ -1,0 +1,30 @@
+"""Parameter-efficient fine-tuning: adapters that stand beside the weights they change."""
+
+from mmtrain.adapters.export import attach, export
+from mmtrain.adapters.install import adapters, defaults, install, rest
+from mmtrain.adapters.plan import plan, table
+from mmtrain.adapters.setup import equip
+from mmtrain.adapters.spec import AdapterSpec, BottleneckSpec, IA3Spec, LoraSpec, PrefixSpec, RanksSpec
+from mmtrain.adapters.state import adapter_state, load_adapter_state, merge, remove
+
+__all__ = [
+    "AdapterSpec",
+    "BottleneckSpec",
+    "IA3Spec",
+    "LoraSpec",
+    "PrefixSpec",
+    "RanksSpec",
+    "adapter_state",
+    "adapters",
+    "attach",
+    "defaults",
+    "equip",
+    "export",
+    "install",
+    "load_adapter_state",
+    "merge",
+    "plan",
+    "remove",
+    "rest",
+    "table",
+]

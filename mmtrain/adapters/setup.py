@@ -1,0 +1,84 @@
+"""From a config to a model with adapters, at the beginning of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmdata.stream.loader import Batch
+from mmdata.types import World
+from mmtrain.adapters import ranks
+from mmtrain.adapters.install import install
+from mmtrain.adapters.plan import plan, with_ranks
+from mmtrain.adapters.spec import AdapterSpec, RanksSpec
+from mmtrain.adapters.targets import Target
+from mmtrain.certificate import Strategy
+from mmtrain.distributed import first
+from mmtrain.losses import Norm
+from mmtrain.rules import Rule
+
+
+class Told(Protocol):
+    """What of a training spec says which adapters there are."""
+
+    @property
+    def adapters(self) -> tuple[AdapterSpec, ...]: ...
+    @property
+    def adapter_ranks(self) -> RanksSpec | None: ...
+    @property
+    def parameters(self) -> tuple[Rule, ...]: ...
+    @property
+    def loss_norm(self) -> Norm: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def equip(
+    spec: Told,
+    model: Any,
+    *,
+    world: World,
+    folder: Path | None,
+    start: Path | None,
+    data: Callable[[int], tuple[Strategy, Iterable[Batch]]],
+) -> str:
+    """Put the adapters of a spec into the model; answers what was decided on the way, for the console.
+
+    Ranks by importance are measured on what `data(batches)` answers, by rank 0, and kept in the run's `folder`; a run
+    that goes on from the checkpoint `start` takes those. None of it happens without `adapter_ranks`; with `folder`
+    None nothing is written. Raises SpecError.
+    """
+    targets = plan(model, spec.adapters, spec.parameters)
+    told = ""
+    if spec.adapter_ranks is not None:
+        chosen, told = first(lambda: _ranks(spec, model, targets, folder, start, data), world)
+        targets = with_ranks(targets, chosen)
+    if targets:
+        install(model, targets, seed=spec.seed)
+    return told
+
+
+def _ranks(
+    spec: Told,
+    model: Any,
+    targets: list[Target],
+    folder: Path | None,
+    start: Path | None,
+    data: Callable[[int], tuple[Strategy, Iterable[Batch]]],
+) -> tuple[dict[str, int], str]:
+    assert spec.adapter_ranks is not None
+    if start is not None and folder is not None:
+        own = folder / ranks.FILE
+        # A branch that begins at another run's checkpoint: RUN/checkpoints/step-N
+        kept = ranks.read(own if own.exists() else start.resolve().parent.parent / ranks.FILE)
+        if not own.exists():
+            ranks.write(own, dict.fromkeys(kept, 0.0), kept)
+        return kept, ""
+    strategy, batches = data(spec.adapter_ranks.batches)
+    mine = ranks.of_lora(targets)
+    found = ranks.traces(model, mine, batches, norm=spec.loss_norm, strategy=strategy)
+    chosen = ranks.measured(model, spec.adapter_ranks, mine, found)
+    if folder is not None:
+        ranks.write(folder / ranks.FILE, found, chosen)
+    return chosen, ranks.lines(found, chosen)

@@ -1,0 +1,124 @@
+"""The adapters of a model as tensors: taken, put back, and merged into the weights they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from mmdata.errors import SpecError
+from mmtrain.adapters import install
+from mmtrain.adapters.install import adapters
+from mmtrain.adapters.lora import Lora, matrix
+from mmtrain.adapters.small import IA3, Bottleneck, Prefix
+from mmtrain.adapters.targets import is_linear
+
+
+def adapter_state(model: nn.Module, also: Iterable[str] = ()) -> dict[str, torch.Tensor]:
+    """All tensors of the adapters, by their names in the model, and of the parameters `also`; detached, and whole where
+    they are spread over ranks (then every rank has to call it)."""
+    wanted = set(also)
+    prefixes = {f"{name}.{adapter.target.name}." for name, _, adapter in adapters(model)}
+    taken = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name in wanted or any(name.startswith(prefix) for prefix in _prefixes_of(name, prefixes))
+    }
+    return {name: _whole(tensor.detach()) for name, tensor in taken.items()}
+
+
+def _prefixes_of(name: str, prefixes: set[str]) -> Iterable[str]:
+    """Those among `prefixes` that `name` may begin with, without a look at all of them."""
+    words = name.split(".")
+    for count in range(1, len(words)):
+        if (start := ".".join(words[:count]) + ".") in prefixes:
+            yield start
+
+
+def _whole(tensor: Any) -> torch.Tensor:
+    whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole
+
+
+def load_adapter_state(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> None:
+    """Put what `adapter_state` took into a model with the same adapters. Raises SpecError, before anything is changed,
+    for tensors that are missing, have no place or have other shapes."""
+    own = model.state_dict()
+    expected = adapter_state(model)
+    problems = [f"{name} is missing" for name in expected if name not in saved]
+    problems += [f"{name} has no place in the model" for name in saved if name not in own]
+    problems += [
+        f"{name} is {list(saved[name].shape)}, not {list(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in saved and saved[name].shape != tensor.shape
+    ]
+    if problems:
+        raise SpecError(f"these adapters do not fit this model: {problems[0]} (and {len(problems) - 1} more)")
+    with torch.no_grad():
+        for name, tensor in saved.items():
+            place: Any = own[name]
+            if hasattr(place, "device_mesh"):
+                from torch.distributed.tensor import distribute_tensor
+
+                tensor = distribute_tensor(tensor.to(place.device), place.device_mesh, place.placements)
+            place.copy_(tensor)
+
+
+@torch.no_grad()
+def merge(model: nn.Module) -> None:
+    """Add LoRA, rsLoRA, DoRA and IA3 to the weights they change, and take the adapters out: the model does the same
+    without them, to rounding.
+
+    Raises SpecError, before anything is changed, where that cannot be: prefixes and bottlenecks are no change of
+    weights, weights in 4 bits cannot hold the sum, and shared weights would change in two places."""
+    users: dict[int, int] = {}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            users[id(parameter)] = users.get(id(parameter), 0) + 1
+    problems = []
+    for _, module, adapter in adapters(model):
+        alias = adapter.target.alias
+        if isinstance(adapter, Prefix):
+            problems.append(f"{alias}: a prefix is keys and values of its own, no change of weights")
+        elif isinstance(adapter, Bottleneck):
+            problems.append(f"{alias}: a bottleneck is not linear, and no weight can hold it")
+        elif hasattr(module, "dequantised"):
+            problems.append(
+                f"{alias}: its weight is kept in 4 bits, which cannot hold the sum; merge into the model in full "
+                "precision (kind: lora in place of qlora, with the same adapters)"
+            )
+        elif users[id(module.weight)] > 1:
+            problems.append(f"{alias}: its weight is shared with another module, which would change too")
+    if problems:
+        raise SpecError("cannot be merged: " + "\n".join(problems[:5]))
+    for _, module, adapter in list(adapters(model)):
+        if isinstance(adapter, Lora):
+            _set(module, adapter.merged(matrix(module)))
+        elif isinstance(adapter, IA3):
+            scale = adapter.scale
+            if adapter.target.scales_input:
+                _set(module, matrix(module).float() * scale)
+            else:
+                _set(module, matrix(module).float() * scale[:, None])
+                if module.bias is not None:
+                    module.bias.mul_(scale)
+    remove(model)
+
+
+def remove(model: nn.Module) -> None:
+    """Take all adapters out; the weights stay as they are."""
+    for _, module, adapter in list(adapters(model)):
+        delattr(module, adapter.target.name)
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):
+            for number, hook in list(hooks.items()):
+                if hook in install.HOOKS:
+                    hooks.pop(number)
+                    module._forward_hooks_with_kwargs.pop(number, None)
+
+
+def _set(layer: Any, weight: torch.Tensor) -> None:
+    assert is_linear(layer)
+    layer.weight.copy_(weight.T if isinstance(layer, Conv1D) else weight)
