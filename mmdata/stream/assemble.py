@@ -64,7 +64,7 @@ def _media(
     for planned, realized in zip(plans, arrays, strict=True):
         for plan, array in zip(planned, realized, strict=True):
             rule = family.media[plan.kind]
-            found.setdefault(rule.key, []).append(array)
+            found.setdefault(rule.key, []).append(_seen(array) if rule.join == "row" else array)
             joins[rule.key] = rule.join
             for name, companion in rule.companions(plan).items():
                 found.setdefault(name, []).append(companion)
@@ -73,6 +73,20 @@ def _media(
             found.setdefault(name, []).append(companion)
             joins[name] = "concat"
     return {name: joined(values, joins[name]) for name, values in found.items()}, joins
+
+
+SPECK = 2.0**-14
+"""Smallest normal number of float16."""
+
+
+def _seen(pictures: np.ndarray) -> np.ndarray:
+    """Pictures [N, 3, H, W] of which none is all zeros: Idefics3 takes those for padding and drops them, and then has
+    too few features for its placeholders. (A black tile is, where the mean to be subtracted is 0.)"""
+    empty = [at for at, picture in enumerate(pictures) if not picture.any()]
+    if empty:
+        pictures = pictures.copy()
+        pictures[empty, 0, 0, 0] = SPECK
+    return pictures
 
 
 def _token_types(segments: Sequence[Segment], family: Family) -> dict[str, np.ndarray]:
