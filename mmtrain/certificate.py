@@ -23,6 +23,7 @@ from mmdata.errors import SpecError
 from mmdata.types import Packed
 from mmtrain import attention, masks
 from mmtrain.losses import cross_entropy_sum
+from mmtrain.precision import compute_dtype
 
 Strategy = Literal["varlen", "masks", "single"]
 """How a model is told of borders: by a varlen kernel, by dense masks of T x T values, or not at all, single samples."""
@@ -93,7 +94,7 @@ def certify(model: Any, samples: Sequence[Packed], collate: Collate) -> Certific
     was_training = model.training
     kept = {name: p.grad for name, p in model.named_parameters()}
     model.eval()  # dropout would differ between two runs of the same
-    tolerance = TOLERANCE[next(model.parameters()).dtype]
+    tolerance = TOLERANCE[_dtype(model)]
     alone = [collate([pack]) for pack in samples]
     together = collate(list(samples))
     checks: list[Check] = []
@@ -130,6 +131,7 @@ def cached(model: Any, folder: Path) -> tuple[Path, Certificate | None]:
         type(model).__name__,
         config,
         str(first.dtype),
+        str(_dtype(model)),
         first.device.type,
         torch.__version__,
         transformers.__version__,
@@ -204,8 +206,14 @@ def _bare(batch: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor, torch.Te
     return inputs, labels, torch.ones_like(labels, dtype=torch.float32)
 
 
+def _dtype(model: Any) -> torch.dtype:
+    """The type that the model computes in here and now."""
+    first = next(model.parameters())
+    return compute_dtype(first.device, first.dtype)
+
+
 def _check(model: Any, strategy: Strategy, batch: dict[str, Any], expected: _Outcome) -> Check:
-    dtype = next(model.parameters()).dtype
+    dtype = _dtype(model)
     try:
         adopt(model, strategy)
         inputs = prepared(batch, strategy, model.config, dtype)

@@ -16,7 +16,7 @@ from mmtrain import checkpoint, run
 from mmtrain.checkpoint import Progress
 from mmtrain.distributed import first, sums
 from mmtrain.job import Job
-from mmtrain.optim import schedule, thaw
+from mmtrain.optim import rates, thaw
 from mmtrain.step import Step, train_step
 
 CONSOLE_LINES = 20
@@ -87,7 +87,7 @@ def _values(job: Job, result: Step, batches: list[Batch]) -> dict[str, Any]:
     keys = [key for batch in batches for key in batch["keys"]]
     packs, samples, tokens, targets, masked, checksum = sums(
         [
-            sum(1 for batch in batches if batch["keys"]),
+            sum(batch["packs"] for batch in batches),
             len(keys),
             sum(batch["input_ids"].shape[1] for batch in batches if batch["keys"]),
             sum(batch["targets"] for batch in batches),
@@ -100,7 +100,7 @@ def _values(job: Job, result: Step, batches: list[Batch]) -> dict[str, Any]:
         "step": job.step,
         "loss": result.loss,
         "grad_norm": result.grad_norm,
-        "lr": job.spec.optim.lr * schedule(job.step, job.spec.steps, job.spec.optim),
+        "lr": max(rates(job.optim).values()),
         "packs": int(packs),
         "samples": int(samples),
         "tokens": int(tokens),

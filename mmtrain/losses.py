@@ -24,30 +24,47 @@ def cross_entropy_sum(
     *,
     chunk: int = CHUNK,
 ) -> torch.Tensor:
-    """Sum over targets of weight * cross-entropy in nats, a float32 scalar.
+    """The first of `weighted_cross_entropy`."""
+    return weighted_cross_entropy(hidden, head, labels, weights, chunk=chunk)[0]
+
+
+def weighted_cross_entropy(
+    hidden: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    labels: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    chunk: int = CHUNK,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum over targets of weight * cross-entropy in nats, a float32 scalar; and the cross-entropy of each target at its
+    place in `labels`, float32 [T], without a gradient.
 
     `hidden` [T, D] predict the token that follows, `labels` int64 [T] are those of the same tokens (un-shifted), -100
-    where nothing is to be learned; `weights` float32 [T] belong to labels. Only hidden states that predict a target
-    meet `head` ([n, D] -> [n, V]), `chunk` at a time, and their logits are made again for the gradient: neither T x V
-    nor targets x V values ever exist. Divide by the weights of the whole step: a mean per batch would favour short
-    ones. Without targets the sum is 0 and so are all gradients.
+    where nothing is to be learned; `weights` float32 [T] belong to labels. Only hidden states that predict a target of
+    some weight meet `head` ([n, D] -> [n, V]), `chunk` at a time, and their logits are made again for the gradient:
+    neither T x V nor targets x V values ever exist. Divide by the weights of the whole step: a mean per batch would
+    favour short ones. Without targets the sum is 0 and so are all gradients.
     """
-    at = torch.nonzero(labels[1:] != IGNORE)[:, 0]
+    at = torch.nonzero((labels[1:] != IGNORE) & (weights[1:] != 0))[:, 0]
     predicting, wanted, weight = hidden[at], labels[1:][at], weights[1:][at]
     total = hidden.new_zeros((), dtype=torch.float32)
+    each = torch.zeros(len(labels), dtype=torch.float32, device=labels.device)
     if not len(at):  # the head takes part all the same: some backends wait for its gradient
-        return total + (head(hidden[:1]).float() * 0).sum()
+        return total + (head(hidden[:1]).float() * 0).sum(), each
     for start in range(0, len(at), chunk):
         piece = slice(start, start + chunk)
         args = (predicting[piece], head, wanted[piece], weight[piece])
-        total = total + (_chunk(*args) if len(at) <= chunk else checkpoint(_chunk, *args, use_reentrant=False))
-    return total
+        summed, found = _chunk(*args) if len(at) <= chunk else checkpoint(_chunk, *args, use_reentrant=False)
+        total = total + summed
+        each[at[piece] + 1] = found
+    return total, each
 
 
 def _chunk(
     hidden: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor], labels: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    return (F.cross_entropy(head(hidden).float(), labels, reduction="none") * weights).sum()
+) -> tuple[torch.Tensor, torch.Tensor]:
+    each = F.cross_entropy(head(hidden).float(), labels, reduction="none")
+    return (each * weights).sum(), each.detach()
 
 
 def normed(weights: torch.Tensor, labels: torch.Tensor, cu_seqlens: torch.Tensor, norm: Norm) -> torch.Tensor:

@@ -8,7 +8,8 @@ import torch
 
 from mmdata.labels import IGNORE
 from mmtrain.certificate import Strategy, prepared
-from mmtrain.losses import Norm, cross_entropy_sum, normed
+from mmtrain.losses import Norm, normed, weighted_cross_entropy
+from mmtrain.precision import compute_dtype
 
 
 def loss_sum(
@@ -17,11 +18,21 @@ def loss_sum(
     """Sum over the batch's targets of weight * cross-entropy, and the sum of the weights; both float32 scalars.
 
     `strategy` says how the model is told of borders, as its certificate has it."""
-    inputs = prepared(batch, strategy, model.config, model.dtype)
-    labels = inputs.pop("labels")[0]
     weights = target_weights(batch, norm)
+    return losses(model, batch, weights, strategy)[0], weights.sum()
+
+
+def losses(
+    model: Any, batch: dict[str, Any], weights: torch.Tensor, strategy: Strategy = "varlen"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum over the batch's targets of weight * cross-entropy, a float32 scalar to be differentiated, and the
+    cross-entropy of each target at its place, float32 [T] without a gradient, 0 where there is no target of any weight.
+    """
+    dtype = compute_dtype(batch["input_ids"].device, model.dtype)
+    inputs = prepared(batch, strategy, model.config, dtype)
+    labels = inputs.pop("labels")[0]
     hidden = model.base_model(**inputs).last_hidden_state[0]
-    return cross_entropy_sum(hidden, model.get_output_embeddings(), labels, weights), weights.sum()
+    return weighted_cross_entropy(hidden, model.get_output_embeddings(), labels, weights)
 
 
 def target_weights(batch: dict[str, Any], norm: Norm) -> torch.Tensor:

@@ -11,6 +11,7 @@ import argparse
 import itertools
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,21 @@ from mmdata.labels import IGNORE
 from mmdata.shards.dataset import open_dataset
 from mmdata.shards.storage import user_cache, write_atomic
 from mmdata.stream.dataset import StreamingDataset
+from mmdata.stream.device import each_tensor
 from mmdata.stream.loader import StreamLoader
 from mmdata.stream.report import plan_report
 from mmdata.types import Packed, World
-from mmtrain import certificate, distributed, models, run
+from mmtrain import blocks, certificate, distributed, models, run
 from mmtrain.certificate import Strategy
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
 from mmtrain.distributed import first
+from mmtrain.ema import PART, Ema
 from mmtrain.inspect_packs import describe_pack
 from mmtrain.job import Job
 from mmtrain.loop import train
-from mmtrain.optim import optimizer
+from mmtrain.optim import lr_factor, optimizer
+from mmtrain.precision import LossScale, autocast, device_of, place
 from mmtrain.rules import Setting, resolve, table
 from mmtrain.spec import TrainSpec
 from mmtrain.tokenizer import load_or_make
@@ -93,7 +97,9 @@ def sft(
         for _, batch in zip(range(inspect), loader, strict=False):
             print(describe_pack(batch, tokenizer))
         return 0
-    model = models.build(spec.model, tokenizer, seed=spec.seed)
+    device = device_of(spec.device)
+    model = place(models.build(spec.model, tokenizer, seed=spec.seed), device, spec.params)
+    blocks.check_chance(model, spec.packs_per_forward)
     settings = resolve(spec.parameters, list(aliases(model).values()))
     if world.rank == 0:
         print(plan(spec, loader.dataset, model))
@@ -102,6 +108,9 @@ def sft(
         return 0
     strategy = first(lambda: certified(spec, model, loader), world)
     certificate.adopt(model, strategy)
+    blocks.recompute(model, spec.activation_checkpointing)
+    if spec.compile:
+        blocks.compile_layers(model)
     job = Job(
         spec=spec,
         world=world,
@@ -109,10 +118,14 @@ def sft(
         model=model,
         tokenizer=tokenizer,
         settings=settings,
-        optim=optimizer(model, spec.optim, settings),
+        optim=optimizer(model, spec.optim, settings, factor=lr_factor(spec.optim, spec.global_batch)),
         loader=loader,
         strategy=strategy,
     )
+    if spec.precision == "fp16":
+        job.parts["loss_scale"] = LossScale()
+    if spec.ema is not None:
+        job.parts[PART] = Ema(model, settings, spec.ema)
     train(job, start)
     return 0
 
@@ -122,18 +135,32 @@ def make_loader(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, world: Worl
     bound_tokenizer: Any = tokenizer
     family = models.family_of(spec.model, tokenizer)
     stream = StreamingDataset(spec.data, family=family, global_batch=spec.global_batch, world=world, run_folder=folder)
-    return StreamLoader(stream, PackedCollator(pad_id=bound_tokenizer.pad_token_id), threads=spec.threads)
+    return StreamLoader(
+        stream,
+        PackedCollator(pad_id=bound_tokenizer.pad_token_id),
+        batch_size=spec.packs_per_forward,
+        threads=spec.threads,
+        device=device_of(spec.device),
+    )
 
 
 def certified(spec: TrainSpec, model: Any, loader: StreamLoader) -> Strategy:
     """How the model is to be told of the borders in a row, by its certificate: a known one, or one that is made now.
 
     Raises SpecError for a stream that packs samples for a model that mixes them up."""
-    path, found = certificate.cached(model, user_cache("certificates"))
+    device = device_of(spec.device)
+    with autocast(device, spec.precision):
+        path, found = certificate.cached(model, user_cache("certificates"))
     if found is None:
         alone = StreamingDataset(spec.data, family=loader.dataset.family, yields="encoded", world=World())
         usable = (p for p in alone if isinstance(p, Packed) and not p.masked and (p.labels != IGNORE).any())
-        found = certificate.certify(model, list(itertools.islice(usable, CHECKED_SAMPLES)), PackedCollator())
+        collate = PackedCollator()
+        with autocast(device, spec.precision):
+            found = certificate.certify(
+                model,
+                list(itertools.islice(usable, CHECKED_SAMPLES)),
+                lambda packs: dict(each_tensor(collate(packs), lambda tensor: tensor.to(device))),
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, found.to_json().encode())
     print(f"check  {found}")
@@ -155,18 +182,33 @@ def plan(spec: TrainSpec, stream: StreamingDataset, model: torch.nn.Module) -> s
         [
             f"data   {sum(map(len, stream.datasets)):,} samples in {paths}",
             *report.lines(),
-            f"step   {spec.global_batch} packs = {spec.global_batch * report.tokens / report.packs:,.0f} tokens",
+            f"step   {spec.global_batch} packs = {spec.global_batch * report.tokens / report.packs:,.0f} tokens"
+            f"; {stream.world.ranks} ranks, {spec.packs_per_forward} packs per forward pass",
             f"run    {spec.steps:,} steps = {wanted:,} packs{epochs}",
             f"model  {type(model).__name__}, {parameters / 1e6:.2f} M parameters",
+            f"using  {device_of(spec.device)}, {spec.precision} on {spec.params} weights",
+            *rate_lines(spec),
         ]
     )
+
+
+def rate_lines(spec: TrainSpec) -> list[str]:
+    """How rates follow the batch, where they do."""
+    scale = spec.optim.scale_lr
+    if scale is None:
+        return []
+    factor = lr_factor(spec.optim, spec.global_batch)
+    ratio = f"{spec.global_batch} / {scale.reference_batch} packs"
+    return [f"rates  all times {factor:.4g}, by the {scale.rule} rule for {ratio}; those below are scaled"]
 
 
 def parameter_table(spec: TrainSpec, model: torch.nn.Module, settings: Mapping[str, Setting]) -> str:
     """What the rules for parameters come to."""
     named = aliases(model)
     sizes = {named[name]: parameter.numel() for name, parameter in model.named_parameters()}
-    return table(settings, sizes, lr=spec.optim.lr)
+    factor = lr_factor(spec.optim, spec.global_batch)
+    scaled = {n: replace(s, lr=None if s.lr is None else s.lr * factor) for n, s in settings.items()}
+    return table(scaled, sizes, lr=spec.optim.lr * factor)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from mmdata.spec import Model, OutputPath, runtime
 from mmdata.stream.spec import StreamSpec
+from mmtrain import precision
+from mmtrain.blocks import Checkpointing
+from mmtrain.ema import EmaSpec
 from mmtrain.losses import Norm
 from mmtrain.models.spec import ModelSpec, TinySpec
 from mmtrain.optim import OptimSpec
+from mmtrain.precision import DeviceName, Precision, Weights
 from mmtrain.rules import Rule
 from mmtrain.tokenizer import TokenizerSpec
 
@@ -25,6 +31,21 @@ class TrainSpec(Model):
     loss_norm: Norm = "token"
     """What counts alike: every target token, every sample, or (`sqrt`) something between."""
     optim: OptimSpec = OptimSpec()
+    precision: Precision = "fp32"
+    """What products of matrices are computed in: `bf16` and `fp16` (with a loss scale) by autocast."""
+    params: Weights = "fp32"
+    """What weights and the optimiser's moments are kept in; `bf16` takes half the memory and rounds every step."""
+    device: DeviceName = runtime("auto")
+    """`auto` is the GPU where there is one."""
+    packs_per_forward: int = Field(1, ge=1)
+    """Packs of a rank's share of a step that go through the model as one row; the others follow, their gradients added
+    up. It changes nothing but the rounding."""
+    activation_checkpointing: Checkpointing = runtime("none")
+    """Layers that keep nothing for the backward pass and run again in it: `none`, `full`, or every k-th (a number)."""
+    compile: bool = False
+    """Whether torch compiles each layer, for rows of any length."""
+    ema: EmaSpec | None = None
+    """An average of the weights over steps, kept in checkpoints."""
     steps: int = Field(60, ge=1)
     """Optimiser steps."""
     global_batch: int = Field(4, ge=1)
@@ -39,3 +60,9 @@ class TrainSpec(Model):
     """Checkpoints kept, the newest."""
     threads: int = runtime(2, ge=1)
     """Threads that read and decode ahead of the model."""
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Self:
+        if wrong := precision.problem(self.precision, self.params):
+            raise ValueError(wrong)
+        return self

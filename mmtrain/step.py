@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from mmdata import rng
 from mmdata.errors import RunError
 from mmdata.stream.loader import Batch
+from mmtrain import optim
 from mmtrain.distributed import add_gradients, sums
+from mmtrain.ema import PART, Ema
 from mmtrain.job import Job
-from mmtrain.objective import loss_sum, target_weights
-from mmtrain.optim import schedule, set_rates
+from mmtrain.objective import losses, target_weights
+from mmtrain.precision import LossScale, autocast
+from mmtrain.schedule import schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,37 +27,66 @@ class Step:
     loss: float
     """Weighted mean cross-entropy of the step's targets, in nats."""
     grad_norm: float
+    """Of the whole gradient, before clipping."""
     weight: float
+    """Sum of the weights of all targets."""
+    norms: Mapping[str, float] = field(default_factory=dict)
+    """Of the gradient of each part (vision, connector, ...), before clipping."""
+    moved: bool = True
+    """Whether weights were moved: not in a step without targets, nor in one of fp16 that overflowed."""
 
 
 def train_step(job: Job, batches: list[Batch]) -> Step:
     """Take step `job.step` with this rank's batches of it; the caller counts it.
 
     The loss is the sum over all packs of all ranks divided by the weights of all of them, so it does not depend on how
-    targets are spread over packs, or packs over ranks; nor do dropout's draws, which are keyed by step and pack. A step
-    without targets moves nothing. Raises RunError, on every rank and before anything moved, for a loss or gradient that
-    is not finite.
+    targets are spread over packs, packs over forward passes, or these over ranks; nor do dropout's draws, which are
+    keyed by step and pack. A step without targets moves nothing, nor does an overflow of fp16. Raises RunError, on
+    every rank and before anything moved, for any other loss or gradient that is not finite.
     """
-    spec, model, world = job.spec, job.model, job.world
-    (total,) = sums([float(sum(target_weights(batch, spec.loss_norm).sum() for batch in batches))], world)
+    spec, scale = job.spec, job.parts.get("loss_scale")
+    assert scale is None or isinstance(scale, LossScale)
+    weights = [target_weights(batch, spec.loss_norm) for batch in batches]
+    (total,) = sums([float(sum(each.sum() for each in weights))], job.world)
     if not total:
-        return Step(loss=0.0, grad_norm=0.0, weight=0.0)
-    job.optim.zero_grad(set_to_none=True)
-    loss = 0.0
-    for batch in batches:
-        torch.manual_seed(int(rng.generator("step", spec.seed, job.step, *batch["keys"]).integers(2**63)))
-        summed, _ = loss_sum(model, batch, spec.loss_norm, job.strategy)
-        part = summed / total
-        part.backward()
-        loss += float(part.detach())
-    add_gradients(model.parameters(), world)
-    (loss,) = sums([loss], world)
-    length = float(torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optim.clip))
+        return Step(loss=0.0, grad_norm=0.0, weight=0.0, moved=False)
+    loss = backward(job, batches, weights, total, 1.0 if scale is None else scale.scale)
+    norms = optim.gradient_norms(job.optim)
+    length = optim.total(norms)
+    result = Step(loss=loss, grad_norm=length, weight=total, norms=norms)
+    if scale is not None:
+        scale.update(finite=math.isfinite(length))
+        if math.isfinite(loss) and not math.isfinite(length):
+            return replace(result, moved=False)
     if not (math.isfinite(loss) and math.isfinite(length)):
         keys = [key for batch in batches for key in batch["keys"]]
         raise RunError(
             f"step {job.step}: loss {loss}, gradient norm {length}; the weights were not moved. Samples: {keys}"
         )
-    set_rates(job.optim, schedule(job.step, spec.steps, spec.optim))
+    optim.clip(job.optim, norms, spec.optim.limits)
+    optim.set_rates(job.optim, schedule(job.step, spec.steps, spec.optim))
     job.optim.step()
-    return Step(loss=loss, grad_norm=length, weight=total)
+    if isinstance(average := job.parts.get(PART), Ema):
+        average.update(job.model, job.step)
+    return result
+
+
+def backward(
+    job: Job, batches: Sequence[Batch], weights: Sequence[torch.Tensor], total: float, scale: float = 1.0
+) -> float:
+    """Leave in the parameters the gradient of the step's loss, all ranks together, and answer that loss. `weights` are
+    those of each batch's labels, `total` is their sum over all ranks. The loss is multiplied by `scale` on its way to
+    the gradient, and the gradient divided by it."""
+    job.optim.zero_grad(set_to_none=True)
+    loss = 0.0
+    for batch, weight in zip(batches, weights, strict=True):
+        torch.manual_seed(int(rng.generator("step", job.spec.seed, job.step, *batch["keys"]).integers(2**63)))
+        with autocast(batch["input_ids"].device, job.spec.precision):
+            summed, _ = losses(job.model, batch, weight, job.strategy)
+        part = summed / total
+        (part * scale).backward()
+        loss += float(part.detach())
+    add_gradients(job.model.parameters(), job.world)
+    if scale != 1:
+        optim.scale_gradients(job.model.parameters(), 1 / scale)
+    return sums([loss], job.world)[0]

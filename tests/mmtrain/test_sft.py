@@ -210,22 +210,24 @@ def test_a_step_that_is_not_finite_moves_nothing(monkeypatch: pytest.MonkeyPatch
     job: Any = SimpleNamespace(
         spec=TrainSpec(data={"dataset": "x"}, output="y"),
         model=model,
-        optim=torch.optim.AdamW(model.parameters()),
+        optim=torch.optim.AdamW([{"params": list(model.parameters()), "peak": 1e-3, "part": "head"}]),
+        parts={},
         strategy="varlen",
         step=0,
         world=World(),
     )
     batch = {
+        "input_ids": torch.tensor([[4, 5, 6]]),
         "loss_weights": torch.ones(1, 3),
         "labels": torch.tensor([[-100, 5, 6]]),
         "cu_seq_lens_q": torch.tensor([0, 3]),
         "keys": ["000000007"],
     }
 
-    def loss(model: Any, batch: Any, norm: str, strategy: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return (model.weight * float("nan")).sum(), torch.ones(())
+    def losses(model: Any, batch: Any, weights: Any, strategy: str) -> tuple[torch.Tensor, torch.Tensor]:
+        return (model.weight * float("nan")).sum(), torch.ones(3)
 
-    monkeypatch.setattr(one_step, "loss_sum", loss)
+    monkeypatch.setattr(one_step, "losses", losses)
     with pytest.raises(RunError, match="000000007"):
         one_step.train_step(job, [batch])
     assert model.weight.tolist() == [1, 1]

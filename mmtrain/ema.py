@@ -1,0 +1,88 @@
+"""Averaged weights: an exponential moving average of what is trained, kept beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+
+from mmdata.spec import Model
+from mmtrain.components import aliases
+from mmtrain.rules import Setting
+
+if TYPE_CHECKING:
+    from mmtrain.job import Job
+
+PART = "ema"
+"""Its name among a job's parts."""
+
+
+class EmaSpec(Model):
+    """An average of weights over steps; evaluation and export use it."""
+
+    decay: float = Field(0.999, gt=0, lt=1)
+    """What of the average is kept at each update."""
+    every: int = Field(1, ge=1)
+    """Steps between updates."""
+    warmup: bool = True
+    """Whether the first updates keep less: (1 + n) / (10 + n) of the average at update n, where that is less than
+    `decay` (as in TensorFlow's ExponentialMovingAverage)."""
+
+
+class Ema:
+    """The averages of all parameters that are trained at some time, float32, by their names in the model."""
+
+    def __init__(self, model: Any, settings: Mapping[str, Setting], spec: EmaSpec) -> None:
+        named = aliases(model)
+        self.spec = spec
+        self.updates = 0
+        self.values = {
+            name: parameter.detach().float().clone()
+            for name, parameter in model.named_parameters()
+            if settings[named[name]].train
+        }
+
+    @torch.no_grad()
+    def update(self, model: Any, step: int) -> None:
+        """Take the weights after optimiser step `step` (from 0) into the average, where it is their turn."""
+        if (step + 1) % self.spec.every:
+            return
+        decay = self.spec.decay
+        if self.spec.warmup:
+            decay = min(decay, (1 + self.updates) / (10 + self.updates))
+        for name, parameter in model.named_parameters():
+            if name in self.values:
+                self.values[name].lerp_(parameter.detach().float(), 1 - decay)
+        self.updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "values": dict(self.values)}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        self.updates = int(saved["updates"])
+        for name, value in self.values.items():
+            value.copy_(saved["values"][name])
+
+
+@contextmanager
+def swapped(job: Job) -> Iterator[bool]:
+    """Inside, the job's model has its averaged weights, if the run keeps any (the answer says so); afterwards it has
+    its own again, to the bit, whatever happened inside."""
+    ema = job.parts.get(PART)
+    if not isinstance(ema, Ema):
+        yield False
+        return
+    own = {name: parameter for name, parameter in job.model.named_parameters() if name in ema.values}
+    kept = {name: parameter.detach().clone() for name, parameter in own.items()}
+    try:
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(ema.values[name])
+        yield True
+    finally:
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(kept[name])
