@@ -19,6 +19,8 @@ import transformers as hf
 from mmdata.families import Family, get_family
 from mmdata.families._family import plan_media
 from mmdata.types import Media, Packed
+from mmtrain.models import build, family_of
+from mmtrain.models.spec import NativeSpec, NavitSpec, TinyLanguageSpec, VarlenAudioSpec, Views
 from tests.families.processors import PHOTOS, Medium, image, packed, tensor, tokenizer
 
 MARKS = (
@@ -207,6 +209,19 @@ def pixtral() -> Any:
     )
 
 
+NATIVE = NativeSpec(
+    kind="native",
+    vision=NavitSpec(hidden=HIDDEN, heads=2, patch=8, merge=2),
+    audio=VarlenAudioSpec(hidden=HIDDEN, heads=2),
+    language=TinyLanguageSpec(hidden=HIDDEN, heads=2, kv_heads=1),
+    views=Views(image={"min_pixels": 256, "max_pixels": 4096}, video={"min_pixels": 256, "max_pixels": 2048}),
+)
+
+
+def native() -> Any:
+    return build(NATIVE, words(), seed=0)
+
+
 def gemma3() -> Any:
     decoder = hf.Gemma3TextConfig(
         **text(), sliding_window=6, layer_types=["sliding_attention", "full_attention"], tie_word_embeddings=True
@@ -292,6 +307,7 @@ FAMILIES = {
     ),
     "qwen2_audio": Tiny(build=qwen2_audio, kinds=("audio",)),
     "pixtral": Tiny(build=pixtral, image={"size": 64}),
+    "native": Tiny(build=native, kinds=("image", "video", "audio")),
 }
 """Those that varlen attention packs."""
 MASKED = {
@@ -327,6 +343,8 @@ def family(name: str) -> Family:
     tiny = ALL[name]
     if not tiny.kinds:
         return Family(name="text", tokenizer=words(), media={})
+    if name == "native":
+        return family_of(NATIVE, words())
     media = {"image": tiny.image, "video": tiny.video, "audio": tiny.audio}
     return get_family(name, tokenizer=words(), **media, mrope="transformers")
 
