@@ -30,7 +30,7 @@ def export(model: Any, folder: Path, *, trained: Iterable[str] = ()) -> list[str
 
     `adapters.json` and `adapters.safetensors` hold all of them, for `attach`. Besides, for
     `peft.PeftModel.from_pretrained`: `adapter_config.json` and `adapter_model.safetensors` beside them where there is
-    one kind, or in a folder of its own for each of several kinds, to be loaded together (`peft.PeftMixedModel`).
+    one kind, or in a folder for each of several; LoRA and DoRA are then loaded one after the other and set active both.
     Answers what peft cannot be given, one line each.
     """
     state = {name: tensor.cpu().contiguous() for name, tensor in adapter_state(model, trained).items()}

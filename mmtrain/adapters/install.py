@@ -137,7 +137,7 @@ def _is_qlora(entry: Any) -> bool:
     return isinstance(entry, LoraSpec) and entry.kind == "qlora"
 
 
-def adapters(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+def adapters(model: nn.Module) -> Iterator[tuple[str, Any, Any]]:
     """Every adapter, with the module it is in and that module's name: `(name, module, adapter)`."""
     for name, module in model.named_modules():
         for child in module.children():

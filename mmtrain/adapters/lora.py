@@ -23,6 +23,10 @@ class Lora(nn.Module):
     section 4.3 of its paper, no gradient goes through the row's length.
     """
 
+    a0: torch.Tensor | None
+    b0: torch.Tensor | None
+    magnitude: nn.Parameter | None
+
     def __init__(self, spec: LoraSpec, weight: torch.Tensor, rank: int, draws: np.random.Generator) -> None:
         super().__init__()
         self.rank = rank
@@ -38,11 +42,11 @@ class Lora(nn.Module):
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """B [out, k] and A [k, in] whose product, times the scaling, is all that is added: k is the rank, or twice."""
-        if self.a0 is None:
+        if self.a0 is None or self.b0 is None:
             return self.b, self.a
         return torch.cat([self.b, -self.b0], 1), torch.cat([self.a, self.a0])
 
-    def forward(self, inputs: torch.Tensor, output: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, output: torch.Tensor, layer: Any) -> torch.Tensor:
         """The layer's output, changed: inputs [..., in], output [..., out], in the dtype of `output`."""
         b, a = self.factors()
         added = F.linear(F.linear(self.dropout(inputs.to(a.dtype)), a), b) * self.scaling
@@ -62,7 +66,7 @@ class Lora(nn.Module):
         return total
 
 
-def matrix(layer: nn.Module) -> torch.Tensor:
+def matrix(layer: Any) -> torch.Tensor:
     """The weight of a linear layer as [out, in]: turned around if it is GPT-2's, in full if it is kept in 4 bits."""
     weight: Any = layer.dequantised() if hasattr(layer, "dequantised") else layer.weight
     return weight.T if isinstance(layer, Conv1D) else weight

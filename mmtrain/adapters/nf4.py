@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 
-class NF4Linear(bitsandbytes.nn.Linear4bit):
+class NF4Linear(bitsandbytes.nn.Linear4bit):  # type: ignore[misc]
     """A frozen linear layer of which the weight is kept in NF4 with double quantisation (Dettmers et al. 2023).
 
     The weight is not in `state_dict()`: it is made from the model that was loaded, again and the same each time, and

@@ -13,7 +13,7 @@ from mmdata.errors import SpecError
 from mmtrain.adapters import install
 from mmtrain.adapters.install import adapters
 from mmtrain.adapters.lora import Lora, matrix
-from mmtrain.adapters.small import IA3, Bottleneck, Prefix
+from mmtrain.adapters.small import Bottleneck, Prefix
 from mmtrain.adapters.targets import is_linear
 
 
@@ -97,14 +97,12 @@ def merge(model: nn.Module) -> None:
     for _, module, adapter in list(adapters(model)):
         if isinstance(adapter, Lora):
             _set(module, adapter.merged(matrix(module)))
-        elif isinstance(adapter, IA3):
-            scale = adapter.scale
-            if adapter.target.scales_input:
-                _set(module, matrix(module).float() * scale)
-            else:
-                _set(module, matrix(module).float() * scale[:, None])
-                if module.bias is not None:
-                    module.bias.mul_(scale)
+        elif adapter.target.scales_input:
+            _set(module, matrix(module).float() * adapter.scale)
+        else:
+            _set(module, matrix(module).float() * adapter.scale[:, None])
+            if module.bias is not None:
+                module.bias.mul_(adapter.scale)
     remove(model)
 
 

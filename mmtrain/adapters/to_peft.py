@@ -41,6 +41,8 @@ def groups(model: Any, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, Gro
             result[kind] = makers[kind](model, members, state)
         except SpecError as error:
             refused.append(f"{kind}: {error}")
+    if len(result) > 1 and not result.keys() <= {"lora", "dora"}:
+        refused.append(f"{' and '.join(result)}: peft has each alone, and cannot hold them in a model together")
     also = sorted(set(state) - _adapter_tensors(model))
     if also and result:
         try:
