@@ -15,6 +15,7 @@ from torch.nn.utils import get_total_norm
 from mmdata.errors import SpecError
 from mmdata.registry import nearest
 from mmdata.spec import Model
+from mmtrain.adapters.install import rest
 from mmtrain.components import aliases
 from mmtrain.rules import Setting
 from mmtrain.schedule import ScheduleSpec
@@ -152,6 +153,7 @@ def thaw(model: Any, settings: Mapping[str, Setting], progress: float) -> list[s
     for module in model.modules():
         if not _any_trained(module.parameters()) and next(module.parameters(), None) is not None:
             module.eval()
+    rest(model)
     return trained
 
 
