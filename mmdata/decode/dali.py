@@ -17,7 +17,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mmdata.decode.dali_pixels import Device, Examined, Picture, decoded, dynamic, examine, require, running
+from mmdata.decode.dali_pixels import Device, Examined, Picture, decoded, dynamic, examine, installed, require, running
 from mmdata.decode.dali_steps import Step, interpret, kinds, program
 from mmdata.decode.image import decode
 from mmdata.errors import DataError
@@ -26,7 +26,7 @@ from mmdata.types import Crop, Fork, Op, Pad, Resize
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Device", "Picture", "realize_images", "require"]
+__all__ = ["Device", "Picture", "installed", "realize_images", "require"]
 
 BATCH_PIXELS = 1 << 27
 """Pixels that are decoded at once: 384 MiB of RGB. A larger picture runs alone."""

@@ -4,6 +4,7 @@ what the CPU decodes in its stead."""
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import threading
 from collections import Counter
@@ -61,6 +62,14 @@ def dynamic() -> Any:
     except ImportError as error:
         raise SpecError("image_decoder dali: NVIDIA DALI >= 2.4 is missing; pip install mmdata[dali]") from error
     return nd
+
+
+def installed() -> bool:
+    """Whether DALI is here, which is not imported for it."""
+    try:
+        return importlib.util.find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def require(device: Device) -> None:

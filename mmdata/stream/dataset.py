@@ -110,7 +110,7 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
             spec = spec.model_copy(update={"packing": "none", "batch_tokens": None, "batch_rows": None})
         if self.family is not None and spec.packing != "none" and spec.row_tokens is None:
             raise SpecError("max_length: packing needs to know how many tokens a pack holds")
-        pictures.check(spec)
+        spec = pictures.settled(spec)
         self.spec = spec
         cache = stream_cache(spec)
         self.datasets = [open_dataset(each.path, integrity=spec.integrity, cache=cache) for each in spec.sources]

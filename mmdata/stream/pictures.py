@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from mmdata.stream.realize import bytes_size, whole_plan
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import Media, MediaPlan
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 _counting = threading.Lock()
 
@@ -32,14 +35,21 @@ class Pending:
     dtype: torch.dtype
 
 
-def check(spec: StreamSpec) -> None:
-    """Raises SpecError where a stream asks for what its decoder of pictures cannot do, here or at all."""
+def settled(spec: StreamSpec) -> StreamSpec:
+    """The spec with the decoder of pictures that this machine has, where it leaves that open. Raises SpecError where
+    a stream asks for what its decoder cannot do, here or at all."""
+    if spec.image_decoder == "auto":
+        both = spec.decode == "exact" and torch.cuda.is_available() and dali.installed()
+        name, device = ("dali", "gpu") if both else ("cpu", "cpu")
+        log.info("image_decoder: auto is %s here", name)
+        spec = spec.model_copy(update={"image_decoder": name, "image_device": device})
     if spec.image_decoder == "dali":
         if spec.decode != "exact":
             raise SpecError(f"decode: {spec.decode} is for image_decoder cpu; dali knows `exact` only")
         dali.require(spec.image_device)
     elif spec.image_device != "cpu":
         raise SpecError(f"image_device: {spec.image_device} needs image_decoder: dali")
+    return spec
 
 
 def pending(medium: Media, plan: MediaPlan, view: View, spec: StreamSpec) -> Pending:

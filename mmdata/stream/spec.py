@@ -107,9 +107,11 @@ class StreamSpec(Model):
     decode: Literal["exact", "guarded", "fast"] = "exact"
     """`guarded` and `fast` decode a JPEG at 1/2, 1/4 or 1/8 where at least 2x or 1x of what the view resizes to is
     left: faster, and not the same pixels."""
-    image_decoder: Literal["cpu", "dali"] = "cpu"
+    image_decoder: Literal["cpu", "dali", "auto"] = "cpu"
     """Who decodes and resizes the pictures of packs. `dali` is NVIDIA DALI (`pip install mmdata[dali]`), a pack at a
-    time; it resizes in float32 and rounds once, so that some values differ by a level of 255."""
+    time; it resizes in float32 and rounds once, so that some values differ by a level of 255. `auto` is `dali` on the
+    GPU where there are both and `decode` is `exact`, else `cpu`; which it was is part of a stream's states, and a
+    state of the other is refused."""
     image_device: Literal["cpu", "gpu"] = runtime("cpu")
     """Where `dali` works. The arrays of a pack come back to host memory."""
     materialized: Literal["exact", "lossy", "off"] = "exact"
