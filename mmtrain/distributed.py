@@ -37,8 +37,9 @@ class DistributedSpec(Model):
     """`ddp`: a whole model on each rank. `fsdp`: weights, gradients and the optimiser's state in shards, one of each
     per rank; a layer is whole only while it works. `hsdp`: shards inside a node, whole copies of them on each node.
     `auto` is `fsdp` where a whole model's state would fill more than half of the device, else `ddp`."""
-    mixed_precision: Literal["none", "bf16", "fp16"] = "none"
-    """Of sharded weights: the type that layers are gathered and work in; weights and sums of gradients keep theirs."""
+    mixed_precision: bool = False
+    """Of sharded weights: gather them in the type that the run computes in (`precision`), which halves what travels;
+    the weights themselves and sums of gradients keep theirs."""
     cpu_offload: bool = runtime(False)
     """Of sharded weights: keep them, and the optimiser's state, in the host's memory, and step there."""
     reshard_after_forward: bool = runtime(True)

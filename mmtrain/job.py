@@ -50,6 +50,8 @@ class Job:
     """What else a checkpoint keeps, by name."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """What the run is bound to (`run.binding`); checkpoints carry it."""
+    base: str | None = None
+    """Digest of what is never trained, where checkpoints leave that out."""
 
     def state(self) -> dict[str, Any]:
         """The state of every part, by its name."""

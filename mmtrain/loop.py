@@ -13,7 +13,6 @@ import crc32c
 from mmdata.stream.loader import Batch
 from mmdata.types import World
 from mmtrain import checkpoint, run
-from mmtrain.checkpoint import Progress
 from mmtrain.distributed import first, sums
 from mmtrain.job import Job
 from mmtrain.optim import rates, thaw
@@ -26,16 +25,10 @@ def train(job: Job, start: Path | None) -> None:
     """Train to the last step, from the checkpoint `start` if there is one. Raises RunError as `train_step` does."""
     spec, world, loader = job.spec, job.world, job.loader
     if start is not None:
-        progress = checkpoint.load(start, job.model, job.optim)
-        loader.load_state_dict(progress.stream)
-        job.step = progress.step
+        checkpoint.load(start, job, check=False)  # `open_run` has looked at every byte
         say(world, f"resume from {start}: {job.step} of {spec.steps} steps are done")
     log = run.Log(job.folder, job.step) if world.rank == 0 else None
     began, done, loss, saved = time.monotonic(), job.step, math.nan, job.step
-
-    def save() -> None:
-        progress = Progress(step=job.step, stream=loader.state_dict())
-        first(lambda: checkpoint.save(job.folder, job.model, job.optim, progress, keep=spec.keep), world)
 
     try:
         for batches, waited in _timed(loader.steps()):
@@ -54,15 +47,15 @@ def train(job: Job, start: Path | None) -> None:
             if job.step % max(1, spec.steps // CONSOLE_LINES) == 0 or job.step + 1 == spec.steps:
                 say(world, f"step {job.step:5d}  loss {loss:7.4f}  lr {values['lr']:.2e}  tokens {values['tokens']:,}")
             job.step += 1
-            if job.step % spec.save_every == 0 or job.step == spec.steps:
-                save()
+            if job.step % spec.checkpoint.every == 0 or job.step == spec.steps:
+                checkpoint.save(job)
                 saved = job.step
             if job.step == spec.steps:
                 break
         if done < job.step < spec.steps:
             say(world, f"the stream ended after {job.step} steps (data.epochs: {spec.data.epochs})")
         if job.step > saved:
-            save()
+            checkpoint.save(job)
     finally:
         if log is not None:
             log.close()

@@ -10,6 +10,7 @@ from mmdata.labels import IGNORE
 from mmtrain.certificate import Strategy, prepared
 from mmtrain.losses import Norm, normed, weighted_cross_entropy
 from mmtrain.precision import compute_dtype
+from mmtrain.sharding import within
 
 
 def loss_sum(
@@ -28,6 +29,12 @@ def losses(
     """Sum over the batch's targets of weight * cross-entropy, a float32 scalar to be differentiated, and the
     cross-entropy of each target at its place, float32 [T] without a gradient, 0 where there is no target of any weight.
     """
+    return within(model, _losses, batch, weights, strategy)
+
+
+def _losses(
+    model: Any, batch: dict[str, Any], weights: torch.Tensor, strategy: Strategy
+) -> tuple[torch.Tensor, torch.Tensor]:
     dtype = compute_dtype(batch["input_ids"].device, model.dtype)
     inputs = prepared(batch, strategy, model.config, dtype)
     labels = inputs.pop("labels")[0]

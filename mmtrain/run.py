@@ -50,12 +50,13 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
         if not Path(resume).is_dir():
             raise SpecError(f"--resume {resume}: no such checkpoint; give auto, never or the path of one")
         start: Path | None = Path(resume)
-        later = [path.name for path in checkpoint.found(folder) if path.name > Path(resume).name]
+        if (why := checkpoint.damage(Path(resume))) is not None:
+            raise SpecError(f"--resume {resume}: {why}")
+        later = [path.name for path in checkpoint.found(folder) if path.name > Path(resume).resolve().name]
         if later:
             raise SpecError(f"output: {folder} went on to {', '.join(later)}; give the branch another folder")
     else:
-        saved = checkpoint.found(folder) if resume == "auto" else []
-        start = saved[-1] if saved else None
+        start = checkpoint.newest(folder) if resume == "auto" and known.exists() else None
     if start is None:
         for path in ours:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -65,6 +66,9 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
             f"output: {folder} holds a run of another config; give this one another folder, or start over with "
             f"--resume never (saved -> now):\n{lines}"
         )
+    elif changes := list(difference(checkpoint.read_info(start)["config"], config)):
+        told = "; ".join(changes)
+        print(f"resume from {start}, which is of another config (there -> here): {told}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(known, (json.dumps(config, indent=1) + "\n").encode())
     return start

@@ -29,7 +29,7 @@ from mmdata.stream.device import each_tensor
 from mmdata.stream.loader import StreamLoader
 from mmdata.stream.report import plan_report
 from mmdata.types import Packed, World
-from mmtrain import blocks, certificate, distributed, models, run
+from mmtrain import blocks, certificate, checkpoint, distributed, models, run, sharding
 from mmtrain.certificate import Strategy
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
@@ -58,10 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--inspect", type=int, default=0, metavar="N", help="print the first N packs and stop")
     options = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
-    world = distributed.join()
     try:
         spec, _ = specfile.load(TrainSpec, options.config, options.set)
-        return sft(spec, resume=options.resume, dry_run=options.dry_run, inspect=options.inspect, world=world)
+        world = distributed.join(spec.distributed)
+        with distributed.connected(world):
+            return sft(spec, resume=options.resume, dry_run=options.dry_run, inspect=options.inspect, world=world)
     except SpecError as error:
         print(f"mmtrain.sft: {error}", file=sys.stderr)
         return 2
@@ -89,8 +90,8 @@ def sft(
     else:
         binding = run.binding(spec, [dataset.manifest.root_digest for dataset in datasets])
         start = first(lambda: run.open_run(folder, binding, resume), world)
-        kept = folder / run.TOKENIZER
-        tokenizer = first(lambda: load_or_make(kept, datasets[0], spec.tokenizer, source, tokens), world)
+        own = folder / run.TOKENIZER
+        tokenizer = first(lambda: load_or_make(own, datasets[0], spec.tokenizer, source, tokens), world)
     spec = models.with_template(spec, tokenizer)
     loader = make_loader(spec, tokenizer, world, None if dry_run or inspect else folder / run.STREAM)
     if inspect:
@@ -111,6 +112,8 @@ def sft(
     blocks.recompute(model, spec.activation_checkpointing)
     if spec.compile:
         blocks.compile_layers(model)
+    base = checkpoint.base_digest(model, settings) if spec.checkpoint.weights == "trained" else None
+    sharded = sharding.shard(model, spec.distributed, world, spec.precision)
     job = Job(
         spec=spec,
         world=world,
@@ -119,8 +122,10 @@ def sft(
         tokenizer=tokenizer,
         settings=settings,
         optim=optimizer(model, spec.optim, settings, factor=lr_factor(spec.optim, spec.global_batch)),
-        loader=loader,
+        loader=make_loader(spec, tokenizer, world, folder / run.STREAM, every_medium=True) if sharded else loader,
         strategy=strategy,
+        config=binding,
+        base=base,
     )
     if spec.precision == "fp16":
         job.parts["loss_scale"] = LossScale()
@@ -130,14 +135,22 @@ def sft(
     return 0
 
 
-def make_loader(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, world: World, folder: Path | None) -> StreamLoader:
+def make_loader(
+    spec: TrainSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+    folder: Path | None,
+    *,
+    every_medium: bool = False,
+) -> StreamLoader:
     """The stream of a spec, as batches; `folder` keeps what its states refer to."""
     bound_tokenizer: Any = tokenizer
     family = models.family_of(spec.model, tokenizer)
     stream = StreamingDataset(spec.data, family=family, global_batch=spec.global_batch, world=world, run_folder=folder)
+    collate = PackedCollator(pad_id=bound_tokenizer.pad_token_id)
     return StreamLoader(
         stream,
-        PackedCollator(pad_id=bound_tokenizer.pad_token_id),
+        sharding.EveryMedium.of(collate, family) if every_medium else collate,
         batch_size=spec.packs_per_forward,
         threads=spec.threads,
         device=device_of(spec.device),

@@ -10,6 +10,8 @@ from mmdata.spec import Model, OutputPath, runtime
 from mmdata.stream.spec import StreamSpec
 from mmtrain import precision
 from mmtrain.blocks import Checkpointing
+from mmtrain.checkpoint import CheckpointSpec
+from mmtrain.distributed import DistributedSpec
 from mmtrain.ema import EmaSpec
 from mmtrain.losses import Norm
 from mmtrain.models.spec import ModelSpec, TinySpec
@@ -54,10 +56,10 @@ class TrainSpec(Model):
     """Keys the weights; the stream has a seed of its own."""
     output: OutputPath
     """Folder of the run: tokenizer, log, checkpoints."""
-    save_every: int = runtime(20, ge=1)
-    """Steps between checkpoints; there is always one at the end."""
-    keep: int = runtime(2, ge=1)
-    """Checkpoints kept, the newest."""
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    """When the run is saved, and what stays."""
+    distributed: DistributedSpec = DistributedSpec()
+    """How several processes share the model."""
     threads: int = runtime(2, ge=1)
     """Threads that read and decode ahead of the model."""
 

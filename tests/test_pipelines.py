@@ -92,7 +92,7 @@ def test_sft_tiny_trains_on_it(built: Path, tmp_path: Path, capsys: pytest.Captu
         f"output={output}",
         "steps=3",
         "global_batch=2",
-        "save_every=2",
+        "checkpoint.every=2",
         "tokenizer.vocab_size=400",
     )
     assert sft.main(["--config", "sft_tiny.yaml", *overrides, "--dry-run"]) == 0

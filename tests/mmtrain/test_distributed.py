@@ -77,7 +77,7 @@ def without_rank(line: dict[str, Any]) -> dict[str, Any]:
 def test_two_ranks_train_as_one_and_resume_as_one(folder: Path, tmp_path: Path) -> None:
     """The same packs, losses and gradient norms on 1 rank, on 2, and on 2 then 1."""
     one, two = tmp_path / "one", tmp_path / "two"
-    extra = ["global_batch=5", "steps=6", "save_every=3"]  # 5 packs: a dummy for one of two ranks
+    extra = ["global_batch=5", "steps=6", "checkpoint.every=3"]  # 5 packs: a dummy for one of two ranks
     sft(1, *arguments(folder, one, *extra))
     sft(2, *arguments(folder, two, *extra))
     expected, found = trace(one), trace(two)

@@ -27,7 +27,7 @@ from mmtrain.spec import TrainSpec
 CONFIG = Path(__file__).parents[2] / "pipelines" / "sft_tiny.yaml"
 SMALL = [
     "steps=9",
-    "save_every=2",
+    "checkpoint.every=2",
     "global_batch=2",
     "data.max_length=160",
     "tokenizer.vocab_size=400",
@@ -108,7 +108,7 @@ def test_killed_at_random_steps_the_trace_is_the_same(folder: Path, uninterrupte
 
 @pytest.mark.soak
 def test_killed_at_twenty_random_steps_the_trace_is_the_same(folder: Path, tmp_path: Path) -> None:
-    longer = ["--set", "steps=30", "save_every=3"]
+    longer = ["--set", "steps=30", "checkpoint.every=3"]
     assert sft.main(arguments(folder, tmp_path / "whole", *longer)) == 0
     kill_at_random(arguments(folder, tmp_path / "run", *longer), tmp_path / "run", kills=20, steps=30)
     assert trace(tmp_path / "run") == trace(tmp_path / "whole")
@@ -239,7 +239,7 @@ def test_a_step_that_is_not_finite_moves_nothing(monkeypatch: pytest.MonkeyPatch
 def test_a_damaged_checkpoint_is_named(folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(checkpoint.found(uninterrupted)[-1], copy)
-    (copy / "optimizer.pt").unlink()
+    (copy / "optimizer.safetensors").unlink()
     assert sft.main(arguments(folder, tmp_path / "run", "--resume", str(copy))) == 2
 
 
