@@ -66,9 +66,12 @@ class Certificate:
     model: str
     strategy: Strategy
     checks: tuple[Check, ...]
+    reason: str = ""
+    """Why a model of such a config mixes samples up, where that is known."""
 
     def __str__(self) -> str:
-        verdict = "must not be packed" if self.strategy == "single" else f"packed by {self.strategy}"
+        why = f", for {self.reason}" if self.reason else ""
+        verdict = f"must not be packed{why}" if self.strategy == "single" else f"packed by {self.strategy}"
         return f"{self.model}: {verdict} ({'; '.join(map(str, self.checks))})"
 
     def to_json(self) -> str:
@@ -110,12 +113,33 @@ def certify(model: Any, samples: Sequence[Packed], collate: Collate) -> Certific
             parameter.grad = kept[name]
         model.train(was_training)
     found: Strategy = checks[-1].strategy if checks[-1].holds(tolerance) else "single"
-    return Certificate(model=type(model).__name__, strategy=found, checks=tuple(checks))
+    reason = known_reason(model.config) if found == "single" else ""
+    return Certificate(model=type(model).__name__, strategy=found, checks=tuple(checks), reason=reason)
+
+
+RECURRENT = ("conv", "linear_attention", "mamba", "recurrent", "hybrid")
+"""Kinds of layers whose state runs on from token to token."""
+KNOWN = {
+    "bloom": "its ALiBi positions are counted over the whole row",
+    "mamba": "its state runs over borders",
+    "mamba2": "its state runs over borders",
+    "rwkv": "its state runs over borders",
+}
+"""Reasons by `model_type`."""
+
+
+def known_reason(config: Any) -> str:
+    """Why a model of this config mixes packed samples up on this machine; "" where that is not known."""
+    text = config.get_text_config()
+    kinds = sorted({kind for kind in getattr(text, "layer_types", None) or () if kind.startswith(RECURRENT)})
+    if kinds:
+        return f"its layers of {', '.join(kinds)} run over borders without the CUDA kernels that take `seq_idx`"
+    return KNOWN.get(str(text.model_type), "")
 
 
 def adopt(model: Any, strategy: Strategy) -> None:
     """Set the model up for `prepared` batches of a strategy."""
-    if strategy == "varlen":
+    if strategy == "varlen" or attention.needed(model):
         attention.register()
         model.set_attn_implementation(attention.NAME)
     elif model.config._attn_implementation == attention.NAME:
@@ -133,6 +157,7 @@ def cached(model: Any, folder: Path) -> tuple[Path, Certificate | None]:
         str(first.dtype),
         str(_dtype(model)),
         first.device.type,
+        [name for name, _ in model.named_parameters()],  # adapters are not in the config
         torch.__version__,
         transformers.__version__,
     ]
@@ -146,8 +171,15 @@ def cached(model: Any, folder: Path) -> tuple[Path, Certificate | None]:
 
 def prepared(batch: dict[str, Any], strategy: Strategy, config: Any, dtype: torch.dtype) -> dict[str, Any]:
     """The inputs of `forward` for a batch: as they are, with dense masks in place of borders, or without any. Raises
-    ValueError for a row of several samples where only single ones may be."""
+    ValueError for a row of several samples where only single ones may be, and for a packed batch of several rows or
+    with a mask of its own, which would leak."""
     inputs = model_inputs(batch)
+    if "cu_seq_lens_q" in inputs and len(inputs["input_ids"]) != 1:
+        raise ValueError(f"{len(inputs['input_ids'])} packed rows in a batch: one is all that models keep apart")
+    if "cu_seq_lens_q" in inputs and "attention_mask" in inputs:
+        raise ValueError("attention_mask beside cu_seq_lens_q: it would switch the isolation of segments off")
+    if "cu_seq_lens_q" not in inputs:  # padded rows, which a mask of two axes keeps from their padding
+        return inputs
     if strategy == "varlen":
         return inputs
     borders = inputs["cu_seq_lens_q"]
@@ -171,6 +203,8 @@ def prepared(batch: dict[str, Any], strategy: Strategy, config: Any, dtype: torc
 
     window = getattr(text, "sliding_window", None)
     kinds = set(getattr(text, "layer_types", None) or ())
+    if strange := kinds - {"full_attention", "sliding_attention"}:
+        raise ValueError(f"no mask tells layers of {', '.join(sorted(strange))} of borders")
     if kinds > {"full_attention"} or kinds == {"sliding_attention"}:
         both: dict[masks.Kind, torch.Tensor] = {"full_attention": mask(None), "sliding_attention": mask(window)}
         inputs["attention_mask"] = masks.explicit(both, dtype)

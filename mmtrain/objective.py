@@ -1,4 +1,4 @@
-"""The loss of a model on a packed batch."""
+"""The loss of a model on a batch, packed or padded."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mmdata.labels import IGNORE
 from mmtrain.certificate import Strategy, prepared
 from mmtrain.losses import Norm, normed, weighted_cross_entropy
 from mmtrain.precision import compute_dtype
+from mmtrain.rows import borders
 from mmtrain.sharding import within
 
 
@@ -28,6 +29,8 @@ def losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum over the batch's targets of weight * cross-entropy, a float32 scalar to be differentiated, and the
     cross-entropy of each target at its place, float32 [T] without a gradient, 0 where there is no target of any weight.
+
+    Padded rows are laid after each other, T = B * L: the first label of a row is -100, so none predicts the next.
     """
     return within(model, _losses, batch, weights, strategy)
 
@@ -37,13 +40,14 @@ def _losses(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     dtype = compute_dtype(batch["input_ids"].device, model.dtype)
     inputs = prepared(batch, strategy, model.config, dtype)
-    labels = inputs.pop("labels")[0]
-    hidden = model.base_model(**inputs).last_hidden_state[0]
+    labels = inputs.pop("labels").flatten()
+    hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
     return weighted_cross_entropy(hidden, model.get_output_embeddings(), labels, weights)
 
 
 def target_weights(batch: dict[str, Any], norm: Norm) -> torch.Tensor:
-    """What each label of a batch weighs, float32 [T]: 0 where there is none."""
-    labels = batch["labels"][0]
-    weights = normed(batch["loss_weights"][0], labels, batch["cu_seq_lens_q"], norm)
+    """What each label of a batch weighs, float32 [T]: 0 where there is none. Padded rows are laid after each
+    other."""
+    labels = batch["labels"].flatten()
+    weights = normed(batch["loss_weights"].flatten(), labels, borders(batch), norm)
     return torch.where(labels == IGNORE, 0, weights)
