@@ -13,7 +13,9 @@ from mmdata.families._join import joined_again, lead
 from mmdata.labels import IGNORE, segment_ids
 from mmdata.types import Packed
 
-OWN_KEYS = frozenset({"keys", "packs", "targets", "loss_weights", "media_tokens", "padding"})
+OWN_KEYS = frozenset(
+    {"keys", "packs", "targets", "loss_weights", "media_tokens", "padding", "token_classes", "tasks", "sample_weights"}
+)
 """What a batch carries for the trainer; a model's `forward` never sees it."""
 
 MASK = "attention_mask"
@@ -38,6 +40,8 @@ class PackedCollator:
     | `loss_weights` | float32 [1, T] (ours) |
     | `keys` | list of the samples' keys; a dummy pack has none (ours) |
     | `packs` | int, packs that are no dummies (ours) |
+    | `tasks`, `sample_weights` | list of words, float32 [S]: of each segment, '' and 1 for dummies (ours) |
+    | `token_classes` | int8 [1, T], what each trained token is (ours) |
     | `targets` | int, labels that are not -100: the batch's own count, to be summed over the step (ours) |
     | `media_tokens`, `padding` | int, placeholders of media among the tokens; tokens that fill rows up (ours) |
 
@@ -83,6 +87,8 @@ class PackedCollator:
             "loss_weights": torch.from_numpy(_padded([pack.loss_weights for pack in packs], padding, 0, np.float32)),
             "keys": [key for pack in packs for key in pack.keys],
             "packs": sum(1 for pack in packs if pack.keys),
+            **_told(packs, 1 if padding else 0),
+            "token_classes": torch.from_numpy(_padded([_classes(pack) for pack in packs], padding, 0, np.int8)),
             "targets": int((labels != IGNORE).sum()),
             "media_tokens": _media_tokens(packs),
             "padding": padding,
@@ -149,6 +155,8 @@ class PaddedCollator:
             "loss_weights": rows("loss_weights", 0, np.float32),
             "keys": [key for pack in packs for key in pack.keys],
             "packs": sum(1 for pack in packs if pack.keys),
+            **_told(packs, 0),
+            "token_classes": torch.from_numpy(_rows([(_classes(pack), pack) for pack in packs], length, 0, np.int8)),
             "targets": int((labels != IGNORE).sum()),
             "media_tokens": _media_tokens(packs),
             "padding": labels.numel() - sum(len(pack.input_ids) for pack in packs),
@@ -201,6 +209,24 @@ def _checked_positions(packs: list[Packed]) -> None:
 def _media_tokens(packs: list[Packed]) -> int:
     """Placeholders in the rows; an encoder-decoder's media have no place in them."""
     return sum(slot.tokens for pack in packs for slot in pack.slots if slot.length)
+
+
+def _classes(pack: Packed) -> np.ndarray:
+    """int8 [L]; a trained token of which nothing is known is an answer's."""
+    if pack.token_classes is not None:
+        return pack.token_classes
+    return (pack.labels != IGNORE).astype(np.int8)
+
+
+def _told(packs: list[Packed], more: int) -> dict[str, Any]:
+    """Of each segment, what it is counted under and what it weighs; `more` segments hold nothing."""
+    tasks: list[str] = []
+    weights: list[float] = []
+    for pack in packs:
+        segments = len(pack.cu_seqlens) - 1
+        tasks += pack.tasks or [""] * segments
+        weights += pack.sample_weights or [1.0] * segments
+    return {"tasks": tasks + [""] * more, "sample_weights": torch.tensor(weights + [1.0] * more)}
 
 
 def _placeholders(pack: Packed) -> set[int]:

@@ -6,9 +6,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from mmdata.types import Span
+from mmdata.types import Span, SpanKind
 
 IGNORE = -100
+KINDS: tuple[SpanKind, ...] = ("response", "instruction", "special", "box", "entity")
+"""In the order of their classes, from 1."""
+PROMPT = 8
+"""Added to the class of a token that is not part of an answer."""
 
 
 def labels(ids: np.ndarray, spans: Iterable[Span]) -> tuple[np.ndarray, np.ndarray]:
@@ -30,6 +34,21 @@ def labels(ids: np.ndarray, spans: Iterable[Span]) -> tuple[np.ndarray, np.ndarr
     result[:1] = IGNORE
     weights[:1] = 0
     return result, weights
+
+
+def token_classes(length: int, spans: Iterable[Span]) -> np.ndarray:
+    """What each trained token of one segment is, int8 [L]: 1 + the place of its kind in `KINDS`, + `PROMPT` outside of
+    answers; 0 where nothing is trained.
+
+    >>> spans = [Span(1, 3, kind="instruction", answer=False), Span(3, 5), Span(5, 6, kind="special")]
+    >>> token_classes(6, spans).tolist()
+    [0, 10, 10, 1, 1, 3]
+    """
+    result = np.zeros(length, np.int8)
+    for span in spans:
+        result[span.start : span.stop] = 1 + KINDS.index(span.kind) + (0 if span.answer else PROMPT)
+    result[:1] = 0
+    return result
 
 
 def cu_seqlens(lengths: Sequence[int]) -> np.ndarray:

@@ -338,6 +338,8 @@ class Span:
     stop: int
     weight: float = 1.0
     kind: SpanKind = "response"
+    answer: bool = True
+    """Whether it is part of an answer; else of what is asked, or of the template around it (`train_on: all`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -458,6 +460,12 @@ class Packed:
     media: Mapping[str, np.ndarray] = field(default_factory=dict)
     joins: Mapping[str, Join] = field(default_factory=dict)
     """How each of `media` was joined, and is joined further (default: `concat`); `row` has no leading axis yet."""
+    token_classes: np.ndarray | None = None
+    """int8 [L], what each trained token is (`mmdata.labels.token_classes`), 0 elsewhere"""
+    tasks: tuple[str, ...] = ()
+    """Of each sample, what it is counted under: its own `task`, or the name of its dataset"""
+    sample_weights: tuple[float, ...] = ()
+    """Of each sample, what all its tokens' weights are multiplied by"""
     token_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     """int64 [L] by name of the batch's array: what kind of token each is, for families that ask."""
     type_ids: tuple[str, ...] | None = None

@@ -244,7 +244,9 @@ def hf_attention(
     """
     if dropout:
         raise ValueError("attention dropout is not there in varlen kernels: set attention_dropout to 0")
-    if (prefix := getattr(module, "prefix", None)) is not None:  # mmtrain.adapters: more keys, before each segment's own
+    if (
+        prefix := getattr(module, "prefix", None)
+    ) is not None:  # mmtrain.adapters: more keys, before each segment's own
         borders = cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k
         more = prefix(key, value, attention_mask, borders, max_length_k or max_length_q)
         key, value, attention_mask, cu_seq_lens_k, max_length_k = more

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from mmdata.spec import Model, OutputPath, runtime
 from mmdata.stream.spec import StreamSpec
-from mmtrain import precision
+from mmtrain import precision, weighting
 from mmtrain.blocks import Checkpointing
 from mmtrain.checkpoint import CheckpointSpec
 from mmtrain.distributed import DistributedSpec
@@ -19,6 +19,7 @@ from mmtrain.optim import OptimSpec
 from mmtrain.precision import DeviceName, Precision, Weights
 from mmtrain.rules import Rule
 from mmtrain.tokenizer import TokenizerSpec
+from mmtrain.weighting import WeightPhase
 
 
 class TrainSpec(Model):
@@ -32,6 +33,10 @@ class TrainSpec(Model):
     `vision`, `audio`, `connector`, `language` or `head`; `--dry-run` prints what the rules come to."""
     loss_norm: Norm = "token"
     """What counts alike: every target token, every sample, or (`sqrt`) something between."""
+    token_weight_schedule: tuple[WeightPhase, ...] = ()
+    """What tokens weigh in each part of the run, in ascending order: early all, late answers only, say."""
+    task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """What the samples of a task (their `task`, or the name of their dataset) weigh; others weigh 1."""
     optim: OptimSpec = OptimSpec()
     precision: Precision = "fp32"
     """What products of matrices are computed in: `bf16` and `fp16` (with a loss scale) by autocast."""
@@ -66,5 +71,7 @@ class TrainSpec(Model):
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
         if wrong := precision.problem(self.precision, self.params):
+            raise ValueError(wrong)
+        if wrong := weighting.problem(self.token_weight_schedule, self.data.train_on):
             raise ValueError(wrong)
         return self

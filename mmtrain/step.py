@@ -12,12 +12,13 @@ from mmdata import rng
 from mmdata.errors import RunError
 from mmdata.stream.loader import Batch
 from mmtrain import optim
-from mmtrain.distributed import add_gradients, sums
+from mmtrain.distributed import add_gradients, gather, sums
 from mmtrain.ema import PART, Ema
 from mmtrain.job import Job
-from mmtrain.objective import losses, target_weights
+from mmtrain.objective import losses
 from mmtrain.precision import LossScale, autocast
 from mmtrain.schedule import schedule
+from mmtrain.weighting import by_task, merged, step_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class Step:
     """Sum of the weights of all targets."""
     norms: Mapping[str, float] = field(default_factory=dict)
     """Of the gradient of each part (vision, connector, ...), before clipping."""
+    tasks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Of each task of the step, all ranks together: the sum of weight * loss over its targets, and of their weights."""
     moved: bool = True
     """Whether weights were moved: not in a step without targets, nor in one of fp16 that overflowed."""
 
@@ -46,14 +49,15 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
     """
     spec, scale = job.spec, job.parts.get("loss_scale")
     assert scale is None or isinstance(scale, LossScale)
-    weights = [target_weights(batch, spec.loss_norm) for batch in batches]
+    told = {"phases": spec.token_weight_schedule, "progress": job.step / spec.steps, "tasks": spec.task_weights}
+    weights = [step_weights(batch, spec.loss_norm, **told) for batch in batches]
     (total,) = sums([float(sum(each.sum() for each in weights))], job.world)
     if not total:
         return Step(loss=0.0, grad_norm=0.0, weight=0.0, moved=False)
-    loss = backward(job, batches, weights, total, 1.0 if scale is None else scale.scale)
+    loss, tasks = backward(job, batches, weights, total, 1.0 if scale is None else scale.scale)
     norms = optim.gradient_norms(job.optim)
     length = optim.total(norms)
-    result = Step(loss=loss, grad_norm=length, weight=total, norms=norms)
+    result = Step(loss=loss, grad_norm=length, weight=total, norms=norms, tasks=tasks)
     if scale is not None:
         scale.update(finite=math.isfinite(length))
         if math.isfinite(loss) and not math.isfinite(length):
@@ -73,20 +77,21 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
 
 def backward(
     job: Job, batches: Sequence[Batch], weights: Sequence[torch.Tensor], total: float, scale: float = 1.0
-) -> float:
-    """Leave in the parameters the gradient of the step's loss, all ranks together, and answer that loss. `weights` are
-    those of each batch's labels, `total` is their sum over all ranks. The loss is multiplied by `scale` on its way to
-    the gradient, and the gradient divided by it."""
+) -> tuple[float, dict[str, tuple[float, float]]]:
+    """Leave in the parameters the gradient of the step's loss, all ranks together, and answer that loss and its sums by
+    task (`Step.tasks`). `weights` are those of each batch's labels, `total` is their sum over all ranks. The loss is
+    multiplied by `scale` on its way to the gradient, and the gradient divided by it."""
     job.optim.zero_grad(set_to_none=True)
-    loss = 0.0
+    loss, tasks = 0.0, dict[str, tuple[float, float]]()
     for batch, weight in zip(batches, weights, strict=True):
         torch.manual_seed(int(rng.generator("step", job.spec.seed, job.step, *batch["keys"]).integers(2**63)))
         with autocast(batch["input_ids"].device, job.spec.precision):
-            summed, _ = losses(job.model, batch, weight, job.strategy)
+            summed, each = losses(job.model, batch, weight, job.strategy)
         part = summed / total
         (part * scale).backward()
         loss += float(part.detach())
+        tasks = merged([tasks, by_task(batch, each, weight)])
     add_gradients(job.model.parameters(), job.world)
     if scale != 1:
         optim.scale_gradients(job.model.parameters(), 1 / scale)
-    return sums([loss], job.world)[0]
+    return sums([loss], job.world)[0], merged(gather(tasks, job.world))

@@ -9,7 +9,7 @@ import numpy as np
 from mmdata.families._family import Family, Segment
 from mmdata.families._join import joined
 from mmdata.families._positions import segment_positions
-from mmdata.labels import IGNORE, cu_seqlens, labels
+from mmdata.labels import IGNORE, cu_seqlens, labels, token_classes
 from mmdata.types import Join, MediaPlan, Packed, Slot
 
 
@@ -21,6 +21,8 @@ def assemble(
     *,
     keys: tuple[str, ...] = (),
     masked: Mapping[int, str] | None = None,
+    tasks: tuple[str, ...] = (),
+    sample_weights: tuple[float, ...] = (),
 ) -> Packed:
     """One row of `segments`; `plans[i]` and `arrays[i]` belong to the media of segment i, in the order of its slots.
     `masked` says why, by the number of a segment."""
@@ -46,6 +48,9 @@ def assemble(
         media=media,
         joins=joins,
         token_arrays=_token_types(segments, family),
+        token_classes=np.concatenate([token_classes(len(segment.ids), segment.spans) for segment in segments]),
+        tasks=tasks,
+        sample_weights=sample_weights,
         type_ids=(family.type_ids,) if family.type_ids else (),
         keys=keys,
         masked=tuple((keys[segment], reason) for segment, reason in masked.items()),

@@ -85,7 +85,7 @@ def _light(value: Sample | Packed | DataError | None) -> Packed | DataError | No
     if isinstance(value, Packed):
         names = ("input_ids", "labels", "loss_weights", "position_ids", "cu_seqlens")
         empty: dict[str, Any] = dict.fromkeys(names, _NOTHING)
-        return replace(value, **empty, slots=(), media={}, joins={}, token_arrays={})
+        return replace(value, **empty, slots=(), media={}, joins={}, token_arrays={}, token_classes=None)
     return value if isinstance(value, DataError) else None
 
 

@@ -104,7 +104,11 @@ def read_pack(
         segments.append(segment)
         arrays.append(media)
     plans = [item.media for item in pack.items]
-    packed = assemble(segments, plans, arrays, family, keys=pack.keys, masked=masked)
+    told = [_told(item, sample, spec) for item, sample in zip(pack.items, texts, strict=True)]
+    tasks, weights = tuple(task for task, _ in told), tuple(weight for _, weight in told)
+    packed = assemble(
+        segments, plans, arrays, family, keys=pack.keys, masked=masked, tasks=tasks, sample_weights=weights
+    )
     spent.samples += len(pack.items)
     spent.lap("collate")
     return packed
@@ -136,10 +140,34 @@ def _texts(
         dataset = datasets[item.dataset]
         try:
             sample = _patiently(dataset, item.position, lambda: dataset.sample(item.position, media=False))  # noqa: B023
+            weight_of(sample, spec.weight_field)
             found.append(trimmed(drawn(sample, spec.augment, seed=spec.seed, epoch=item.epoch), item.trim))
         except DataError as error:
             found.append(error)
     return found
+
+
+def weight_of(sample: Sample, name: str | None) -> float:
+    """What a sample's tokens weigh by the field `name` of its meta; 1 where it has none. Raises DataError
+    (`sample_weight`) for what is no number, or negative."""
+    value = None if name is None else sample.meta.get(name)
+    if value is None:
+        return 1.0
+    try:
+        weight = float(value)
+    except (TypeError, ValueError):
+        weight = -1.0
+    if not 0 <= weight < float("inf"):
+        raise DataError("sample_weight", f"{sample.key}: meta {name} is {value!r}; a weight is a number, 0 or more")
+    return weight
+
+
+def _told(item: Item, sample: Sample | DataError, spec: StreamSpec) -> tuple[str, float]:
+    """What a sample is counted under, and what it weighs."""
+    title = spec.sources[item.dataset].title
+    if isinstance(sample, DataError):
+        return title, 1.0
+    return str(sample.meta.get(spec.task_field) or title), weight_of(sample, spec.weight_field)
 
 
 def _encoded(

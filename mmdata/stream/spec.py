@@ -66,6 +66,10 @@ class StreamSpec(Model):
     """Which messages enter the loss: every answer, the last one of each sample, or all that is said."""
     token_weights: Weights = Weights()
     """What a token weighs in the loss, by its class."""
+    weight_field: str | None = None
+    """Field of samples' meta by which all their tokens' weights are multiplied; a sample without it weighs 1."""
+    task_field: str = runtime("task")
+    """Field of samples' meta that says what task they are of; for others that is the name of their dataset."""
     max_length: int | None = Field(None, ge=2)
     """Tokens of the longest sample, and of a pack unless `pack_tokens` says otherwise."""
     overlong: OverlongPolicy = "drop"

@@ -246,7 +246,7 @@ def _assemble(
                 order.append(piece.medium)
             elif piece.trained:
                 stops[piece.turn] += piece.stop
-                spans.append(Span(start, start + 1, weights["special"], "special"))
+                spans.append(Span(start, start + 1, weights["special"], "special", piece.turn != OUTSIDE))
             continue
         found = next(tokens)
         if not codec.special_ids.isdisjoint(found.ids):
@@ -255,7 +255,7 @@ def _assemble(
         places = found.places
         for region, (a, b) in zip(piece.regions, places, strict=True):
             if b > a:
-                spans.append(Span(start + a, start + b, weights[region.kind], region.kind))
+                spans.append(Span(start + a, start + b, weights[region.kind], region.kind, region.turn != OUTSIDE))
         answers += _answers(number, piece, places, found.ids)
     if draft.turns and any(stops[turn] > 1 for turn in draft.turns):
         problem = problem or DataError("label_mismatch", "an answer ends more than once")
