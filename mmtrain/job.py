@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from mmdata.stream.loader import StreamLoader
 from mmdata.types import World
 from mmtrain.certificate import Strategy
+from mmtrain.gate import Gate
+from mmtrain.monitor import Monitor
 from mmtrain.rules import Setting
 from mmtrain.spec import TrainSpec
 
@@ -52,6 +54,15 @@ class Job:
     """What the run is bound to (`run.binding`); checkpoints carry it."""
     base: str | None = None
     """Digest of what is never trained, where checkpoints leave that out."""
+
+    gate: Gate = field(init=False)
+    """Judges each step before it is taken."""
+    monitor: Monitor = field(default_factory=Monitor)
+    """Measures each step."""
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(self.spec.watch)
+        self.parts["gate"] = self.gate
 
     def state(self) -> dict[str, Any]:
         """The state of every part, by its name."""

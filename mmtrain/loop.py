@@ -6,17 +6,15 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import crc32c
 
 from mmdata.stream.loader import Batch
 from mmdata.types import World
 from mmtrain import checkpoint, run
-from mmtrain.distributed import first, sums
+from mmtrain.gate import forget_quarantine
 from mmtrain.job import Job
-from mmtrain.optim import rates, thaw
-from mmtrain.step import Step, train_step
+from mmtrain.monitor import line, measured
+from mmtrain.optim import thaw
+from mmtrain.step import train_step
 
 CONSOLE_LINES = 20
 
@@ -27,6 +25,9 @@ def train(job: Job, start: Path | None) -> None:
     if start is not None:
         checkpoint.load(start, job, check=False)  # `open_run` has looked at every byte
         say(world, f"resume from {start}: {job.step} of {spec.steps} steps are done")
+    if world.rank == 0:
+        run.keep_spec(job.folder, spec)
+        forget_quarantine(job.folder, job.step)
     log = run.Log(job.folder, job.step) if world.rank == 0 else None
     began, done, loss, saved = time.monotonic(), job.step, math.nan, job.step
 
@@ -39,13 +40,12 @@ def train(job: Job, start: Path | None) -> None:
             if job.staged:
                 thaw(job.model, job.settings, job.step / spec.steps)
             result = train_step(job, batches)
-            values = _values(job, result, batches)
-            values |= {"wait_seconds": round(waited, 4), "step_seconds": round(time.monotonic() - started, 4)}
+            values = measured(job, result, batches, waited=waited, seconds=time.monotonic() - started)
             if log is not None:
                 log.write(values)
             loss = result.loss
             if job.step % max(1, spec.steps // CONSOLE_LINES) == 0 or job.step + 1 == spec.steps:
-                say(world, f"step {job.step:5d}  loss {loss:7.4f}  lr {values['lr']:.2e}  tokens {values['tokens']:,}")
+                say(world, line(values))
             job.step += 1
             if job.step % spec.checkpoint.every == 0 or job.step == spec.steps:
                 checkpoint.save(job)
@@ -63,7 +63,8 @@ def train(job: Job, start: Path | None) -> None:
         say(world, f"nothing left to do: {done} of {spec.steps} steps were done before")
     elif log is not None:
         seconds, steps = time.monotonic() - began, job.step - done
-        print(f"done   {steps} steps in {seconds:.1f} s; loss {log.first:.4f} -> {loss:.4f}; run folder {job.folder}")
+        first_loss = math.nan if log.first is None else log.first
+        print(f"done   {steps} steps in {seconds:.1f} s; loss {first_loss:.4f} -> {loss:.4f}; run folder {job.folder}")
     if loader.bad and job.step > done:
         print(f"masked {sum(loader.bad.values())} samples that could not be read: {dict(loader.bad)}")
 
@@ -72,35 +73,6 @@ def say(world: World, line: str) -> None:
     """A line on the console, from one rank."""
     if world.rank == 0:
         print(line, flush=True)
-
-
-def _values(job: Job, result: Step, batches: list[Batch]) -> dict[str, Any]:
-    """What the log says of a step, all ranks together. `keys_crc32c` is the sum of the checksums of all samples' keys,
-    which is the same however they were dealt."""
-    keys = [key for batch in batches for key in batch["keys"]]
-    packs, samples, tokens, targets, masked, checksum = sums(
-        [
-            sum(batch["packs"] for batch in batches),
-            len(keys),
-            sum(batch["input_ids"].shape[1] for batch in batches if batch["keys"]),
-            sum(batch["targets"] for batch in batches),
-            sum(job.loader.bad.values()),
-            sum(crc32c.crc32c(key.encode()) for key in keys),
-        ],
-        job.world,
-    )
-    return {
-        "step": job.step,
-        "loss": result.loss,
-        "grad_norm": result.grad_norm,
-        "lr": max(rates(job.optim).values()),
-        "packs": int(packs),
-        "samples": int(samples),
-        "tokens": int(tokens),
-        "targets": int(targets),
-        "masked": int(masked),
-        "keys_crc32c": f"{int(checksum) % 2**32:08x}",
-    }
 
 
 def _timed(steps: Iterator[list[Batch]]) -> Iterator[tuple[list[Batch], float]]:

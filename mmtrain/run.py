@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,12 @@ from torch.utils.tensorboard import SummaryWriter
 from mmdata.errors import SpecError
 from mmdata.shards.storage import write_atomic
 from mmdata.specfile import bound, difference
-from mmtrain import checkpoint
+from mmtrain import checkpoint, gate
 from mmtrain.spec import TrainSpec
 
-CONFIG, METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS, STREAM = (
+CONFIG, SPEC, METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS, STREAM = (
     "config.json",
+    "spec.json",
     "metrics.jsonl",
     "tensorboard",
     "tokenizer",
@@ -42,7 +44,7 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
     `resume` is `auto` (the newest checkpoint if there is one), `never` (what is there is removed), or the path of a
     checkpoint. Raises SpecError where the folder belongs to a run of another config, or to something else.
     """
-    ours = [folder / name for name in (METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS, STREAM)]
+    ours = [folder / name for name in (METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS, STREAM, gate.QUARANTINE)]
     known = folder / CONFIG
     if not known.exists() and any(path.exists() for path in ours):
         raise SpecError(f"output: {folder} holds other files than a run's; choose another folder")
@@ -74,6 +76,11 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
     return start
 
 
+def keep_spec(folder: Path, spec: TrainSpec) -> None:
+    """Write the whole spec, paths too, beside the log: what `replay` and `evaluate` open a run by."""
+    write_atomic(folder / SPEC, (spec.model_dump_json(indent=1) + "\n").encode())
+
+
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
@@ -93,7 +100,8 @@ class Log:
         self._board = SummaryWriter(str(folder / TENSORBOARD), purge_step=step)
 
     def write(self, values: dict[str, Any]) -> None:
-        """Append the values of one step; `step` is one of them."""
+        """Append the values of one step; `step` is one of them. JSON has no word for what is not finite: null."""
+        values = {n: None if isinstance(v, float) and not math.isfinite(v) else v for n, v in values.items()}
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
         if self.first is None:

@@ -19,6 +19,7 @@ from mmtrain.optim import OptimSpec
 from mmtrain.precision import DeviceName, Precision, Weights
 from mmtrain.rules import Rule
 from mmtrain.tokenizer import TokenizerSpec
+from mmtrain.watch import WatchSpec
 from mmtrain.weighting import WeightPhase
 
 
@@ -53,6 +54,8 @@ class TrainSpec(Model):
     """Whether torch compiles each layer, for rows of any length."""
     ema: EmaSpec | None = None
     """An average of the weights over steps, kept in checkpoints."""
+    watch: WatchSpec = WatchSpec()
+    """What is done about steps that go wrong."""
     steps: int = Field(60, ge=1)
     """Optimiser steps."""
     global_batch: int = Field(4, ge=1)

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from mmdata import rng
-from mmdata.errors import RunError
 from mmdata.stream.loader import Batch
 from mmtrain import optim
 from mmtrain.distributed import add_gradients, gather, sums
 from mmtrain.ema import PART, Ema
+from mmtrain.gate import Reason, quarantine
 from mmtrain.job import Job
 from mmtrain.objective import losses
 from mmtrain.precision import LossScale, autocast
@@ -36,7 +36,10 @@ class Step:
     tasks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Of each task of the step, all ranks together: the sum of weight * loss over its targets, and of their weights."""
     moved: bool = True
-    """Whether weights were moved: not in a step without targets, nor in one of fp16 that overflowed."""
+    """Whether weights were moved: not in a step without targets, nor in one of fp16 that overflowed, nor in one that
+    was skipped."""
+    skipped: Reason | None = None
+    """Why the gate left it out, if it did."""
 
 
 def train_step(job: Job, batches: list[Batch]) -> Step:
@@ -44,15 +47,17 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
 
     The loss is the sum over all packs of all ranks divided by the weights of all of them, so it does not depend on how
     targets are spread over packs, packs over forward passes, or these over ranks; nor do dropout's draws, which are
-    keyed by step and pack. A step without targets moves nothing, nor does an overflow of fp16. Raises RunError, on
-    every rank and before anything moved, for any other loss or gradient that is not finite.
+    keyed by step and pack. A step without targets moves nothing, nor does an overflow of fp16, nor a step that the gate
+    leaves out on every rank. Raises RunError, on every rank, where the gate says that the run must not go on.
     """
     spec, scale = job.spec, job.parts.get("loss_scale")
     assert scale is None or isinstance(scale, LossScale)
     told = {"phases": spec.token_weight_schedule, "progress": job.step / spec.steps, "tasks": spec.task_weights}
     weights = [step_weights(batch, spec.loss_norm, **told) for batch in batches]
     (total,) = sums([float(sum(each.sum() for each in weights))], job.world)
+    job.monitor.start()
     if not total:
+        job.gate.empty += 1
         return Step(loss=0.0, grad_norm=0.0, weight=0.0, moved=False)
     loss, tasks = backward(job, batches, weights, total, 1.0 if scale is None else scale.scale)
     norms = optim.gradient_norms(job.optim)
@@ -62,14 +67,15 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
         scale.update(finite=math.isfinite(length))
         if math.isfinite(loss) and not math.isfinite(length):
             return replace(result, moved=False)
-    if not (math.isfinite(loss) and math.isfinite(length)):
+    if (reason := job.gate.judge(loss, length, job.world)) is not None:
         keys = [key for batch in batches for key in batch["keys"]]
-        raise RunError(
-            f"step {job.step}: loss {loss}, gradient norm {length}; the weights were not moved. Samples: {keys}"
-        )
+        quarantine(job.folder, job.step, reason, keys, job.world)
+        job.gate.check(reason, job.step, keys)
+        return replace(result, moved=False, skipped=reason)
     optim.clip(job.optim, norms, spec.optim.limits)
     optim.set_rates(job.optim, schedule(job.step, spec.steps, spec.optim))
     job.optim.step()
+    job.monitor.lap("compute")
     if isinstance(average := job.parts.get(PART), Ema):
         average.update(job.model, job.step)
     return result
@@ -91,7 +97,11 @@ def backward(
         (part * scale).backward()
         loss += float(part.detach())
         tasks = merged([tasks, by_task(batch, each, weight)])
+    job.monitor.lap("compute")
     add_gradients(job.model.parameters(), job.world)
     if scale != 1:
         optim.scale_gradients(job.model.parameters(), 1 / scale)
-    return sums([loss], job.world)[0], merged(gather(tasks, job.world))
+    (loss,) = sums([loss], job.world)
+    tasks = merged(gather(tasks, job.world))
+    job.monitor.lap("sync")
+    return loss, tasks

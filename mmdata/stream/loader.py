@@ -70,6 +70,8 @@ class StreamLoader:
         self._processes: ProcessReaders | None = None
         self._progress: Cursor | None = None
         self._tally: Tally | None = None
+        self.dealt: tuple[Deal, ...] = ()
+        """Of the step that `steps` gave last, where it got so far: what this rank was dealt."""
 
     @property
     def bad(self) -> Counter[str]:
@@ -84,11 +86,14 @@ class StreamLoader:
         if self.dataset.family is None:
             raise SpecError("StreamLoader: steps are of packs; a stream without a family has batches only")
         step: list[Batch] = []
-        for last, batch in self._batches():
+        dealt: list[Deal] = []
+        for deals, batch in self._batches():
             step.append(batch)
-            if last.micro + 1 == last.micros:
+            dealt += deals
+            if deals[-1].micro + 1 == deals[-1].micros:
+                self.dealt = tuple(dealt)
                 yield step
-                step = []
+                step, dealt = [], []
 
     def state_dict(self) -> dict[str, Any]:
         """After the batch (or step) that was last taken, whatever has been read ahead; JSON values, at most 4 KB."""
@@ -116,8 +121,8 @@ class StreamLoader:
     def _counting(self) -> Tally:
         return Tally(threads=self.threads * max(1, self.workers), ahead=self.ahead)
 
-    def _batches(self) -> Iterator[tuple[Deal, Batch]]:
-        """Each batch with the last of its deals, which is accounted for."""
+    def _batches(self) -> Iterator[tuple[tuple[Deal, ...], Batch]]:
+        """Each batch with its deals, which are accounted for."""
         self._progress = self.dataset.start
         tally = self._tally = self._counting()
         readers = self._readers()
@@ -129,7 +134,7 @@ class StreamLoader:
                     self.dataset.account(dealt, value)
                 self._progress = taken.deals[-1].after
                 if taken.batch is not None:
-                    yield taken.deals[-1], self._copier.finish(taken.batch)
+                    yield taken.deals, self._copier.finish(taken.batch)
         finally:
             tally.end()
             planning.shutdown(wait=False, cancel_futures=True)

@@ -9,7 +9,6 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,10 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from mmdata import rng
-from mmdata.errors import RunError
-from mmdata.types import World
 from mmtrain import checkpoint, sft
-from mmtrain import step as one_step
+from mmtrain.monitor import steady
 from mmtrain.optim import OptimSpec
 from mmtrain.spec import TrainSpec
 
@@ -43,7 +40,7 @@ def arguments(folder: Path, output: Path, *more: str) -> list[str]:
 def trace(output: Path) -> list[dict[str, Any]]:
     whole = (output / "metrics.jsonl").read_text().rpartition("\n")[0]
     lines = [json.loads(line) for line in whole.splitlines()]
-    return [{k: v for k, v in line.items() if not k.endswith("_seconds")} for line in lines]
+    return [steady(line) for line in lines]
 
 
 def same_weights(run: Path, other: Path) -> bool:
@@ -198,42 +195,6 @@ def test_a_stream_that_ends_first_ends_the_run(
     steps = len(trace(tmp_path / "run"))
     assert f"the stream ended after {steps} steps" in shown
     assert checkpoint.found(tmp_path / "run")[-1].name == f"step-{steps:08d}"
-
-
-def test_a_step_that_is_not_finite_moves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.ones(2))
-
-    model = Broken()
-    job: Any = SimpleNamespace(
-        spec=TrainSpec(data={"dataset": "x"}, output="y"),
-        model=model,
-        optim=torch.optim.AdamW([{"params": list(model.parameters()), "peak": 1e-3, "part": "head"}]),
-        parts={},
-        strategy="varlen",
-        step=0,
-        world=World(),
-    )
-    batch = {
-        "input_ids": torch.tensor([[4, 5, 6]]),
-        "loss_weights": torch.ones(1, 3),
-        "labels": torch.tensor([[-100, 5, 6]]),
-        "cu_seq_lens_q": torch.tensor([0, 3]),
-        "keys": ["000000007"],
-    }
-
-    def losses(model: Any, batch: Any, weights: Any, strategy: str) -> tuple[torch.Tensor, torch.Tensor]:
-        return (model.weight * float("nan")).sum(), torch.ones(3)
-
-    monkeypatch.setattr(one_step, "losses", losses)
-    with pytest.raises(RunError, match="000000007"):
-        one_step.train_step(job, [batch])
-    assert model.weight.tolist() == [1, 1]
-    empty = one_step.train_step(job, [{**batch, "loss_weights": torch.zeros(1, 3)}])
-    assert (empty.loss, empty.weight) == (0.0, 0.0)
-    assert model.weight.tolist() == [1, 1]
 
 
 def test_a_damaged_checkpoint_is_named(folder: Path, uninterrupted: Path, tmp_path: Path) -> None:
