@@ -17,12 +17,13 @@ from mmdata.specfile import bound, difference
 from mmtrain import checkpoint, gate
 from mmtrain.spec import TrainSpec
 
-CONFIG, SPEC, METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS, STREAM = (
+CONFIG, SPEC, METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM = (
     "config.json",
     "spec.json",
     "metrics.jsonl",
     "tensorboard",
     "tokenizer",
+    "model",
     "checkpoints",
     "stream",
 )
@@ -44,7 +45,7 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
     `resume` is `auto` (the newest checkpoint if there is one), `never` (what is there is removed), or the path of a
     checkpoint. Raises SpecError where the folder belongs to a run of another config, or to something else.
     """
-    ours = [folder / name for name in (METRICS, TENSORBOARD, TOKENIZER, CHECKPOINTS, STREAM, gate.QUARANTINE)]
+    ours = [folder / name for name in (METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM, gate.QUARANTINE)]
     known = folder / CONFIG
     if not known.exists() and any(path.exists() for path in ours):
         raise SpecError(f"output: {folder} holds other files than a run's; choose another folder")

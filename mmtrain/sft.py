@@ -92,14 +92,17 @@ def sft(
         start = first(lambda: run.open_run(folder, binding, resume), world)
         own = folder / run.TOKENIZER
         tokenizer = first(lambda: load_or_make(own, datasets[0], spec.tokenizer, source, tokens), world)
-    spec = models.with_template(spec, tokenizer)
+    spec = models.with_template(spec, tokenizer, datasets[0])
     loader = make_loader(spec, tokenizer, world, None if dry_run or inspect else folder / run.STREAM)
     if inspect:
         for _, batch in zip(range(inspect), loader, strict=False):
             print(describe_pack(batch, tokenizer))
         return 0
     device = device_of(spec.device)
-    model = place(models.build(spec.model, tokenizer, seed=spec.seed), device, spec.params)
+    model = models.build(spec.model, tokenizer, seed=spec.seed)
+    if not dry_run:
+        first(lambda: models.keep(folder / run.MODEL, spec.model, model), world)
+    model = place(model, device, spec.params)
     blocks.check_chance(model, spec.packs_per_forward)
     settings = resolve(spec.parameters, list(aliases(model).values()))
     if world.rank == 0:

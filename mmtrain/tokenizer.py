@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -75,8 +76,8 @@ def make(
         tokenizer = train(dataset, spec)
     missing = [token for token in tokens if token not in tokenizer.all_special_tokens]
     if missing:
-        added = [AddedToken(token, special=True, normalized=False) for token in missing]
-        tokenizer.add_tokens(added, special_tokens=True)
+        added: Any = [AddedToken(token, special=True, normalized=False) for token in missing]
+        tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

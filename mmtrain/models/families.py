@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mmdata.errors import SpecError
 from mmdata.families import Family, _AnyToken, get_family
+from mmdata.shards.dataset import Dataset
 from mmtrain.models import hf
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native_build import native_config
@@ -133,8 +134,11 @@ def tell_tokens(config: Any, family: Family, tokenizer: PreTrainedTokenizerBase)
             setattr(config, name, ids[0])
 
 
-def with_template(spec: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-    """A TrainSpec whose data take the tokenizer's own chat template, where it has one and the config names none."""
-    if "template" in spec.data.model_fields_set or tokenizer.chat_template is None:
+def with_template(spec: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> Any:
+    """A TrainSpec whose data take the tokenizer's own chat template, where it has one, the config names none, and the
+    dataset begins with a conversation (captions have no turns)."""
+    if "template" in spec.data.model_fields_set or tokenizer.chat_template is None or not len(dataset):
+        return spec
+    if not any(text.role in ("user", "assistant") for text in dataset.sample(0, media=False).texts):
         return spec
     return spec.model_copy(update={"data": spec.data.model_copy(update={"template": "chat"})})
