@@ -38,6 +38,7 @@ def install(model: Any, targets: Sequence[Target], *, seed: int) -> None:
         draws = rng.generator("adapter", seed, target.alias, target.name)
         adapter: Any = _make(module, target, draws)
         adapter.target = target
+        adapter.train(module.training)
         module.add_module(target.name, adapter)
         _hook(module, target.name)
         if target.name == "prefix" and module.config._attn_implementation != attention.NAME:

@@ -107,7 +107,7 @@ def test_what_was_trained_besides_goes_along(tmp_path: Path) -> None:
     assert adapters.export(model, tmp_path, trained=connector) == []
     pixels = torch.randn(1, 3, 28, 28)
     image = model.config.image_token_id
-    batch = {"input_ids": torch.tensor([[3, *[image] * 4, 7, 8]]), "pixel_values": pixels}
+    batch = {"input_ids": torch.tensor([[image + 50, *[image] * 4, image + 51, image + 52]]), "pixel_values": pixels}
     theirs = peft.PeftModel.from_pretrained(fresh(), tmp_path)
     assert (logits(theirs, **batch) - logits(model, **batch)).abs().max() < 1e-5
     again = fresh()
