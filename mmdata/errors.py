@@ -53,8 +53,8 @@ class Budget:
     failures: int = field(default=0, init=False)
     streak: int = field(default=0, init=False)
 
-    def ok(self) -> None:
-        self.seen += 1
+    def ok(self, count: int = 1) -> None:
+        self.seen += count
         self.streak = 0
 
     def failed(self, what: str) -> None:

@@ -85,6 +85,7 @@ TESTED_BY = {
     "tests/steps/test_near_dup.py": ["mmdata/steps/_kept.py"],  # The state that both duplicate steps keep.
     "tests/stream/test_order.py": ["mmdata/rng.py"],
     "tests/stream/test_skips.py": ["mmdata/stream/bad.py", "mmdata/stream/quarantine.py"],  # What is done about skips.
+    "tests/stream/test_bytes.py": ["mmdata/stream/stretch.py"],  # Where many samples are read in one go.
     "tests/stream/test_state.py": ["mmdata/stream/extent.py", "mmdata/stream/place.py"],  # What states are made of.
     "tests/stream/test_stream.py": [  # Order, plan and reading show only in what a stream yields.
         "mmdata/stream/arguments.py",
@@ -201,7 +202,6 @@ TESTED_BY = {
     "tests/views/test_positions.py": ["mmdata/views/rotary.py", "mmdata/views/windows.py"],
     "tests/views/test_positions_mrope.py": ["mmdata/views/mrope.py"],
     "tests/mmtrain/test_sft.py": [  # The command learns, resumes, refuses.
-        "mmtrain/checkpoint.py",
         "mmtrain/inspect_packs.py",
         "mmtrain/job.py",
         "mmtrain/loop.py",
@@ -213,6 +213,12 @@ TESTED_BY = {
         "mmtrain/step.py",
     ],
     "tests/mmtrain/test_gate.py": ["mmtrain/watch.py"],  # What it is told.
+    "tests/mmtrain/test_checkpoint.py": [  # What a checkpoint is made of.
+        "mmtrain/checkpoint_folder.py",
+        "mmtrain/random_state.py",
+        "mmtrain/state_tree.py",
+        "mmtrain/tensor_files.py",
+    ],
     "tests/mmtrain/test_packed_equals_separate.py": ["mmtrain/objective.py"],
     "tests/test_layers.py": ["mmdata/__init__.py"],  # Lazy names, below.
 }

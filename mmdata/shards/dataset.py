@@ -215,17 +215,20 @@ class Dataset:
         With `view`, local shards are mapped and parts are views of the map, without a copy; it is for disks that one
         trusts (see `LocalSource`). Raises DataError where bytes have changed, unless `integrity` is `off`.
         """
-        listed = positions.tolist() if isinstance(positions, np.ndarray) else list(positions)
-        at = 0
-        while at < len(listed):
-            shard, row = self._locate(self.position(listed[at]))
-            first, stop, until = shard.first, shard.first + len(shard.index), at + 1
-            while until < len(listed) and first <= listed[until] < stop:
-                until += 1
-            rows = [row, *(position - first for position in listed[at + 1 : until])]
-            again = functools.partial(self._read, shard) if self.integrity == "crc32c" else None
+        wanted = np.fromiter(positions, np.int64) if not isinstance(positions, np.ndarray) else positions
+        wanted = np.where(wanted < 0, wanted + len(self), wanted)
+        if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < len(self):
+            raise IndexError(f"{self.path}: positions {wanted.min()} to {wanted.max()} of {len(self)}")
+        numbers = np.searchsorted(self._table.firsts, wanted, side="right") - 1
+        borders = (np.flatnonzero(np.diff(numbers)) + 1).tolist()
+        listed, checked = wanted.tolist(), self.integrity == "crc32c"
+        for start, stop in itertools.pairwise([0, *borders, len(listed)]):
+            if start == stop:
+                return
+            shard, row = self._locate(listed[start])
+            rows = [position - shard.first for position in listed[start:stop]] if stop - start > 1 else [row]
+            again = functools.partial(self._read, shard) if checked else None
             yield from shard.raw().samples(rows, shard.view if view else shard.source.read, again)
-            at = until
 
     def read_ahead(self, ahead: Prefetcher | None) -> None:
         """Ask `ahead` first for the bytes of remote shards, from now on and of those that are open; None ends it."""

@@ -56,6 +56,14 @@ class BadSamples:
         """The key of a sample; plans of streams without a family do not carry it."""
         return item.key or self._datasets[item.dataset].keys_at([item.position])[0]  # type: ignore[arg-type]
 
+    def good(self, dataset: int, count: int) -> None:
+        """So many samples of a dataset could be read, one after the other."""
+        if count:
+            self._budget(dataset).ok(count)
+
+    def _budget(self, dataset: int) -> Budget:
+        return self._budgets.setdefault(dataset, Budget(**self._spec.failures.model_dump()))
+
     def account(self, dealt: Deal, value: object) -> None:
         """Note what could not be read of a deal: of a Packed its `masked`, else a DataError in place of the sample.
 
@@ -68,7 +76,7 @@ class BadSamples:
             reasons = (reason for _, reason in value.masked)
             masked = dict(zip(value.masked_segments, reasons, strict=True))
         for number, item in enumerate(dealt.pack.items):
-            budget = self._budgets.setdefault(item.dataset, Budget(**self._spec.failures.model_dump()))
+            budget = self._budgets.get(item.dataset) or self._budget(item.dataset)
             if isinstance(value, DataError):
                 self._failed(item, value.reason, str(value), dealt, budget)
             elif number in masked:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mmdata.errors import DataError, SpecError
@@ -23,7 +27,7 @@ from mmdata.stream.block import Block
 from mmdata.stream.control import ControlLog
 from mmdata.stream.deal import Cursor, Deal, deal
 from mmdata.stream.extent import Extent, carried_on, changed, differing, extent, planner
-from mmdata.stream.forgotten import forgotten
+from mmdata.stream.forgotten import among, forgotten
 from mmdata.stream.order import Shuffle
 from mmdata.stream.place import cursor_from_values, cursor_to_values, from_values, to_values
 from mmdata.stream.plan import Planner
@@ -33,6 +37,7 @@ from mmdata.stream.shared import SharedValue
 from mmdata.stream.skips import SkipLog
 from mmdata.stream.spec import Packing
 from mmdata.stream.stats import Spent
+from mmdata.stream.stretch import Stretch, Stretches
 from mmdata.templates import Template, Tokenizer, TrainOn, Weights
 from mmdata.types import Item, Packed, Sample, World
 
@@ -76,6 +81,8 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
 
     _known_anchors: tuple[int, Anchors] | None
     _control: ControlLog | None
+    _progress: Cursor | Callable[[], Deal]
+    """After what was last yielded in this process, or what tells its deal."""
 
     def __init__(
         self,
@@ -149,6 +156,8 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         info = get_worker_info()
         start, first = self._begin(None if info is None else info.id)
         self._progress, self._deals_done = start, first
+        if info is None and self.family is None:
+            return self._in_stretches(start)
         return self._pass(start, first, *((0, 1) if info is None else (info.id, info.num_workers)))
 
     def _pass(self, start: Cursor, first: int, worker: int, workers: int) -> Iterator[Sample | RawSample | Packed]:
@@ -161,6 +170,76 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
             self._progress, self._deals_done = dealt.after, number + 1
             if not isinstance(value, DataError | None):
                 yield value
+
+    def _in_stretches(self, start: Cursor) -> Iterator[Sample | RawSample]:
+        """`_pass` without a family in one process: the same samples, states and accounts; no object is made of what is
+        not yielded, and neighbours are read together."""
+        if start.dealt or start.taken % self.global_batch:  # the rest of a step that was left half done
+            for dealt in self._dealt(start):
+                value = self.read(dealt)
+                self.account(dealt, value)
+                self._progress = start = dealt.after
+                if isinstance(value, Sample | RawSample):
+                    yield value
+                if not start.dealt:
+                    break
+            if start.taken % self.global_batch:  # the last step had fewer packs
+                return
+        dealing = Stretches(
+            self.planner, start, epochs=self.spec.epochs, global_batch=self.global_batch, world=self.world
+        )
+        anchors = self._anchors(start.first_epoch)
+        for stretch in dealing:
+            self.skips.refresh()
+            if stretch.anchor is not None:
+                count, at = stretch.anchor
+                anchors.add(count, to_values(at), write=self.world.rank == 0)
+            yield from self._stretch(stretch, dealing)
+
+    def _stretch(self, stretch: Stretch, dealing: Stretches) -> Iterator[Sample | RawSample]:
+        # What the run masks already is told apart one by one, and so is what cannot be read.
+        odd = np.full(len(stretch.taken), bool(len(self.skips)))
+        numbers = stretch.dataset.tolist()
+        for number in set(numbers):
+            here = np.flatnonzero(stretch.dataset == number)
+            odd[here] |= among(stretch.position[here], self.forgotten.positions[number])
+        alone, at, count = odd.tolist(), 0, len(numbers)
+        borders = np.flatnonzero((np.diff(stretch.dataset) != 0) | (np.diff(odd) != 0)) + 1
+        for stop in [*borders.tolist(), count]:
+            while at < stop:
+                if not alone[at]:
+                    good, number = 0, numbers[at]
+                    try:
+                        for value in self._values(number, stretch.position[at:stop]):
+                            good += 1
+                            self._progress = partial(dealing.deal, stretch.taken[at])
+                            at += 1
+                            yield value
+                    except (DataError, OSError):
+                        alone[at] = True
+                    finally:
+                        self._bad.good(number, good)
+                    continue
+                dealt = dealing.deal(stretch.taken[at])
+                found = self.read(dealt)
+                self.account(dealt, found)
+                self._progress = dealt.after
+                at += 1
+                if isinstance(found, Sample | RawSample):
+                    yield found
+
+    def _values(self, number: int, positions: npt.NDArray[np.int64]) -> Iterator[Sample | RawSample]:
+        dataset = self.datasets[number]
+        if self.yields == "bytes":
+            return itertools.starmap(RawSample, dataset.iter_raw(positions))
+        decoded, limit = self.yields == "sample", self.spec.max_pixels
+        return (read_sample(dataset, at, max_pixels=limit, decoded=decoded) for at in positions.tolist())
+
+    def _after(self) -> Cursor:
+        """Where this process' iteration stands."""
+        if not isinstance(self._progress, Cursor):
+            self._progress = self._progress().after
+        return self._progress
 
     def deals(self) -> Iterator[Deal]:
         """This rank's packs from the start on, planned and not yet read. A new pass begins for the budgets."""
@@ -222,7 +301,7 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         info = get_worker_info()
         if info is not None:
             worker = (info.id, info.num_workers, self._deals_done)
-            return self._state(self._progress, skips=None, worker=worker)
+            return self._state(self._after(), skips=None, worker=worker)
         if step is not None:
             return self.state_at(self._cursor(step))
         if self._elsewhere.get() == self._shared.get()["serial"]:
@@ -230,7 +309,7 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
                 "DataLoader workers iterate this dataset, so it does not know how far the trainer is: give "
                 "state_dict(step=...), or use StreamLoader or torchdata's StatefulDataLoader"
             )
-        return self.state_at(self._progress)
+        return self.state_at(self._after())
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Start the next `iter()` after the state, whatever ranks and workers it was saved by.

@@ -59,12 +59,16 @@ def deal(planner: Planner, start: Cursor, *, epochs: int | None, global_batch: i
     at, taken, dealt = start.position, start.taken, start.dealt
     size = start.size if dealt else global_batch - taken % global_batch
     while chunk := list(islice(places, size)):
-        counts = [block.costs[number] for block, number, _ in chunk]
-        plan, done = _left(loads(counts, planner.spec.costs), dealt, world.ranks)
+        if not dealt and (world.ranks == 1 or len(chunk) <= world.ranks):  # in turn, as `table` has it
+            mine, done = list(range(world.rank, len(chunk), world.ranks)) or [-1], 0
+        else:
+            counts = [block.costs[number] for block, number, _ in chunk]
+            plan, done = _left(loads(counts, planner.spec.costs), dealt, world.ranks)
+            mine = plan[world.rank].tolist()
         earlier = dealt[:-1] if done else dealt
-        micros = plan.shape[1]
+        micros = len(mine)
         for micro in range(done, micros):
-            number = int(plan[world.rank, micro])
+            number = mine[micro]
             yield Deal(
                 step=taken // global_batch,
                 micro=micro - done,

@@ -35,13 +35,17 @@ def group(measured: Measured, spec: StreamSpec, *, packs: bool) -> tuple[Bins, i
     elif packs and (spec.batch_tokens or spec.batch_rows):
         bins = _batched(measured, kept, spec)
     else:
-        bins = Bins(items=np.arange(len(kept)), offsets=np.arange(len(kept) + 1))
+        return Bins(items=kept, offsets=np.arange(len(kept) + 1)), over
     return _sorted(Bins(items=kept[bins.items], offsets=bins.offsets)), over
 
 
 def costs(bins: Bins, measured: Measured) -> Array:
     """int64 [B, 4]: the `Cost` of each bin."""
     tokens = measured.tokens
+    if len(bins.items) == len(bins):  # each sample is one
+        tokens = tokens[bins.items]
+        patches, mel_frames = measured.patches[bins.items], measured.mel_frames[bins.items]
+        return np.stack([tokens, tokens**2, patches, mel_frames], axis=1)
     table = np.stack([tokens, tokens**2, measured.patches, measured.mel_frames], axis=1)
     return bins.loads(table).reshape(-1, len(Cost._fields))
 
@@ -62,6 +66,8 @@ def ordered(bins: Bins, measured: Measured, spec: StreamSpec, epoch: int, number
 
 def taken(bins: Bins, order: Array) -> Bins:
     """The bins of these numbers, in this order."""
+    if len(bins.items) == len(bins) == len(order):
+        return Bins(items=bins.items[order], offsets=bins.offsets)
     sizes = np.diff(bins.offsets)[order]
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)

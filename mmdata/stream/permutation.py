@@ -13,6 +13,8 @@ ROUNDS = 8
 
 Keys = npt.NDArray[np.uint64]
 """uint64 [ROUNDS]"""
+_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _Cipher = Callable[[Keys, np.uint64, Keys], Keys]
 
 
@@ -44,8 +46,14 @@ def place_of(values: npt.NDArray[np.int64], n: int, keys: Keys) -> npt.NDArray[n
 def _walk(values: npt.NDArray[np.int64], n: int, keys: Keys, cipher: _Cipher) -> npt.NDArray[np.int64]:
     half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
     found = cipher(values.astype(np.uint64), half, keys)
-    while (outside := np.flatnonzero(found >= np.uint64(n))).size:
-        found[outside] = cipher(found[outside], half, keys)
+    limit = np.uint64(n)
+    outside = np.flatnonzero(found >= limit)
+    walking = found[outside]
+    while outside.size:
+        walking = cipher(walking, half, keys)
+        inside = walking < limit
+        found[outside[inside]] = walking[inside]
+        outside, walking = outside[~inside], walking[~inside]
     return found.astype(np.int64)
 
 
@@ -53,7 +61,10 @@ def _feistel(values: Keys, half: np.uint64, keys: Keys) -> Keys:
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & mask
     for key in keys:
-        left, right = right, left ^ (_mix(right ^ key) & mask)
+        mixed = _mix(right ^ key)
+        mixed &= mask
+        mixed ^= left
+        left, right = right, mixed
     return np.asarray((left << half) | right)
 
 
@@ -67,6 +78,9 @@ def _unfeistel(values: Keys, half: np.uint64, keys: Keys) -> Keys:
 
 def _mix(x: Keys) -> Keys:
     """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), modulo 2^64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)))
+    x = x ^ (x >> _30)
+    x *= _FIRST
+    x ^= x >> _27
+    x *= _SECOND
+    x ^= x >> _31
+    return x

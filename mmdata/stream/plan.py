@@ -90,24 +90,31 @@ class Planner:
             return self.block(at).after
         return Position(at.epoch, at.block + 1) if at.block + 1 < self.blocks else Position(at.epoch + 1)
 
-    def places(self, start: Position, end_epoch: int | None) -> Iterator[tuple[Block, int, Position]]:
-        """Block and number of every pack from `start` to the end of the epoch before `end_epoch`, each with the
-        position after it. A weighted mixture ends where its datasets are spent.
+    def reached(self, start: Position, end_epoch: int | None) -> Iterator[tuple[Position, Block]]:
+        """Every block from `start` to the end of the epoch before `end_epoch`, with the position of its first pack that
+        is to be taken. A weighted mixture ends where its datasets are spent.
 
         Raises DataError for an epoch without a single pack, which would never end.
         """
         at, given = start, start.block > 0 or start.pack > 0
         while not self._ended(at, end_epoch):
             block = self.block(at)
-            for number in range(at.pack, len(block.bins)):
-                last = number + 1 == len(block.bins)
-                yield block, number, block.after if last else replace(at, pack=number + 1)
+            if at.pack < len(block.bins):
+                yield at, block
                 given = True
             if block.after.epoch > at.epoch:
                 if not given:
                     raise self._nothing(block)
                 given = False
             at = block.after
+
+    def places(self, start: Position, end_epoch: int | None) -> Iterator[tuple[Block, int, Position]]:
+        """Block and number of every pack that is `reached`, each with the position after it."""
+        for at, block in self.reached(start, end_epoch):
+            last = len(block.bins) - 1
+            for number in range(at.pack, last):
+                yield block, number, Position(at.epoch, at.block, number + 1, at.cursors)
+            yield block, last, block.after
 
     def packs(self, start: Position, end_epoch: int | None) -> Iterator[tuple[Pack, Position]]:
         """`places` as packs."""

@@ -10,6 +10,9 @@ from torch.utils.data import DataLoader
 from mmdata import StreamingDataset
 from mmdata.shards.dataset import open_dataset
 from mmdata.shards.raw import RawSample
+from mmdata.stream.dataset import Yields
+from mmdata.stream.spec import StreamSpec
+from mmdata.types import World
 from tests.dataset_fixture import write_dataset
 
 
@@ -48,3 +51,25 @@ def test_a_sample_whose_bytes_changed_is_skipped_and_counted(tmp_path: Path) -> 
     stream = StreamingDataset(folder, yields="bytes", shuffle="none")
     assert [key for key, _ in told(list(stream))] == [f"{row:09d}" for row in (0, 1, 2, 3, 5)]
     assert stream.bad == {"part_crc32c": 1}
+
+
+@pytest.mark.parametrize("yields", ["bytes", "raw"])
+@pytest.mark.parametrize(("rank", "ranks", "batch"), [(0, 1, 1), (0, 1, 4), (1, 2, 4), (2, 3, 5)])
+def test_stretches_give_the_samples_and_states_of_single_deals(
+    folder: Path, yields: Yields, rank: int, ranks: int, batch: int
+) -> None:
+    spec = StreamSpec(dataset=str(folder), seed=3, shuffle="global", block_samples=8, epochs=2)
+    world = World(rank=rank, ranks=ranks)
+
+    def stream() -> StreamingDataset:
+        return StreamingDataset(spec, yields=yields, world=world, global_batch=batch)
+
+    single, together = stream(), stream()
+    assert together.planner.blocks > 1
+    expected = [(single.read(dealt), single.state_at(dealt.after)) for dealt in single.deals() if dealt.pack]
+    found = [(sample, together.state_dict()) for sample in together]
+    assert [(sample.key, state) for sample, state in found] == [(sample.key, state) for sample, state in expected]  # type: ignore[union-attr]
+    for at in (1, 2, len(found) - 2):  # within steps, too
+        resumed = stream()
+        resumed.load_state_dict(found[at][1])
+        assert [sample.key for sample in resumed] == [sample.key for sample, _ in found[at + 1 :]]  # type: ignore[union-attr]
