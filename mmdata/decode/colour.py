@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-import torchvision.transforms.v2.functional as tv
+from typing import TYPE_CHECKING
 
 from mmdata.types import Colour
+
+if TYPE_CHECKING:
+    import torch
 
 
 def adjust(image: torch.Tensor, op: Colour) -> torch.Tensor:
@@ -14,6 +16,9 @@ def adjust(image: torch.Tensor, op: Colour) -> torch.Tensor:
     Contrast is about the mean grey of each picture. (torchvision: `adjust_brightness`, `adjust_contrast`,
     `adjust_saturation`, `adjust_hue`.)
     """
+    # torchvision imports all of torch's compiler, most of the time that a worker takes to start; few augment colours.
+    import torchvision.transforms.v2.functional as tv
+
     if op.brightness != 1000:
         image = tv.adjust_brightness(image, op.brightness / 1000)
     if op.contrast != 1000:

@@ -12,16 +12,14 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2.functional import resize_image
 
 from mmdata.decode.colour import adjust
 from mmdata.types import Colour, Crop, Flip, Fork, KeepRows, Normalise, Op, Pad, Patchify, Resize, Standardise, Tile
 from mmdata.views.layout import constants, target, write_patches, write_pictures
 from mmdata.views.patches import keep_rows
+from mmdata.views.resample import resize
 
 Backend = Literal["torchvision", "pil"]
-_TORCHVISION = {name: InterpolationMode(name) for name in ("bilinear", "bicubic", "lanczos")}
 _PILLOW = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "lanczos")}
 
 
@@ -135,8 +133,7 @@ def _step(image: torch.Tensor, op: Op, backend: Backend) -> torch.Tensor:
                 return _pillow_resize(image, op)
             if to_height == to_width == 1:  # Torch fails to make a single pixel of contiguous planes.
                 image = image.movedim(-3, -1).contiguous().movedim(-1, -3)
-            resized: torch.Tensor = resize_image(image, [to_height, to_width], _TORCHVISION[name], antialias=True)
-            return resized
+            return resize(image, to_height, to_width, name)
         case Crop(top, left, rows, columns):
             if top < 0 or left < 0 or top + rows > height or left + columns > width:
                 raise ValueError(f"{op} leaves a picture of {height} x {width}")
