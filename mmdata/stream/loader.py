@@ -50,7 +50,7 @@ class StreamLoader:
         workers: int = 0,
         ahead: int = 8,
         device: str | torch.device | None = None,
-        multiprocessing_context: str = "spawn",
+        multiprocessing_context: str = "forkserver",
     ) -> None:
         if dataset.family is not None and collate is None:
             raise SpecError("StreamLoader: give packs a `collate`: PackedCollator()")
