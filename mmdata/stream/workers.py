@@ -60,8 +60,8 @@ class ProcessReaders:
     def __init__(self, making: Making, workers: int, threads: int, context: str) -> None:
         started = multiprocessing.get_context(context)
         if context == "forkserver":
-            # It imports once what every worker needs, torch above all, and a worker is a fork of it: tens of
-            # milliseconds, not seconds. (A server that runs already, of the trainer's own, stays as it is.)
+            # It imports once what every worker needs, torch above all, and a worker is a fork of it, which imports
+            # nothing. (A server that runs already, of the trainer's own, stays as it is.)
             tokenizer = None if making.dataset.family is None else making.dataset.family.tokenizer
             names = {type(value).__module__ for value in (making.collate, making.transform, tokenizer)}
             started.set_forkserver_preload(["__main__", __name__, *sorted(names - {"builtins", "__main__"})])
