@@ -116,6 +116,11 @@ def load(model: type[M], name: str, overrides: Sequence[str] = (), *, check_path
     return spec, file
 
 
+def mistakes(model: type[BaseModel], data: Any, error: ValidationError) -> list[str]:
+    """A line for each mistake that validating `data` found: path, value, what is wrong, what to do."""
+    return [_mistake(model, data, {}, problem) for problem in error.errors(include_url=False)]
+
+
 def bound(spec: Model) -> dict[str, Any]:
     """The spec with every default filled in, without the fields that cannot change the result."""
     return {

@@ -29,12 +29,13 @@ from mmdata.stream.device import each_tensor
 from mmdata.stream.loader import StreamLoader
 from mmdata.stream.report import plan_report
 from mmdata.types import Packed, World
-from mmtrain import blocks, certificate, checkpoint, distributed, models, run, sharding
+from mmtrain import adapters, blocks, certificate, checkpoint, distributed, models, rows, run, sharding, stages
 from mmtrain.certificate import Strategy
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
 from mmtrain.distributed import first
 from mmtrain.ema import PART, Ema
+from mmtrain.initialise import initialise
 from mmtrain.inspect_packs import describe_pack
 from mmtrain.job import Job
 from mmtrain.loop import train
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE", help="a YAML file, or the name of a shipped one")
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. optim.lr=1e-3")
     parser.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="default: auto")
+    parser.add_argument("--stage", metavar="NAME", help="of a config with stages, run this one only")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; nothing is written")
     parser.add_argument("--inspect", type=int, default=0, metavar="N", help="print the first N packs and stop")
     options = parser.parse_args(arguments)
@@ -62,7 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
         spec, _ = specfile.load(TrainSpec, options.config, options.set)
         world = distributed.join(spec.distributed)
         with distributed.connected(world):
-            return sft(spec, resume=options.resume, dry_run=options.dry_run, inspect=options.inspect, world=world)
+            how: dict[str, Any] = {"resume": options.resume, "dry_run": options.dry_run, "inspect": options.inspect}
+            if not spec.stages and options.stage is None:
+                return sft(spec, **how, world=world)
+            return stages.run_stages(
+                spec,
+                lambda stage, before: sft(stage, **how, world=world, before=before),
+                only=options.stage,
+                dry=options.dry_run or options.inspect > 0,
+            )
     except SpecError as error:
         print(f"mmtrain.sft: {error}", file=sys.stderr)
         return 2
@@ -77,9 +87,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def sft(
-    spec: TrainSpec, *, resume: str = "auto", dry_run: bool = False, inspect: int = 0, world: World | None = None
+    spec: TrainSpec,
+    *,
+    resume: str = "auto",
+    dry_run: bool = False,
+    inspect: int = 0,
+    world: World | None = None,
+    before: Path | None = None,
 ) -> int:
-    """Run a spec, as one of the processes of `world`. Raises SpecError, RunError or DataError."""
+    """Run a spec, as one of the processes of `world`; a stage starts from the run in the folder `before`. Raises
+    SpecError, RunError or DataError."""
     world = world or World()
     folder = Path(spec.output)
     datasets = [open_dataset(source.path, integrity=spec.data.integrity) for source in spec.data.sources]
@@ -89,28 +106,40 @@ def sft(
         tokenizer = make_tokenizer(datasets[0], spec.tokenizer, source, tokens)
     else:
         binding = run.binding(spec, [dataset.manifest.root_digest for dataset in datasets])
+        if before is not None:
+            binding |= stages.bound_to(before)
         start = first(lambda: run.open_run(folder, binding, resume), world)
         own = folder / run.TOKENIZER
+        if before is not None:
+            stages.take_tokenizer(before, own, world)
         tokenizer = first(lambda: load_or_make(own, datasets[0], spec.tokenizer, source, tokens), world)
     spec = models.with_template(spec, tokenizer, datasets[0])
-    loader = make_loader(spec, tokenizer, world, None if dry_run or inspect else folder / run.STREAM)
+    stream = make_stream(spec, tokenizer, world, None if dry_run or inspect else folder / run.STREAM)
     if inspect:
-        for _, batch in zip(range(inspect), loader, strict=False):
+        packs = make_loader(spec.model_copy(update={"collate": "packed"}), stream, tokenizer)
+        for _, batch in zip(range(inspect), packs, strict=False):
             print(describe_pack(batch, tokenizer))
         return 0
     device = device_of(spec.device)
     model = models.build(spec.model, tokenizer, seed=spec.seed)
     if not dry_run:
         first(lambda: models.keep(folder / run.MODEL, spec.model, model), world)
+    begun = [] if before is None else [stages.take_weights(before, spec, model, equipped=False)]
     model = place(model, device, spec.params)
+    kept = None if dry_run else folder
+    told = adapters.equip(
+        spec, model, world=world, folder=kept, start=start, data=lambda n: measured_on(spec, model, tokenizer, n)
+    )
+    begun += [] if before is None else [stages.take_weights(before, spec, model, equipped=True)]
+    begun += initialise(model, spec.initialise, seed=spec.seed) if start is None else []
     blocks.check_chance(model, spec.packs_per_forward)
-    settings = resolve(spec.parameters, list(aliases(model).values()))
+    settings = resolve(spec.parameters, list(aliases(model).values()), adapters.defaults(model))
     if world.rank == 0:
-        print(plan(spec, loader.dataset, model))
-        print(parameter_table(spec, model, settings))
+        print(plan(spec, stream, model))
+        print(*filter(None, [parameter_table(spec, model, settings), told, adapters.table(model), *begun]), sep="\n")
     if dry_run:
         return 0
-    strategy = first(lambda: certified(spec, model, loader), world)
+    strategy = first(lambda: certified(spec, model, stream), world)
     certificate.adopt(model, strategy)
     blocks.recompute(model, spec.activation_checkpointing)
     if spec.compile:
@@ -125,7 +154,7 @@ def sft(
         tokenizer=tokenizer,
         settings=settings,
         optim=optimizer(model, spec.optim, settings, factor=lr_factor(spec.optim, spec.global_batch)),
-        loader=make_loader(spec, tokenizer, world, folder / run.STREAM, every_medium=True) if sharded else loader,
+        loader=make_loader(spec, stream, tokenizer, strategy, every_medium=sharded),
         strategy=strategy,
         config=binding,
         base=base,
@@ -138,37 +167,53 @@ def sft(
     return 0
 
 
+def measured_on(spec: TrainSpec, model: Any, tokenizer: PreTrainedTokenizerBase, batches: int) -> Any:
+    """What `adapter_ranks` looks at: how the model is told of borders, and the first packs of the stream."""
+    stream = make_stream(spec, tokenizer, World(), None)
+    strategy = certified(spec, model, stream)
+    certificate.adopt(model, strategy)
+    return strategy, itertools.islice(make_loader(spec, stream, tokenizer, strategy), batches)
+
+
+def make_stream(
+    spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, world: World, folder: Path | None
+) -> StreamingDataset:
+    """The stream of a spec; `folder` keeps what its states refer to."""
+    family = models.family_of(spec.model, tokenizer)
+    return StreamingDataset(spec.data, family=family, global_batch=spec.global_batch, world=world, run_folder=folder)
+
+
 def make_loader(
     spec: TrainSpec,
+    stream: StreamingDataset,
     tokenizer: PreTrainedTokenizerBase,
-    world: World,
-    folder: Path | None,
+    strategy: Strategy = "varlen",
     *,
     every_medium: bool = False,
 ) -> StreamLoader:
-    """The stream of a spec, as batches; `folder` keeps what its states refer to."""
+    """The stream as batches, of rows that the strategy allows; with `every_medium`, as a sharded model wants them."""
     bound_tokenizer: Any = tokenizer
-    family = models.family_of(spec.model, tokenizer)
-    stream = StreamingDataset(spec.data, family=family, global_batch=spec.global_batch, world=world, run_folder=folder)
-    collate = PackedCollator(pad_id=bound_tokenizer.pad_token_id)
+    collate = rows.collator(spec.collate, strategy, bound_tokenizer.pad_token_id)
     return StreamLoader(
         stream,
-        sharding.EveryMedium.of(collate, family) if every_medium else collate,
+        sharding.EveryMedium.of(collate, stream.family) if every_medium and stream.family is not None else collate,
         batch_size=spec.packs_per_forward,
         threads=spec.threads,
         device=device_of(spec.device),
     )
 
 
-def certified(spec: TrainSpec, model: Any, loader: StreamLoader) -> Strategy:
+def certified(spec: TrainSpec, model: Any, stream: StreamingDataset) -> Strategy:
     """How the model is to be told of the borders in a row, by its certificate: a known one, or one that is made now.
 
-    Raises SpecError for a stream that packs samples for a model that mixes them up."""
+    Padded rows need none. Raises SpecError for a stream that packs samples for a model that mixes them up."""
+    if spec.collate == "padded":
+        return "single"
     device = device_of(spec.device)
     with autocast(device, spec.precision):
         path, found = certificate.cached(model, user_cache("certificates"))
     if found is None:
-        alone = StreamingDataset(spec.data, family=loader.dataset.family, yields="encoded", world=World())
+        alone = StreamingDataset(spec.data, family=stream.family, yields="encoded", world=World())
         usable = (p for p in alone if isinstance(p, Packed) and not p.masked and (p.labels != IGNORE).any())
         collate = PackedCollator()
         with autocast(device, spec.precision):
@@ -180,8 +225,7 @@ def certified(spec: TrainSpec, model: Any, loader: StreamLoader) -> Strategy:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, found.to_json().encode())
     print(f"check  {found}")
-    if found.strategy == "single" and spec.data.packing != "none":
-        raise SpecError(f"data.packing: {spec.data.packing}: {found}; set data.packing: none")
+    rows.check(found, spec.data, spec.collate, spec.packs_per_forward)
     return found.strategy
 
 

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
 from mmdata.spec import Model, OutputPath, runtime
+from mmdata.specfile import mistakes
 from mmdata.stream.spec import StreamSpec
 from mmtrain import precision, weighting
+from mmtrain.adapters.spec import AdapterSpec, RanksSpec
 from mmtrain.blocks import Checkpointing
 from mmtrain.checkpoint import CheckpointSpec
 from mmtrain.distributed import DistributedSpec
 from mmtrain.ema import EmaSpec
+from mmtrain.initialise import InitRule
 from mmtrain.losses import Norm
 from mmtrain.models.spec import ModelSpec, TinySpec
 from mmtrain.optim import OptimSpec
 from mmtrain.precision import DeviceName, Precision, Weights
+from mmtrain.rows import Collate
 from mmtrain.rules import Rule
+from mmtrain.stages import StageSpec, expanded
 from mmtrain.tokenizer import TokenizerSpec
 from mmtrain.watch import WatchSpec
 from mmtrain.weighting import WeightPhase
@@ -32,6 +37,13 @@ class TrainSpec(Model):
     parameters: tuple[Rule, ...] = ()
     """Which parameters are trained, from when on and how fast; without rules, all are, alike. Aliases begin with
     `vision`, `audio`, `connector`, `language` or `head`; `--dry-run` prints what the rules come to."""
+    adapters: tuple[AdapterSpec, ...] = ()
+    """Small parts beside the weights of the model. With any, they alone are trained, without weight decay; rules may
+    say otherwise. `--dry-run` prints where they go."""
+    adapter_ranks: RanksSpec | None = None
+    """Ranks of LoRA by what was measured on the first packs; it is kept in the run's folder."""
+    initialise: tuple[InitRule, ...] = ()
+    """How weights begin, of a run that starts anew: in order, over what the model was built or loaded with."""
     loss_norm: Norm = "token"
     """What counts alike: every target token, every sample, or (`sqrt`) something between."""
     token_weight_schedule: tuple[WeightPhase, ...] = ()
@@ -45,6 +57,9 @@ class TrainSpec(Model):
     """What weights and the optimiser's moments are kept in; `bf16` takes half the memory and rounds every step."""
     device: DeviceName = runtime("auto")
     """`auto` is the GPU where there is one."""
+    collate: Collate = "auto"
+    """`packed`: the samples of a batch share one row; `padded`: each is a row, filled up to the longest. `auto` packs,
+    unless the model mixes packed samples up."""
     packs_per_forward: int = Field(1, ge=1)
     """Packs of a rank's share of a step that go through the model as one row; the others follow, their gradients added
     up. It changes nothing but the rounding."""
@@ -62,6 +77,9 @@ class TrainSpec(Model):
     """Packs per step."""
     seed: int = 0
     """Keys the weights; the stream has a seed of its own."""
+    stages: tuple[StageSpec, ...] = ()
+    """Several runs in a row, each from the weights of the one before (align, multi-task, instruct): a list of names,
+    each with what is other than at the top level, which holds for all."""
     output: OutputPath
     """Folder of the run: tokenizer, log, checkpoints."""
     checkpoint: CheckpointSpec = CheckpointSpec()
@@ -70,6 +88,27 @@ class TrainSpec(Model):
     """How several processes share the model."""
     threads: int = runtime(2, ge=1)
     """Threads that read and decode ahead of the model."""
+
+    _runs: tuple[Self, ...] = PrivateAttr(())
+
+    @property
+    def runs(self) -> tuple[Self, ...]:
+        """The whole spec of each stage, in order."""
+        return self._runs
+
+    @model_validator(mode="after")
+    def _stages_are_runs(self, info: ValidationInfo) -> Self:
+        runs = []
+        if self.stages:
+            values = self.model_dump(exclude_unset=True, exclude={"stages"})
+            for stage, own in zip(self.stages, expanded(values, self.stages, self.output), strict=True):
+                try:
+                    runs.append(type(self).model_validate(own, context=info.context))
+                except ValidationError as error:
+                    found = "; ".join(mistakes(type(self), own, error))
+                    raise ValueError(f"stages: {stage.name}: {found}") from error
+        self._runs = tuple(runs)
+        return self
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:

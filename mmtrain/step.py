@@ -75,9 +75,9 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
     optim.clip(job.optim, norms, spec.optim.limits)
     optim.set_rates(job.optim, schedule(job.step, spec.steps, spec.optim))
     job.optim.step()
-    job.monitor.lap("compute")
     if isinstance(average := job.parts.get(PART), Ema):
         average.update(job.model, job.step)
+    job.monitor.lap("compute")
     return result
 
 

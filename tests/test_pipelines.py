@@ -22,7 +22,7 @@ from mmtrain.spec import TrainSpec
 from tests.building import ledger
 
 RECORDS = 40
-TRAINED = {"sft_tiny.yaml": TrainSpec}
+TRAINED = {"recipe_tiny.yaml": TrainSpec, "sft_tiny.yaml": TrainSpec}
 BUILT = {"laion_subset.yaml"}
 
 
@@ -104,3 +104,17 @@ def test_sft_tiny_trains_on_it(built: Path, tmp_path: Path, capsys: pytest.Captu
     assert all(math.isfinite(line["loss"]) and line["packs"] == 2 and line["targets"] > 0 for line in lines)
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert (output / "step-00000003").exists() or list(output.rglob("step-00000003*"))
+
+
+def test_recipe_tiny_trains_its_stages_on_it(built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "recipe"
+    shorter = [f"stages.{stage}.steps=2" for stage in range(3)]
+    overrides = sets(
+        f"data.dataset={built}", f"output={output}", "global_batch=2", "tokenizer.vocab_size=400", *shorter
+    )
+    assert sft.main(["--config", "recipe_tiny.yaml", *overrides]) == 0
+    assert capsys.readouterr().out.count("after  ") == 2
+    for stage in ("01-align", "02-multitask", "03-instruct"):
+        lines = [json.loads(line) for line in (output / stage / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [0, 1]
+        assert all(math.isfinite(line["loss"]) for line in lines)

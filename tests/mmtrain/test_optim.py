@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from mmdata.errors import SpecError
+from mmtrain import sft
 from mmtrain.components import aliases
 from mmtrain.models import build
 from mmtrain.models.spec import TinySpec, TowerSpec
-from mmtrain.optim import OptimSpec, optimizer, set_rates, thaw
+from mmtrain.optim import OptimSpec, ScaleSpec, clip, gradient_norms, lr_factor, optimizer, set_rates, thaw
 from mmtrain.rules import Rule, resolve
 from mmtrain.schedule import schedule
+from tests.mmtrain.test_sft import arguments
 from tests.tokenizer_fixture import small_tokenizer
 
 
@@ -86,3 +94,118 @@ def test_rules_decide_what_moves_when_and_how_fast() -> None:
 
 def named_part(model: torch.nn.Module, named: dict[str, str], parameter: torch.nn.Parameter) -> str:
     return next(named[name].split(".")[0] for name, other in model.named_parameters() if other is parameter)
+
+
+def test_limits_are_torchs_by_part_and_as_a_whole() -> None:
+    """Against `clip_grad_norm_` of the same parameters (each part, then all)."""
+    torch.manual_seed(0)
+    parts = {
+        "vision": [torch.nn.Parameter(torch.zeros(3, 4)) for _ in range(2)],
+        "head": [torch.nn.Parameter(torch.zeros(5))],
+    }
+    groups = [{"params": members, "peak": 1.0, "part": part} for part, members in parts.items()]
+    optim = torch.optim.AdamW(groups, lr=1.0)
+    drawn = {p: torch.randn_like(p) for members in parts.values() for p in members}
+
+    def fresh() -> None:
+        for parameter, gradient in drawn.items():
+            parameter.grad = gradient.clone()
+
+    fresh()
+    found = gradient_norms(optim)
+    for part, members in parts.items():
+        assert found[part] == pytest.approx(float(torch.cat([drawn[p].flatten() for p in members]).norm()), rel=1e-6)
+    after = clip(optim, found, {"vision": 0.5, "all": 0.8})
+    mine = [p.grad.clone() for p in drawn if p.grad is not None]
+    assert gradient_norms(optim) == pytest.approx(after, rel=1e-5)
+    fresh()
+    torch.nn.utils.clip_grad_norm_(parts["vision"], 0.5)
+    torch.nn.utils.clip_grad_norm_(list(drawn), 0.8)
+    for one, parameter in zip(mine, drawn, strict=True):
+        assert parameter.grad is not None
+        assert torch.allclose(one, parameter.grad, atol=1e-7)
+    fresh()
+    clip(optim, gradient_norms(optim), {"all": 100.0})
+    assert all(torch.equal(p.grad, drawn[p]) for p in drawn if p.grad is not None)
+
+
+@pytest.mark.parametrize("implementation", ["fused", "foreach", "plain"])
+def test_every_kernel_is_adamw(implementation: Any) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (small_model() for _ in range(2))
+    settings = resolve([], list(aliases(ours).values()))
+    spec = OptimSpec(lr=0.01, weight_decay=0.0, implementation=implementation)
+    mine, plain = (
+        optimizer(ours, spec, settings),
+        torch.optim.AdamW(theirs.parameters(), 0.01, spec.betas, weight_decay=0),
+    )
+    for _ in range(3):
+        for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        mine.step()
+        plain.step()
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def small_model() -> Any:
+    spec = TinySpec(vision=TowerSpec(hidden=16, heads=2), language=TowerSpec(hidden=16, heads=2))
+    return build(spec, small_tokenizer(), seed=0)
+
+
+def test_what_cannot_be_had_is_said() -> None:
+    model = small_model()
+    settings = resolve([], list(aliases(model).values()))
+    with pytest.raises(SpecError, match=r"paged_8bit (needs bitsandbytes|pages CUDA memory)"):
+        optimizer(model, OptimSpec(implementation="paged_8bit"), settings)
+    with pytest.raises(SpecError, match=r"no part .visoin. is trained; did you mean .vision."):
+        optimizer(model, OptimSpec(clip={"visoin": 1.0}), settings)
+    with pytest.raises(SpecError, match="nothing to train"):
+        optimizer(model, OptimSpec(), resolve([Rule(match=".*", train=False)], list(settings)))
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("linear", 0.25), ("sqrt", 0.5)])
+def test_rates_follow_the_batch(rule: Any, factor: float) -> None:
+    spec = OptimSpec(lr=0.1, scale_lr=ScaleSpec(reference_batch=16, rule=rule))
+    assert lr_factor(spec, 4) == factor
+    assert lr_factor(OptimSpec(), 4) == 1.0
+    model = small_model()
+    settings = resolve([Rule(match="head.*", lr=0.2)], list(aliases(model).values()))
+    groups = optimizer(model, spec, settings, factor=factor).param_groups
+    assert {(group["part"] == "head", group["peak"]) for group in groups} == {
+        (True, 0.2 * factor),
+        (False, 0.1 * factor),
+    }
+
+
+def test_thawed_in_stages_moments_begin_late(folder: Path, tmp_path: Path) -> None:
+    """Projector, then the last layer, then all, through the command: each moves from its share of the steps on, and
+    Adam's count of it begins there."""
+    rules = "parameters=[{match: '.*', freeze_until: 0.67}, {match: 'connector.*', freeze_until: 0}"
+    rules += ", {match: 'language.layers.1.*', freeze_until: 0.34}]"
+    moved: list[dict[str, float]] = []
+
+    def count(optim: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        moved.append(
+            {
+                f"{g['part']}/{n}": float(optim.state[p]["step"])
+                for g in optim.param_groups
+                for n, p in enumerate(g["params"])
+                if p in optim.state
+            }
+        )
+
+    hook = register_optimizer_step_post_hook(count)
+    try:
+        assert sft.main(arguments(folder, tmp_path / "run", "--set", "steps=6", rules)) == 0
+    finally:
+        hook.remove()
+    parts = [{name.split("/")[0] for name in step} for step in moved]
+    assert parts[0] == parts[1] == {"connector"}
+    assert "language" in parts[3]
+    assert "vision" not in parts[3]
+    assert parts[5] >= {"connector", "language", "vision", "head"}
+    counts = {part: {value for name, value in moved[5].items() if name.startswith(part)} for part in parts[5]}
+    assert (counts["connector"], counts["vision"], counts["head"]) == ({6.0}, {1.0}, {1.0})
+    assert counts["language"] == {3.0, 1.0}

@@ -1,0 +1,102 @@
+"""Recipes of several stages: each a run of its own, from the weights of the one before, passed over when it is done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from mmtrain import checkpoint, sft
+from mmtrain.spec import TrainSpec
+from tests.mmtrain.test_sft import arguments, trace
+
+RECIPE = """stages=[
+  {name: align, steps: 2, parameters: [{match: "vision.*|language.*|head.*", train: false}],
+   initialise: [{match: 'connector\\..*', how: xavier}], optim: {lr: 0.01}},
+  {name: tune, steps: 2, adapters: [{kind: lora, match: 'language\\..*q_proj', rank: 2}], data: {train_on: all}},
+  {name: instruct, steps: 2, global_batch: 1, optim: {schedule: wsd}}]""".replace("\n", " ")
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint.found(run)[-1] / "model.safetensors")
+
+
+def merged_values(**more: Any) -> dict[str, Any]:
+    return {"data": {"dataset": "x"}, "output": "out", "optim": {"lr": 0.5, "clip": 2.0}, **more}
+
+
+def test_a_stage_is_the_top_level_with_changes() -> None:
+    spec = TrainSpec.model_validate(
+        merged_values(
+            initialise=[{"match": "head.*", "how": "zero"}],
+            stages=[
+                {"name": "a", "optim": {"lr": 0.1}},
+                {"name": "b", "data": {"datasets": [{"path": "y"}, {"path": "z"}]}, "steps": 7},
+            ],
+        )
+    )
+    one, two = spec.runs
+    assert (one.optim.lr, one.optim.clip, one.steps, one.output) == (0.1, 2.0, 60, "out/01-a")
+    assert (two.optim.lr, two.steps, two.output) == (0.5, 7, "out/02-b")
+    assert [source.path for source in two.data.sources] == ["y", "z"]
+    assert len(one.initialise) == 1
+    assert two.initialise == ()
+    assert one.stages == two.stages == ()
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([{"name": "a", "optim": {"lrr": 1}}], r"stages: a: optim.lrr.*did you mean 'lr'"),
+        ([{"name": "a"}, {"name": "a"}], "two are called a"),
+        ([{"name": "a", "output": "b"}], "a: output belongs at the top level"),
+        ([{"name": "no/slash"}], "should match pattern"),
+    ],
+)
+def test_mistakes_of_a_stage_are_named(stages: list[dict[str, Any]], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainSpec.model_validate(merged_values(stages=stages))
+
+
+def test_a_recipe_runs_resumes_and_hands_its_weights_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    told = arguments(folder, output, "--set", RECIPE)
+    assert sft.main([*told, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("stage  ") == 3
+    assert not output.exists()
+    assert sft.main([*told, "--stage", "tune"]) == 2
+    assert "align, the stage before, is not done" in capsys.readouterr().err
+
+    assert sft.main(told) == 0
+    shown = capsys.readouterr().out
+    assert "xavier" in shown
+    assert "its adapters merged into the weights" in shown
+    align, tune, instruct = (output / name for name in ("01-align", "02-tune", "03-instruct"))
+    assert [len(trace(run)) for run in (align, tune, instruct)] == [2, 2, 2]
+    first, second, third = weights(align), weights(tune), weights(instruct)
+    # The connector learned in the first stage, and is what the second one froze.
+    connector = [name for name in first if "multi_modal_projector" in name]
+    assert connector
+    assert all(torch.equal(first[name], second[name]) for name in connector)
+    assert any("lora" in name for name in second)
+    assert not any("lora" in name for name in third)
+    assert trace(align)[0]["loss"] != trace(tune)[0]["loss"]
+    tokenizers = [(run / "tokenizer" / "tokenizer.json").read_bytes() for run in (align, tune, instruct)]
+    assert len(set(tokenizers)) == 1
+
+    # Done stages are passed over; one that is taken away is run again, with the same numbers.
+    before = trace(instruct)
+    shutil.rmtree(instruct)
+    assert sft.main(told) == 0
+    assert capsys.readouterr().out.count("nothing left to do") == 2
+    assert trace(instruct) == before
+    assert json.loads((instruct / "config.json").read_text())["after"]
+    assert all(torch.equal(third[name], other) for name, other in weights(instruct).items())
