@@ -67,11 +67,14 @@ class CheckpointSpec(Model):
 
 
 def save(job: Job) -> Path:
-    """Write the checkpoint of `job.step`, point `latest` to it and remove what is not to be kept. All ranks call it
-    together. Raises RunError, on every rank, where it cannot be written; the ones before are left as they were."""
+    """Write the checkpoint of `job.step` if there is none, point `latest` to it and remove what is not to be kept. All
+    ranks call it together. Raises RunError, on every rank, where it cannot be written; those before are left as they
+    were."""
     parent = job.folder / FOLDER
     final = parent / f"{PREFIX}{job.step:08d}"
     temporary = parent / f".{final.name}.tmp"
+    if first(final.is_dir, job.world):
+        return final
     first(lambda: _prepare(parent, temporary), job.world)
     sharded = isinstance(job.model, FSDPModule)
     tree, tensors = split(job.state())
@@ -111,8 +114,6 @@ def save(job: Job) -> Path:
             write_info(temporary, info)
             for folder in (path for path in temporary.iterdir() if path.is_dir()):
                 fsync_folder(folder)
-            if final.exists():  # of a branch that was begun from before it
-                shutil.rmtree(final)
             temporary.rename(final)
             fsync_folder(parent)
             point(parent / LATEST, final.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import crc32c
@@ -58,14 +58,19 @@ def jpeg(number: int) -> tuple[bytes, str, int, int]:
 
 
 def write_dataset(
-    folder: Path, samples: int = 40, per_shard: int = 16, *, instead: Mapping[int, bytes] | None = None
+    folder: Path,
+    samples: int = 40,
+    per_shard: int = 16,
+    *,
+    instead: Mapping[int, bytes] | None = None,
+    text_only: Collection[int] = (),
 ) -> Path:
     """A finished dataset of `samples` image-caption pairs; `instead` gives other bytes to the images of some rows,
-    under the facts and checksums of a build that believed them."""
+    under the facts and checksums of a build that believed them; rows of `text_only` have no image."""
     for name in ("shards", "index", "ledger"):
         (folder / name).mkdir(parents=True)
     entries = [
-        _write_unit(folder, unit, range(first, min(first + per_shard, samples)), instead or {})
+        _write_unit(folder, unit, range(first, min(first + per_shard, samples)), instead or {}, text_only)
         for unit, first in enumerate(range(0, samples, per_shard))
     ]
     manifests.write(
@@ -86,7 +91,9 @@ def write_dataset(
     return folder
 
 
-def _write_unit(folder: Path, unit: int, rows: range, instead: Mapping[int, bytes]) -> ShardEntry:
+def _write_unit(
+    folder: Path, unit: int, rows: range, instead: Mapping[int, bytes], text_only: Collection[int]
+) -> ShardEntry:
     names = (f"shards/{unit:06d}.tar", f"index/{unit:06d}.arrow", f"ledger/{unit:06d}.parquet")
     index_rows = []
     with open(folder / names[0], "wb") as file:
@@ -94,9 +101,10 @@ def _write_unit(folder: Path, unit: int, rows: range, instead: Mapping[int, byte
         for row in rows:
             data, caption, height, width = jpeg(row)
             data = instead.get(row, data)
-            image = _part(writer, row, "jpg", data, kind="image", format="jpeg", height=height, width=width)
+            facts = {"kind": "image", "format": "jpeg", "height": height, "width": width}
+            image = () if row in text_only else (_part(writer, row, "jpg", data, **facts),)
             text = _part(writer, row, "txt", caption.encode(), kind="text", role="caption", train=True)
-            index_rows.append(IndexRow(key=f"{row:09d}", row=row, origin="tests", origin_row=row, parts=(text, image)))
+            index_rows.append(IndexRow(key=f"{row:09d}", row=row, origin="tests", origin_row=row, parts=(text, *image)))
         writer.finish()
     index = indexes.to_bytes(index_rows)
     (folder / names[1]).write_bytes(index)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import re
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmdata import rng
-from mmtrain import checkpoint, sft
+from mmtrain import checkpoint, run, sft
 from mmtrain.monitor import steady
 from mmtrain.optim import OptimSpec
 from mmtrain.spec import TrainSpec
@@ -64,35 +66,44 @@ def test_the_log_tells_the_run(uninterrupted: Path) -> None:
     assert [path.name for path in checkpoint.found(uninterrupted)] == ["step-00000008", "step-00000009"]
 
 
-def killed(told: list[str], output: Path, step: int) -> int:
-    """Run the command on what is there, and kill -9 it as soon as its own log shows a step; how many steps it shows.
+def _run_and_die(told: list[str], step: int, seconds: float) -> None:
+    """The command, killed by itself a moment after its log has shown a step: no other process has to be in time."""
+    write = run.Log.write
+
+    def die() -> None:
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def written(self: run.Log, values: dict[str, Any]) -> None:
+        write(self, values)
+        if values["step"] == step:
+            threading.Thread(target=die).start()
+
+    run.Log.write = written  # type: ignore[method-assign]
+    sft.main(told)
+    threading.Event().wait()
+
+
+def killed(told: list[str], output: Path, step: int, seconds: float) -> int:
+    """Run the command on what is there, and kill -9 it so long after its log shows a step; how many steps it shows.
 
     A fork of a server that has imported everything and done nothing, which saves the imports."""
-    log = output / "metrics.jsonl"
-    before = log.stat().st_ino if log.exists() else None
     started = multiprocessing.get_context("forkserver")
-    started.set_forkserver_preload(["mmtrain.sft"])
-    process = started.Process(target=sft.main, args=(told,))
+    started.set_forkserver_preload(["mmtrain.sft", __name__])
+    process = started.Process(target=_run_and_die, args=(told, step, seconds))
     process.start()
-    assert process.pid is not None
-    deadline = time.monotonic() + 120
-    while process.is_alive() and time.monotonic() < deadline:
-        # A run that goes on writes the log anew: the lines of the one before do not count.
-        if log.exists() and log.stat().st_ino != before and log.read_text().count("\n") > step:
-            break
-        time.sleep(0.002)
+    process.join(300)
     process.kill()
     process.join()
-    assert process.exitcode == -signal.SIGKILL, f"step {step}: ended by itself, exit code {process.exitcode}"
+    assert process.exitcode == -signal.SIGKILL
     return len(trace(output))
 
 
 def kill_at_random(told: list[str], output: Path, kills: int, steps: int) -> None:
-    """Kill a run so often, each time at another step, and then let it end. It is never killed at its last steps, at
-    which it might be quicker than the killer."""
-    chosen = rng.generator("kills", kills).choice(steps - 3, kills, replace=False)
-    for step in sorted(chosen.tolist()):
-        assert step < killed(told, output, step) < steps
+    """Kill a run so often, each time at another step and another moment in it, and then let it end."""
+    draw = rng.generator("kills", kills)
+    for step in sorted(draw.choice(steps - 3, kills, replace=False).tolist()):
+        assert killed(told, output, step, float(draw.uniform(0, 0.1))) > step
     assert sft.main(told) == 0
 
 

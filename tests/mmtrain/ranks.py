@@ -1,0 +1,67 @@
+"""The command on several processes of this machine, forks of one that has imported everything: torchrun without its
+start, for tests."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import socket
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from mmtrain import sft
+
+
+def start(ranks: int, told: list[str], output: Path) -> list[BaseProcess]:
+    """Start the command on so many ranks; what each says goes to `output/rank-N.txt`."""
+    output.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mmtrain.sft", "tests.mmtrain.ranks"])
+    processes: list[BaseProcess] = [
+        context.Process(target=_rank, args=(rank, ranks, port, told, output / f"rank-{rank}.txt"))
+        for rank in range(ranks)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def run(ranks: int, told: list[str], output: Path) -> str:
+    """Run the command to its end on so many ranks; what all of them said. Fails where one fails."""
+    processes = start(ranks, told, output)
+    codes = wait(processes)
+    said = "\n".join((output / f"rank-{rank}.txt").read_text() for rank in range(ranks))
+    assert codes == [0] * ranks, f"{codes}\n{said[-4000:]}"
+    return said
+
+
+def wait(processes: list[BaseProcess], seconds: float = 300) -> list[int | None]:
+    """The exit codes; what does not end in time is killed and has -9."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+    return [process.exitcode for process in processes]
+
+
+def _rank(rank: int, ranks: int, port: int, told: list[str], log: Path) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = sft.main(told)
+    finally:
+        log.write_text(said.getvalue())
+    raise SystemExit(code)
