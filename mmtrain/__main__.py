@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 
-COMMANDS = {"sft": "supervised fine-tuning on packed samples: python -m mmtrain.sft --config FILE"}
+COMMANDS = {
+    "sft": "supervised fine-tuning on packed samples: python -m mmtrain.sft --config FILE",
+    "export": "a run's model as a Hugging Face folder: python -m mmtrain.export RUN --output FOLDER",
+}
 
 
 def main() -> int:

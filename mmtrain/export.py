@@ -1,0 +1,140 @@
+"""A run's model as a Hugging Face folder: python -m mmtrain.export RUN --output FOLDER.
+
+The folder holds model, tokenizer, generation config and the processor's files where the source had them, so that
+`from_pretrained` loads it, with the same logits as the run's own model. A native model's folder loads the same way
+once `mmtrain.models` is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from mmdata.errors import DataError, SpecError
+from mmdata.types import World
+from mmtrain import adapters, checkpoint, models, run
+from mmtrain.models.source import copy_processor
+from mmtrain.spec import TrainSpec
+
+Adapters = Literal["merge", "keep"]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; answers its exit code: 0, 1 for a disk that fails, 2 for what is wrong with what was asked."""
+    parser = argparse.ArgumentParser(prog="python -m mmtrain.export", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    parser.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="a new folder")
+    parser.add_argument("--checkpoint", default="latest", metavar="STEP|latest|best", help="default: latest")
+    parser.add_argument(
+        "--adapters",
+        choices=("merge", "keep"),
+        default="merge",
+        help="merge them into the weights (default), or keep them apart in FOLDER/adapters",
+    )
+    options = parser.parse_args(arguments)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        for line in export(options.run, options.output, at=options.checkpoint, mode=options.adapters):
+            print(line)
+    except SpecError as error:
+        print(f"mmtrain.export: {error}", file=sys.stderr)
+        return 2
+    except (DataError, OSError) as error:
+        print(f"mmtrain.export: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def export(folder: Path, output: Path, *, at: str = "latest", mode: Adapters = "merge") -> list[str]:
+    """Write the model of a run's checkpoint to `output`, whole or not at all; answers what there is to say.
+
+    Raises SpecError for a folder that is no run, a checkpoint that it does not have, an `output` that is in use, and
+    adapters that cannot be merged."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise SpecError(f"--output: {output} holds other files; give a new folder")
+    source = chosen(folder, at)
+    model, spec = open_model(folder, source)
+    temporary = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    said = [f"from   {source}"]
+    try:
+        if any(True for _ in adapters.adapters(model)):
+            said += _settle(model, temporary, mode)
+        model.save_pretrained(temporary)
+        copied = copy_processor(folder / run.MODEL, temporary)
+        AutoTokenizer.from_pretrained(str(folder / run.TOKENIZER), local_files_only=True).save_pretrained(temporary)
+        if output.exists():
+            output.rmdir()
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    said.append(f"wrote  {output}: {type(model).__name__}, {parameters / 1e6:.2f} M parameters, {size / 2**20:.1f} MiB")
+    said.append(f"with   tokenizer{''.join(f', {name}' for name in copied)}")
+    return [*said, f"of     {spec.model.kind}, step {checkpoint.step_of(source)} of {spec.steps}"]
+
+
+def chosen(folder: Path, at: str) -> Path:
+    """The run's checkpoint that `at` means: `latest`, `best`, or a number of steps. Raises SpecError, naming those that
+    there are."""
+    saved = checkpoint.found(folder)
+    if not saved:
+        raise SpecError(f"{folder} has no checkpoint; give the folder of a run")
+    if at == "latest":
+        return saved[-1]
+    if at == "best":
+        best = folder / run.CHECKPOINTS / "best"
+        if not best.exists():
+            raise SpecError(f"--checkpoint best: {folder} keeps none; a run that evaluates keeps one")
+        return best.resolve()
+    known = {str(checkpoint.step_of(path)): path for path in saved}
+    if at not in known:
+        raise SpecError(f"--checkpoint {at}: {folder} has steps {', '.join(known)}, latest")
+    return known[at]
+
+
+def open_model(folder: Path, source: Path) -> tuple[Any, TrainSpec]:
+    """The model of a run with the weights of a checkpoint of it, in evaluation mode, and the run's spec. Raises
+    SpecError for a folder that is no run."""
+    try:
+        spec = TrainSpec.model_validate_json((folder / run.SPEC).read_text())
+    except FileNotFoundError as error:
+        raise SpecError(f"{folder} is no run's folder: {error.filename} is missing") from error
+    except ValueError as error:
+        why = " ".join(str(error).split("\n")[1:3]) or str(error)  # pydantic's first line only counts
+        raise SpecError(f"{folder / run.SPEC} is damaged, or of another version: {why}") from error
+    if checkpoint.read_info(source)["weights"] == "all":
+        model = models.rebuild(folder / run.MODEL)
+    else:  # of trained weights only: the others are those that the run began with
+        tokenizer = AutoTokenizer.from_pretrained(str(folder / run.TOKENIZER), local_files_only=True)
+        model = models.build(spec.model, tokenizer, seed=spec.seed)
+    adapters.equip(spec, model, world=World(), folder=folder, start=source, data=_never)
+    checkpoint.load_weights(source, model)
+    return model.eval(), spec
+
+
+def _settle(model: Any, folder: Path, mode: Adapters) -> list[str]:
+    """Merge the adapters, or write them beside the model and take them out."""
+    if mode == "merge":
+        adapters.merge(model)
+        return ["merged adapters"]
+    refused = adapters.export(model, folder / "adapters")
+    adapters.remove(model)
+    return [f"kept   adapters in {folder.name.strip('.').removesuffix('.tmp')}/adapters", *refused]
+
+
+def _never(batches: int) -> Any:
+    raise AssertionError(f"ranks of a finished run are kept, not measured on {batches} batches")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
