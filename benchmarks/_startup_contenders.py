@@ -141,7 +141,7 @@ def stream(folder: str, shuffle: Any) -> Reader:
     states: dict[int, Any] = {}
 
     def read(start: int) -> Iterable[Any]:
-        data = StreamingDataset(f"{folder}/dataset", yields="raw", shuffle=shuffle)
+        data = StreamingDataset(f"{folder}/dataset", yields="bytes", shuffle=shuffle)
         if start in states:
             data.load_state_dict(states[start])
         elif start:

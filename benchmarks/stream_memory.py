@@ -1,6 +1,6 @@
 """Memory of a stream over epochs: what the process holds after each, and what a sample costs in few and many shards.
 
-`python -m benchmarks.stream_memory [--count 4000] [--shards 10 1000] [--epochs 5]`. Samples of 2 KB through the stream
+`python -m benchmarks.stream_memory [--count 3000] [--shards 10 1000] [--epochs 5]`. Samples of 2 KB through the stream
 in its global order and through `Dataset.iter_raw`, each in a fresh process. `growth` is of resident memory from the end
 of the second epoch to the end of the last: the first fills what is kept, the second the allocator's arenas.
 """
@@ -26,7 +26,7 @@ def opened(way: str, folder: str) -> Callable[[], int]:
     from mmdata import StreamingDataset, open_dataset
 
     if way == "stream":
-        stream = StreamingDataset(folder, yields="raw")
+        stream = StreamingDataset(folder, yields="bytes")
         return lambda: sum(1 for _ in stream)
     dataset = open_dataset(folder)
     return lambda: sum(1 for _ in dataset.iter_raw(range(len(dataset))))
@@ -45,7 +45,7 @@ def passes(way: str, folder: str, epochs: int) -> list[Row]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--way", nargs=2, metavar=("WAY", "FOLDER"), help="do the passes of one row in this process")

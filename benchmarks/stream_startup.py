@@ -1,6 +1,6 @@
 """What it costs to begin: imports, the first sample, each one after it, and going on in the middle of an epoch.
 
-`python -m benchmarks.stream_startup [--count 20000] [--shards 10 1000]`, after `python -m benchmarks.peers`. Samples of
+`python -m benchmarks.stream_startup [--count 4000] [--shards 10 1000]`, after `python -m benchmarks.peers`. Samples of
 2 KB with a short text each, the same ones in few and in many shards, from the page cache; one fresh process a row, one
 row at a time, no worker processes. `resume` opens the data anew and goes on at half of them, to the first sample. Peers
 that the table does not have are told as missing.
@@ -21,7 +21,7 @@ from benchmarks._startup_contenders import PREPARE, READERS
 from benchmarks.peers import PEERS, missing
 
 SCRIPT = Path(__file__).parent / "_startup_contenders.py"
-READ_ON = 4000
+READ_ON = 1500
 """Samples after the first one that are timed."""
 SECONDS = 60
 """A row that takes longer is told as failed."""
@@ -44,7 +44,7 @@ def start(name: str, *arguments: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20000)
+    parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--only", nargs="+", choices=READERS)
     parser.add_argument("--data", help="folder to keep the data in between runs; else they are made anew")
