@@ -331,7 +331,7 @@ def _answer(stream: StreamingDataset, options: argparse.Namespace) -> dict[str, 
     if options.html is not None:
         from mmdata.explain_page.page import render
 
-        page = render(stream, first_pack(stream, options.step or 0))
+        page = render(stream, [first_pack(stream, options.step or 0)])
         try:
             options.html.write_bytes(page)
         except OSError as error:

@@ -116,6 +116,11 @@ class Log:
         self._board.close()
 
 
+def log_lines(folder: Path) -> list[dict[str, Any]]:
+    """The log of a run, a dictionary for each step."""
+    return _lines(folder / METRICS)
+
+
 def _lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a log; a kill may have cut the last one."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []

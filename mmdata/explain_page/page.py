@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -22,36 +23,40 @@ from mmdata.views.augment import drawn
 IGNORED = -100
 
 
-def render(stream: StreamingDataset, deal: Deal) -> bytes:
-    """The pack of a deal as one self-contained HTML page in UTF-8: no script, no request, pictures as data URIs.
+def render(stream: StreamingDataset, deals: Sequence[Deal], *, title: str | None = None) -> bytes:
+    """The packs of deals as one self-contained HTML page in UTF-8: no script, no request, pictures as data URIs.
 
     Raises SpecError for a stream without a family, which has no tokens, and for a rank that got no pack."""
     if stream.family is None:
         raise SpecError("family: a page shows tokens; give --family and --tokenizer")
-    if deal.pack is None:
-        raise SpecError(f"rank: {stream.world.rank} gets no pack in step {deal.step}; choose another")
+    for deal in deals:
+        if deal.pack is None:
+            raise SpecError(f"rank: {stream.world.rank} gets no pack in step {deal.step}; choose another")
+    packs = [_pack(stream, deal) for deal in deals]
+    context = {"title": title, "rank": stream.world.rank, "ranks": stream.world.ranks, "packs": packs}
+    return template().render(context).encode("utf-8", "xmlcharrefreplace")
+
+
+def _pack(stream: StreamingDataset, deal: Deal) -> dict[str, Any]:
     packed = stream.read(deal)
     assert isinstance(packed, Packed), packed
+    assert deal.pack is not None, deal
     bounds = packed.cu_seqlens.tolist()
     masked = dict(zip(packed.masked_segments, (reason for _, reason in packed.masked), strict=True))
     segments = [
         _segment(stream, item, packed, start, stop, masked.get(number))
         for number, (item, (start, stop)) in enumerate(zip(deal.pack.items, itertools.pairwise(bounds), strict=False))
     ]
-    trained = int((packed.labels != IGNORED).sum())
-    context = {
+    return {
         "step": deal.step,
-        "rank": stream.world.rank,
-        "ranks": stream.world.ranks,
         "pack": deal.pack,
         "row": stream.spec.row_tokens or bounds[-1],
-        "trained": trained,
+        "trained": int((packed.labels != IGNORED).sum()),
         "segments": segments,
         "arrays": [(name, "x".join(map(str, array.shape)), str(array.dtype)) for name, array in packed.media.items()],
         "bounds": bounds,
         "padding": [(start, stop) for start, stop in itertools.pairwise(bounds)][len(segments) :],
     }
-    return template().render(context).encode("utf-8", "xmlcharrefreplace")
 
 
 @functools.cache

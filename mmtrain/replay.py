@@ -1,0 +1,221 @@
+"""One step of a run again, alone: python -m mmtrain.replay RUN --step N, or --quarantine K.
+
+The same packs by the same plan, through the weights of the nearest checkpoint before it: the loss of every sample, and
+where the first value comes to be that is not finite.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import crc32c
+import torch
+
+from mmdata import rng
+from mmdata.errors import DataError, RunError, SpecError
+from mmdata.explain_page.page import render
+from mmdata.stream.deal import Deal
+from mmdata.stream.loader import Batch
+from mmdata.types import World
+from mmtrain import checkpoint, run, sft
+from mmtrain.gate import quarantined
+from mmtrain.objective import losses
+from mmtrain.optim import thaw
+from mmtrain.precision import autocast
+from mmtrain.restore import Restored, adopted, restore
+from mmtrain.rows import borders
+from mmtrain.weighting import step_weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleLoss:
+    """Of one sample of the step: its targets and the mean of their losses (not a number where it has none)."""
+
+    key: str
+    targets: int
+    loss: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether its loss is; that of a sample without targets counts as such."""
+        return not self.targets or math.isfinite(self.loss)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What a step was, seen alone."""
+
+    step: int
+    weights: int
+    """Steps that the weights had taken: fewer than `step` where no checkpoint lies so near."""
+    samples: list[SampleLoss] = field(default_factory=list)
+    modules: list[str] = field(default_factory=list)
+    """Of each forward or backward pass that came out not finite, where that began."""
+    logged: bool | None = None
+    """Whether the samples are those that the run's log counted in this step; None where it has no such line."""
+
+    def lines(self) -> list[str]:
+        """For a person."""
+        log = {True: "the keys of the log", False: "OTHER KEYS than the log's", None: "a step that the log has not"}
+        told = [
+            f"step {self.step}: {len(self.samples)} samples, {log[self.logged]}; weights after {self.weights} steps"
+        ]
+        told += [
+            f"  {each.key}  {each.targets:5d} targets  loss {each.loss:9.4f}{'' if each.finite else '  <- not finite'}"
+            for each in self.samples
+        ]
+        return told + [f"first not finite: {each}" for each in self.modules or ["nothing"]]
+
+
+def replay(restored: Restored, step: int, *, html: Path | None = None) -> Replayed:
+    """Do step `step` of a run again, all its packs in this process, and move nothing. With `html`, its packs are
+    rendered as a page. Nothing is written to the run's folder."""
+    with tempfile.TemporaryDirectory() as aside:
+        known = Path(aside) / run.STREAM  # what the run knows of bad samples and places, as it is now
+        if (restored.folder / run.STREAM).exists():
+            shutil.copytree(restored.folder / run.STREAM, known)
+        stream = sft.make_stream(restored.spec, restored.tokenizer, World(), known)
+        if restored.checkpoint is not None:
+            stream.load_state_dict(checkpoint.read_info(restored.checkpoint)["stream"])
+        stream.seek(step)
+        strategy = adopted(restored, stream)
+        loader = sft.make_loader(restored.spec, stream, restored.tokenizer, strategy)
+        batches = next(loader.steps(), None)
+        if batches is None:
+            raise SpecError(f"--step {step}: the stream ends before it")
+        if html is not None:
+            html.write_bytes(render(stream, dealt(loader.dealt)))
+    found = [_passed(restored, batch, step, strategy) for batch in batches]
+    return Replayed(
+        step=step,
+        weights=restored.step,
+        samples=[sample for samples, _ in found for sample in samples],
+        modules=[module for _, module in found if module is not None],
+        logged=_logged(restored.folder, step, [key for batch in batches for key in batch["keys"]]),
+    )
+
+
+def dealt(deals: Sequence[Deal]) -> list[Deal]:
+    """Those of a step that have a pack."""
+    return [deal for deal in deals if deal.pack is not None]
+
+
+def _passed(restored: Restored, batch: Batch, step: int, strategy: Any) -> tuple[list[SampleLoss], str | None]:
+    """The samples' losses, and where the first value is that is not finite."""
+    spec, model = restored.spec, restored.model
+    model.train()
+    thaw(model, restored.settings, step / spec.steps)
+    weights = step_weights(
+        batch,
+        spec.loss_norm,
+        phases=spec.token_weight_schedule,
+        progress=step / spec.steps,
+        tasks=spec.task_weights,
+    )
+    torch.manual_seed(int(rng.generator("step", spec.seed, step, *batch["keys"]).integers(2**63)))
+    with _watched(model) as first, autocast(batch["input_ids"].device, spec.precision):
+        summed, each = losses(model, batch, weights, strategy)
+    model.zero_grad(set_to_none=True)
+    if math.isfinite(float(summed)):
+        summed.backward()
+    where = first[0] if first else None
+    if where is None:
+        bad = (name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all())
+        name = next(bad, None)
+        where = None if name is None else f"the gradient of {name}"
+    model.zero_grad(set_to_none=True)
+    samples = []
+    for key, (start, stop) in zip(batch["keys"], itertools.pairwise(borders(batch).tolist()), strict=False):
+        mine = weights[start:stop] != 0
+        loss = float(each[start:stop][mine].mean()) if mine.any() else math.nan
+        samples.append(SampleLoss(key=key, targets=int(mine.sum()), loss=loss))
+    return samples, where
+
+
+@contextmanager
+def _watched(model: torch.nn.Module) -> Iterator[list[str]]:
+    """Tells of the first module whose output is not finite; inner modules come before those that hold them."""
+    first: list[str] = []
+
+    def look(name: str, module: torch.nn.Module, output: Any) -> None:
+        if first or all(tensor.isfinite().all() for tensor in _tensors(output)):
+            return
+        bad = [key for key, value in module.named_parameters(recurse=False) if not value.isfinite().all()]
+        why = f", whose {' and '.join(bad)} is not finite" if bad else ""
+        first.append(f"the output of {name} ({type(module).__name__}){why}")
+
+    hooks = [
+        module.register_forward_hook(lambda module, _, output, name=name: look(name, module, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield first
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point():
+            yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _tensors(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+
+
+def _logged(folder: Path, step: int, keys: Sequence[str]) -> bool | None:
+    line = next((line for line in run.log_lines(folder) if line["step"] == step), None)
+    total = sum(crc32c.crc32c(key.encode()) for key in keys)
+    return None if line is None else line["keys_crc32c"] == f"{total % 2**32:08x}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; answers its exit code: 0 where all is finite, 3 where something is not, 2 for what cannot be done,
+    1 for what failed."""
+    parser = argparse.ArgumentParser(prog="python -m mmtrain.replay", description=(__doc__ or "").split(":")[0])
+    parser.add_argument("run", type=Path, help="folder of a run")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--step", type=int, metavar="N", help="this step, as the log counts them")
+    which.add_argument("--quarantine", type=int, metavar="K", help="the K-th step (from 0) that the run left out")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. where data lie"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="render its packs as a page")
+    options = parser.parse_args(arguments)
+    try:
+        step = options.step
+        if step is None:
+            left_out = list(dict.fromkeys(line["step"] for line in quarantined(options.run)))
+            if not 0 <= options.quarantine < len(left_out):
+                raise SpecError(
+                    f"--quarantine {options.quarantine}: the run left out {len(left_out)} steps: {left_out}"
+                )
+            step = left_out[options.quarantine]
+        found = replay(restore(options.run, options.set, step=step), step, html=options.html)
+    except SpecError as error:
+        print(f"mmtrain.replay: {error}", file=sys.stderr)
+        return 2
+    except (RunError, DataError, OSError) as error:
+        print(f"mmtrain.replay: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(found.lines()))
+    return 3 if found.modules else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
