@@ -215,7 +215,8 @@ def _classes(pack: Packed) -> np.ndarray:
     """int8 [L]; a trained token of which nothing is known is an answer's."""
     if pack.token_classes is not None:
         return pack.token_classes
-    return (pack.labels != IGNORE).astype(np.int8)
+    trained: np.ndarray = (pack.labels != IGNORE).astype(np.int8)
+    return trained
 
 
 def _told(packs: list[Packed], more: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -32,7 +33,7 @@ def check(found: Certificate, data: StreamSpec, kind: Collate, packs_per_forward
         raise SpecError(f"collate: packed: {found}; set collate: padded, or give every sample a batch of its own")
 
 
-def borders(batch: dict[str, Any]) -> torch.Tensor:
+def borders(batch: Mapping[str, Any]) -> torch.Tensor:
     """Where the samples of a batch begin and end when its rows are laid after each other, int [S + 1]: the borders of
     its one packed row, or the rows themselves."""
     if "cu_seq_lens_q" in batch:

@@ -52,8 +52,13 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
     """
     spec, scale = job.spec, job.parts.get("loss_scale")
     assert scale is None or isinstance(scale, LossScale)
-    told = {"phases": spec.token_weight_schedule, "progress": job.step / spec.steps, "tasks": spec.task_weights}
-    weights = [step_weights(batch, spec.loss_norm, **told) for batch in batches]
+    progress = job.step / spec.steps
+    weights = [
+        step_weights(
+            batch, spec.loss_norm, phases=spec.token_weight_schedule, progress=progress, tasks=spec.task_weights
+        )
+        for batch in batches
+    ]
     (total,) = sums([float(sum(each.sum() for each in weights))], job.world)
     job.monitor.start()
     if not total:
