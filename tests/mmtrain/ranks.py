@@ -16,7 +16,7 @@ from mmtrain import sft
 
 
 def start(ranks: int, told: list[str], output: Path) -> list[BaseProcess]:
-    """Start the command on so many ranks; what each says goes to `output/rank-N.txt`."""
+    """Start the command on so many ranks, two of them on a node; what each says goes to `output/rank-N.txt`."""
     output.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -56,7 +56,13 @@ def _rank(rank: int, ranks: int, port: int, told: list[str], log: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+    place = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": ranks,
+        "LOCAL_WORLD_SIZE": min(2, ranks),
+        "MASTER_PORT": port,
+    }
     os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in place.items()}}
     said = io.StringIO()
     try:

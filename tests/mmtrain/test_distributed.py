@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,9 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from mmdata.types import World
-from mmtrain.distributed import add_gradients, first, sums
+from mmtrain import checkpoint
+from mmtrain.distributed import add_gradients, agree, first, gather, sums
+from tests.mmtrain import ranks
 from tests.mmtrain.test_sft import arguments, trace
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +31,10 @@ def _rank(rank: int, ranks: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks)
     world = World(rank=rank, ranks=ranks)
     assert sums([rank + 1, 2.0**40], world) == [ranks * (ranks + 1) / 2, ranks * 2.0**40]
+
+    assert agree(rank == ranks - 1, world)
+    assert not agree(False, world)
+    assert gather(rank * 2, world) == [2 * each for each in range(ranks)]
 
     both, mine, frozen = (torch.nn.Parameter(torch.ones(3)) for _ in range(3))
     frozen.requires_grad_(False)
@@ -54,12 +63,18 @@ def test_ranks_add_up_to_one(tmp_path: Path) -> None:
 
 def test_alone_nothing_is_asked() -> None:
     assert sums([1.5], World()) == [1.5]
+    assert agree(True, World())
+    assert gather(3, World()) == [3]
+    absent = torch.nn.Parameter(torch.ones(3))
+    add_gradients([absent], World())  # as on two ranks of which neither has media
+    assert absent.grad is not None
+    assert absent.grad.tolist() == [0, 0, 0]
     assert first(lambda: 7, World()) == 7
 
 
-def sft(ranks: int, *options: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command = command if ranks > 1 else [sys.executable]
+def sft(count: int, *options: str) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command = command if count > 1 else [sys.executable]
     done = subprocess.run(
         [*command, "-m", "mmtrain.sft", *options],
         cwd=ROOT,
@@ -97,3 +112,28 @@ def test_two_ranks_train_as_one_and_resume_as_one(folder: Path, tmp_path: Path) 
     for a, b in zip(expected, again, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
     assert json.loads((two / "config.json").read_text())["global_batch"] == 5
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds", "told"),
+    [(signal.SIGKILL, 120, "lost the others"), (signal.SIGSTOP, 4, "lost the others: .*[Tt]imed out")],
+)
+def test_a_rank_that_dies_or_hangs_ends_the_others(
+    folder: Path, tmp_path: Path, sent: signal.Signals, seconds: float, told: str
+) -> None:
+    """With one clear line, and a checkpoint to go on from; none waits for ever."""
+    output = tmp_path / "run"
+    long = ["steps=100000", "checkpoint.every=2", f"distributed.timeout_seconds={seconds}"]
+    one, other = ranks.start(2, arguments(folder, output, *long), tmp_path)
+    deadline = time.monotonic() + 240
+    while len(checkpoint.found(output)) < 2 and time.monotonic() < deadline and one.is_alive():
+        time.sleep(0.05)
+    assert other.pid is not None
+    os.kill(other.pid, sent)
+    (code,) = ranks.wait([one], 120)
+    other.kill()
+    said = (tmp_path / "rank-0.txt").read_text()
+    assert code == 1, said[-3000:]
+    (line,) = [line for line in said.splitlines() if line.startswith("mmtrain.sft: ")]
+    assert re.search(f"rank 0 of 2 {told}", line)
+    assert checkpoint.damage(checkpoint.found(output)[-1]) is None
