@@ -3,7 +3,7 @@
 from mmtrain.adapters.export import attach, export
 from mmtrain.adapters.install import adapters, defaults, install, rest
 from mmtrain.adapters.plan import plan, table
-from mmtrain.adapters.setup import equip
+from mmtrain.adapters.setup import equip, finish
 from mmtrain.adapters.spec import AdapterSpec, BottleneckSpec, IA3Spec, LoraSpec, PrefixSpec, RanksSpec
 from mmtrain.adapters.state import adapter_state, load_adapter_state, merge, remove
 
@@ -20,6 +20,7 @@ __all__ = [
     "defaults",
     "equip",
     "export",
+    "finish",
     "install",
     "load_adapter_state",
     "merge",

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from mmdata.stream.loader import Batch
 from mmdata.types import World
 from mmtrain.adapters import ranks
-from mmtrain.adapters.install import install
+from mmtrain.adapters.export import write
+from mmtrain.adapters.install import install, parameter_names
 from mmtrain.adapters.plan import plan, with_ranks
 from mmtrain.adapters.spec import AdapterSpec, RanksSpec
+from mmtrain.adapters.state import adapter_state
 from mmtrain.adapters.targets import Target
 from mmtrain.certificate import Strategy
+from mmtrain.components import aliases
 from mmtrain.distributed import first
 from mmtrain.losses import Norm
-from mmtrain.rules import Rule
+from mmtrain.rules import Rule, Setting
 
 
 class Told(Protocol):
@@ -57,6 +61,32 @@ def equip(
     if targets:
         install(model, targets, seed=spec.seed)
     return told
+
+
+FOLDER = "adapter"
+"""In the run's folder: what `finish` writes."""
+
+
+def finish(model: Any, settings: Mapping[str, Setting], run: Path, *, world: World) -> list[str]:
+    """Write the adapters of a trained model to `run/adapter` (`export`), and what the rules trained of the model
+    itself; every rank has to call it. Answers lines for the console, none without adapters."""
+    ours = parameter_names(model)
+    if not ours:
+        return []
+    also = [name for name, alias in aliases(model).items() if settings[alias].train and name not in ours]
+    state = {name: tensor.cpu().contiguous() for name, tensor in adapter_state(model, also).items()}
+
+    def put() -> list[str]:
+        folder = run / FOLDER
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        refused = write(model, temporary, state)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        return [f"wrote  {folder}: adapters, {size / 2**20:.1f} MiB", *(f"peft   {line}" for line in refused)]
+
+    return first(put, world)
 
 
 def _ranks(

@@ -170,5 +170,5 @@ def test_kinds_meet_in_a_module_but_not_one_kind_twice() -> None:
     model = put(llama(), *ALL["lora"], *ALL["ia3"])
     with pytest.raises(ValueError, match="has a lora already"):
         put(model, *ALL["dora"])
-    with pytest.raises(SpecError, match="has a lora already, by adapters.0"):
+    with pytest.raises(SpecError, match=r"has a lora already, by adapters\.0"):
         put(llama(), *ALL["lora"], *ALL["dora"])

@@ -46,11 +46,11 @@ def test_rules_that_reach_no_lora_are_errors() -> None:
         adapters.plan(llama(), [ENTRY], [Rule(match=r"language\..*down_proj.*", lora_rank=3)])
     with pytest.raises(SpecError, match="match no weight of a linear layer"):
         adapters.plan(llama(), [], [Rule(match=r"language\.norm\.weight", lora_rank=3)])
+    crossing = [Rule(match=r".*q_proj.*", lora_rank=3), Rule(match=r".*layers\.1.*", lora_rank=2)]
     with pytest.raises(SpecError, match="disagree on"):
-        crossing = [Rule(match=r".*q_proj.*", lora_rank=3), Rule(match=r".*layers\.1.*", lora_rank=2)]
         adapters.plan(llama(), [ENTRY], crossing)
+    odd = ENTRY.model_copy(update={"init": "orthogonal"})
     with pytest.raises(SpecError, match="is given rank 3, and an orthogonal start"):
-        odd = ENTRY.model_copy(update={"init": "orthogonal"})
         adapters.plan(llama(), [odd], [Rule(match=r".*q_proj.*", lora_rank=3)])
 
 
