@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import socket
 import time
+import traceback
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -68,6 +69,9 @@ def _rank(rank: int, ranks: int, port: int, told: list[str], log: Path) -> None:
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             code = sft.main(told)
+    except BaseException:
+        said.write(traceback.format_exc())
+        raise
     finally:
         log.write_text(said.getvalue())
     raise SystemExit(code)
