@@ -41,6 +41,8 @@ from mmdata.stream.stretch import Stretch, Stretches
 from mmdata.templates import Template, Tokenizer, TrainOn, Weights
 from mmdata.types import Item, Packed, Sample, World
 
+ASKED = 1000
+"""Samples that a dataset is asked for at once: they are read when they are taken, but looked up together."""
 Yields = Literal["packed", "encoded", "sample", "raw", "bytes"]
 
 
@@ -210,7 +212,7 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
                 if not alone[at]:
                     good, number = 0, numbers[at]
                     try:
-                        for value in self._values(number, stretch.position[at:stop]):
+                        for value in self._values(number, stretch.position[at : min(stop, at + ASKED)]):
                             good += 1
                             self._progress = partial(dealing.deal, stretch.taken[at])
                             at += 1
