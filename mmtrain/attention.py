@@ -165,12 +165,18 @@ def _twin(
 
 
 def _sdpa(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, window: tuple[int, int], scale: float | None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    window: tuple[int, int],
+    scale: float | None,
+    dropout: float = 0.0,
 ) -> torch.Tensor:
     whole = window == CAUSAL and q.shape[2] == k.shape[2]
     mask = None if whole else window_mask(q.shape[2], k.shape[2], window, q.device)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=whole, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=whole, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
 
 
@@ -240,10 +246,12 @@ def hf_attention(
     With `cu_seq_lens_q` the row is packed (B = 1, no mask). Without, it is a tower or a model that does not pass them
     on: a mask of two axes [B, Tk] hides keys, one of four is used as it is, and none leaves all to be seen (or the
     past, of a causal module). Raises ValueError for what would leak or lose something: packed rows with B > 1 or with
-    a mask of two axes, and dropout, which varlen kernels do not have.
+    a mask of two axes, and dropout in them, which varlen kernels do not have.
     """
-    if dropout:
-        raise ValueError("attention dropout is not there in varlen kernels: set attention_dropout to 0")
+    if dropout and cu_seq_lens_q is not None:
+        raise ValueError(
+            f"varlen kernels have no dropout; {_dropout_field(module, dropout)} in config.json allows them"
+        )
     if (
         prefix := getattr(module, "prefix", None)
     ) is not None:  # mmtrain.adapters: more keys, before each segment's own
@@ -255,7 +263,7 @@ def hf_attention(
     if not causal and sliding_window is not None:
         window = (sliding_window - 1, sliding_window - 1)
     if attention_mask is not None and attention_mask.ndim == 4:
-        return _masked(query, key, value, attention_mask, scaling, softcap, s_aux), None
+        return _masked(query, key, value, attention_mask, scaling, softcap, s_aux, dropout), None
     if cu_seq_lens_q is not None:
         if query.shape[0] != 1 or attention_mask is not None:
             raise ValueError("a packed row is a batch of one without attention_mask; anything else would leak")
@@ -281,8 +289,15 @@ def hf_attention(
         keys = attention_mask.bool()[:, None, None, :]
         mask = keys if mask is None else mask[None, None] & keys
     elif softcap is None and s_aux is None:
-        return _sdpa(query, key, value, window=window, scale=scaling).transpose(1, 2), None
-    return _masked(query, key, value, mask, scaling, softcap, s_aux), None
+        return _sdpa(query, key, value, window=window, scale=scaling, dropout=dropout).transpose(1, 2), None
+    return _masked(query, key, value, mask, scaling, softcap, s_aux, dropout), None
+
+
+def _dropout_field(module: torch.nn.Module, dropout: float) -> str:
+    """The field of a module's config that says its attention's dropout, set to 0."""
+    fields = vars(module.config).items() if hasattr(module, "config") else ()
+    own = sorted((n for n, v in fields if "drop" in n and v == dropout), key=lambda name: "att" not in name)
+    return f"`{own[0]}: 0`" if own else "no dropout"
 
 
 def _for_kernel(x: torch.Tensor) -> torch.Tensor:
@@ -301,11 +316,18 @@ def _masked(
     scale: float | None,
     softcap: float | None,
     sinks: torch.Tensor | None,
+    dropout: float,
 ) -> torch.Tensor:
     if softcap is not None or sinks is not None:
         raise NotImplementedError("softcap and sinks with a dense mask: use attn_implementation='eager'")
     out = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scale,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return out.transpose(1, 2)
 

@@ -24,6 +24,7 @@ from mmdata.types import Packed
 from mmtrain import attention, masks
 from mmtrain.losses import cross_entropy_sum
 from mmtrain.precision import compute_dtype
+from mmtrain.random_state import random_state, set_random_state
 
 Strategy = Literal["varlen", "masks", "single"]
 """How a model is told of borders: by a varlen kernel, by dense masks of T x T values, or not at all, single samples."""
@@ -34,6 +35,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Largest relative difference of loss and gradients. In half precision the order of sums alone makes most of it
 (8e-5 to 1.3e-3 of the loss, axolotl#3817); what tells there is that no bit of another sample moves."""
 
+VERSION = 2
+"""Of the checks: a certificate that was made by others is not one."""
 BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 Collate = Callable[[Sequence[Packed]], dict[str, Any]]
 
@@ -152,6 +155,7 @@ def cached(model: Any, folder: Path) -> tuple[Path, Certificate | None]:
     first = next(model.parameters())
     config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
     what = [
+        VERSION,
         type(model).__name__,
         config,
         str(first.dtype),
@@ -260,9 +264,28 @@ def _check(model: Any, strategy: Strategy, batch: dict[str, Any], expected: _Out
             loss=abs(found.loss - expected.loss) / max(abs(expected.loss), 1e-30),
             gradient=_gradient_error(found.gradients, expected.gradients),
             leaks=_leaks(model, inputs, batch["cu_seq_lens_q"]),
+            error=_untrainable(model, inputs),
         )
     except (ValueError, RuntimeError, NotImplementedError, TypeError, KeyError) as error:
         return Check(strategy=strategy, error=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")
+
+
+@torch.no_grad()
+def _untrainable(model: Any, inputs: dict[str, Any]) -> str | None:
+    """Why a model that runs like this in evaluation does not in training, or None: varlen kernels have no dropout.
+    Batch statistics and random states are left as they were."""
+    chance, modes = random_state(), {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = not isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+        model.base_model(**inputs)
+    except ValueError as error:
+        return str(error).splitlines()[0][:200]
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        set_random_state(chance)
+    return None
 
 
 def _gradient_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:

@@ -10,6 +10,7 @@ from pathlib import Path
 from mmdata.stream.loader import Batch
 from mmdata.types import World
 from mmtrain import checkpoint, run
+from mmtrain.distributed import first
 from mmtrain.gate import forget_quarantine
 from mmtrain.job import Job
 from mmtrain.monitor import line, measured
@@ -56,6 +57,7 @@ def train(job: Job, start: Path | None) -> None:
             say(world, f"the stream ended after {job.step} steps (data.epochs: {spec.data.epochs})")
         if job.step > saved:
             checkpoint.save(job)
+        first(lambda: run.finish(job.folder, job.step), world)  # not reached by what stops a run before its end
     finally:
         if log is not None:
             log.close()

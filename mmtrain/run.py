@@ -17,9 +17,10 @@ from mmdata.specfile import bound, difference
 from mmtrain import checkpoint, gate
 from mmtrain.spec import TrainSpec
 
-CONFIG, SPEC, METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM = (
+CONFIG, SPEC, DONE, METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM = (
     "config.json",
     "spec.json",
+    "done.json",
     "metrics.jsonl",
     "tensorboard",
     "tokenizer",
@@ -45,7 +46,8 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
     `resume` is `auto` (the newest checkpoint if there is one), `never` (what is there is removed), or the path of a
     checkpoint. Raises SpecError where the folder belongs to a run of another config, or to something else.
     """
-    ours = [folder / name for name in (METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM, gate.QUARANTINE)]
+    names = (DONE, METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM, gate.QUARANTINE)
+    ours = [folder / name for name in names]
     known = folder / CONFIG
     if not known.exists() and any(path.exists() for path in ours):
         raise SpecError(f"output: {folder} holds other files than a run's; choose another folder")
@@ -80,6 +82,19 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
 def keep_spec(folder: Path, spec: TrainSpec) -> None:
     """Write the whole spec, paths too, beside the log: what `replay` and `evaluate` open a run by."""
     write_atomic(folder / SPEC, (spec.model_dump_json(indent=1) + "\n").encode())
+
+
+def finish(folder: Path, step: int) -> None:
+    """Write that the run came to its end, after `step` steps: all of them, or all that its stream has."""
+    write_atomic(folder / DONE, (json.dumps({"step": step}) + "\n").encode())
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run came to its end, and the checkpoint of that moment is there and whole."""
+    path, saved = folder / DONE, checkpoint.found(folder)
+    if not path.exists() or not saved or _read(path).get("step") != checkpoint.step_of(saved[-1]):
+        return False
+    return checkpoint.damage(saved[-1]) is None
 
 
 def _read(path: Path) -> Any:

@@ -80,27 +80,22 @@ def run_stages(
 ) -> int:
     """Run the stages of a spec in order, or one of them by its name: `run` is given each with the folder of the stage
     before. Raises SpecError for a stage that is not there, or whose predecessor is not done."""
+    from mmtrain import run as run_folder
+
     names = [stage.name for stage in spec.stages]
     if only is not None and only not in names:
         raise SpecError(f"--stage {only}: no such stage; {nearest(only, names)}")
     before: Path | None = None
     for number, (name, stage) in enumerate(zip(names, spec.runs, strict=True), 1):
         if only is None or name == only:
-            if before is not None and not dry and not _done(before, spec.runs[number - 2]):
-                raise SpecError(f"--stage {name}: {names[number - 2]}, the stage before, is not done ({before})")
+            if before is not None and not dry and not run_folder.finished(before):
+                told = f"{names[number - 2]}, the stage before, is not done ({before})"
+                raise SpecError(f"--stage {name}: {told}; run it first, or all stages without --stage")
             print(f"stage  {number} of {len(names)}: {name}", flush=True)
             if code := run(stage, None if dry else before):
                 return code
         before = Path(stage.output)
     return 0
-
-
-def _done(folder: Path, spec: TrainSpec) -> bool:
-    """Whether a run has come to its end: all of its steps, or all of its stream."""
-    from mmtrain import checkpoint
-
-    saved = checkpoint.found(folder)
-    return bool(saved) and (checkpoint.step_of(saved[-1]) >= spec.steps or spec.data.epochs is not None)
 
 
 def bound_to(before: Path) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -301,3 +302,13 @@ def test_what_would_leak_is_refused() -> None:
         call(query.expand(2, -1, -1, -1), None, cu_seq_lens_q=cu)
     with pytest.raises(ValueError, match="dropout"):
         call(query, None, cu_seq_lens_q=cu, dropout=0.1)
+
+
+def test_dropout_is_drawn_where_rows_are_single() -> None:
+    query = torch.randn(1, 2, 5, 8)
+    torch.manual_seed(3)
+    found = call(query, None, dropout=0.5)
+    torch.manual_seed(3)
+    expected = F.scaled_dot_product_attention(query, query, query, dropout_p=0.5)
+    assert torch.equal(found, expected.transpose(1, 2))
+    assert not torch.equal(found, call(query, None))

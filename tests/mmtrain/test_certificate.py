@@ -132,3 +132,28 @@ def test_masks_replace_the_borders() -> None:
     total = batch["input_ids"].shape[1]
     assert inputs["attention_mask"].shape == (1, 1, total, total)
     assert "cu_seq_lens_q" in batch
+
+
+def test_dropout_in_attention_is_packed_by_masks() -> None:
+    """Varlen kernels have none, which only training shows; the check draws nothing and moves no batch statistics."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**TEXT, attention_dropout=0.2)).train()
+    model.model.layers[0].mlp.act_fn = torch.nn.Sequential(torch.nn.SiLU(), _Statistics(TEXT["intermediate_size"]))
+    before = torch.get_rng_state()
+    found = certify(model, TEXTS, collate)
+    assert found.strategy == "masks", str(found)
+    assert found.checks[0].error == "varlen kernels have no dropout; `attention_dropout: 0` in config.json allows them"
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(module.training for module in model.modules())
+    assert model.model.layers[0].mlp.act_fn[1].num_batches_tracked == 0
+    model.config.attention_dropout = 0.0
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.0
+    assert certify(model, TEXTS, collate).strategy == "varlen"
+
+
+class _Statistics(torch.nn.BatchNorm1d):
+    """Of tokens [1, T, C]."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden[0])[None]

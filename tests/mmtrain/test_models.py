@@ -263,3 +263,15 @@ def test_an_export_goes_to_a_new_folder(folder: Path, tmp_path: Path, capsys: py
     assert "has steps 1, latest" in capsys.readouterr().err
     assert exported(tmp_path, "--checkpoint", "1").is_dir()
     assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_model_with_dropout_in_its_attention_is_trained(
+    texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GPT-2 as its config comes; packed by masks, for there it can be drawn."""
+    shape: dict[str, Any] = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(words())}
+    hf.GPT2LMHeadModel(hf.GPT2Config(**shape)).save_pretrained(tmp_path / "source")
+    words().save_pretrained(tmp_path / "source")
+    told = config(tmp_path, texts, {"kind": "hf", "path": str(tmp_path / "source")}, data={"template": "chatml"})
+    assert sft.main(told) == 0
+    assert "packed by masks (varlen: varlen kernels have no dropout; `attn_pdrop: 0`" in capsys.readouterr().out

@@ -12,9 +12,9 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from mmtrain import checkpoint, sft
+from mmtrain import checkpoint, run, sft
 from mmtrain.spec import TrainSpec
-from tests.mmtrain.test_sft import arguments, trace
+from tests.mmtrain.test_sft import arguments, same_weights, trace
 
 RECIPE = """stages=[
   {name: align, steps: 2, parameters: [{match: "vision.*|language.*|head.*", train: false}],
@@ -100,3 +100,41 @@ def test_a_recipe_runs_resumes_and_hands_its_weights_on(
     assert trace(instruct) == before
     assert json.loads((instruct / "config.json").read_text())["after"]
     assert all(torch.equal(third[name], other) for name, other in weights(instruct).items())
+
+
+def test_a_stage_that_was_stopped_is_not_done(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Though it left a checkpoint, and its stream is one that ends: all stages together go on in the middle of it."""
+    more = ["data.epochs=1", "checkpoint.every=1", "stages=[{name: align, steps: 50}, {name: tune, steps: 2}]"]
+    assert sft.main(arguments(folder, tmp_path / "whole", "--set", *more)) == 0
+    steps = len(trace(tmp_path / "whole" / "01-align"))
+    assert 4 < steps < 50  # the stream ended it
+
+    output, write = tmp_path / "run", run.Log.write
+
+    def stop(self: run.Log, values: dict[str, Any]) -> None:
+        write(self, values)
+        if values["step"] == 3:
+            raise KeyboardInterrupt
+
+    told = arguments(folder, output, "--set", *more)
+    with monkeypatch.context() as patched:
+        patched.setattr(run.Log, "write", stop)
+        assert sft.main(told) == 130
+    assert checkpoint.found(output / "01-align")[-1].name == "step-00000003"
+    assert sft.main([*told, "--stage", "tune"]) == 2
+    assert "align, the stage before, is not done" in capsys.readouterr().err
+    assert sft.main(told) == 0
+    assert "3 of 50 steps are done" in capsys.readouterr().out
+    for stage in ("01-align", "02-tune"):
+        assert trace(output / stage) == trace(tmp_path / "whole" / stage)
+        assert same_weights(output / stage, tmp_path / "whole" / stage)
+
+    # What it ended with has to be there: without its last checkpoint, or with a damaged one, it is not done.
+    shutil.rmtree(output / "02-tune")
+    last = checkpoint.found(output / "01-align")[-1] / "model.safetensors"
+    last.write_bytes(last.read_bytes()[:-1])
+    assert sft.main([*told, "--stage", "tune"]) == 2
+    assert sft.main(told) == 0
+    assert same_weights(output / "02-tune", tmp_path / "whole" / "02-tune")
