@@ -17,6 +17,7 @@ from mmtrain.gate import Gate
 from mmtrain.monitor import Monitor
 from mmtrain.rules import Setting
 from mmtrain.spec import TrainSpec
+from mmtrain.stopping import Stopping
 
 
 class Stateful(Protocol):
@@ -63,10 +64,18 @@ class Job:
     def __post_init__(self) -> None:
         self.gate = Gate(self.spec.watch)
         self.parts["gate"] = self.gate
+        if self.spec.early_stopping is not None:
+            self.parts["stopping"] = Stopping(self.spec.early_stopping)
 
     def state(self) -> dict[str, Any]:
         """The state of every part, by its name."""
         return {name: part.state_dict() for name, part in self.parts.items()}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether evaluations have ended the run."""
+        stopping = self.parts.get("stopping")
+        return isinstance(stopping, Stopping) and stopping.stop
 
     @property
     def staged(self) -> bool:

@@ -11,6 +11,7 @@ from mmdata.stream.loader import Batch
 from mmdata.types import World
 from mmtrain import checkpoint, run
 from mmtrain.distributed import first
+from mmtrain.examine import Examiner
 from mmtrain.gate import forget_quarantine
 from mmtrain.job import Job
 from mmtrain.monitor import line, measured
@@ -30,11 +31,12 @@ def train(job: Job, start: Path | None) -> None:
         run.keep_spec(job.folder, spec)
         forget_quarantine(job.folder, job.step)
     log = run.Log(job.folder, job.step) if world.rank == 0 else None
+    examiner = None if spec.evaluation is None else Examiner(job, log)
     began, done, loss, saved = time.monotonic(), job.step, math.nan, job.step
 
     try:
         for batches, waited in _timed(loader.steps()):
-            if job.step >= spec.steps:
+            if job.step >= spec.steps or job.stopped:
                 break
             started = time.monotonic()
             job.model.train()
@@ -48,12 +50,18 @@ def train(job: Job, start: Path | None) -> None:
             if job.step % max(1, spec.steps // CONSOLE_LINES) == 0 or job.step + 1 == spec.steps:
                 say(world, line(values))
             job.step += 1
+            if examiner is not None and examiner.due:
+                examiner.examine()
             if job.step % spec.checkpoint.every == 0 or job.step == spec.steps:
                 checkpoint.save(job)
                 saved = job.step
-            if job.step == spec.steps:
+            if examiner is not None:
+                examiner.mark()
+            if job.step == spec.steps or job.stopped:
                 break
-        if done < job.step < spec.steps:
+        if job.stopped:
+            say(world, f"stopped after {job.step} steps: no evaluation was better for too long (early_stopping)")
+        elif done < job.step < spec.steps:
             say(world, f"the stream ended after {job.step} steps (data.epochs: {spec.data.epochs})")
         if job.step > saved:
             checkpoint.save(job)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +17,8 @@ from mmdata.specfile import bound, difference
 from mmtrain import checkpoint, gate
 from mmtrain.spec import TrainSpec
 
+EVALUATIONS, SAMPLES = "evaluations.jsonl", "samples"
+"""What evaluations found, a line for each; a page for each that made answers."""
 CONFIG, SPEC, DONE, METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM = (
     "config.json",
     "spec.json",
@@ -46,7 +48,7 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
     `resume` is `auto` (the newest checkpoint if there is one), `never` (what is there is removed), or the path of a
     checkpoint. Raises SpecError where the folder belongs to a run of another config, or to something else.
     """
-    names = (DONE, METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM, gate.QUARANTINE)
+    names = (DONE, METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM, gate.QUARANTINE, EVALUATIONS, SAMPLES)
     ours = [folder / name for name in names]
     known = folder / CONFIG
     if not known.exists() and any(path.exists() for path in ours):
@@ -125,6 +127,11 @@ class Log:
         for name, value in values.items():
             if name != "step" and isinstance(value, int | float):
                 self._board.add_scalar(name, value, values["step"])
+
+    def points(self, step: int, values: Mapping[str, float]) -> None:
+        """Put values into TensorBoard alone."""
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         self._file.close()

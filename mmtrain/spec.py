@@ -15,6 +15,7 @@ from mmtrain.blocks import Checkpointing
 from mmtrain.checkpoint import CheckpointSpec
 from mmtrain.distributed import DistributedSpec
 from mmtrain.ema import EmaSpec
+from mmtrain.held_out import EvaluationSpec
 from mmtrain.initialise import InitRule
 from mmtrain.losses import Norm
 from mmtrain.models.spec import ModelSpec, TinySpec
@@ -23,6 +24,7 @@ from mmtrain.precision import DeviceName, Precision, Weights
 from mmtrain.rows import Collate
 from mmtrain.rules import Rule
 from mmtrain.stages import StageSpec, expanded
+from mmtrain.stopping import StoppingSpec
 from mmtrain.tokenizer import TokenizerSpec
 from mmtrain.watch import WatchSpec
 from mmtrain.weighting import WeightPhase
@@ -69,6 +71,10 @@ class TrainSpec(Model):
     """Whether torch compiles each layer, for rows of any length."""
     ema: EmaSpec | None = None
     """An average of the weights over steps, kept in checkpoints."""
+    evaluation: EvaluationSpec | None = runtime(None)
+    """What the model is measured by while it learns; it changes nothing of that."""
+    early_stopping: StoppingSpec | None = None
+    """When evaluations end the run before its last step."""
     watch: WatchSpec = WatchSpec()
     """What is done about steps that go wrong."""
     steps: int = Field(60, ge=1)

@@ -232,6 +232,7 @@ TESTED_BY = {
         "mmtrain/step.py",
     ],
     "tests/mmtrain/test_gate.py": ["mmtrain/watch.py"],  # What it is told.
+    "tests/mmtrain/test_held_out.py": ["mmtrain/answers.py", "mmtrain/examine.py", "mmtrain/samples_page.py"],
     "tests/mmtrain/test_replay.py": ["mmtrain/restore.py"],  # Runs opened again.
     "tests/mmtrain/test_checkpoint.py": [  # What a checkpoint is made of.
         "mmtrain/checkpoint_folder.py",

@@ -17,7 +17,7 @@ from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.deal import Deal
 from mmdata.stream.fit import trimmed
 from mmdata.templates import encode
-from mmdata.types import Item, Packed, Slot
+from mmdata.types import Item, Origin, Packed, Slot
 from mmdata.views.augment import drawn
 
 IGNORED = -100
@@ -72,10 +72,11 @@ def template() -> jinja2.Template:
     return environment.get_template("page.html.jinja")
 
 
-def _segment(
-    stream: StreamingDataset, item: Item, packed: Packed, start: int, stop: int, masked: str | None
-) -> dict[str, Any]:
-    slots = [slot for slot in packed.slots if start <= slot.start < stop]
+def shown_media(
+    stream: StreamingDataset, item: Item, masked: str | None = None
+) -> tuple[Origin | None, list[dict[str, Any]]]:
+    """Where a sample comes from; and of each of its media the plan, the pictures that the model sees as data URIs, and
+    why there are none."""
     media = [{"plan": plan, "pictures": [], "why": masked or ""} for plan in item.media]
     origin = None
     try:
@@ -92,6 +93,14 @@ def _segment(
     except DataError as error:
         for shown in media:
             shown["why"] = str(error)
+    return origin, media
+
+
+def _segment(
+    stream: StreamingDataset, item: Item, packed: Packed, start: int, stop: int, masked: str | None
+) -> dict[str, Any]:
+    slots = [slot for slot in packed.slots if start <= slot.start < stop]
+    origin, media = shown_media(stream, item, masked)
     return {
         "key": item.key,
         "dataset": stream.spec.sources[item.dataset].title,
@@ -127,6 +136,7 @@ def _runs(
         else:
             tokens = [
                 {
+                    "weight": _weight(trained, float(packed.loss_weights[i])),
                     "text": _visible(tokenizer.decode([int(packed.input_ids[i])])),
                     "about": f"{i} · position {positions[i]} · id {packed.input_ids[i]} · weight "
                     f"{packed.loss_weights[i]:g}",
@@ -141,6 +151,13 @@ def _runs(
         slot = Slot(kind=media[number]["plan"].kind, start=stop, length=0, tokens=media[number]["plan"].tokens)
         runs.append({"slot": slot, "number": number + 1, **media[number]})
     return runs
+
+
+def _weight(trained: bool, weight: float) -> str:
+    """How a trained token is marked that weighs other than 1 in the loss."""
+    if not trained or weight == 1:
+        return ""
+    return "nothing" if weight == 0 else "light" if weight < 1 else "heavy"
 
 
 def _visible(text: str) -> str:
