@@ -164,6 +164,9 @@ def sft(
     if spec.ema is not None:
         job.parts[PART] = Ema(model, settings, spec.ema)
     train(job, start)
+    wrote = adapters.finish(model, settings, folder, world=world)
+    if world.rank == 0:
+        print(*wrote, sep="\n", end="\n" if wrote else "")
     return 0
 
 

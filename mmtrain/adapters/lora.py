@@ -33,6 +33,7 @@ class Lora(nn.Module):
         self.scaling = spec.alpha / (math.sqrt(rank) if spec.kind == "rslora" else rank)
         self.dropout = nn.Dropout(spec.dropout)
         a, b = _start(spec.init, weight.detach().float(), rank, self.scaling, draws)
+        a, b = a.contiguous(), b.contiguous()  # `fully_shard` takes no others
         self.a, self.b = nn.Parameter(a), nn.Parameter(b)
         moved = spec.init == "pissa"
         self.register_buffer("a0", a.clone() if moved else None)
@@ -96,7 +97,7 @@ def _start(
     if init == "orthogonal":  # rows of B and columns of A in spaces that share nothing: B A = 0
         q = torch.linalg.qr(normal(draws, (rank, rank), weight))[0]
         a = (normal(draws, (inputs, rank // 2), weight) @ q[0::2]).T / 10
-        return a.contiguous(), normal(draws, (outputs, rank // 2), weight) @ q[1::2] / 10
+        return a, normal(draws, (outputs, rank // 2), weight) @ q[1::2] / 10
     zero = torch.zeros(outputs, rank, device=weight.device)
     if init == "gaussian":
         return normal(draws, (rank, inputs), weight) / rank, zero

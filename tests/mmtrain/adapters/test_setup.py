@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
 from mmtrain import adapters, checkpoint, export, sft
+from tests.mmtrain import ranks
 from tests.mmtrain.test_sft import arguments, trace
 
 LANGUAGE = {"component": "language"}
@@ -82,9 +83,9 @@ def test_a_dry_run_shows_where_they_go(folder: Path, tmp_path: Path, capsys: pyt
 
 
 def test_ranks_follow_importance_and_are_kept(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ranks = 'adapter_ranks={"budget": 40, "batches": 2, "most": 16}'
+    measured = 'adapter_ranks={"budget": 40, "batches": 2, "most": 16}'
     whole = tmp_path / "whole"
-    assert sft.main(told(folder, whole, KINDS["lora"], ranks)) == 0
+    assert sft.main(told(folder, whole, KINDS["lora"], measured)) == 0
     assert "Fisher trace" in capsys.readouterr().out
     kept = json.loads((whole / "adapter_ranks.json").read_text())
     assert sum(entry["rank"] for entry in kept.values()) == 40
@@ -92,10 +93,10 @@ def test_ranks_follow_importance_and_are_kept(folder: Path, tmp_path: Path, caps
     assert [entry["rank"] for entry in order] == sorted(entry["rank"] for entry in order)
     assert order[0]["rank"] < order[-1]["rank"]
     middle = checkpoint.found(whole)[0]
-    assert sft.main(told(folder, tmp_path / "again", KINDS["lora"], ranks, "--resume", str(middle))) == 0
+    assert sft.main(told(folder, tmp_path / "again", KINDS["lora"], measured, "--resume", str(middle))) == 0
     assert "Fisher trace" not in capsys.readouterr().out
     assert same(tmp_path / "again", whole)
-    assert sft.main(told(folder, tmp_path / "no", KINDS["ia3"], ranks)) == 2
+    assert sft.main(told(folder, tmp_path / "no", KINDS["ia3"], measured)) == 2
     assert "there is no LoRA to give ranks to" in capsys.readouterr().err
 
 
@@ -152,3 +153,15 @@ def test_mistakes_are_told(
 ) -> None:
     assert sft.main(told(folder, tmp_path / "run", entries, "--dry-run")) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.soak
+def test_shards_of_two_learn_the_same_adapters(folder: Path, tmp_path: Path) -> None:
+    """`fully_shard` around layers with adapters in them; what is written is whole."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert sft.main(told(folder, one, KINDS["hybrid"], "steps=2")) == 0
+    ranks.run(2, told(folder, two, KINDS["hybrid"], "steps=2", "distributed.mode=fsdp"), tmp_path / "said")
+    assert [line["loss"] for line in trace(two)] == pytest.approx([line["loss"] for line in trace(one)], abs=1e-5)
+    a, b = tensors(one), tensors(two)
+    assert a.keys() == b.keys()
+    assert all((a[name] - b[name]).abs().max() < 1e-3 for name in a)
