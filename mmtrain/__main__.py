@@ -7,6 +7,7 @@ import sys
 COMMANDS = {
     "sft": "supervised fine-tuning on packed samples: python -m mmtrain.sft --config FILE",
     "export": "a run's model as a Hugging Face folder: python -m mmtrain.export RUN --output FOLDER",
+    "evaluate": "losses, answers, speed and size of a run or an exported model: python -m mmtrain.evaluate RUN",
     "replay": "one step of a run again, alone: python -m mmtrain.replay RUN --step N",
 }
 

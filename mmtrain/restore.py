@@ -40,16 +40,22 @@ class Restored:
         return 0 if self.checkpoint is None else checkpoint.step_of(self.checkpoint)
 
 
-def restore(folder: Path, overrides: Sequence[str] = (), *, step: int | None = None) -> Restored:
-    """Open a run with the weights of its newest checkpoint, or of the newest that is not after `step`; where there is
-    none yet, with those it began with. `overrides` (KEY=VALUE) say where data lie now, for example.
+def restore(
+    folder: Path, overrides: Sequence[str] = (), *, step: int | None = None, start: Path | None = None
+) -> Restored:
+    """Open a run with the weights of the checkpoint `start`, by default the newest, or the newest that is not after
+    `step`; where there is none yet, with those it began with. `overrides` (KEY=VALUE) say where data lie now, for example.
 
     Raises SpecError for a folder that holds no run, and as opening its parts does."""
     if not (folder / run.SPEC).is_file():
         raise SpecError(f"{folder} holds no run: {run.SPEC} is missing; give the folder that is the config's `output`")
     spec, _ = specfile.load(TrainSpec, str(folder / run.SPEC), overrides)
     tokenizer = AutoTokenizer.from_pretrained(str(folder / run.TOKENIZER), local_files_only=True)
-    saved = [each for each in checkpoint.found(folder) if step is None or checkpoint.step_of(each) <= step]
+    saved = (
+        [start]
+        if start is not None
+        else [each for each in checkpoint.found(folder) if step is None or checkpoint.step_of(each) <= step]
+    )
     start = saved[-1] if saved else None
     model = place(models.build(spec.model, tokenizer, seed=spec.seed), device_of(spec.device), spec.params)
     adapters.equip(

@@ -36,7 +36,7 @@ from mmtrain.components import aliases
 from mmtrain.distributed import first
 from mmtrain.ema import PART, Ema
 from mmtrain.initialise import initialise
-from mmtrain.inspect_packs import describe_pack
+from mmtrain.inspect_packs import PAGE, show_packs
 from mmtrain.job import Job
 from mmtrain.loop import train
 from mmtrain.optim import lr_factor, optimizer
@@ -57,7 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="default: auto")
     parser.add_argument("--stage", metavar="NAME", help="of a config with stages, run this one only")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; nothing is written")
-    parser.add_argument("--inspect", type=int, default=0, metavar="N", help="print the first N packs and stop")
+    parser.add_argument("--inspect", type=int, default=0, metavar="N", help="show the first N packs and stop")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="where --inspect renders them; default: in the output"
+    )
     options = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
     try:
@@ -65,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         world = distributed.join(spec.distributed)
         with distributed.connected(world):
             how: dict[str, Any] = {"resume": options.resume, "dry_run": options.dry_run, "inspect": options.inspect}
+            how["html"] = options.html
             if not spec.stages and options.stage is None:
                 return sft(spec, **how, world=world)
             return stages.run_stages(
@@ -92,6 +96,7 @@ def sft(
     resume: str = "auto",
     dry_run: bool = False,
     inspect: int = 0,
+    html: Path | None = None,
     world: World | None = None,
     before: Path | None = None,
 ) -> int:
@@ -116,9 +121,7 @@ def sft(
     spec = models.with_template(spec, tokenizer, datasets[0])
     stream = make_stream(spec, tokenizer, world, None if dry_run or inspect else folder / run.STREAM)
     if inspect:
-        packs = make_loader(spec.model_copy(update={"collate": "packed"}), stream, tokenizer)
-        for _, batch in zip(range(inspect), packs, strict=False):
-            print(describe_pack(batch, tokenizer))
+        show_packs(stream, inspect, html or folder / PAGE)
         return 0
     device = device_of(spec.device)
     model = models.build(spec.model, tokenizer, seed=spec.seed)

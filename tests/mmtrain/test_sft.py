@@ -170,7 +170,9 @@ def test_never_starts_over_but_not_in_a_strange_folder(
     assert (strange / "checkpoints").exists()
 
 
-def test_dry_run_and_inspect_write_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_writes_nothing_and_inspect_a_page(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert sft.main(arguments(folder, tmp_path / "run", "--dry-run")) == 0
     shown = capsys.readouterr().out
     assert "36 samples" in shown
@@ -179,7 +181,17 @@ def test_dry_run_and_inspect_write_nothing(folder: Path, tmp_path: Path, capsys:
     shown = capsys.readouterr().out
     assert shown.count("pack of ") == 2
     assert "</s>'" in shown
-    assert not (tmp_path / "run").exists()
+    page = tmp_path / "run" / "inspect.html"
+    assert list((tmp_path / "run").iterdir()) == [page]
+    text = page.read_text()
+    assert text.count("<h1>Step") == 2
+    assert text.count('class="segment') == text.count("data:image/webp") > 2
+    assert 'class="token trained"' in text
+    assert "position 0" in text
+    other = tmp_path / "other.html"
+    assert sft.main(arguments(folder, tmp_path / "never", "--inspect", "1", "--html", str(other))) == 0
+    assert other.read_text().count("<h1>Step") == 1
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.parametrize(

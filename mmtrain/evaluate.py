@@ -1,0 +1,191 @@
+"""Evaluate a run, or the folder of an exported model: python -m mmtrain.evaluate RUN|FOLDER --data NAME=DATASET.
+
+Losses over held-out data by task, answers and what they are worth, how fast the model answers, how large it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from mmdata import specfile
+from mmdata.errors import DataError, RunError, SpecError
+from mmdata.stream.dataset import StreamingDataset
+from mmdata.stream.spec import StreamSpec
+from mmdata.types import World
+from mmtrain import export, models, run
+from mmtrain.answers import generated, generating, inputs_of, prompts
+from mmtrain.held_out import EvaluationSpec, Found, evaluate, held_out, undisturbed
+from mmtrain.metrics import Metric
+from mmtrain.precision import autocast, device_of, place
+from mmtrain.restore import Restored, adopted, restore
+from mmtrain.samples_page import render
+from mmtrain.spec import TrainSpec
+
+SPEED_SAMPLES = 4
+"""Prompts that the speed is measured on; one more warms up."""
+
+
+def opened(folder: Path, at: str, overrides: Sequence[str], data: StreamSpec | None) -> Restored:
+    """A run with the weights of a checkpoint, or an exported model, which wants `data`. Raises SpecError for others."""
+    if (folder / run.SPEC).is_file():
+        return restore(folder, overrides, start=export.chosen(folder, at))
+    if not (folder / "config.json").is_file():
+        raise SpecError(f"{folder} holds neither a run ({run.SPEC}) nor an exported model (config.json)")
+    if data is None:
+        raise SpecError("--data: an exported model does not know any; give NAME=DATASET or NAME=STREAM.yaml")
+    native = str(json.loads((folder / "config.json").read_text()).get("model_type", "")).startswith("mmtrain_")
+    told = {"kind": "native" if native else "hf", "path": str(folder.absolute())}
+    spec = TrainSpec.model_validate({"data": data.model_dump(exclude_unset=True), "model": told, "output": str(folder)})
+    spec = specfile_set(spec, overrides)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    model = place(models.build(spec.model, tokenizer, seed=spec.seed), device_of(spec.device), spec.params)
+    return Restored(spec=spec, folder=folder, tokenizer=tokenizer, model=model, settings={}, checkpoint=None)
+
+
+def specfile_set(spec: TrainSpec, overrides: Sequence[str]) -> TrainSpec:
+    """A spec with keys overridden, as a config's are."""
+    if not overrides:
+        return spec
+    with tempfile.TemporaryDirectory() as aside:
+        file = Path(aside) / "spec.json"
+        file.write_text(spec.model_dump_json(exclude_unset=True))
+        return specfile.load(TrainSpec, str(file), overrides)[0]
+
+
+def streams_of(named: Sequence[str], base: StreamSpec | None) -> dict[str, StreamSpec]:
+    """What `--data` names: NAME=DATASET (streamed as `base` is, once, in its order) or NAME=STREAM.yaml. Raises
+    SpecError."""
+    found = {}
+    for each in named:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise SpecError(f"--data {each}: write NAME=DATASET or NAME=STREAM.yaml")
+        if value.endswith((".yaml", ".yml", ".json")):
+            found[name] = specfile.load(StreamSpec, value)[0]
+            continue
+        told = {} if base is None else base.model_dump(exclude_unset=True, exclude={"dataset", "datasets", "schedule"})
+        told |= {"dataset": value, "epochs": 1, "shuffle": "none", "augment": None}
+        if told.get("max_length") is None:
+            told |= {"packing": "none", "batch_rows": 1}
+        found[name] = StreamSpec.model_validate(told)
+    return found
+
+
+def speed(restored: Restored, stream: StreamingDataset, max_new_tokens: int) -> dict[str, float]:
+    """How fast the model answers one prompt at a time: tokens of prompts per second, media encoded, up to the first
+    token of the answer (`prefill_per_second`); and tokens of answers per second after it (`decode_per_second`)."""
+    device = device_of(restored.spec.device)
+    tokens = {"prefill": 0, "decode": 0}
+    seconds = {"prefill": 0.0, "decode": 0.0}
+    with undisturbed(restored.model), generating(restored.model), autocast(device, restored.spec.precision):
+        for number, (packed, _, _) in enumerate(prompts(stream, SPEED_SAMPLES + 1)):
+            inputs = inputs_of(packed, device)
+            _, first = _timed(restored.model, inputs, 1)
+            ids, whole = _timed(restored.model, inputs, max_new_tokens)
+            if not number:
+                continue
+            tokens["prefill"] += inputs["input_ids"].shape[1]
+            seconds["prefill"] += first
+            tokens["decode"] += len(ids) - 1
+            seconds["decode"] += max(0.0, whole - first)
+    return {f"{name}_per_second": tokens[name] / seconds[name] for name in tokens if tokens[name] and seconds[name]}
+
+
+def _timed(model: Any, inputs: Mapping[str, Any], count: int) -> tuple[list[int], float]:
+    began = time.perf_counter()
+    ids = generated(model, inputs, count)  # its ids are on the host: whatever a GPU was given is done
+    return ids, time.perf_counter() - began
+
+
+def size(model: torch.nn.Module, folder: Path) -> dict[str, int]:
+    """Parameters, each once; bytes that they take in memory; bytes of an exported model's folder, 0 for a run."""
+    parameters = list(model.parameters())
+    files = [file for file in folder.rglob("*") if file.is_file()] if not (folder / run.SPEC).exists() else []
+    return {
+        "parameters": sum(each.numel() for each in parameters),
+        "bytes": sum(each.numel() * each.element_size() for each in parameters),
+        "bytes_on_disk": sum(file.stat().st_size for file in files),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; answers its exit code: 0, 1 for what failed, 2 for what is wrong with what was asked."""
+    parser = argparse.ArgumentParser(prog="python -m mmtrain.evaluate", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("model", type=Path, metavar="RUN|FOLDER", help="folder of a run, or of an exported model")
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=DATASET", help="or NAME=STREAM.yaml")
+    parser.add_argument("--checkpoint", default="latest", metavar="STEP|latest|best", help="of a run; default: latest")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="of the run's spec")
+    parser.add_argument("--batches", type=int, metavar="N", help="global batches of each; default: all")
+    parser.add_argument("--generate", type=int, default=8, metavar="K", help="samples of each that are answered")
+    parser.add_argument("--max-new-tokens", type=int, default=32, metavar="N")
+    parser.add_argument("--metrics", nargs="+", default=["exact_match"], choices=get_args(Metric))
+    parser.add_argument("--html", type=Path, metavar="FILE", help="a page of the answers")
+    parser.add_argument("--json", action="store_true", help="everything as JSON")
+    options = parser.parse_args(arguments)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        given = streams_of(options.data, None)
+        restored = opened(options.model, options.checkpoint, options.set, next(iter(given.values()), None))
+        if (options.model / run.SPEC).is_file():
+            given = streams_of(options.data, restored.spec.data)
+        told = _told(restored.spec, given, options)
+        family = models.family_of(restored.spec.model, restored.tokenizer)
+        streams = held_out(told, restored.spec, family)
+        found = _found(told, restored, streams)
+        fast = speed(restored, next(iter(streams.values())), told.max_new_tokens) if told.generate else {}
+        large = size(restored.model, options.model)
+        if options.html is not None:
+            options.html.write_bytes(render(f"{options.model}", found.values, found.answers, streams))
+    except SpecError as error:
+        print(f"mmtrain.evaluate: {error}", file=sys.stderr)
+        return 2
+    except (RunError, DataError, OSError) as error:
+        print(f"mmtrain.evaluate: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps({"values": found.values, "speed": fast, "size": large}, indent=1))
+        return 0
+    for name, value in {**found.values, **fast, **large}.items():
+        print(f"{name:28} {value:,.4f}" if isinstance(value, float) else f"{name:28} {value:,}")
+    return 0
+
+
+def _told(spec: TrainSpec, given: dict[str, StreamSpec], options: argparse.Namespace) -> EvaluationSpec:
+    data = given or (dict(spec.evaluation.data) if spec.evaluation is not None else {})
+    if not data:
+        raise SpecError("--data: the run was never evaluated; give NAME=DATASET or NAME=STREAM.yaml")
+    return EvaluationSpec(
+        data=data,
+        batches=options.batches,
+        generate=options.generate,
+        max_new_tokens=options.max_new_tokens,
+        metrics=tuple(options.metrics),
+    )
+
+
+def _found(told: EvaluationSpec, restored: Restored, streams: Mapping[str, StreamingDataset]) -> Found:
+    return evaluate(
+        told,
+        streams,
+        spec=restored.spec,
+        model=restored.model,
+        tokenizer=restored.tokenizer,
+        strategy=adopted(restored, next(iter(streams.values()))),
+        world=World(),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
