@@ -391,7 +391,8 @@ class Item:
     """One sample of a pack: its place in the dataset, all its tokens (media included), its media's plans.
 
     `dataset` is the number of its dataset in the stream, `epoch` how often that dataset has been gone through before
-    (which keys all chance). `media` are the plans of the media that are left after `trim`."""
+    (which keys all chance). `media` are the plans of the media that are left after `trim`. `damaged` says why its text
+    could not be read when it was planned: it is masked, whatever has become of it since."""
 
     position: int
     key: str
@@ -400,6 +401,7 @@ class Item:
     dataset: int = 0
     epoch: int = 0
     trim: Trim | None = None
+    damaged: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,6 +78,7 @@ class Block:
                 dataset=dataset,
                 epoch=epoch,
                 trim=measured.trims.get(i),
+                damaged=measured.damaged.get(i),
             )
             for i, position, tokens, dataset, epoch in zip(
                 members.tolist(),

@@ -18,12 +18,14 @@ from mmdata.types import Media, Sample, Text, Trim
 @dataclass(frozen=True, slots=True)
 class Fitting:
     """A sample that was too long and now fits: `text` tokens of text and its media; `outcome` is what it is counted
-    by, `trim` what is left of its parts."""
+    by, `trim` what is left of its parts; `damaged` why its text cannot be read, which it then only holds the place of.
+    """
 
     outcome: str
     text: int
     media: Planned
     trim: Trim | None = None
+    damaged: str | None = None
 
 
 def cut_text(

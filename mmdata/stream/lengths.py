@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from mmdata.errors import DataError
 from mmdata.shards.dataset import Dataset
+from mmdata.shards.retry import patiently
 from mmdata.shards.storage import user_cache, write_atomic
 from mmdata.stream.tokenizer import tokenizer_digest
 from mmdata.templates import MEDIUM, Encoded, Template, Tokenizer, encode
@@ -53,25 +54,29 @@ class Texts:
     """What the texts of N samples become."""
 
     tokens: npt.NDArray[np.int32]
-    """int32 [N]: all ids of a sample but those in the places of media; 0 for samples that cannot be encoded."""
+    """int32 [N]: all ids of a sample but those in the places of media; 0 for samples that cannot be encoded, and 1 for
+    those that are damaged: what a reader puts in their place has one."""
     targets: npt.NDArray[np.int32]
     """int32 [N]: ids that are trained."""
     reasons: dict[int, str] = field(default_factory=dict)
     """Why those samples (0 <= i < N) cannot be encoded."""
     orders: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Of samples whose media the template puts into another order: the numbers of the media, as they come."""
+    damaged: dict[int, str] = field(default_factory=dict)
+    """Why the texts of those samples cannot be read. They stay in the plan, and readers mask them in their place."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def slice(self, at: npt.NDArray[np.int64]) -> Texts:
         """Those of some of the samples."""
-        places = at.tolist() if self.reasons or self.orders else []
+        places = at.tolist() if self.reasons or self.orders or self.damaged else []
         return Texts(
             tokens=self.tokens[at],
             targets=self.targets[at],
             reasons={i: self.reasons[old] for i, old in enumerate(places) if old in self.reasons},
             orders={i: self.orders[old] for i, old in enumerate(places) if old in self.orders},
+            damaged={i: self.damaged[old] for i, old in enumerate(places) if old in self.damaged},
         )
 
 
@@ -106,7 +111,8 @@ class Lengths:
     the dataset's root digest names; `folder` names another place. A file belongs to one shard's bytes, tokenizer and
     template and carries its own checksum: what is stale or damaged is made again. Processes share files without
     locks: each is written whole under its final name, and whoever is last wins with the same bytes. Media lengths are
-    never kept: they follow from facts and views. Safe to use from several threads.
+    never kept: they follow from facts and views. Nor are counts of a shard with damaged texts, which may be repaired:
+    each process counts it again. Safe to use from several threads.
     """
 
     def __init__(
@@ -134,15 +140,17 @@ class Lengths:
         tokens, targets = np.empty(len(positions), np.int32), np.empty(len(positions), np.int32)
         reasons: dict[int, str] = {}
         orders: dict[int, tuple[int, ...]] = {}
+        damaged: dict[int, str] = {}
         for number, (shard, part) in enumerate(zip(needed.tolist(), parts, strict=True)):
             here = order[edges[number] : edges[number + 1]]
             rows = positions[here] - firsts[shard]
             tokens[here], targets[here] = part.tokens[rows], part.targets[rows]
-            if part.reasons or part.orders:
+            if part.reasons or part.orders or part.damaged:
                 some = part.slice(rows)
                 reasons |= {int(here[i]): reason for i, reason in some.reasons.items()}
                 orders |= {int(here[i]): found for i, found in some.orders.items()}
-        return Texts(tokens=tokens, targets=targets, reasons=reasons, orders=orders)
+                damaged |= {int(here[i]): reason for i, reason in some.damaged.items()}
+        return Texts(tokens=tokens, targets=targets, reasons=reasons, orders=orders, damaged=damaged)
 
     def make(self, shards: Sequence[int] | None = None, *, tell: Callable[[str], None] | None = None) -> int:
         """Make the files of `shards` (default: all) that are missing, stale or damaged; the number of them."""
@@ -187,12 +195,24 @@ class Lengths:
 
     def _count(self, shard: int) -> Texts:
         first, stop = self.dataset.shard_firsts[shard : shard + 2].tolist()
-        parts = []
+        parts, errors = list[Texts](), list[DataError]()
         for start in range(first, stop, CHUNK):
-            positions = range(start, min(start + CHUNK, stop))
-            samples = [self.dataset.sample(position, media=False) for position in positions]
-            parts.append(count(encode(samples, self.tokenizer, self.template), samples))
+            samples, damaged = list[Sample](), dict[int, str]()
+            for number, position in enumerate(range(start, min(start + CHUNK, stop))):
+                try:
+                    samples.append(self._sample(position))
+                except DataError as error:
+                    damaged[number] = error.reason
+                    errors.append(error)
+            texts = count(encode(samples, self.tokenizer, self.template), samples)
+            parts.append(_among(texts, damaged) if damaged else texts)
         texts = _joined(parts)
+        if errors:
+            log.warning(
+                "%s: shard %d: %d texts cannot be read, their samples are masked; the first: %s",
+                *(self.dataset.path, self.dataset.shard(shard).unit, len(errors), errors[0]),
+            )
+            return texts
         data = to_bytes(texts, self._belongs(shard))
         for folder in self.folders:
             with contextlib.suppress(OSError):  # a folder that cannot be written: the next one, or none this time
@@ -202,6 +222,11 @@ class Lengths:
         else:
             log.warning("%s: token counts cannot be kept in %s", self.dataset.path, " or ".join(map(str, self.folders)))
         return texts
+
+    def _sample(self, position: int) -> Sample:
+        return patiently(
+            lambda: self.dataset.sample(position, media=False), f"{self.dataset.path}: position {position}"
+        )
 
     def _read(self, shard: int) -> Texts | None:
         first, stop = self.dataset.shard_firsts[shard : shard + 2].tolist()
@@ -275,19 +300,37 @@ def _checksum(texts: Texts) -> int:
     return int(crc32c.crc32c(rest, crc))
 
 
+def _among(texts: Texts, damaged: dict[int, str]) -> Texts:
+    """`texts` with damaged samples between them: their numbers are those in the result."""
+    n = len(texts) + len(damaged)
+    places = np.setdiff1d(np.arange(n), list(damaged))
+    tokens, targets = np.ones(n, np.int32), np.zeros(n, np.int32)
+    tokens[places], targets[places] = texts.tokens, texts.targets
+    return Texts(
+        tokens=tokens,
+        targets=targets,
+        reasons={int(places[i]): reason for i, reason in texts.reasons.items()},
+        orders={int(places[i]): order for i, order in texts.orders.items()},
+        damaged=damaged,
+    )
+
+
 def _joined(parts: Sequence[Texts]) -> Texts:
     reasons: dict[int, str] = {}
     orders: dict[int, tuple[int, ...]] = {}
+    damaged: dict[int, str] = {}
     first = 0
     for part in parts:
         reasons |= {first + i: reason for i, reason in part.reasons.items()}
         orders |= {first + i: order for i, order in part.orders.items()}
+        damaged |= {first + i: reason for i, reason in part.damaged.items()}
         first += len(part)
     return Texts(
         tokens=np.concatenate([part.tokens for part in parts]),
         targets=np.concatenate([part.targets for part in parts]),
         reasons=reasons,
         orders=orders,
+        damaged=damaged,
     )
 
 

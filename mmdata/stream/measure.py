@@ -14,6 +14,7 @@ from mmdata import rng
 from mmdata.errors import DataError
 from mmdata.families._family import Family
 from mmdata.shards.dataset import Dataset
+from mmdata.shards.retry import patiently
 from mmdata.stream import fit
 from mmdata.stream.draws import Draws
 from mmdata.stream.forgotten import FORGOTTEN, Positions, among
@@ -49,6 +50,8 @@ class Measured:
     """Why samples without tokens are left out."""
     outcomes: dict[int, str] = field(default_factory=dict)
     """What was done to samples to make them fit."""
+    damaged: dict[int, str] = field(default_factory=dict)
+    """Why the texts of samples could not be read that are planned all the same, to be masked in their place."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -65,6 +68,7 @@ class Measured:
             trims={new: self.trims[i] for new, i in enumerate(places) if i in self.trims},
             reasons={new: self.reasons[i] for new, i in enumerate(places) if i in self.reasons},
             outcomes={new: self.outcomes[i] for new, i in enumerate(places) if i in self.outcomes},
+            damaged={new: self.damaged[i] for new, i in enumerate(places) if i in self.damaged},
         )
 
 
@@ -82,6 +86,7 @@ def joined(parts: Sequence[Measured]) -> Measured:
         trims={f + i: trim for f, part in zip(firsts, parts, strict=False) for i, trim in part.trims.items()},
         reasons={f + i: reason for f, part in zip(firsts, parts, strict=False) for i, reason in part.reasons.items()},
         outcomes={f + i: what for f, part in zip(firsts, parts, strict=False) for i, what in part.outcomes.items()},
+        damaged={f + i: reason for f, part in zip(firsts, parts, strict=False) for i, reason in part.damaged.items()},
     )
 
 
@@ -107,6 +112,7 @@ class _Found:
         self.trims: dict[int, Trim] = {}
         self.reasons: dict[int, str] = {}
         self.outcomes: dict[int, str] = {}
+        self.damaged: dict[int, str] = {}
 
     def add(self, at: int, found: fit.Fitting | DataError) -> None:
         if isinstance(found, DataError):
@@ -119,6 +125,8 @@ class _Found:
             self.outcomes[at] = found.outcome
         if found.trim is not None:
             self.trims[at] = found.trim
+        if found.damaged is not None:
+            self.damaged[at] = found.damaged
 
     def measured(self, draws: Draws) -> Measured:
         tokens, patches, mel_frames = self.sizes.T.copy()
@@ -131,6 +139,7 @@ class _Found:
             trims=self.trims,
             reasons=self.reasons,
             outcomes=self.outcomes,
+            damaged=self.damaged,
         )
 
 
@@ -217,7 +226,7 @@ class Measure:
         ).reshape(-1, 3)[which]
         sizes[:, 0] += texts.tokens
         failed = np.array([isinstance(each, DataError) for each in planned], bool)[which]
-        failed[list(texts.reasons)] = True
+        failed[[*texts.reasons, *texts.damaged]] = True
         over = np.zeros(len(at), bool) if self.spec.longest is None else sizes[:, 0] > self.spec.longest
         found.sizes[at] = sizes
         plans = [() if isinstance(each, DataError) else each.plans for each in planned]
@@ -227,6 +236,8 @@ class Measure:
             place, each = int(at[i]), planned[which[i]]
             if i in texts.reasons:
                 found.add(place, DataError(texts.reasons[i]))
+            elif i in texts.damaged:
+                found.add(place, self._damaged(number, int(positions[i]), texts.damaged[i], media[i], chance.get(i)))
             elif isinstance(each, DataError):
                 found.add(place, each)
             else:
@@ -240,9 +251,14 @@ class Measure:
         for start in range(0, len(at), CHUNK):
             some = at[start : start + CHUNK]
             places = list(zip(draws.position[some].tolist(), draws.epoch[some].tolist(), strict=True))
-            samples = [self._sample(number, position, epoch) for position, epoch in places]
-            encoded = encode(samples, self.family.tokenizer, self.templates[number])
-            for (position, epoch), sample, tokens in zip(places, samples, encoded, strict=True):
+            read = [self._attempt(number, position, epoch) for position, epoch in places]
+            samples = [sample for sample in read if isinstance(sample, Sample)]
+            encoded = iter(encode(samples, self.family.tokenizer, self.templates[number]))
+            for (position, epoch), sample in zip(places, read, strict=True):
+                if isinstance(sample, DataError):
+                    result.append(self._unread(number, position, epoch, sample.reason))
+                    continue
+                tokens = next(encoded)
                 if isinstance(tokens, DataError):
                     result.append(tokens)
                     continue
@@ -290,7 +306,9 @@ class Measure:
                 return error
         if spec.overlong == "truncate_text":
             if read is None:
-                sample = self._sample(number, position, epoch)
+                sample = self._attempt(number, position, epoch)
+                if isinstance(sample, DataError):  # damaged since its text was counted
+                    return self._damaged(number, position, sample.reason, media, draw)
                 (encoded,) = encode([sample], self.family.tokenizer, self.templates[number])
                 if isinstance(encoded, DataError):
                     raise AssertionError(f"{name}: its text was counted and now is not encoded: {encoded}")
@@ -302,9 +320,32 @@ class Measure:
             return fit.cut_text(*read, each, self.family, self.templates[number], spec)
         return fit.overlong(name, text + planned.tokens, spec)
 
-    def _sample(self, number: int, position: int, epoch: int) -> Sample:
-        sample = self.datasets[number].sample(position, media=False)
+    def _attempt(self, number: int, position: int, epoch: int) -> Sample | DataError:
+        """The sample without its media, or why it cannot be read."""
+        dataset = self.datasets[number]
+        try:
+            sample = patiently(lambda: dataset.sample(position, media=False), f"{dataset.path}: position {position}")
+        except DataError as error:
+            return error
         return drawn(sample, self.spec.augment, seed=self.spec.seed, epoch=epoch)
+
+    def _unread(self, number: int, position: int, epoch: int, reason: str) -> fit.Fitting | DataError:
+        dataset, at = self.datasets[number], np.array([position])
+        (media,), (key,) = dataset.media_at(at), dataset.keys_at(at)
+        return self._damaged(number, position, reason, media, self._draw(key, epoch))
+
+    def _damaged(
+        self, number: int, position: int, reason: str, media: tuple[Media, ...], draw: Draw | None
+    ) -> fit.Fitting | DataError:
+        """The place of a sample whose text cannot be read: one token and its media, which facts describe, so that
+        every row keeps as many media as it would have. A reader masks it."""
+        planned = self._plan(media, draw)
+        if isinstance(planned, DataError):
+            return planned
+        if self.spec.longest is not None and 1 + planned.tokens > self.spec.longest:
+            name = f"{self.datasets[number].path}: position {position}"
+            return DataError("overlong", f"{name}: {planned.tokens} tokens of media, {self.spec.longest} fit")
+        return fit.Fitting("kept", 1, planned, damaged=reason)
 
     def _draw(self, key: str, epoch: int) -> Draw:
         return lambda medium: rng.generator("view", self.spec.seed, epoch, key, medium)

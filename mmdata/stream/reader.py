@@ -137,6 +137,9 @@ def _texts(
         if reason is not None:
             found.append(DataError(reason, "known of this run"))
             continue
+        if item.damaged is not None:
+            found.append(DataError(item.damaged, "its text could not be read when it was counted"))
+            continue
         dataset = datasets[item.dataset]
         try:
             sample = _patiently(dataset, item.position, lambda: dataset.sample(item.position, media=False))  # noqa: B023
