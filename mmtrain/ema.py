@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
 
 from mmdata.spec import Model
+from mmtrain.checkpoint_folder import read_info
 from mmtrain.components import aliases
 from mmtrain.rules import Setting
+from mmtrain.state_tree import joined
+from mmtrain.tensor_files import TensorFiles
 
 if TYPE_CHECKING:
     from mmtrain.job import Job
@@ -21,7 +25,7 @@ PART = "ema"
 
 
 class EmaSpec(Model):
-    """An average of weights over steps; evaluation and export use it."""
+    """An average of weights over steps; export takes it unless it is told otherwise."""
 
     decay: float = Field(0.999, gt=0, lt=1)
     """What of the average is kept at each update."""
@@ -67,6 +71,24 @@ class Ema:
             value.copy_(saved["values"][name])
 
 
+def put(model: Any, values: Mapping[str, torch.Tensor]) -> None:
+    """Give parameters the values of their names, rounded to their own type; others stay."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name in values:
+                parameter.copy_(values[name])
+
+
+def put_saved(checkpoint: Path, model: Any) -> bool:
+    """Give a whole model, which has the weights of a checkpoint, the averages that this keeps; whether it keeps any."""
+    state = read_info(checkpoint)["parts"].get(PART)
+    if state is None:
+        return False
+    files = TensorFiles(checkpoint, "parts") if state["values"] else None
+    put(model, joined(state, files, {})["values"])
+    return True
+
+
 @contextmanager
 def swapped(job: Job) -> Iterator[bool]:
     """Inside, the job's model has its averaged weights, if the run keeps any (the answer says so); afterwards it has
@@ -75,14 +97,10 @@ def swapped(job: Job) -> Iterator[bool]:
     if not isinstance(ema, Ema):
         yield False
         return
-    own = {name: parameter for name, parameter in job.model.named_parameters() if name in ema.values}
-    kept = {name: parameter.detach().clone() for name, parameter in own.items()}
+    own = dict(job.model.named_parameters())
+    kept = {name: own[name].detach().clone() for name in ema.values}
     try:
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(ema.values[name])
+        put(job.model, ema.values)
         yield True
     finally:
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(kept[name])
+        put(job.model, kept)

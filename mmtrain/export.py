@@ -18,11 +18,13 @@ from transformers.utils import logging as transformers_logging
 
 from mmdata.errors import DataError, SpecError
 from mmdata.types import World
-from mmtrain import adapters, checkpoint, models, run
+from mmtrain import adapters, checkpoint, ema, models, run
 from mmtrain.models.source import copy_processor
 from mmtrain.spec import TrainSpec
 
 Adapters = Literal["merge", "keep"]
+Weights = Literal["auto", "ema", "raw"]
+"""The run's averaged weights, those that it trained, or the averaged ones if there are any."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,11 +39,18 @@ def main(arguments: list[str] | None = None) -> int:
         default="merge",
         help="merge them into the weights (default), or keep them apart in FOLDER/adapters",
     )
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "ema", "raw"),
+        default="auto",
+        help="averaged ones, or those that were trained; default: averaged ones if the run keeps them",
+    )
     options = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        for line in export(options.run, options.output, at=options.checkpoint, mode=options.adapters):
+        at, mode, weights = options.checkpoint, options.adapters, options.weights
+        for line in export(options.run, options.output, at=at, mode=mode, weights=weights):
             print(line)
     except SpecError as error:
         print(f"mmtrain.export: {error}", file=sys.stderr)
@@ -52,19 +61,22 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def export(folder: Path, output: Path, *, at: str = "latest", mode: Adapters = "merge") -> list[str]:
+def export(
+    folder: Path, output: Path, *, at: str = "latest", mode: Adapters = "merge", weights: Weights = "auto"
+) -> list[str]:
     """Write the model of a run's checkpoint to `output`, whole or not at all; answers what there is to say.
 
-    Raises SpecError for a folder that is no run, a checkpoint that it does not have, an `output` that is in use, and
-    adapters that cannot be merged."""
+    Raises SpecError for a folder that is no run, a checkpoint or averaged weights that it does not have, an `output`
+    that is in use, and adapters that cannot be merged."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SpecError(f"--output: {output} holds other files; give a new folder")
     source = chosen(folder, at)
-    model, spec = open_model(folder, source)
+    model, spec = open_model(folder, source, weights=weights)
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    said = [f"from   {source}"]
+    averaged = spec.ema is not None and weights != "raw"
+    said = [f"from   {source}" + (", averaged weights" if averaged else "")]
     try:
         if any(True for _ in adapters.adapters(model)):
             said += _settle(model, temporary, mode)
@@ -102,9 +114,9 @@ def chosen(folder: Path, at: str) -> Path:
     return known[at]
 
 
-def open_model(folder: Path, source: Path) -> tuple[Any, TrainSpec]:
+def open_model(folder: Path, source: Path, *, weights: Weights = "auto") -> tuple[Any, TrainSpec]:
     """The model of a run with the weights of a checkpoint of it, in evaluation mode, and the run's spec. Raises
-    SpecError for a folder that is no run."""
+    SpecError for a folder that is no run, and for averaged weights of one that keeps none."""
     try:
         spec = TrainSpec.model_validate_json((folder / run.SPEC).read_text())
     except FileNotFoundError as error:
@@ -119,6 +131,8 @@ def open_model(folder: Path, source: Path) -> tuple[Any, TrainSpec]:
         model = models.build(spec.model, tokenizer, seed=spec.seed)
     adapters.equip(spec, model, world=World(), folder=folder, start=source, data=_never)
     checkpoint.load_weights(source, model)
+    if weights != "raw" and not ema.put_saved(source, model) and weights == "ema":
+        raise SpecError(f"--weights ema: {folder} keeps no averaged weights (`ema` in its config); take raw")
     return model.eval(), spec
 
 

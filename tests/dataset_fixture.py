@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -64,13 +65,15 @@ def write_dataset(
     *,
     instead: Mapping[int, bytes] | None = None,
     text_only: Collection[int] = (),
+    meta: Mapping[int, Mapping[str, object]] | None = None,
 ) -> Path:
     """A finished dataset of `samples` image-caption pairs; `instead` gives other bytes to the images of some rows,
-    under the facts and checksums of a build that believed them; rows of `text_only` have no image."""
+    under the facts and checksums of a build that believed them; rows of `text_only` have no image,
+    and `meta` gives some their meta."""
     for name in ("shards", "index", "ledger"):
         (folder / name).mkdir(parents=True)
     entries = [
-        _write_unit(folder, unit, range(first, min(first + per_shard, samples)), instead or {}, text_only)
+        _write_unit(folder, unit, range(first, min(first + per_shard, samples)), instead or {}, text_only, meta or {})
         for unit, first in enumerate(range(0, samples, per_shard))
     ]
     manifests.write(
@@ -92,7 +95,12 @@ def write_dataset(
 
 
 def _write_unit(
-    folder: Path, unit: int, rows: range, instead: Mapping[int, bytes], text_only: Collection[int]
+    folder: Path,
+    unit: int,
+    rows: range,
+    instead: Mapping[int, bytes],
+    text_only: Collection[int],
+    meta: Mapping[int, Mapping[str, object]],
 ) -> ShardEntry:
     names = (f"shards/{unit:06d}.tar", f"index/{unit:06d}.arrow", f"ledger/{unit:06d}.parquet")
     index_rows = []
@@ -104,7 +112,13 @@ def _write_unit(
             facts = {"kind": "image", "format": "jpeg", "height": height, "width": width}
             image = () if row in text_only else (_part(writer, row, "jpg", data, **facts),)
             text = _part(writer, row, "txt", caption.encode(), kind="text", role="caption", train=True)
-            index_rows.append(IndexRow(key=f"{row:09d}", row=row, origin="tests", origin_row=row, parts=(text, *image)))
+            told = (
+                (_part(writer, row, "json", json.dumps({"meta": meta[row]}).encode(), kind="meta"),)
+                if row in meta
+                else ()
+            )
+            parts = (text, *image, *told)
+            index_rows.append(IndexRow(key=f"{row:09d}", row=row, origin="tests", origin_row=row, parts=parts))
         writer.finish()
     index = indexes.to_bytes(index_rows)
     (folder / names[1]).write_bytes(index)

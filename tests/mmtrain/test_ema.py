@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from mmtrain import checkpoint, export, run, sft
 from mmtrain.components import aliases
 from mmtrain.ema import PART, Ema, EmaSpec, swapped
 from mmtrain.rules import Rule, resolve
+from tests.mmtrain.test_sft import arguments, trace
 
 SMALL: dict[str, Any] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
 
@@ -93,3 +97,79 @@ def test_swapped_weights_come_back_to_the_bit() -> None:
     job.parts.clear()
     with swapped(job) as averaged:
         assert not averaged
+
+
+EVERYTHING = [
+    "steps=6",
+    "checkpoint.every=2",
+    "ema={decay: 0.9, every: 2}",
+    "optim.scale_lr={reference_batch: 8, rule: sqrt}",
+    "token_weight_schedule=[{until: 0.5, special: 2.0}, {special: 0.5}]",
+    "parameters=[{match: 'vision.*', freeze_until: 0.5}]",
+]
+
+
+def state(output: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """All tensors of a run's last checkpoint, and what else its parts keep."""
+    last = checkpoint.found(output)[-1]
+    tensors = {
+        f"{name}/{key}": value
+        for name in ("model", "optimizer", "parts")
+        for key, value in load_file(last / f"{name}.safetensors").items()
+    }
+    return tensors, checkpoint.read_info(last)["parts"]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_stopped_with_everything_that_has_a_state_it_goes_on_exactly(
+    folder: Path, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Averages, scaled rates, phases, layers that thaw, the loss scale: the trace, every tensor and every number."""
+    more = ["--set", *EVERYTHING, f"precision={precision}"]
+    assert sft.main(arguments(folder, tmp_path / "whole", *more)) == 0
+    write = run.Log.write
+
+    def stop(self: run.Log, values: dict[str, Any]) -> None:
+        write(self, values)
+        if values["step"] == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run.Log, "write", stop)
+        assert sft.main(arguments(folder, tmp_path / "run", *more)) == 130
+    assert sft.main(arguments(folder, tmp_path / "run", *more)) == 0
+    assert "4 of 6 steps are done" in capsys.readouterr().out
+    assert trace(tmp_path / "run") == trace(tmp_path / "whole")
+    (tensors, parts), (expected, others) = state(tmp_path / "run"), state(tmp_path / "whole")
+    assert tensors.keys() == expected.keys()
+    assert all(torch.equal(tensors[name], value) for name, value in expected.items())
+    assert parts == others
+    assert parts["ema"]["updates"] >= 2
+    if precision == "fp16":  # the first steps overflowed, which moved no average
+        assert parts["loss_scale"]["scale"] < 65536
+
+
+def test_averaged_weights_are_what_is_exported(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    told = ["--set", "steps=3", "ema={decay: 0.5, warmup: false}", "parameters=[{match: 'vision.*', train: false}]"]
+    assert sft.main(arguments(folder, output, *told)) == 0
+    last = checkpoint.found(output)[-1]
+    raw = load_file(last / "model.safetensors")
+    averages = load_file(last / "parts.safetensors")
+    for weights, name in (("auto", "one"), ("ema", "two"), ("raw", "three")):
+        assert export.main([str(output), "--output", str(tmp_path / name), "--weights", weights]) == 0
+        assert (", averaged weights" in capsys.readouterr().out) == (weights != "raw")
+        loaded = transformers.LlavaForConditionalGeneration.from_pretrained(tmp_path / name)
+        for key, parameter in loaded.named_parameters():
+            averaged = averages.get(f"ema/values/{key}", raw[key])
+            assert torch.equal(parameter, raw[key] if weights == "raw" else averaged)
+            assert (f"ema/values/{key}" in averages) != ("vision_tower" in key)
+
+    assert sft.main(arguments(folder, tmp_path / "plain", "--set", "steps=1")) == 0
+    plain = [str(tmp_path / "plain"), "--output", str(tmp_path / "four")]
+    assert export.main([*plain, "--weights", "ema"]) == 2
+    assert "keeps no averaged weights" in capsys.readouterr().err
+    assert export.main(plain) == 0
+    assert ", averaged weights" not in capsys.readouterr().out

@@ -21,6 +21,8 @@ from mmdata.types import Origin, Packed, Sample, Text
 from mmtrain import sft
 from mmtrain.losses import Norm
 from mmtrain.weighting import WeightPhase, by_task, problem, step_weights
+from tests.dataset_fixture import write_dataset
+from tests.mmtrain import ranks
 from tests.mmtrain.test_sft import arguments
 from tests.tokenizer_fixture import small_tokenizer
 
@@ -172,3 +174,33 @@ def test_the_command_weighs_by_the_step(folder: Path, tmp_path: Path) -> None:
     for a, b in zip(plain[:2], later[:2], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
     assert all(abs(a["loss"] - b["loss"]) > 1e-3 for a, b in zip(plain[2:], later[2:], strict=True))
+
+
+def test_samples_and_tasks_weigh_through_the_command(tmp_path: Path) -> None:
+    """Fields of the samples' meta in a dataset on the disk, by whatever names; on one rank and on two."""
+    kinds = ("ocr", "vqa", None)
+    meta: dict[int, dict[str, object]] = {
+        row: {"quality": (0.5, 2, "1.5")[row // 3 % 3], **({"kind": kinds[row % 3]} if kinds[row % 3] else {})}
+        for row in range(24)
+    }
+    source = write_dataset(tmp_path / "dataset", samples=24, meta=meta)
+    plain = ["--set", "steps=3", "optim.warmup_steps=0", "global_batch=4", "data.task_field=kind"]
+    told = [*plain, "data.weight_field=quality", "task_weights={vqa: 0.25}"]
+    assert sft.main(arguments(source, tmp_path / "plain", *plain)) == 0
+    assert sft.main(arguments(source, tmp_path / "one", *told)) == 0
+    ranks.run(2, arguments(source, tmp_path / "two", *told), tmp_path / "said")
+    even, one, two = (lines(tmp_path / name) for name in ("plain", "one", "two"))
+    for a, b, c in zip(even, one, two, strict=True):
+        assert a["keys_crc32c"] == b["keys_crc32c"] == c["keys_crc32c"]
+        names = {name for name in b if name.startswith("loss/")}
+        assert names == {name for name in c if name.startswith("loss/")}
+        assert names <= {"loss/ocr", "loss/vqa", "loss/dataset"}
+        for name in ("loss", "grad_norm", *names):
+            assert b[name] == pytest.approx(c[name], rel=1e-4), name
+    assert {name for line in one for name in line if name.startswith("loss/")} == {
+        "loss/ocr",
+        "loss/vqa",
+        "loss/dataset",
+    }
+    # The weights count, in every sum; a mean over all is that of the tasks by what they weigh.
+    assert abs(one[0]["loss"] - even[0]["loss"]) > 1e-4
