@@ -17,6 +17,7 @@ from mmdata import rng
 from mmdata.errors import SpecError
 from mmtrain import attention
 from mmtrain.adapters.lora import Lora, matrix
+from mmtrain.adapters.nf4 import quantised
 from mmtrain.adapters.small import IA3, Bottleneck, Prefix
 from mmtrain.adapters.spec import BottleneckSpec, IA3Spec, LoraSpec, PrefixSpec
 from mmtrain.adapters.targets import NAMES, Modules, Target, is_linear, sizes
@@ -117,13 +118,6 @@ def _quantise(model: Any, targets: Sequence[Target]) -> None:
     entries = {id(target.entry): target.entry for target in targets if _is_qlora(target.entry)}
     if not entries:
         return
-    try:
-        from mmtrain.adapters.nf4 import NF4Linear
-    except ImportError as error:
-        raise SpecError(
-            f"adapters: kind qlora needs bitsandbytes, which cannot be imported ({error}): pip install "
-            "'mmdata[qlora]', or use kind: lora"
-        ) from error
     modules = Modules(model)
     for entry in entries.values():
         whole = entry.model_copy(update={"layers": None, "last": None})
@@ -131,7 +125,13 @@ def _quantise(model: Any, targets: Sequence[Target]) -> None:
             layer = modules.by_alias[alias]
             if type(layer) is nn.Linear and alias.split(".")[0] != "head":
                 holder, _, name = modules.names[alias].rpartition(".")
-                setattr(model.get_submodule(holder), name, NF4Linear(layer))
+                try:
+                    setattr(model.get_submodule(holder), name, quantised(layer))
+                except ImportError as error:
+                    raise SpecError(
+                        f"adapters: kind qlora needs bitsandbytes, which cannot be imported ({error}): pip install "
+                        "'mmdata[qlora]', or use kind: lora"
+                    ) from error
 
 
 def _is_qlora(entry: Any) -> bool:
