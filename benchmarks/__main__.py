@@ -20,6 +20,7 @@ SCRIPTS = (
     "stream_startup",
     "stream_memory",
     "stream_decoded",
+    "stream_workers",
     "worker_pool",
     "near_dup",
     "build_memory",
