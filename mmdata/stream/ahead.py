@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from mmdata.errors import DataError
+from mmdata.families._family import Family, views
 from mmdata.shards.dataset import Dataset
+from mmdata.shards.index import Part
 from mmdata.shards.prefetch import Piece, Prefetcher, Request
 from mmdata.stream.deal import Deal
+from mmdata.stream.materialized import usable
 from mmdata.stream.spec import StreamSpec
-from mmdata.types import Item, Place
+from mmdata.types import Item, Media, Place
 
 AHEAD_BYTES = 256 << 20
 THREADS = 8
@@ -23,10 +27,11 @@ class ReadAhead:
     only those of which at least half is wanted at a time. Belongs to one process; any of its threads may ask.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], spec: StreamSpec, *, packed: bool) -> None:
+    def __init__(self, datasets: Sequence[Dataset], spec: StreamSpec, family: Family | None) -> None:
         self._datasets = datasets
         self._remote = [dataset for dataset in datasets if dataset.folder.remote]
-        self._packed = packed
+        self._spec = spec
+        self._family = family
         self._whole = spec.shuffle != "global"
         self._expected: dict[str, int] = {}
         self.prefetcher: Prefetcher | None = None
@@ -73,11 +78,35 @@ class ReadAhead:
         if not dataset.folder.remote:
             return []
         try:
-            parts = dataset.row(item.position).parts
-            # Of a sample with stored media the view decides later which are read; what else it has is known now.
-            stored = self._packed and any(part.kind == "stored" for part in parts)
-            kinds = ("text", "meta") if stored else ("text", "meta", "image", "video", "audio")
-            places: list[Place] = [part.place for part in parts if part.kind in kinds and part.place is not None]
-            return dataset.requests(item.position, places)
+            return dataset.requests(item.position, self._places(item, dataset.row(item.position).parts))
         except DataError:
             return []  # who reads the sample says so
+
+    def _places(self, item: Item, parts: Sequence[Part]) -> list[Place]:
+        """What a reader will ask for, as far as it is known before the text is read: of a medium what a view made of
+        it, where a plan of the sample wants just that, else its own bytes."""
+        if item.damaged is not None:
+            return []
+        texts = [part.place for part in parts if part.kind in ("text", "meta")]
+        media: list[Media] = []
+        for part in parts:
+            if part.kind == "stored":
+                media[-1] = replace(media[-1], made=(*media[-1].made, part.to_stored(None)))
+            elif part.kind in ("image", "video", "audio"):
+                medium = part.to_part(None)
+                assert isinstance(medium, Media), part
+                media.append(medium)
+        return [place for place in (*texts, *self._wanted(item, media)) if place is not None]
+
+    def _wanted(self, item: Item, media: Sequence[Media]) -> list[Place | None]:
+        if self._family is None or not any(medium.made for medium in media):
+            return [medium.place for medium in media]
+        wanted: list[Place | None] = []
+        for medium, view in zip(media, views(self._family, media), strict=True):
+            # A template may put media into another order than parts have, so each plan may be that of each medium.
+            # Pictures that are augmented are made of their own bytes.
+            plans = () if self._spec.augment is not None and medium.kind != "audio" else item.media
+            fits = (usable(medium, view, plan, self._spec) for plan in plans if plan.kind == medium.kind)
+            made = next((stored for stored in fits if stored is not None), None)
+            wanted.append(medium.place if made is None else made.place)
+        return wanted

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from mmdata import StreamingDataset
+from mmdata import StreamingDataset, open_dataset
 from mmdata.collate import PackedCollator
 from mmdata.families import Family
-from mmdata.shards.prefetch import Prefetcher
+from mmdata.shards.prefetch import Piece, Prefetcher, Request
+from mmdata.steps.materialize import Materialize
 from mmdata.stream.loader import StreamLoader
 from mmdata.stream.spec import StreamSpec
 from mmdata.testing.server import FaultServer
 from tests.dataset_fixture import write_dataset
+from tests.stream.test_materialized import write
 
 SAMPLES = 40
 
@@ -73,6 +75,46 @@ def test_batches_are_the_same_and_requests_few(
         assert all(count == 1 for count in whole.values())  # most are there since their texts were counted
         assert ahead.stats.whole >= 4
     assert not any(thread.is_alive() for thread in ahead._threads)
+
+
+@pytest.mark.parametrize(
+    ("keep", "materialized", "kinds"),
+    [(True, "exact", {"stored"}), (False, "exact", {"stored"}), (True, "off", {"image"})],
+)
+def test_what_a_view_made_is_read_ahead_where_it_is_wanted(
+    sound: Path,
+    server: FaultServer,
+    family: Family,
+    tmp_path: Path,
+    keep: bool,
+    materialized: str,
+    kinds: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = sound.parent / f"made-{keep}-{materialized}"
+    write(sound, folder, (Materialize(family="llava", image={"size": 28}, keep_original=keep),))
+    near = [batch["pixel_values"].tolist() for batch in loader(str(folder), tmp_path, family)]
+    wanted: Counter[tuple[str, int, int]] = Counter()
+    original = Prefetcher.want
+    made: list[Prefetcher] = []
+
+    def want(self: Prefetcher, requests: Iterable[Request]) -> list[Piece]:
+        listed = list(requests)
+        wanted.update((Path(request.source.uri).name, request.offset, request.size) for request in listed)
+        made[:] = [self]
+        return original(self, listed)
+
+    monkeypatch.setattr(Prefetcher, "want", want)
+    far = loader(f"{server.url}/{folder.name}", tmp_path / "cache", family, materialized=materialized)
+    assert [batch["pixel_values"].tolist() for batch in far] == near
+    dataset = open_dataset(folder)
+    rows = [(dataset.ref(at).shard, part) for at in range(SAMPLES) for part in dataset.row(at).parts]
+    assert wanted == Counter(
+        (f"{shard:06d}.tar", part.place.offset, part.place.size)
+        for shard, part in rows
+        if part.kind in kinds | {"text", "meta"} and part.place is not None
+    )
+    assert wanted.total() == made[0].stats.requests, "all that was read ahead was asked for"
 
 
 def test_processes_read_ahead_too(server: FaultServer, sound: Path, family: Family, tmp_path: Path) -> None:
