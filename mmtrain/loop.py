@@ -11,6 +11,7 @@ from mmdata.stream.loader import Batch
 from mmdata.types import World
 from mmtrain import checkpoint, run
 from mmtrain.distributed import first
+from mmtrain.drift import Drift
 from mmtrain.examine import Examiner
 from mmtrain.gate import forget_quarantine
 from mmtrain.job import Job
@@ -44,6 +45,8 @@ def train(job: Job, start: Path | None) -> None:
                 thaw(job.model, job.settings, job.step / spec.steps)
             result = train_step(job, batches)
             values = measured(job, result, batches, waited=waited, seconds=time.monotonic() - started)
+            if isinstance(drift := job.parts.get("drift"), Drift) and drift.due(job.step + 1):
+                values["drift/vision"] = drift.measure()
             if log is not None:
                 log.write(values)
             loss = result.loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from mmdata.stream.cost import loads
 from mmdata.stream.loader import Batch
 from mmtrain.distributed import sums
+from mmtrain.flops import peak, train_flops
 
 if TYPE_CHECKING:
     from mmtrain.job import Job
@@ -127,7 +129,9 @@ def measured(job: Job, result: Step, batches: list[Batch], *, waited: float, sec
     cost = sum(float(each) for each in _costs(job))
     rank = [[part if rank == world.rank else 0.0 for rank in range(world.ranks)] for part in (cost, compute)]
     rss, cuda = _memory()
-    summed = sums([*counts, *times, *rank[0], *rank[1], rss, cuda], world)
+    able = peak(torch.cuda.get_device_name()) if torch.cuda.is_initialized() else None
+    flops = [math.nan if able is None else sum(_flops(job, batch) for batch in batches)]
+    *summed, done = sums([*counts, *times, *rank[0], *rank[1], rss, cuda, *flops], world)
     packs, samples, total, media, padding, target, masked, checksum = summed[: len(counts)]
     load, decode, compute, sync, step = (each / world.ranks for each in summed[len(counts) :][: len(times)])
     predicted, actual = summed[-2 * world.ranks - 2 : -world.ranks - 2], summed[-world.ranks - 2 : -2]
@@ -171,6 +175,8 @@ def measured(job: Job, result: Step, batches: list[Batch], *, waited: float, sec
         "memory/rss_mib": summed[-2],
         "memory/cuda_mib": summed[-1],
     }
+    if able is not None and math.isfinite(done):  # a tower whose arithmetic is not known: nothing is said
+        clocked |= {"speed/tflops": done / whole / 1e12, "mfu": done / (whole * able * world.ranks)}
     return values | {name: round(value, 4) for name, value in clocked.items()}
 
 
@@ -202,6 +208,11 @@ def _costs(job: Job) -> list[float]:
     """What each pack of this rank's step costs, as the stream has it."""
     dealt = [each.pack.cost for each in job.loader.dealt if each.pack is not None]
     return list(loads(dealt, job.spec.data.costs)[:, 0].tolist())
+
+
+def _flops(job: Job, batch: Batch) -> float:
+    found = train_flops(job.model, batch)
+    return math.nan if found is None else found
 
 
 def _memory() -> tuple[float, float]:

@@ -44,7 +44,8 @@ def restore(
     folder: Path, overrides: Sequence[str] = (), *, step: int | None = None, start: Path | None = None
 ) -> Restored:
     """Open a run with the weights of the checkpoint `start`, by default the newest, or the newest that is not after
-    `step`; where there is none yet, with those it began with. `overrides` (KEY=VALUE) say where data lie now, for example.
+    `step`; where there is none yet, with those it began with. `overrides` (KEY=VALUE) say where data lie now, for
+    example.
 
     Raises SpecError for a folder that holds no run, and as opening its parts does."""
     if not (folder / run.SPEC).is_file():

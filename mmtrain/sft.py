@@ -29,11 +29,24 @@ from mmdata.stream.device import each_tensor
 from mmdata.stream.loader import StreamLoader
 from mmdata.stream.report import plan_report
 from mmdata.types import Packed, World
-from mmtrain import adapters, blocks, certificate, checkpoint, distributed, models, rows, run, sharding, stages
+from mmtrain import (
+    adapters,
+    blocks,
+    certificate,
+    checkpoint,
+    distributed,
+    estimate,
+    models,
+    rows,
+    run,
+    sharding,
+    stages,
+)
 from mmtrain.certificate import Strategy
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
 from mmtrain.distributed import first
+from mmtrain.drift import Drift
 from mmtrain.ema import PART, Ema
 from mmtrain.initialise import initialise
 from mmtrain.inspect_packs import PAGE, show_packs
@@ -141,6 +154,9 @@ def sft(
         print(plan(spec, stream, model))
         print(*filter(None, [parameter_table(spec, model, settings), told, adapters.table(model), *begun]), sep="\n")
     if dry_run:
+        if world.rank == 0:
+            print(*estimate.lines(spec, model, settings, stream), sep="\n")
+            print(f"config {spec.model_dump_json(indent=1, exclude_unset=False)}")
         return 0
     strategy = first(lambda: certified(spec, model, stream), world)
     certificate.adopt(model, strategy)
@@ -166,6 +182,9 @@ def sft(
         job.parts["loss_scale"] = LossScale()
     if spec.ema is not None:
         job.parts[PART] = Ema(model, settings, spec.ema)
+    if spec.watch.drift is not None:
+        pad: Any = tokenizer.pad_token_id
+        job.parts["drift"] = Drift(spec.watch.drift, model, stream, strategy, pad)
     train(job, start)
     wrote = adapters.finish(model, settings, folder, world=world)
     if world.rank == 0:

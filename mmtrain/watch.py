@@ -18,6 +18,15 @@ class SpikeSpec(Model):
     """A loss of more than so many times their median is a spike."""
 
 
+class DriftSpec(Model):
+    """How far the vision tower goes from where it began, as the cosine of its features of fixed pictures."""
+
+    every: int = Field(100, ge=1)
+    """Steps between measurements."""
+    samples: int = Field(4, ge=1)
+    """The first samples of the stream that have pictures."""
+
+
 class WatchSpec(Model):
     """What happens to a step whose loss or gradient is not finite, or whose loss leaps."""
 
@@ -27,3 +36,5 @@ class WatchSpec(Model):
     """More steps than this left out in a row end the run."""
     spike: SpikeSpec | None = None
     """When a step is left out for the size of its loss; null: never."""
+    drift: DriftSpec | None = None
+    """Whether, and how often, the log tells `drift/vision`: 1 where the tower has not moved."""

@@ -1,0 +1,239 @@
+"""What a step costs in floating point operations, from a model's config and the lengths in its batches; and peaks.
+
+Products of matrices only, two operations for a product and its sum, as torch's FlopCounterMode counts them: causal
+attention counts in full (as in PaLM's definition of MFU, Chowdhery et al. 2022, appendix B). Attention costs the sum of
+the squares of segments, not the square of the row. What is run again to save memory is not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmdata.labels import IGNORE
+from mmtrain.components import aliases
+from mmtrain.rows import borders
+
+PEAKS = {
+    "H100 PCIe": 756e12,  # NVIDIA H100 datasheet, bf16 tensor cores, dense (half of what it gives with sparsity)
+    "H100 NVL": 835e12,
+    "H100": 989.4e12,  # SXM
+    "H200": 989.4e12,  # NVIDIA H200 datasheet
+    "B200": 2250e12,  # NVIDIA DGX B200 datasheet, 36 petaFLOPS sparse of 8
+    "A100": 312e12,  # NVIDIA A100 datasheet
+    "A10G": 70e12,
+    "A10": 125e12,
+    "L40S": 362e12,  # NVIDIA L40S datasheet
+    "L4": 121e12,
+    "V100": 125e12,  # fp16: it has no bf16
+    "RTX 4090": 165.2e12,  # NVIDIA Ada whitepaper, appendix A, with fp32 accumulation
+    "RTX 3090": 71e12,
+}
+"""Operations per second in bf16, by what the device's name holds; the first that fits counts."""
+WINDOWED = ("qwen2_5_vl", "qwen2_5_vl_vision")
+
+
+def peak(name: str) -> float | None:
+    """What a device of this name (`torch.cuda.get_device_name`) can do per second; None where that is not known.
+
+    >>> peak("NVIDIA H100 80GB HBM3"), peak("NVIDIA H100 PCIe"), peak("Xeon")
+    (989400000000000.0, 756000000000000.0, None)
+    """
+    return next((value for part, value in PEAKS.items() if part in name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """What a tower sees: `patches` of pixels (or frames of sound), `rows` of its layers, and for each layer the sum of
+    the squares of the sequences in which rows see each other. `features` leave its connector's first product."""
+
+    patches: int
+    rows: int
+    squares: tuple[int, ...]
+
+
+def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
+    """Operations of the forward and backward pass of a batch; None for a model whose towers are not known here."""
+    lengths = borders(dict(batch)).diff().long().tolist()
+    targets = int(((batch["labels"].flatten() != IGNORE) & (batch["loss_weights"].flatten() != 0)).sum())
+    towers: dict[str, Tower] = {}
+    for part, measure in (("vision", _vision), ("audio", _audio)):
+        found = measure(model.config, batch)
+        if found is None:
+            return None
+        towers[part] = found
+    text = model.config.get_text_config()
+    heads = text.num_attention_heads
+    width = heads * (getattr(text, "head_dim", None) or text.hidden_size // heads)
+    trained = _trained(model)
+    total = 0.0
+    for name, module, part in _products(model):
+        rows, needs = _rows(model, name, module, part, sum(lengths), targets, towers), _upstream(trained, part)
+        if rows is None:
+            return None
+        first = isinstance(module, nn.Conv2d | nn.Conv3d) or name.endswith("conv1") or ".patch_embed" in name
+        passes = 1 + module.weight.requires_grad + (needs and not first)
+        total += 2.0 * module.weight.numel() * rows * passes
+    squares = sum(length**2 for length in lengths) * text.num_hidden_layers
+    total += 4.0 * squares * width * (3.5 if _upstream(trained, "language") else 1)
+    for part, tower in towers.items():
+        inside = _tower_width(model.config, part)
+        total += 4.0 * sum(tower.squares) * inside * (3.5 if _upstream(trained, part) else 1)
+    return total
+
+
+ORDER = ("vision", "audio", "connector", "language", "head")
+
+
+def _upstream(trained: Mapping[str, bool], part: str) -> bool:
+    """Whether what enters a part's products carries a gradient."""
+    before = {"vision": ("vision",), "audio": ("audio",)}.get(part, ORDER[: ORDER.index(part) + 1])
+    return any(trained.get(each, False) for each in before)
+
+
+def _trained(model: Any) -> dict[str, bool]:
+    found: dict[str, bool] = {}
+    named = aliases(model)
+    for name, parameter in model.named_parameters():
+        part = named[name].split(".")[0]
+        found[part] = found.get(part, False) or parameter.requires_grad
+    return found
+
+
+def _products(model: Any) -> list[tuple[str, Any, str]]:
+    named = aliases(model)
+    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    head = model.get_output_embeddings()
+    found = []
+    for name, module in model.named_modules():
+        if isinstance(module, kinds):
+            alias = named.get(f"{name}.weight")
+            part = "head" if module is head or alias is None else alias.split(".")[0]
+            found.append((name, module, part))
+    return found
+
+
+def _rows(
+    model: Any, name: str, module: Any, part: str, tokens: int, targets: int, towers: Mapping[str, Tower]
+) -> int | None:
+    """How many rows go through a product."""
+    if part == "language":
+        return tokens
+    if part == "head":
+        return targets
+    if part == "connector":
+        of = "audio" if "audio" in name or not _config(model.config, "vision") else "vision"
+        return _connected(model.config, name, module, towers[of], of)
+    tower = towers[part]
+    if isinstance(module, nn.Conv1d):
+        return tower.patches if name.endswith("conv1") else tower.rows
+    if isinstance(module, nn.Conv2d | nn.Conv3d) or ".patch_embed" in name:
+        return tower.patches
+    return tower.rows
+
+
+def _connected(config: Any, name: str, module: Any, tower: Tower, part: str) -> int:
+    """Rows of a connector: a square of patches becomes one by the first product that is that much wider."""
+    merge = int(getattr(_config(config, part), "spatial_merge_size", 0) or 0) ** 2
+    if part == "audio":
+        return tower.rows // 2
+    if not merge:
+        scale = getattr(config, "scale_factor", None) or getattr(config, "spatial_merge_size", None) or 1
+        shuffle = getattr(config, "downsample_ratio", None)
+        merge = round(1 / shuffle**2) if shuffle else int(scale) ** 2
+    seen = tower.rows if getattr(_config(config, part), "model_type", "") == "pixtral" else tower.patches
+    return seen // merge
+
+
+def _config(config: Any, part: str) -> Any:
+    return getattr(config, f"{part}_config", None)
+
+
+def _tower_width(config: Any, part: str) -> int:
+    own = _config(config, part)
+    if own is None:
+        return 0
+    for name in ("embed_dim", "d_model", "hidden_size"):
+        if isinstance(value := getattr(own, name, None), int):
+            return value
+    raise AssertionError(f"{type(own).__name__} has no width")
+
+
+def _vision(config: Any, batch: Mapping[str, Any]) -> Tower | None:
+    own = _config(config, "vision")
+    none = Tower(0, 0, ())
+    if own is None:
+        return none
+    layers = next(int(getattr(own, name)) for name in ("depth", "num_hidden_layers", "layers") if hasattr(own, name))
+    grids = [row for name in ("image_grid_thw", "video_grid_thw") for row in _values(batch, name)]
+    if grids or any(name.endswith("_grid_thw") for name in batch):
+        patches = sum(math.prod(grid) for grid in grids)
+        full = sum(t * (h * w) ** 2 for t, h, w in grids)
+        squares = (full,) * layers
+        if own.model_type in WINDOWED:
+            window = sum(t * _windows(h, w, own) for t, h, w in grids)
+            squares = tuple(full if at in own.fullatt_block_indexes else window for at in range(layers))
+        return Tower(patches, patches, squares)
+    arrays = [batch[name] for name in batch if name.startswith("pixel_values") and torch.is_tensor(batch[name])]
+    if not arrays:
+        return none
+    if own.model_type == "pixtral":
+        side = int(own.patch_size)
+        each = [(h // side) * (w // side) for h, w in _values(batch, "image_sizes")]
+        padded = sum(len(array) * (array.shape[-2] // side) * (array.shape[-1] // side) for array in arrays)
+        return Tower(padded, sum(each), (sum(each) ** 2,) * layers)  # the convolution sees the padding
+    if own.model_type not in ("clip_vision_model", "internvl_vision", "idefics3_vision", "smolvlm_vision"):
+        return None
+    if config.model_type == "llava_next":  # its tiles are padded to the most of a batch, and read without that
+        return None
+    side = own.patch_size if isinstance(own.patch_size, int) else own.patch_size[0]
+    more = 1 if own.model_type in ("clip_vision_model", "internvl_vision") else 0  # the class token
+    patches = rows = squares_ = 0
+    for array in arrays:
+        pictures = array.reshape(-1, *array.shape[-3:])
+        count = (
+            int((pictures.flatten(1) != 0).any(1).sum())
+            if "idefics3" in own.model_type or "smolvlm" in (own.model_type)
+            else len(pictures)
+        )
+        here = (array.shape[-2] // side) * (array.shape[-1] // side)
+        patches += count * here
+        rows += count * (here + more)
+        squares_ += count * (here + more) ** 2
+    return Tower(patches, rows, (squares_,) * layers)
+
+
+def _windows(height: int, width: int, own: Any) -> int:
+    """Sum of the squares of a frame's windows, cut from the top left in blocks of merged patches."""
+    merge = int(own.spatial_merge_size)
+    side = int(own.window_size) // int(own.patch_size) // merge
+    down, right = _cut(height // merge, side), _cut(width // merge, side)
+    return sum((a * b * merge**2) ** 2 for a in down for b in right)
+
+
+def _cut(length: int, side: int) -> list[int]:
+    return [min(side, length - at) for at in range(0, length, side)]
+
+
+def _audio(config: Any, batch: Mapping[str, Any]) -> Tower | None:
+    own = _config(config, "audio")
+    if own is None:
+        return Tower(0, 0, ())
+    if own.model_type != "qwen2_audio_encoder":
+        return None if "input_features" in batch else Tower(0, 0, ())
+    features = batch.get("input_features")
+    if features is None:
+        return Tower(0, 0, ())
+    count, _, frames = features.shape
+    after = frames // 2
+    return Tower(count * frames, count * after, (count * after**2,) * int(own.encoder_layers))
+
+
+def _values(batch: Mapping[str, Any], name: str) -> Sequence[Sequence[int]]:
+    value = batch.get(name)
+    return [] if value is None else value.tolist()

@@ -1,0 +1,77 @@
+"""Operations counted from configs and lengths, beside those that torch counts while they are done (training.md, 43)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from mmtrain import certificate
+from mmtrain.collate import PackedCollator
+from mmtrain.flops import peak, train_flops
+from mmtrain.objective import losses, target_weights
+from tests.mmtrain.tiny_models import make, samples
+
+ATEN = torch.ops.aten
+KNOWN = ("llama", "llava", "internvl", "idefics3", "smolvlm", "pixtral", "qwen2_audio")
+QUICK = ("llama", "llava", "pixtral", "qwen2_5_vl", "qwen2_audio")
+KNOWN += ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+
+
+def forward(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    return int(sdpa_backward_flop_count(grad, query, key, value))
+
+
+def counted(model: Any, batches: Sequence[dict[str, Any]]) -> float:
+    """Torch's count; it knows the attention of GPUs only, so that of a CPU is told to it by the same formulas."""
+    flash = {
+        ATEN._scaled_dot_product_flash_attention_for_cpu: forward,
+        ATEN._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+    }
+    with FlopCounterMode(display=False, custom_mapping=flash) as counter:
+        for batch in batches:
+            summed, _ = losses(model, batch, target_weights(batch, "token"), "varlen")
+            summed.backward()
+    return float(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.soak) for n in KNOWN])
+def test_counts_are_those_of_torch(name: str) -> None:
+    """Packed and alone, all trained and with a frozen tower."""
+    model = make(name)
+    certificate.adopt(model, "varlen")
+    collate = PackedCollator()
+    packs = samples(name)
+    for batches in ([collate(packs)], [collate([pack]) for pack in packs]):
+        assert sum(train_flops(model, b) or 0 for b in batches) == pytest.approx(counted(model, batches), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
+def test_what_is_frozen_costs_less(name: str) -> None:
+    model = make(name)
+    certificate.adopt(model, "varlen")
+    batch = PackedCollator()(samples(name))
+    whole = train_flops(model, batch)
+    model.get_encoder(modality="image").requires_grad_(False)
+    frozen = train_flops(model, batch)
+    assert whole is not None
+    assert frozen is not None
+    assert frozen < whole
+    assert frozen == pytest.approx(counted(model, [batch]), rel=0.03)
+
+
+def test_of_a_tower_that_is_not_known_nothing_is_said() -> None:
+    assert train_flops(make("llava_next"), PackedCollator()(samples("llava_next"))) is None
+
+
+def test_peaks_are_those_of_dense_bf16() -> None:
+    assert peak("NVIDIA H200") == 989.4e12
+    assert peak("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak("some CPU") is None
