@@ -35,6 +35,8 @@ PEAKS = {
     "RTX 3090": 71e12,
 }
 """Operations per second in bf16, by what the device's name holds; the first that fits counts."""
+GRIDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Models with towers for grids of patches whose count was compared with torch's."""
 WINDOWED = ("qwen2_5_vl", "qwen2_5_vl_vision")
 
 
@@ -68,6 +70,8 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
             return None
         towers[part] = found
     text = model.config.get_text_config()
+    if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
+        return None  # which experts a token meets is not in the lengths
     heads = text.num_attention_heads
     width = heads * (getattr(text, "head_dim", None) or text.hidden_size // heads)
     trained = _trained(model)
@@ -172,6 +176,8 @@ def _vision(config: Any, batch: Mapping[str, Any]) -> Tower | None:
     layers = next(int(getattr(own, name)) for name in ("depth", "num_hidden_layers", "layers") if hasattr(own, name))
     grids = [row for name in ("image_grid_thw", "video_grid_thw") for row in _values(batch, name)]
     if grids or any(name.endswith("_grid_thw") for name in batch):
+        if config.model_type not in GRIDS:
+            return None
         patches = sum(math.prod(grid) for grid in grids)
         full = sum(t * (h * w) ** 2 for t, h, w in grids)
         squares = (full,) * layers

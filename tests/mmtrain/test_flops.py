@@ -67,8 +67,9 @@ def test_what_is_frozen_costs_less(name: str) -> None:
     assert frozen == pytest.approx(counted(model, [batch]), rel=0.03)
 
 
-def test_of_a_tower_that_is_not_known_nothing_is_said() -> None:
-    assert train_flops(make("llava_next"), PackedCollator()(samples("llava_next"))) is None
+@pytest.mark.parametrize("name", ["llava_next", "native", "llava_onevision"])
+def test_of_a_tower_that_is_not_known_nothing_is_said(name: str) -> None:
+    assert train_flops(make(name), PackedCollator()(samples(name))) is None
 
 
 def test_peaks_are_those_of_dense_bf16() -> None:
