@@ -1,0 +1,159 @@
+"""Training on the CPU, packed and padded: tokens of samples a second, by the same model on the same stream.
+
+`python -m benchmarks.packed_training [--tokens 4096] [--steps 6] [--rounds 5]`. A native model of random weights in
+float32; samples of text and pictures of a realistic mix of lengths (`benchmarks._lengths`, a picture 144 tokens), from
+a dataset that is built first and read, decoded and collated by the loader. Batches hold `tokens` tokens at most,
+padding included:
+
+- packed: several samples in a row, told apart by borders;
+- padded: rows in the order of the stream, as many as fit with their padding, which is what trainers do;
+- bucketed: padded rows of like length (`packing: none`, `batch_tokens`).
+
+Rounds take turns in one process. `loader` is the share of the time in which the model waited for data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks._interleaved import write
+from benchmarks._lengths import parts
+from mmdata import StreamingDataset, StreamLoader, build_dataset
+from mmdata.collate import PackedCollator, PaddedCollator
+from mmdata.shards.dataset import open_dataset
+from mmdata.stream.spec import StreamSpec
+from mmdata.types import Packed
+from mmtrain import certificate, models
+from mmtrain.certificate import Strategy
+from mmtrain.models.spec import NativeSpec, NavitSpec, TinyLanguageSpec, Views
+from mmtrain.objective import loss_sum
+from mmtrain.tokenizer import TokenizerSpec, make
+
+SIDE, PATCH, MERGE = 384, 16, 2
+PER_IMAGE = (SIDE // PATCH // MERGE) ** 2
+SPEC = NativeSpec(
+    kind="native",
+    vision=NavitSpec(hidden=128, layers=2, heads=4, patch=PATCH, merge=MERGE),
+    audio=None,
+    language=TinyLanguageSpec(hidden=256, layers=4, heads=4),
+    views=Views(image={"min_pixels": SIDE * SIDE, "max_pixels": SIDE * SIDE}),
+)
+
+
+def dataset(folder: Path, samples: int) -> Path:
+    """Samples of noise and words: as many pictures and words as the mix says, at a quarter of its text's length."""
+    text, images, _ = parts("llava576", samples)
+    draw = np.random.default_rng(0)
+    words = ["a", "and", "red", "house", "by", "the", "water", "under", "trees", "with", "two", "people"]
+    (folder / "in").mkdir()
+    lines = []
+    for number in range(samples):
+        names = []
+        for at in range(int(images[number])):
+            name = f"{number:05d}_{at}.jpg"
+            coarse = draw.integers(0, 256, (12, 12, 3)).astype(np.uint8)
+            Image.fromarray(coarse).resize((SIDE, SIDE)).save(folder / "in" / name)
+            names.append(name)
+        said = " ".join(draw.choice(words, max(2, int(text[number]) // 4)))
+        lines.append(json.dumps({"image": names, "text": said} if names else {"image": [], "text": said}))
+    (folder / "in" / "all.jsonl").write_text("\n".join(lines))
+    spec = {
+        "source": {"kind": "jsonl", "path": str(folder / "in" / "all.jsonl")},
+        "steps": [{"kind": "probe"}],
+        "output": {"path": str(folder / "data")},
+    }
+    (folder / "spec.yaml").write_text(json.dumps(spec))
+    build_dataset(folder / "spec.yaml")
+    return folder / "data"
+
+
+def useful(batch: dict[str, Any]) -> int:
+    return int(batch["input_ids"].numel()) - int(batch["padding"])
+
+
+def in_order(loader: StreamLoader, tokens: int) -> Iterator[dict[str, Any]]:
+    """Padded batches of rows in the order of the stream, as many as fit with their padding."""
+    rows: list[Packed] = []
+    longest = 0
+    for row in loader:
+        size = len(row.input_ids)
+        if rows and max(longest, size) * (len(rows) + 1) > tokens:
+            yield PaddedCollator()(rows)
+            rows, longest = [], 0
+        rows.append(row)
+        longest = max(longest, size)
+
+
+def batches(kind: str, folder: Path, family: Any, tokens: int) -> Iterator[dict[str, Any]]:
+    """Without end, in the order of chance."""
+    common: dict[str, Any] = {"dataset": str(folder), "epochs": None, "max_length": tokens, "template": "caption"}
+    if kind == "packed":
+        stream = StreamingDataset(StreamSpec(**common, packing="best_fit"), family=family)
+        return iter(StreamLoader(stream, PackedCollator(), threads=1))
+    if kind == "bucketed":
+        stream = StreamingDataset(StreamSpec(**common, packing="none", batch_tokens=tokens), family=family)
+        return iter(StreamLoader(stream, PaddedCollator(), threads=1))
+    stream = StreamingDataset(StreamSpec(**common, packing="none"), family=family)
+    return in_order(StreamLoader(stream, lambda pack: pack, threads=1), tokens)  # type: ignore[arg-type,return-value]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=4096, help="of a batch, padding included")
+    parser.add_argument("--steps", type=int, default=6, help="of each kind in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=600)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = dataset(Path(temporary), options.samples)
+        tokenizer: Any = make(
+            open_dataset(str(folder)), TokenizerSpec(vocab_size=2048), None, models.media_tokens(SPEC)
+        )
+        family = models.family_of(SPEC, tokenizer)
+        net: Any = models.build(SPEC, tokenizer, seed=0).train()
+        optim = torch.optim.AdamW(net.parameters(), lr=1e-4)
+        strategies: dict[str, Strategy] = {"packed": "varlen", "padded": "single", "bucketed": "single"}
+        sources = {kind: batches(kind, folder, family, options.tokens) for kind in strategies}
+        rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in strategies}
+        for turn in range(options.rounds + 1):  # the first one warms up
+            for kind, strategy in strategies.items():
+                certificate.adopt(net, strategy)
+                tokens = total = targets = 0
+                waited, began = 0.0, time.perf_counter()
+                for _ in range(options.steps):
+                    asked = time.perf_counter()
+                    batch = next(sources[kind])
+                    waited += time.perf_counter() - asked
+                    summed, weight = loss_sum(net, batch, strategy=strategy)
+                    (summed / weight).backward()
+                    optim.step()
+                    optim.zero_grad(set_to_none=True)
+                    tokens += useful(batch)
+                    total += int(batch["input_ids"].numel())
+                    targets += int(batch["targets"])
+                seconds = time.perf_counter() - began
+                if turn:
+                    rows[kind].append({"useful": tokens / seconds, "fill": tokens / total, "loader": waited / seconds})
+    for kind, found in rows.items():
+        each = {key: statistics.median(row[key] for row in found) for key in found[0]}
+        ratio = statistics.median(a["useful"] / b["useful"] for a, b in zip(rows["packed"], found, strict=True))
+        print(
+            f"{kind:9} {each['useful']:7,.0f} useful tokens/s  fill {each['fill']:.1%}  loader {each['loader']:.1%} of "
+            f"the time  packed is {ratio:.2f}x"
+        )
+    print(write("packed_training", rows, {}, tokens=options.tokens, steps=options.steps, torch=torch.__version__))
+
+
+if __name__ == "__main__":
+    main()
