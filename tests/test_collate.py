@@ -61,6 +61,8 @@ def test_every_tensor(lengths: list[list[int]], multiple: int) -> None:
         "position_ids": (torch.int64, row),
         "seq_idx": (torch.int32, row),
         "loss_weights": (torch.float32, row),
+        "token_classes": (torch.int8, row),
+        "sample_weights": (torch.float32, (len(segments),)),
         "cu_seq_lens_q": (torch.int32, (len(segments) + 1,)),
         "cu_seq_lens_k": (torch.int32, (len(segments) + 1,)),
         "pixel_values": (torch.float32, (sum(map(len, lengths)), 3, 2, 2)),
@@ -78,6 +80,9 @@ def test_every_tensor(lengths: list[list[int]], multiple: int) -> None:
     assert (batch["labels"][0, used:] == IGNORE).all()
     assert (batch["loss_weights"][0, used:] == 0).all()
     assert (batch["labels"][0, batch["cu_seq_lens_q"][:-1].long()] == IGNORE).all()
+    assert batch["padding"] == padding
+    assert batch["media_tokens"] == sum(slot.tokens for pack in given_packs for slot in pack.slots)
+    assert len(batch["tasks"]) == len(segments)
     assert batch["targets"] == int((batch["labels"][:, 1:] != IGNORE).sum())
     assert batch["keys"] == [key for pack in given_packs for key in pack.keys]
     expected = np.concatenate([pack.media["pixel_values"] for pack in given_packs])
