@@ -47,14 +47,23 @@ def test_colours_are_seen(tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_melodies_are_named_packed_and_unpacked_alike(tmp_path: Path) -> None:
-    """Nine in ten, packed or each in a row; and the loss of a held-out token differs by no more than a run's chance."""
+    """Nine in ten. And the same samples at every step, in one row with borders or in padded rows of their own, are
+    learned alike: which samples share a step decides when a small model sees the light, so that runs that differ in
+    it, or in a seed, can be compared at the end alone."""
     data = prepared(tmp_path, "melodies", 2000, 200)
-    packed = trained("melodies", data, tmp_path / "packed")
-    rows = ["data.packing=none", "data.batch_rows=6", "collate=padded", "global_batch=4"]
-    padded = trained("melodies", data, tmp_path / "padded", *rows)
+    found = trained("melodies", data, tmp_path / "best_fit")
+    assert found["melodies/exact_match"] >= 0.9, found
+    alone = ["data.packing=none", "data.batch_rows=6"]
+    packed = trained("melodies", data, tmp_path / "packed", *alone, "collate=packed")
+    padded = trained("melodies", data, tmp_path / "padded", *alone, "collate=padded")
     assert packed["melodies/exact_match"] >= 0.9, packed
     assert padded["melodies/exact_match"] >= 0.9, padded
-    assert abs(packed["melodies/loss"] - padded["melodies/loss"]) < 0.1
+    runs = (tmp_path / "packed", tmp_path / "padded")
+    for one, other in zip(
+        *([json.loads(x) for x in (run / "metrics.jsonl").open()][:100] for run in runs), strict=True
+    ):
+        assert one["keys_crc32c"] == other["keys_crc32c"]
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-3)  # rounding moves the weights apart
 
 
 @pytest.mark.soak
