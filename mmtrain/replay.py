@@ -79,7 +79,11 @@ class Replayed:
 
 def replay(restored: Restored, step: int, *, html: Path | None = None) -> Replayed:
     """Do step `step` of a run again, all its packs in this process, and move nothing. With `html`, its packs are
-    rendered as a page. Nothing is written to the run's folder."""
+    rendered as a page. Nothing is written to the run's folder.
+
+    Raises `SpecError` where the run or its stream has no such step."""
+    if not 0 <= step < restored.spec.steps:
+        raise SpecError(f"--step {step}: the run has steps 0 to {restored.spec.steps - 1}")
     with tempfile.TemporaryDirectory() as aside:
         known = Path(aside) / run.STREAM  # what the run knows of bad samples and places, as it is now
         if (restored.folder / run.STREAM).exists():

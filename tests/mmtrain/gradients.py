@@ -1,8 +1,7 @@
-"""`python -m tests.mmtrain.gradients FILE ...`: the training command, which leaves each step's gradients in FILE."""
+"""The training command, which leaves each step's gradients in a file."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from mmtrain import sft
 
 
 def main(arguments: list[str]) -> int:
-    """Run `mmtrain.sft`; every rank has the same gradients, so the last to write wins."""
+    """`FILE --config ...`. Every rank has the same gradients, so the last to write wins."""
     file, *told = arguments
     steps: list[list[torch.Tensor]] = []
 
@@ -20,11 +19,10 @@ def main(arguments: list[str]) -> int:
         parameters = [p for group in optim.param_groups for p in group["params"]]
         steps.append([p.grad.clone() if p.grad is not None else torch.zeros_like(p) for p in parameters])
 
-    register_optimizer_step_pre_hook(keep)
-    code = sft.main(told)
+    kept = register_optimizer_step_pre_hook(keep)
+    try:
+        code = sft.main(told)
+    finally:
+        kept.remove()
     torch.save(steps, file)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -10,22 +10,24 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from mmtrain import sft
 
+multiprocessing.set_forkserver_preload(["mmtrain.sft", "tests.mmtrain.ranks"])
 
-def start(ranks: int, told: list[str], output: Path) -> list[BaseProcess]:
+
+def start(ranks: int, told: list[str], output: Path, main: Callable[[list[str]], int] = sft.main) -> list[BaseProcess]:
     """Start the command on so many ranks, two of them on a node; what each says goes to `output/rank-N.txt`."""
     output.mkdir(parents=True, exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mmtrain.sft", "tests.mmtrain.ranks"])
     processes: list[BaseProcess] = [
-        context.Process(target=_rank, args=(rank, ranks, port, told, output / f"rank-{rank}.txt"))
+        context.Process(target=_rank, args=(main, rank, ranks, port, told, output / f"rank-{rank}.txt"))
         for rank in range(ranks)
     ]
     for process in processes:
@@ -33,9 +35,9 @@ def start(ranks: int, told: list[str], output: Path) -> list[BaseProcess]:
     return processes
 
 
-def run(ranks: int, told: list[str], output: Path) -> str:
+def run(ranks: int, told: list[str], output: Path, main: Callable[[list[str]], int] = sft.main) -> str:
     """Run the command to its end on so many ranks; what all of them said. Fails where one fails."""
-    processes = start(ranks, told, output)
+    processes = start(ranks, told, output, main)
     codes = wait(processes)
     said = "\n".join((output / f"rank-{rank}.txt").read_text() for rank in range(ranks))
     assert codes == [0] * ranks, f"{codes}\n{said[-4000:]}"
@@ -53,7 +55,7 @@ def wait(processes: list[BaseProcess], seconds: float = 300) -> list[int | None]
     return [process.exitcode for process in processes]
 
 
-def _rank(rank: int, ranks: int, port: int, told: list[str], log: Path) -> None:
+def _rank(main: Callable[[list[str]], int], rank: int, ranks: int, port: int, told: list[str], log: Path) -> None:
     import torch
 
     torch.set_num_threads(1)
@@ -68,7 +70,7 @@ def _rank(rank: int, ranks: int, port: int, told: list[str], log: Path) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            code = sft.main(told)
+            code = main(told)
     except BaseException:
         said.write(traceback.format_exc())
         raise

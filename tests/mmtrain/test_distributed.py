@@ -19,7 +19,7 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from mmdata.types import World
-from mmtrain import checkpoint
+from mmtrain import checkpoint, sft
 from mmtrain.distributed import add_gradients, agree, first, gather, sums
 from tests.mmtrain import ranks
 from tests.mmtrain.test_sft import arguments, trace
@@ -58,7 +58,7 @@ def _broken() -> None:
 
 
 def test_ranks_add_up_to_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(_rank, args=(3, str(tmp_path / "store")), nprocs=3)
+    multiprocessing.start_processes(_rank, args=(3, str(tmp_path / "store")), nprocs=3, start_method="forkserver")
 
 
 def test_alone_nothing_is_asked() -> None:
@@ -72,9 +72,8 @@ def test_alone_nothing_is_asked() -> None:
     assert first(lambda: 7, World()) == 7
 
 
-def sft(count: int, *options: str) -> None:
+def torchrun(count: int, *options: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    command = command if count > 1 else [sys.executable]
     done = subprocess.run(
         [*command, "-m", "mmtrain.sft", *options],
         cwd=ROOT,
@@ -93,8 +92,8 @@ def test_two_ranks_train_as_one_and_resume_as_one(folder: Path, tmp_path: Path) 
     """The same packs, losses and gradient norms on 1 rank, on 2, and on 2 then 1."""
     one, two = tmp_path / "one", tmp_path / "two"
     extra = ["global_batch=5", "steps=6", "checkpoint.every=3"]  # 5 packs: a dummy for one of two ranks
-    sft(1, *arguments(folder, one, *extra))
-    sft(2, *arguments(folder, two, *extra))
+    assert sft.main(arguments(folder, one, *extra)) == 0
+    torchrun(2, *arguments(folder, two, *extra))
     expected, found = trace(one), trace(two)
     assert [without_rank(line) for line in found] == [without_rank(line) for line in expected]
     for a, b in zip(expected, found, strict=True):
@@ -105,7 +104,7 @@ def test_two_ranks_train_as_one_and_resume_as_one(folder: Path, tmp_path: Path) 
         for file in path.iterdir():
             file.unlink()
         path.rmdir()
-    sft(1, *arguments(folder, two, *extra))
+    assert sft.main(arguments(folder, two, *extra)) == 0
     again = trace(two)
     assert [without_rank(line) for line in again] == [without_rank(line) for line in expected]
     assert again[:3] == found[:3]

@@ -18,7 +18,7 @@ from mmdata.types import World
 from mmtrain import loop, sft
 from mmtrain.gate import Gate, forget_quarantine, quarantine, quarantined
 from mmtrain.watch import SpikeSpec, WatchSpec
-from tests.mmtrain.test_distributed import sft as torchrun
+from tests.mmtrain.ranks import run as ranks
 from tests.mmtrain.test_sft import arguments, trace
 
 ALONE = World()
@@ -90,7 +90,7 @@ def _rank(rank: int, ranks: int, folder: str) -> None:
 
 
 def test_ranks_agree(tmp_path: Path) -> None:
-    multiprocessing.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)
+    multiprocessing.start_processes(_rank, args=(2, str(tmp_path)), nprocs=2, start_method="forkserver")
     assert [(line["rank"], line["keys"]) for line in quarantined(tmp_path)] == [(0, ["key-0"]), (1, ["key-1"])]
 
 
@@ -154,7 +154,7 @@ def test_a_run_that_cannot_recover_stops_with_its_weights_as_they_were(
 
 
 def test_ranks_skip_together_and_go_on(folder: Path, tmp_path: Path) -> None:
-    torchrun(2, *arguments(folder, tmp_path / "run", "--set", "steps=3", *TOO_FAST))
+    ranks(2, arguments(folder, tmp_path / "run", "--set", "steps=3", *TOO_FAST), tmp_path)
     entries = quarantined(tmp_path / "run")
     assert [(entry["step"], entry["rank"]) for entry in entries] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     before = weights(tmp_path / "run", 1)

@@ -16,7 +16,7 @@ from mmtrain.answers import choice_scores, generated, generating, inputs_of, pro
 from mmtrain.examine import read
 from mmtrain.held_out import EvaluationSpec, evaluate, held_out
 from mmtrain.restore import Restored, adopted, restore
-from tests.mmtrain.test_distributed import sft as torchrun
+from tests.mmtrain.ranks import run as ranks
 from tests.mmtrain.test_sft import arguments, same_weights, trace
 
 
@@ -137,7 +137,7 @@ def test_choices_are_scored_by_the_mean_of_their_tokens(opened: Restored, folder
 
 def test_ranks_share_an_evaluation(folder: Path, run: Path, tmp_path: Path) -> None:
     metrics = "evaluation.metrics=[exact_match, anls]"
-    torchrun(2, *arguments(folder, tmp_path / "run", "--set", "steps=4", *told(folder, metrics)))
+    ranks(2, arguments(folder, tmp_path / "run", "--set", "steps=4", *told(folder, metrics)), tmp_path)
     for one, two in zip(read(run), read(tmp_path / "run"), strict=True):
         assert two == pytest.approx({**one, "seconds": two["seconds"]}, abs=1e-4)
 

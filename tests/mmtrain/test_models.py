@@ -22,7 +22,6 @@ from tests.mmtrain.hf_folders import PROCESSORS, write_folder
 from tests.mmtrain.tiny_models import make, words
 from tests.test_media_stream import folder as media  # noqa: F401 a fixture: pictures, clips, tones, texts
 
-torch.set_num_threads(1)
 NATIVE: dict[str, Any] = {
     "kind": "native",
     "vision": {"hidden": 32, "layers": 1, "heads": 4},

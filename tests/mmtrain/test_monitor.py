@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mmtrain import sft
 from mmtrain.collate import PackedCollator, PaddedCollator
 from mmtrain.monitor import line, most_over_mean, steady, tokens
-from tests.mmtrain.test_distributed import sft as torchrun
+from tests.mmtrain.ranks import run as ranks
 from tests.mmtrain.test_sft import arguments
 from tests.test_collate import packed
 
@@ -89,7 +89,7 @@ def test_tensorboard_has_what_the_log_has(run: Path) -> None:
 
 def test_two_ranks_log_the_sums_of_both(folder: Path, run: Path, tmp_path: Path) -> None:
     rules = "parameters=[{match: 'vision.*', lr: 0.001}, {match: 'language.*', layer_decay: 0.5}]"
-    torchrun(2, *arguments(folder, tmp_path / "run", "--set", "steps=4", "global_batch=5", rules))
+    ranks(2, arguments(folder, tmp_path / "run", "--set", "steps=4", "global_batch=5", rules), tmp_path)
     for one, two in zip(log(run), log(tmp_path / "run"), strict=True):
         assert steady(one).keys() == steady(two).keys()
         for name, value in steady(one).items():

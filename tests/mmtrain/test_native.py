@@ -30,7 +30,6 @@ from tests.families.processors import tokenizer
 from tests.mmtrain.tiny_models import MARKS, vision
 from tests.test_media_stream import folder as media  # noqa: F401 a fixture: pictures, clips, tones, texts
 
-torch.set_num_threads(1)
 SMALL = {"hidden": 32, "layers": 2, "heads": 4}
 NO_DROPOUT = {"attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
 VIEWS = {"image": {"max_pixels": 96 * 96}, "video": {"max_pixels": 64 * 64}}

@@ -68,6 +68,7 @@ def test_the_log_tells_the_run(uninterrupted: Path) -> None:
 
 def _run_and_die(told: list[str], step: int, seconds: float) -> None:
     """The command, killed by itself a moment after its log has shown a step: no other process has to be in time."""
+    torch.set_num_threads(1)  # as the tests, whose runs have to be equal bit for bit
     write = run.Log.write
 
     def die() -> None:

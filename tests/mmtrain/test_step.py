@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.mmtrain.test_distributed import ROOT, without_rank
+from tests.mmtrain.gradients import main
+from tests.mmtrain.ranks import run
+from tests.mmtrain.test_distributed import without_rank
 from tests.mmtrain.test_sft import arguments, trace
 
 
 def gradients(ranks: int, file: Path, told: list[str]) -> list[torch.Tensor]:
     """Of the only step of a run on so many real processes."""
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-    done = subprocess.run(
-        [sys.executable, *launch, "-m", "tests.mmtrain.gradients", str(file), *told],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    if ranks == 1:
+        assert main([str(file), *told]) == 0
+    else:
+        run(ranks, [str(file), *told], file.parent / "said", main)
     (step,) = torch.load(file)
     return list(step)
 

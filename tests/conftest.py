@@ -1,0 +1,13 @@
+"""One thread for all tests in a process: what they compare bit for bit depends on how many there are, and workers that
+run side by side only wait for each other's second thread."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
