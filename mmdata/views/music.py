@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
+import os
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,9 +74,21 @@ def key(wave: npt.NDArray[np.float32], *, sample_rate: int) -> Key | None:
     return Key(tonic=tonic, mode=mode, margin=best - second)
 
 
+@functools.cache
 def _librosa() -> Any:
-    try:
-        import librosa
-    except ImportError:
-        raise SpecError("tempo, beats, chroma and key need librosa: pip install 'mmdata[music]'") from None
+    """librosa, its functions compiled by one process of this machine at a time.
+
+    Two that compile for the cache of numba at once leave files there that do not fit together, and whoever loads them
+    then dies of a segmentation fault (numba issue 10128). So everything used here is compiled, or loaded, under a lock.
+    """
+    with open(Path(tempfile.gettempdir()) / f"mmdata-music-{os.getuid()}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            import librosa
+        except ImportError:
+            raise SpecError("tempo, beats, chroma and key need librosa: pip install 'mmdata[music]'") from None
+        rate = 22_050
+        wave = (0.1 * np.sin(np.arange(4 * rate) * 0.1) * (np.arange(4 * rate) % (rate // 2) < 2000)).astype(np.float32)
+        librosa.beat.beat_track(y=wave, sr=rate, units="time")
+        librosa.feature.chroma_cqt(y=wave, sr=rate)
     return librosa

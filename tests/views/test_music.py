@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,6 +61,17 @@ def test_tempo_of_clicks(tempo: int) -> None:
     assert abs(np.median(np.diff(beats.times)) - 60 / tempo) < 0.03
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("attempt", range(3))
+def test_processes_that_compile_at_once_do_not_crash(tmp_path: Path, attempt: int) -> None:
+    """Three with an empty cache of numba: without the lock about one attempt in three dies of a segmentation fault."""
+    pytest.importorskip("librosa")
+    code = "from tests.views.test_music import *; test_key_of_cadences(); test_tempo_of_clicks(100)"
+    told: dict[str, Any] = {"cwd": Path(__file__).parents[2], "env": {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}}
+    processes = [subprocess.Popen([sys.executable, "-c", code], **told) for _ in range(3)]
+    assert [process.wait(300) for process in processes] == [0, 0, 0]
+
+
 def test_without_librosa_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     genuine = builtins.__import__
 
@@ -66,5 +81,6 @@ def test_without_librosa_one_line_says_what_to_install(monkeypatch: pytest.Monke
         return genuine(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
+    music._librosa.cache_clear()
     with pytest.raises(SpecError, match=r"mmdata\[music\]"):
         music.beats(np.zeros(100, np.float32), sample_rate=RATE)
