@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,38 @@ def test_the_command_takes_a_file(folder: Path, tmp_path: Path) -> None:
     done = subprocess.run([*command, "--reason", "opt_out"], capture_output=True, text=True, timeout=60, check=True)
     assert "2 samples removed by tombstones/0001.arrow" in done.stdout
     assert open_dataset(folder).masked().tolist() == [1, 2]
+
+
+def test_what_an_expression_is_true_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = open_dataset(folder)
+    wide = [sample.key for sample in dataset if sample.media[0].width > 200 and "cat" in sample.texts[0].text]
+    assert 0 < len(wide) < 20
+    told = [str(folder), "--where", 'width > 200 and contains(caption, "cat")', "--reason", "wide"]
+    assert main([*told, "--dry-run"]) == 0
+    assert f"{len(wide)} samples would be removed: {wide[0]}" in capsys.readouterr().out
+    assert open_dataset(folder).masked().tolist() == []
+    assert main(told) == 0
+    assert [dataset.keys_at(open_dataset(folder).masked())] == [wide]
+    assert main(told) == 0
+    assert "removed before" in capsys.readouterr().out
+    assert main([str(folder), "--where", 'key == "000000001"', "--reason", "one"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("width >", "where"),
+        ("widht > 3", "no sample of .* has 'widht'; did you mean 'width'"),
+        ("lower(width) == 'a'", "where_type"),
+        ("width > 99999", "no sample"),
+    ],
+)
+def test_a_mistaken_expression_removes_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], where: str, message: str
+) -> None:
+    assert main([str(folder), "--where", where, "--reason", "x"]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert open_dataset(folder).masked().tolist() == []
 
 
 def test_every_changed_byte_and_every_missing_file_is_told(folder: Path) -> None:

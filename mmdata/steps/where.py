@@ -43,7 +43,7 @@ class Where(StepSpec):
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         where = expression.compile(self.expression)
-        row = _row(sample)
+        row = names(sample)
         missing = sorted(where.columns - row.keys())
         if where.test({**dict.fromkeys(missing), **row}):
             return sample
@@ -54,8 +54,8 @@ class Where(StepSpec):
         return Drop(reason=self.kind, detail=detail)
 
 
-def _row(sample: Sample) -> dict[str, Any]:
-    """All names that a record offers."""
+def names(sample: Sample) -> dict[str, Any]:
+    """All names that a record offers to an expression, with their values."""
     row: dict[str, Any] = dict.fromkeys((*FACTS, "caption"))
     if sample.media:
         row |= {name: getattr(sample.media[0], name) for name in FACTS}
