@@ -14,6 +14,7 @@ import pkgutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 from mmdata.errors import SpecError
@@ -26,6 +27,7 @@ PACKAGES = {
     "family": "mmdata.families",
 }
 _table: dict[tuple[str, str], Any] = {}
+_plugins: dict[str, ModuleType] = {}  # The modules loaded as plugins, under the names that a spec has for them.
 
 
 def register(group: str, kind: str) -> Callable[[T], T]:
@@ -77,6 +79,7 @@ def load_plugin(name: str) -> None:
             # The same file named twice (by the main process and a worker, say) is one module.
             module_name = f"mmdata_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
             if module_name in sys.modules:
+                _plugins[path.stem] = sys.modules[module_name]
                 return
             found = importlib.util.spec_from_file_location(module_name, path)
             if found is None or found.loader is None or not path.exists():
@@ -88,12 +91,26 @@ def load_plugin(name: str) -> None:
             except BaseException:
                 del sys.modules[module_name]
                 raise
+            _plugins[path.stem] = module
         else:
-            importlib.import_module(name)
+            _plugins[name] = importlib.import_module(name)
     except SpecError:
         raise
     except Exception as error:
         raise SpecError(f"plugins: cannot import {name!r}: {type(error).__name__}: {error}") from error
+
+
+def plugin_function(name: str) -> Callable[..., Any]:
+    """`module.function` of a module that was loaded as a plugin: by its dotted name, or the name of its file without
+    `.py`. Raises SpecError: only plugins' code is part of what a build is bound to."""
+    module, _, function = name.rpartition(".")
+    if module not in _plugins:
+        raise SpecError(f"no plugin is called {module!r}; name its file or module under `plugins:`")
+    found = getattr(_plugins[module], function, None)
+    if not callable(found):
+        known = [other for other in vars(_plugins[module]) if not other.startswith("_")]
+        raise SpecError(f"plugin {module} has no function {function!r}; {nearest(function, known)}")
+    return found  # type: ignore[no-any-return]
 
 
 def nearest(name: object, known: list[str]) -> str:

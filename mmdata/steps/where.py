@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_validator
 
 from mmdata import expression
 from mmdata.registry import register
 from mmdata.spec import StepSpec
+from mmdata.steps._columns import columns
 from mmdata.types import Drop, Sample
 
 if TYPE_CHECKING:
     from mmdata.decode.work import Work
-
-FACTS = ("height", "width", "format", "mode", "frames", "seconds")
 
 
 @register("step", "where")
 class Where(StepSpec):
     """Drop samples for which an expression is not true.
 
-    It reads the record's metadata by their own names (`WIDTH`, `similarity`), and besides, where the metadata has
-    no such name, `height`, `width`, `format`, `mode`, `frames` and `seconds` of the first medium (facts: null before
-    `probe` has looked) and `caption`, the first caption. A name that a record lacks is null, and an expression on a
-    null is not true. A value of the wrong type ends the record as `failed_permanent: where_type`.
+    It reads the record's metadata by their own names (`WIDTH`, `similarity`, what earlier steps measured), and besides,
+    where the metadata has no such name, `height`, `width`, `format`, `mode`, `frames`, `fps`, `seconds`, `sample_rate`,
+    `channels` and `sha256` of the first medium (facts: null before `probe` has looked), its `url` and `host`, the first
+    `caption`, and the record's `key` and `origin`. A name that a record lacks is null, and an expression on a null is
+    not true. A value of the wrong type ends the record as `failed_permanent: where_type`.
     """
 
     kind: Literal["where"] = "where"
@@ -54,10 +54,5 @@ class Where(StepSpec):
         return Drop(reason=self.kind, detail=detail)
 
 
-def names(sample: Sample) -> dict[str, Any]:
-    """All names that a record offers to an expression, with their values."""
-    row: dict[str, Any] = dict.fromkeys((*FACTS, "caption"))
-    if sample.media:
-        row |= {name: getattr(sample.media[0], name) for name in FACTS}
-    row["caption"] = next((text.text for text in sample.texts if text.role == "caption"), None)
-    return row | dict(sample.meta)
+names = columns
+"""All names that a record offers to an expression, with their values."""
