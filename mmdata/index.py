@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import glob
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from mmdata import __version__, specfile
-from mmdata.engine import adopt, commit, energon
+from mmdata.engine import adopt, commit
 from mmdata.engine.adopt import Unit
 from mmdata.engine.adopt_rows import adopt_rows
-from mmdata.engine.energon import FieldMap, braces
-from mmdata.engine.table_columns import ROLES, Naming
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.progress import Progress
 from mmdata.report_page.page import render
@@ -26,17 +23,11 @@ from mmdata.shards import manifest as manifests
 from mmdata.shards.access import local_path, open_source
 from mmdata.shards.index import Index
 from mmdata.shards.manifest import Manifest
-from mmdata.shards.rows import SUFFIXES, is_table
+from mmdata.shards.rows import is_table
 from mmdata.shards.storage import sha256_file, write_atomic
+from mmdata.sources._columns import ROLES, Naming
+from mmdata.sources._shard_files import ShardFile, shard_files
 from mmdata.stats import compute
-
-
-class Tar(NamedTuple):
-    """A tar, the numbers of its samples to leave out, and which member is what; or a table."""
-
-    uri: str
-    excluded: frozenset[int] = frozenset()
-    fields: FieldMap | None = None
 
 
 def index_tars(
@@ -54,7 +45,7 @@ def index_tars(
     Raises SpecError for sources that name no tar, or others than those that `output` was begun with; DataError for a
     damaged dataset; RunError when the storage fails or `output` cannot be written.
     """
-    tars = [tar for source in sources for tar in _tars(source, split)]
+    tars = [tar for source in sources for tar in shard_files(source, split)]
     if twice := sorted({tar.uri for tar in tars if sum(tar.uri == other.uri for other in tars) > 1}):
         raise SpecError(f"{twice[0]}: named twice")
     stems = [Path(tar.uri.partition("?")[0]).stem for tar in tars if is_table(tar.uri) and not naming.key]
@@ -76,7 +67,7 @@ def index_tars(
 
 
 def _index(
-    tars: list[Tar], output: Path, split: str, verify: Literal["full", "header"], naming: Naming, quiet: bool
+    tars: list[ShardFile], output: Path, split: str, verify: Literal["full", "header"], naming: Naming, quiet: bool
 ) -> Manifest:
     names = [_name(tar.uri, output) for tar in tars]
     told = {"columns": naming.given()} if naming.given() else {}
@@ -119,7 +110,7 @@ def _index(
     return _finish(output, bound)
 
 
-def _input(tar: Tar, name: str) -> dict[str, Any]:
+def _input(tar: ShardFile, name: str) -> dict[str, Any]:
     told: dict[str, Any] = {"name": name, "size": _size(tar.uri)}
     if tar.excluded:
         told["excluded"] = sorted(tar.excluded)
@@ -165,35 +156,6 @@ def _bind(output: Path, bound: dict[str, Any]) -> None:
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)
         raise SpecError(f"{output} was begun with other files or options; use another --output, or undo:\n{listed}")
-
-
-def _tars(source: str, split: str) -> Iterator[Tar]:
-    """The tars or tables that a source means, in order: an Energon folder's split, a folder's, a pattern's, or one."""
-    local = local_path(source)
-    if local is not None and (Path(local) / ".nv-meta").is_dir():
-        fields = energon.field_map(Path(local))
-        yield from (Tar(uri, excluded, fields) for uri, excluded in energon.split_shards(Path(local), split))
-        return
-    found = [uri for pattern in braces(source) for uri in _matching(pattern)]
-    if not found:
-        raise SpecError(f"{source}: no tar or table there")
-    yield from map(Tar, found)
-
-
-def _matching(pattern: str) -> list[str]:
-    local = local_path(pattern)
-    if local is not None:
-        if os.path.isdir(local):
-            files = sorted(path for path in Path(local).rglob("*") if path.suffix in (".tar", *SUFFIXES))
-            tars = [path for path in files if path.suffix == ".tar"]
-            return [str(path) for path in tars or files]  # tables beside tars tell of them, as img2dataset's do
-        return sorted(glob.glob(local, recursive=True))
-    if not any(sign in pattern.partition("?")[0] for sign in "*["):
-        return [pattern]
-    import fsspec
-
-    filesystem, path = fsspec.core.url_to_fs(pattern)
-    return sorted(filesystem.unstrip_protocol(name) for name in filesystem.glob(path))
 
 
 def _name(uri: str, output: Path) -> str:

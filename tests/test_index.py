@@ -18,10 +18,11 @@ import webdataset as wds
 
 from mmdata import StreamingDataset, ledger
 from mmdata.errors import DataError, SpecError
-from mmdata.index import braces, index_tars, main
+from mmdata.index import index_tars, main
 from mmdata.shards.access import open_source
 from mmdata.shards.dataset import open_dataset
 from mmdata.shards.foreign_tar import TarPass
+from mmdata.sources._energon import braces
 from mmdata.types import Media, Sample, Text
 from mmdata.verify import verify_dataset
 from tests.dataset_fixture import jpeg

@@ -14,8 +14,9 @@ import pytest
 
 from mmdata import StreamingDataset, ledger
 from mmdata.errors import DataError, SpecError
-from mmdata.index import _tars, index_tars
+from mmdata.index import index_tars
 from mmdata.shards.dataset import open_dataset
+from mmdata.sources._shard_files import shard_files
 from mmdata.types import Sample
 from mmdata.verify import verify_dataset
 from tests.dataset_fixture import jpeg
@@ -92,4 +93,4 @@ def test_tables_beside_tars_are_not_samples(tmp_path: Path) -> None:
         member.size = 4
         tar.addfile(member, io.BytesIO(b"text"))
     pq.write_table(pa.table({"url": ["http://x/a.jpg"], "caption": ["text"]}), folder / "00000.parquet")
-    assert [found.uri for found in _tars(str(folder), "train")] == [str(folder / "00000.tar")]
+    assert [found.uri for found in shard_files(str(folder), "train")] == [str(folder / "00000.tar")]

@@ -109,7 +109,7 @@ def _said(value: Any) -> Any:
 
 
 def _keyed(name: str) -> Any:
-    from mmdata.engine.table_columns import Naming
+    from mmdata.sources._columns import Naming
 
     return Naming(key=name)
 

@@ -79,8 +79,16 @@ TESTED_BY = {
         "mmdata/shards/storage.py",
     ],
     "tests/test_forget.py": ["mmdata/shards/tombstones.py"],  # What the command writes.
-    "tests/test_index_tables.py": ["mmdata/engine/adopt_rows.py", "mmdata/shards/rows.py"],  # Tables, in place.
-    "tests/test_index.py": ["mmdata/engine/adopt.py", "mmdata/shards/foreign_tar.py"],  # The parts of one command.
+    "tests/test_index_tables.py": [  # Tables, in place.
+        "mmdata/engine/adopt_rows.py",
+        "mmdata/shards/rows.py",
+        "mmdata/sources/_rows.py",
+    ],
+    "tests/test_index.py": [  # The parts of one command.
+        "mmdata/engine/adopt.py",
+        "mmdata/shards/foreign_tar.py",
+        "mmdata/sources/_shard_files.py",
+    ],
     "tests/test_specfile.py": ["mmdata/spec.py", "mmdata/registry.py"],  # Specs and kinds as a spec file names them.
     "tests/steps/test_near_dup.py": ["mmdata/steps/_kept.py"],  # The state that both duplicate steps keep.
     "tests/stream/test_order.py": ["mmdata/rng.py"],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mmdata.errors import DataError
-from mmdata.shards.access import Source
+from mmdata.shards.access import Source, local_path
 
 BLOCK = 512
 CHUNK = 8 << 20
+GLANCE, FAR = 16 << 10, 1 << 20
+"""Bytes that are read at once where most are passed over: of a local file, and where each request takes its time."""
 MOST_HEADER = 1 << 20
 """Bytes of an extended header: a name, in all honesty, is shorter."""
 _ZERO = bytes(BLOCK)
@@ -20,18 +22,25 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5":
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignMember:
-    """A regular file in a tar: its bytes, and where they lie."""
+    """A regular file in a tar: where its bytes lie, and the bytes, unless they were passed over."""
 
     name: str
     offset: int
-    data: bytes
+    size: int
+    data: bytes | None
 
 
 class TarPass:
-    """One pass over a tar: `members`, and then `sha256` of the whole file."""
+    """One pass over a tar: `members`, and then `sha256` of the whole file.
 
-    def __init__(self, source: Source) -> None:
+    With `wanted`, which is asked for the name and size of each member, the bytes of others are passed over: of a tar of
+    media little more than its headers is read then, and there is no `sha256`.
+    """
+
+    def __init__(self, source: Source, *, wanted: Callable[[str, int], bool] | None = None) -> None:
         self._source = source
+        self._wanted = wanted
+        self._chunk = CHUNK if wanted is None else GLANCE if local_path(source.uri) is not None else FAR
         self._at = 0
         self._buffer = memoryview(b"")
         self._digest = hashlib.sha256()
@@ -71,13 +80,18 @@ class TarPass:
                 size = int(extended["size"])
             name = extended.get("path") or name or _name(head)
             offset = self._at
-            data = self._body(size)
-            if kind in _REGULAR and not name.endswith("/"):
-                yield ForeignMember(name=name, offset=offset, data=data)
+            regular = kind in _REGULAR and not name.endswith("/")
+            taken = self._wanted is None or (regular and self._wanted(name, size))
+            data = self._body(size) if taken else None
+            if data is None:
+                self._pass_over(size)
+            if regular:
+                yield ForeignMember(name=name, offset=offset, size=size, data=data)
             own, name = {}, None
 
     def sha256(self) -> str:
         """Of the whole file, what follows the last member included."""
+        assert self._wanted is None, "of members that were passed over there is no digest"
         while self._at < self._source.size:
             self._take(min(CHUNK, self._source.size - self._at), "its end")
         return self._digest.hexdigest()
@@ -99,6 +113,13 @@ class TarPass:
         data = self._take(size, "a member")
         self._take(-size % BLOCK, "a member")
         return data
+
+    def _pass_over(self, size: int) -> None:
+        size += -size % BLOCK
+        if self._at + size > self._source.size:
+            raise DataError("shard_cut", f"{self._source.uri}: ends at byte {self._source.size} inside a member")
+        self._buffer = self._buffer[size:]
+        self._at += size
 
     def _records(self, value: bytes, begins: int) -> dict[str, str]:
         """`length key=value\\n` records of a PAX header."""
@@ -123,8 +144,9 @@ class TarPass:
                 left = self._source.size - self._at
                 if not left:
                     raise DataError("shard_cut", f"{self._source.uri}: ends at byte {self._at} inside {what}")
-                self._buffer = memoryview(self._source.read(self._at, min(CHUNK, left)))
-                self._digest.update(self._buffer)
+                self._buffer = memoryview(self._source.read(self._at, min(self._chunk, left)))
+                if self._wanted is None:
+                    self._digest.update(self._buffer)
             piece = self._buffer[:size]
             self._buffer = self._buffer[len(piece) :]
             self._at += len(piece)

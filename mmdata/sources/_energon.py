@@ -48,7 +48,7 @@ class FieldMap:
 
     fields: tuple[tuple[str, tuple[tuple[str, ...], ...]], ...]
 
-    def parts(self, members: Mapping[str, bytes]) -> list[Media | Text]:
+    def parts(self, members: Mapping[str, bytes | None]) -> list[Media | Text]:
         """The parts of a sample in the order of tokens; a medium's `uri` is the extension of its member. Raises
         DataError `missing_field` where a field has no value, `bad_record` where it is none."""
         values = {name: self._value(name, places, members) for name, places in self.fields}
@@ -71,13 +71,13 @@ class FieldMap:
             for part in _messages.parts(named, talk, kinds)
         ]
 
-    def _value(self, name: str, places: tuple[tuple[str, ...], ...], members: Mapping[str, bytes]) -> Any:
+    def _value(self, name: str, places: tuple[tuple[str, ...], ...], members: Mapping[str, bytes | None]) -> Any:
         for place in places:
             if place[0] not in members:
                 continue
             if name in MEDIA:
                 return [place[0]]
-            value = _decoded(place[0], members[place[0]])
+            value = _decoded(place[0], members[place[0]] or b"")
             try:
                 for key in place[1:]:
                     value = value[int(key)] if isinstance(value, list) else value[key]

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from mmdata.engine.energon import field_map
 from mmdata.errors import DataError, SpecError
 from mmdata.index import index_tars
 from mmdata.shards.dataset import open_dataset
+from mmdata.sources._energon import field_map
 from mmdata.types import Text
 from tests.dataset_fixture import jpeg
 from tests.test_index import fates
@@ -113,7 +113,7 @@ def test_another_map_is_another_dataset(tmp_path: Path) -> None:
 
 
 def test_bytes_that_are_no_text_are_told() -> None:
-    from mmdata.engine.energon import FieldMap
+    from mmdata.sources._energon import FieldMap
 
     with pytest.raises(DataError, match="text_not_utf8"):
         FieldMap((("caption", (("txt",),)),)).parts({"txt": b"\xff"})

@@ -6,8 +6,8 @@ import datasets
 import pyarrow as pa
 import pytest
 
-from mmdata.engine.table_columns import Columns, Naming, columns
 from mmdata.errors import SpecError
+from mmdata.sources._columns import Columns, Naming, columns
 
 BYTES = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
