@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +12,15 @@ import numpy.typing as npt
 from mmdata import rng
 
 ROUNDS = 8
+FEW = 8
+"""Values up to which Python's integers are quicker: an operation on an array takes as long for one value as for 500."""
 
 Keys = npt.NDArray[np.uint64]
 """uint64 [ROUNDS]"""
-_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
-_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_Cipher = Callable[[Keys, np.uint64, Keys], Keys]
+Rounds = Sequence[Callable[[Any], Any]]
+"""What each round makes of one half of the bits."""
+_Cipher = Callable[[Any, int, Rounds], Any]
+_64 = (1 << 64) - 1
 
 
 def round_keys(*what: int | str) -> Keys:
@@ -44,43 +49,53 @@ def place_of(values: npt.NDArray[np.int64], n: int, keys: Keys) -> npt.NDArray[n
 
 
 def _walk(values: npt.NDArray[np.int64], n: int, keys: Keys, cipher: _Cipher) -> npt.NDArray[np.int64]:
-    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
-    found = cipher(values.astype(np.uint64), half, keys)
-    limit = np.uint64(n)
-    outside = np.flatnonzero(found >= limit)
-    walking = found[outside]
-    while outside.size:
-        walking = cipher(walking, half, keys)
-        inside = walking < limit
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    found, walking, outside = np.empty(len(values), np.int64), values, np.arange(len(values))
+    rounds = _rounds(keys, half, len(values))
+    while len(walking) > FEW:
+        walking = cipher(walking, half, rounds)
+        inside = walking < n
         found[outside[inside]] = walking[inside]
-        outside, walking = outside[~inside], walking[~inside]
-    return found.astype(np.int64)
+        walking, outside = walking[~inside], outside[~inside]
+    single: Rounds = [partial(_mixed, key=key, half=half) for key in keys.tolist()]
+    for at, value in zip(outside.tolist(), walking.tolist(), strict=True):
+        value = cipher(value, half, single)
+        while value >= n:
+            value = cipher(value, half, single)
+        found[at] = value
+    return found
 
 
-def _feistel(values: Keys, half: np.uint64, keys: Keys) -> Keys:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & mask
-    for key in keys:
-        mixed = _mix(right ^ key)
-        mixed &= mask
-        mixed ^= left
-        left, right = right, mixed
-    return np.asarray((left << half) | right)
+def _rounds(keys: Keys, half: int, count: int) -> Rounds:
+    """The rounds for arrays. Where there are no more different halves than values, each round is a table of them."""
+    if 1 << half <= count:
+        tables = _mixed(np.arange(1 << half, dtype=np.uint64), key=keys[:, None], half=half).astype(np.int64)
+        return [table.take for table in tables]
+    return [partial(_mixed_each, key=key, half=half) for key in keys]
 
 
-def _unfeistel(values: Keys, half: np.uint64, keys: Keys) -> Keys:
-    mask = (np.uint64(1) << half) - np.uint64(1)
-    left, right = values >> half, values & mask
-    for key in keys[::-1]:
-        left, right = right ^ (_mix(left ^ key) & mask), left
-    return np.asarray((left << half) | right)
+def _feistel(values: Any, half: int, rounds: Rounds) -> Any:
+    left, right = values >> half, values & ((1 << half) - 1)
+    for each in rounds:
+        left, right = right, left ^ each(right)
+    return (left << half) | right
 
 
-def _mix(x: Keys) -> Keys:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), modulo 2^64."""
-    x = x ^ (x >> _30)
-    x *= _FIRST
-    x ^= x >> _27
-    x *= _SECOND
-    x ^= x >> _31
-    return x
+def _unfeistel(values: Any, half: int, rounds: Rounds) -> Any:
+    left, right = values >> half, values & ((1 << half) - 1)
+    for each in reversed(rounds):
+        left, right = right ^ each(left), left
+    return (left << half) | right
+
+
+def _mixed_each(values: npt.NDArray[np.int64], key: np.uint64, half: int) -> npt.NDArray[np.int64]:
+    return _mixed(values.view(np.uint64), key, half).view(np.int64)  # type: ignore[no-any-return]
+
+
+def _mixed(x: Any, key: Any, half: int) -> Any:
+    """The low `half` bits of the finaliser of SplitMix64 (Steele, Lea and Flood 2014), modulo 2^64, of x ^ key: of a
+    Python integer, or of uint64."""
+    x = x ^ key
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _64
+    return (x ^ (x >> 31)) & ((1 << half) - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import crc32c
 import numpy as np
 import pytest
 from hypothesis import given
@@ -38,6 +39,14 @@ def test_any_place_alone() -> None:
 def test_pinned() -> None:
     """A changed order would resume every saved run into another one."""
     assert permutation(10, seed=1).tolist() == [5, 2, 8, 4, 1, 3, 0, 6, 7, 9]
+
+
+@pytest.mark.parametrize(
+    ("n", "count", "expected"), [(20_000, 20_000, 249031725), (10**9, 1000, 2910376371), (2**40, 5, 2388955673)]
+)
+def test_pinned_by_every_way_to_compute_it(n: int, count: int, expected: int) -> None:
+    """By tables of halves, by arrays, and by Python's integers."""
+    assert crc32c.crc32c(permute(np.arange(count), n, round_keys("order", 1, 0)).tobytes()) == expected
 
 
 def test_every_value_at_every_place_equally_often() -> None:
