@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +35,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Largest relative difference of loss and gradients. In half precision the order of sums alone makes most of it
 (8e-5 to 1.3e-3 of the loss, axolotl#3817); what tells there is that no bit of another sample moves."""
 
-VERSION = 2
+VERSION = 3
 """Of the checks: a certificate that was made by others is not one."""
 BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 Collate = Callable[[Sequence[Packed]], dict[str, Any]]
@@ -71,11 +71,15 @@ class Certificate:
     checks: tuple[Check, ...]
     reason: str = ""
     """Why a model of such a config mixes samples up, where that is known."""
+    shown: tuple[str, ...] = ()
+    """The kinds of media that the samples had. Of others it says nothing: what looks both ways within a picture does
+    not show in texts."""
 
     def __str__(self) -> str:
         why = f", for {self.reason}" if self.reason else ""
         verdict = f"must not be packed{why}" if self.strategy == "single" else f"packed by {self.strategy}"
-        return f"{self.model}: {verdict} ({'; '.join(map(str, self.checks))})"
+        shown = f"shown {', '.join(self.shown or ('text',))}"
+        return f"{self.model}: {verdict} ({'; '.join(map(str, self.checks))}; {shown})"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -83,7 +87,22 @@ class Certificate:
     @staticmethod
     def from_json(text: str) -> Certificate:
         body = json.loads(text)
-        return Certificate(**{**body, "checks": tuple(Check(**check) for check in body["checks"])})
+        checks = tuple(Check(**check) for check in body["checks"])
+        return Certificate(**{**body, "checks": checks, "shown": tuple(body["shown"])})
+
+
+def chosen(samples: Iterable[Packed], kinds: Collection[str], *, count: int, most: int = 64) -> list[Packed]:
+    """`count` of the first samples or a few more, among them each of `kinds` of media if the first `most` have it."""
+    taken: list[Packed] = []
+    missing = set(kinds)
+    for sample in itertools.islice(samples, most):
+        has = missing & {slot.kind for slot in sample.slots}
+        if has or len(taken) < count:
+            taken.append(sample)
+        missing -= has
+        if not missing and len(taken) >= count:
+            break
+    return taken
 
 
 def certify(model: Any, samples: Sequence[Packed], collate: Collate) -> Certificate:
@@ -97,6 +116,8 @@ def certify(model: Any, samples: Sequence[Packed], collate: Collate) -> Certific
     if not sum(int((pack.labels != -100).sum()) for pack in samples):
         raise SpecError("the packing check needs samples with something to train on")
     before = model.config._attn_implementation
+    if before == attention.NAME:  # a model that has its own attention: ours would leave out what it does besides
+        adopt(model, "masks")
     was_training = model.training
     kept = {name: p.grad for name, p in model.named_parameters()}
     model.eval()  # dropout would differ between two runs of the same
@@ -105,7 +126,7 @@ def certify(model: Any, samples: Sequence[Packed], collate: Collate) -> Certific
     together = collate(list(samples))
     checks: list[Check] = []
     try:
-        expected = _run(model, [_bare(batch) for batch in alone])
+        expected = _run(model, [_alone(batch, model) for batch in alone])
         for strategy in STRATEGIES:
             checks.append(_check(model, strategy, together, expected))
             if checks[-1].holds(tolerance):
@@ -117,7 +138,8 @@ def certify(model: Any, samples: Sequence[Packed], collate: Collate) -> Certific
         model.train(was_training)
     found: Strategy = checks[-1].strategy if checks[-1].holds(tolerance) else "single"
     reason = known_reason(model.config) if found == "single" else ""
-    return Certificate(model=type(model).__name__, strategy=found, checks=tuple(checks), reason=reason)
+    shown = tuple(sorted({slot.kind for sample in samples for slot in sample.slots}))
+    return Certificate(model=type(model).__name__, strategy=found, checks=tuple(checks), reason=reason, shown=shown)
 
 
 RECURRENT = ("conv", "linear_attention", "mamba", "recurrent", "hybrid")
@@ -149,9 +171,10 @@ def adopt(model: Any, strategy: Strategy) -> None:
         model.set_attn_implementation("sdpa")
 
 
-def cached(model: Any, folder: Path) -> tuple[Path, Certificate | None]:
-    """Where the certificate of such a model belongs in `folder`, and the one that is there. Such a model: of the same
-    class, config, dtype, kind of device and versions of torch and transformers."""
+def cached(model: Any, folder: Path, kinds: Collection[str] = ()) -> tuple[Path, Certificate | None]:
+    """Where the certificate of such a model belongs in `folder`, and the one that is there, if its samples had all
+    these `kinds` of media. Such a model: of the same class, config, dtype, kind of device and versions of torch and
+    transformers."""
     first = next(model.parameters())
     config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
     what = [
@@ -168,7 +191,8 @@ def cached(model: Any, folder: Path) -> tuple[Path, Certificate | None]:
     digest = hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
     path = folder / f"{type(model).__name__}-{digest}.json"
     try:
-        return path, Certificate.from_json(path.read_text())
+        found = Certificate.from_json(path.read_text())
+        return path, found if set(kinds) <= set(found.shown) else None
     except (OSError, ValueError, TypeError, KeyError):
         return path, None
 
@@ -237,9 +261,15 @@ def _run(model: Any, batches: list[tuple[dict[str, Any], torch.Tensor, torch.Ten
     return _Outcome(loss, gradients)
 
 
-def _bare(batch: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
-    """A batch of one sample as any trainer would give it: no borders, nothing of ours."""
+def _alone(batch: dict[str, Any], model: Any) -> tuple[dict[str, Any], torch.Tensor, torch.Tensor]:
+    """A batch of one sample as any trainer would give it: no borders, nothing of ours. A model that needs our attention
+    makes no masks of its own under it, and is given them."""
     inputs = {name: value for name, value in model_inputs(batch).items() if name not in BORDERS}
+    if attention.needed(model):
+        try:
+            inputs = prepared(batch, "masks", model.config, _dtype(model))
+        except ValueError as error:
+            raise SpecError(f"adapters: kind prefix does not fit {type(model).__name__}: {error}") from error
     labels = inputs.pop("labels")[0]
     return inputs, labels, torch.ones_like(labels, dtype=torch.float32)
 

@@ -15,8 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from mmdata.collate import PackedCollator
 from mmdata.errors import SpecError
 from mmdata.types import Packed
-from mmtrain import attention
-from mmtrain.certificate import Certificate, cached, certify, prepared
+from mmtrain import adapters, attention
+from mmtrain.adapters import PrefixSpec
+from mmtrain.certificate import Certificate, cached, certify, chosen, prepared
 from tests.mmtrain.tiny_models import FAMILIES, MASKED, make, samples, text
 
 TEXT = text()
@@ -114,8 +115,49 @@ def test_a_certificate_is_kept_for_such_a_model(tmp_path: Path) -> None:
     assert cached(LlamaForCausalLM(LlamaConfig(**TEXT)), tmp_path) == (path, found)
     assert cached(LlamaForCausalLM(LlamaConfig(**TEXT | {"num_hidden_layers": 1})), tmp_path)[1] is None
     assert cached(model.double(), tmp_path)[1] is None
+    assert cached(model, tmp_path, ["image"])[1] is None
     path.write_text("{")
     assert cached(LlamaForCausalLM(LlamaConfig(**TEXT)), tmp_path) == (path, None)
+
+
+def test_texts_say_nothing_of_pictures(tmp_path: Path) -> None:
+    """Gemma 3 packs texts by the kernel and pictures only by masks: a certificate that saw none is none for them."""
+    model = make("gemma3")
+    texts = [sample for sample in samples("gemma3") if not sample.slots]
+    found = certify(model, [*texts, replace(texts[0], keys=("again",))], collate)
+    assert (found.strategy, found.shown) == ("varlen", ())
+    path, _ = cached(model, tmp_path)
+    path.write_text(found.to_json())
+    assert cached(model, tmp_path, ["image"]) == (path, None)
+    again = certify(model, chosen([*texts * 9, *samples("gemma3")], ["image"], count=2), collate)
+    assert (again.strategy, again.shown) == ("masks", ("image",))
+    path.write_text(again.to_json())
+    assert cached(model, tmp_path, ["image"]) == (path, again) == cached(model, tmp_path)
+
+
+def test_a_prefix_takes_no_sight_from_pictures() -> None:
+    """Its attention makes no masks that look both ways, so the samples alone have to be given theirs."""
+    prefix: Any = [PrefixSpec(kind="prefix", component="language", length=3)]
+    model = make("paligemma")
+    adapters.install(model, adapters.plan(model, prefix, []), seed=0)
+    found = certify(model, samples("paligemma"), collate)
+    assert found.strategy == "masks", str(found)
+    assert max(found.checks[0].loss, found.checks[0].gradient) > 1e-3
+    convolved = make("lfm2_vl")
+    adapters.install(convolved, adapters.plan(convolved, prefix, []), seed=0)
+    with pytest.raises(SpecError, match=r"kind prefix does not fit Lfm2Vl.*layers of conv"):
+        certify(convolved, samples("lfm2_vl"), collate)
+
+
+def test_samples_are_chosen_for_what_they_show() -> None:
+    several = samples("qwen2_5_omni")
+    kinds = [{slot.kind for slot in sample.slots} for sample in several]
+    assert kinds == [{"image"}, {"image"}, {"audio"}, {"audio"}, {"video"}, set()]
+    taken = chosen(several, ["image", "audio", "video"], count=2)
+    assert [sample.keys for sample in taken] == [several[at].keys for at in (0, 1, 2, 4)]
+    assert chosen(several, [], count=2) == several[:2]
+    assert len(chosen(several, ["smell"], count=3)) == 3
+    assert len(chosen(several * 50, ["video"], count=1, most=4)) == 1
 
 
 def test_single_rows_only_where_rows_may_not_be_shared() -> None:

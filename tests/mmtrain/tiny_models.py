@@ -27,6 +27,7 @@ MARKS = (
     *("<image>", "<video>", "<audio>", "<IMG_CONTEXT>", "<img>", "</img>", "[IMG]", "[IMG_BREAK]", "[IMG_END]"),
     *("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>"),
     *("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"),
+    *("<|IMAGE|>", "<|VIDEO|>", "<|vision_bos|>", "<|vision_eos|>"),
     *("<image_soft_token>", "<start_of_image>", "<end_of_image>", "<fake_token_around_image>", "<global-img>"),
     *("<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"),
 )
@@ -209,6 +210,37 @@ def pixtral() -> Any:
     )
 
 
+def mistral3() -> Any:
+    tower = {"model_type": "pixtral", **vision(image_size=128, patch_size=16)}
+    return hf.Mistral3ForConditionalGeneration(
+        hf.Mistral3Config(
+            vision_config=tower,
+            text_config={"model_type": "mistral", **text()},
+            image_token_index=token("[IMG]"),
+            spatial_merge_size=2,
+        )
+    )
+
+
+def qwen2_5_omni() -> Any:
+    tower = {**QWEN_VISION, "intermediate_size": 48, "out_hidden_size": HIDDEN, "fullatt_block_indexes": [1]}
+    ear = {"d_model": HIDDEN, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    return hf.Qwen2_5OmniThinkerForConditionalGeneration(
+        hf.Qwen2_5OmniThinkerConfig(
+            text_config=text(**MROPE),
+            vision_config=tower,
+            audio_config={**ear, "output_dim": HIDDEN, "num_mel_bins": 128},
+            image_token_id=token("<|IMAGE|>"),
+            video_token_id=token("<|VIDEO|>"),
+            audio_token_id=token("<|AUDIO|>"),
+            vision_start_token_id=token("<|vision_bos|>"),
+            vision_end_token_id=token("<|vision_eos|>"),
+            audio_start_token_id=token("<|audio_bos|>"),
+            audio_end_token_id=token("<|audio_eos|>"),
+        )
+    )
+
+
 NATIVE = NativeSpec(
     kind="native",
     vision=NavitSpec(hidden=HIDDEN, heads=2, patch=8, merge=2),
@@ -272,6 +304,8 @@ class Tiny:
     audio: dict[str, Any] | None = None
     kinds: tuple[str, ...] = ("image",)
     """Without any it is a language model alone."""
+    family: str | None = None
+    """Where it has another name than the model."""
 
 
 _QWEN = {"min_pixels": 56 * 56, "max_pixels": 84 * 84}
@@ -307,6 +341,8 @@ FAMILIES = {
     ),
     "qwen2_audio": Tiny(build=qwen2_audio, kinds=("audio",)),
     "pixtral": Tiny(build=pixtral, image={"size": 64}),
+    "mistral3": Tiny(build=mistral3, image={"size": 64, "merge": 2, "patch": 16}, family="pixtral"),
+    "qwen2_5_omni": Tiny(build=qwen2_5_omni, image=_QWEN, video=_QWEN, kinds=("image", "video", "audio")),
     "native": Tiny(build=native, kinds=("image", "video", "audio")),
 }
 """Those that varlen attention packs."""
@@ -346,7 +382,7 @@ def family(name: str) -> Family:
     if name == "native":
         return family_of(NATIVE, words())
     media = {"image": tiny.image, "video": tiny.video, "audio": tiny.audio}
-    return get_family(name, tokenizer=words(), **media, mrope="transformers")
+    return get_family(tiny.family or name, tokenizer=words(), **media, mrope="transformers")
 
 
 def video(name: str, frames: int) -> Medium:
