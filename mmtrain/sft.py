@@ -27,6 +27,7 @@ from mmdata.shards.storage import user_cache, write_atomic
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.device import each_tensor
 from mmdata.stream.loader import StreamLoader
+from mmdata.stream.position import Position
 from mmdata.stream.report import plan_report
 from mmdata.types import Packed, World
 from mmtrain import (
@@ -235,8 +236,10 @@ def certified(spec: TrainSpec, model: Any, stream: StreamingDataset) -> Strategy
     if spec.collate == "padded":
         return "single"
     device = device_of(spec.device)
+    planned = stream.planner.block(Position()).measured.plans
+    kinds = {plan.kind for plans in planned for plan in plans}
     with autocast(device, spec.precision):
-        path, found = certificate.cached(model, user_cache("certificates"))
+        path, found = certificate.cached(model, user_cache("certificates"), kinds)
     if found is None:
         alone = StreamingDataset(spec.data, family=stream.family, yields="encoded", world=World())
         usable = (p for p in alone if isinstance(p, Packed) and not p.masked and (p.labels != IGNORE).any())
@@ -244,7 +247,7 @@ def certified(spec: TrainSpec, model: Any, stream: StreamingDataset) -> Strategy
         with autocast(device, spec.precision):
             found = certificate.certify(
                 model,
-                list(itertools.islice(usable, CHECKED_SAMPLES)),
+                certificate.chosen(usable, kinds, count=CHECKED_SAMPLES),
                 lambda packs: dict(each_tensor(collate(packs), lambda tensor: tensor.to(device))),
             )
         path.parent.mkdir(parents=True, exist_ok=True)
