@@ -105,7 +105,7 @@ def parts(
     left = [_medium(kind, place, "user", True) for kind, places in listed.items() for place in places]
     tagged = {item.kind for item in read if isinstance(item, _Medium) and not item.refers}
     if wrong := sorted({medium.kind for medium in left} & tagged):
-        raise DataError("bad_record", f"the line lists more {wrong[0]}s than its texts have places for")
+        raise DataError("bad_record", f"the line lists more {wrong[0]}s than its texts have places (<{wrong[0]}>) for")
     first = next((at for at, item in enumerate(read) if item.role == "user"), 0)
     return tuple(_joined(_named([*read[:first], *left, *read[first:]])))
 
@@ -168,7 +168,7 @@ def _part(part: dict[str, Any], role: str, train: bool, listed: dict[MediaKind, 
 
 def _next(listed: dict[MediaKind, list[Any]], kind: MediaKind) -> Any:
     if not listed.get(kind):
-        raise DataError("bad_record", f"the texts have places for more {kind}s than the line lists")
+        raise DataError("bad_record", f"the texts have places (<{kind}>) for more {kind}s than the line lists")
     return listed[kind].pop(0)
 
 

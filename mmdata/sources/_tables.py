@@ -1,4 +1,4 @@
-"""Rows of parquet, csv, tsv and jsonl files, streamed in batches, a damaged row costing only itself."""
+"""Rows of parquet, csv, tsv, jsonl and json files, streamed in batches, a damaged row costing only itself."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmdata.errors import DataError
+from mmdata.sources import _json_list
 
 BATCH = 4096
 FORMATS = ("parquet", "csv", "tsv", "jsonl")
@@ -66,11 +67,12 @@ def table_format(name: str) -> str | None:
     """
     path = PurePosixPath(name.lower())
     suffix = PurePosixPath(path.stem).suffix if path.suffix in _COMPRESSIONS else path.suffix
-    return {".parquet": "parquet", ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(suffix)
+    return {**{f".{name}": name for name in (*FORMATS, "json")}, ".ndjson": "jsonl"}.get(suffix)
 
 
-def list_files(path: str, formats: Sequence[str] = FORMATS) -> list[TableFile]:
-    """The table files under a path: a file, a folder (searched below), or a glob; sorted by name.
+def list_files(path: str, formats: Sequence[str] = FORMATS, named: Sequence[str] = ()) -> list[TableFile]:
+    """The table files under a path: a file, a folder (searched below), or a glob; sorted by name. Files of the formats
+    `named` are not looked for in folders, which may hold such for other reasons.
 
     Raises DataError where there are none.
     """
@@ -92,11 +94,13 @@ def list_files(path: str, formats: Sequence[str] = FORMATS) -> list[TableFile]:
         raise DataError("source_unreadable", f"{path}: {error}") from error
     found = [name for name in found if not fnmatch.fnmatch(name.rpartition("/")[2], ".*")]
     if not found:
-        raise DataError("source_empty", f"{path}: no {', '.join(formats)} file there")
+        hint = f"; a .{' or .'.join(named)} file is read if you name it itself" if named else ""
+        raise DataError("source_empty", f"{path}: no {', '.join(formats)} file there{hint}")
     files = []
     for name in sorted(found):
-        if table_format(name) not in formats:
-            raise DataError("source_format", f"{name}: not one of {', '.join(formats)} (the suffix tells)")
+        if table_format(name) not in (*formats, *named):
+            known = ", ".join((*formats, *named))
+            raise DataError("source_format", f"{name}: not one of {known} (the suffix tells)")
         files.append(TableFile(fs.unstrip_protocol(name), printable(name[len(base) :].lstrip("/")), sizes[name]))
     return files
 
@@ -121,12 +125,12 @@ def _open(file: TableFile, compression: str | None = None) -> IO[bytes]:
 
 
 def columns(file: TableFile) -> list[str]:
-    """Column names; for jsonl the keys of its first readable lines, none where no line is readable. Raises
+    """Column names; for jsonl and json the keys of the first readable rows, none where no row is readable. Raises
     DataError for an unreadable file."""
     if file.format == "parquet":
         with _open(file) as stream:
             return list(_parquet(file, stream).schema_arrow.names)
-    if file.format != "jsonl":
+    if file.format in ("csv", "tsv"):
         with _text(file) as text:
             return _header(file, _csv_reader(file, _Lines(text)))
     return next((list(batch.table.schema.names) for batch in batches(file) if batch.table.num_rows), [])
@@ -204,9 +208,17 @@ def _text_batch(block: list[dict[str, Any] | str], first: int) -> Batch:
 
 
 def text_rows(file: TableFile) -> Iterator[dict[str, Any] | str]:
-    """The rows of a csv, tsv or jsonl file: each as a dict, or a string that says why it is none."""
+    """The rows of a csv, tsv, jsonl or json file: each as a dict, or a string that says why it is none. A json file
+    is a list of them, or lines as in jsonl, which many call so."""
+    lines = file.format == "jsonl"
+    if file.format == "json":
+        with _text(file) as text:
+            lines = _json_list.begins(text) == "{"
     with _text(file) as text:
-        yield from _json_rows(text) if file.format == "jsonl" else _csv_rows(file, text)
+        if file.format in ("csv", "tsv"):
+            yield from _csv_rows(file, text)
+        else:
+            yield from _json_rows(text) if lines else map(_row, _json_list.items(text, file.name))
 
 
 @contextlib.contextmanager
@@ -257,11 +269,19 @@ def _json_rows(text: IO[str]) -> Iterator[dict[str, Any] | str]:
             yield _TOO_LONG
             continue
         try:
-            value = json_value(json.loads(line))
+            value = json.loads(line)
         except (ValueError, RecursionError) as error:
             yield f"not JSON: {error}"
             continue
-        yield value if isinstance(value, dict) else f"a JSON {type(value).__name__}, not an object"
+        yield _row(value)
+
+
+def _row(value: Any) -> dict[str, Any] | str:
+    try:
+        value = json_value(value)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON: {error}"
+    return value if isinstance(value, dict) else f"a JSON {type(value).__name__}, not an object"
 
 
 def _csv_reader(file: TableFile, lines: _Lines) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""JSON lines: images, videos or audio, and a text or a conversation per line."""
+"""JSON lines, or a JSON list: images, videos or audio, and a text or a conversation in each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, MediaKind, Origin, Sample, Text
 
 KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
+OUTSIDE = " leads out of source.root (by default the folder of source.path)"
 
 
 class JsonlColumns(Model):
@@ -35,13 +36,14 @@ class JsonlColumns(Model):
 class Jsonl(SourceSpec):
     """Lines such as `{"image": "a/1.jpg", "text": "A cat."}` or `{"video": "b/2.mp4", "text": "A cat jumps."}`, or
     conversations: `{"image": "a/1.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat?"}, ...]}`; all
-    other keys travel in the sample's JSON."""
+    other keys travel in the sample's JSON. A .json file holds a list of such, as LLaVA's does, or lines too."""
 
     kind: Literal["jsonl"] = "jsonl"
     path: InputPath = runtime()
-    """A .jsonl file (compressed or not), a folder of them, or a glob; local or any fsspec URL."""
+    """A .jsonl or .json file (compressed or not), a folder of .jsonl files, or a glob; local or any fsspec URL."""
     root: InputPath | None = runtime(None)
-    """What paths of media are relative to. Default: the folder of `path`. A path that leads out of it is refused."""
+    """What paths of media are relative to. Default: the folder of `path`. A path that leads out of it is refused;
+    `/` allows every one."""
     columns: JsonlColumns = JsonlColumns()
 
     def open(self) -> Source:
@@ -51,7 +53,7 @@ class Jsonl(SourceSpec):
 class _JsonLines:
     def __init__(self, spec: Jsonl) -> None:
         self._spec = spec
-        self._files = _tables.list_files(spec.path, ("jsonl",))
+        self._files = _tables.list_files(spec.path, ("jsonl",), named=("json",))
         first = self._files[0]
         self._root = (spec.root or first.url[: len(first.url) - len(first.name)]).rstrip("/")
         # Files without a readable line say nothing about the keys.
@@ -110,9 +112,10 @@ class _JsonLines:
             for path in found if isinstance(found, list) else [found]:
                 uri = self._uri(path) if isinstance(path, str) and path.strip() else None
                 if uri is None:
+                    escapes = isinstance(path, str) and path.strip()
                     refused = Drop(
-                        reason="path_escape" if isinstance(path, str) and path.strip() else "bad_url",
-                        detail=f"{column}: {path!r}",
+                        reason="path_escape" if escapes else "bad_url",
+                        detail=_named(value, f"{column}: {path!r}" + OUTSIDE * bool(escapes)),
                         state="failed_permanent",
                     )
                     uri = str(path or "")
@@ -134,11 +137,11 @@ class _JsonLines:
                 if isinstance(part, Media) and part.uri is not None:
                     uri = self._uri(part.uri)
                     if uri is None:
-                        raise DataError("path_escape", f"{part.kind}: {part.uri!r}")
+                        raise DataError("path_escape", f"{part.kind}: {part.uri!r}{OUTSIDE}")
                     part = replace(part, uri=uri)
                 parts.append(part)
         except DataError as error:
-            drop = Drop(reason=error.reason, detail=error.detail, state="failed_permanent")
+            drop = Drop(reason=error.reason, detail=_named(value, error.detail), state="failed_permanent")
             return Record(row=row, sample=empty, drop=drop)
         return Record(row=row, sample=replace(empty, parts=tuple(parts)))
 
@@ -152,3 +155,9 @@ class _JsonLines:
         if normal.startswith("/"):
             return normal if normal.startswith(self._root.removeprefix("file://") + "/") else None
         return None if normal.split("/")[0] == ".." else f"{self._root}/{normal}"
+
+
+def _named(value: dict[str, Any], detail: str) -> str:
+    """What is wrong with a line, under the id that its owner knows it by."""
+    name = value.get("id")
+    return detail if name is None or isinstance(name, dict | list) else f"id {str(name)[:100]}: {detail}"

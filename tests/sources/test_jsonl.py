@@ -60,6 +60,32 @@ def test_lines_are_records(tmp_path: Path, suffix: str) -> None:
     assert [record.sample.origin for record in found] == [Origin(uri=f"lines.{suffix}", row=at) for at in range(3)]
 
 
+@pytest.mark.parametrize("suffix", ["json", "json.gz"])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_json_file_is_a_list_of_such_lines_or_holds_lines(tmp_path: Path, suffix: str, indent: int | None) -> None:
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A fox."}]
+    lines = [{"id": "a", "image": "a/1.JPG", "conversations": talk}, "text", {"id": "b", "image": "2.jpg", "text": "x"}]
+    listed = records(write(tmp_path / f"list.{suffix}", json.dumps(lines, indent=indent)))
+    lined = records(write(tmp_path / f"lines.{suffix}", *map(json.dumps, lines)))
+    for found in (listed, lined):
+        assert [record.row for record in found] == [0, 1, 2]
+        assert [local(record) for record in found] == [[f"{tmp_path}/a/1.JPG"], [], [f"{tmp_path}/2.jpg"]]
+        assert [record.drop.detail if record.drop else "" for record in found][1].endswith("a JSON str, not an object")
+        assert found[0].sample.texts[1].text == "A fox."
+    broken = tmp_path / f"broken.{suffix}"
+    with pytest.raises(DataError, match=r"source_unreadable: broken.*line 2: the file ends in the list"):
+        records(write(broken, '[{"image": "1.jpg", "text": "x"}'))
+
+
+def test_a_folder_is_searched_for_lines_only(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "list.json", json.dumps([{"image": "1.jpg", "text": "x"}]))
+    with pytest.raises(DataError, match=r"no jsonl file there; a .json file is read if you name it itself"):
+        Jsonl(path=str(tmp_path)).open()
+    write(tmp_path / "lines.jsonl", {"image": "1.jpg", "text": "y"})
+    assert [text.text for found in records(tmp_path) for text in found.sample.texts] == ["y"]
+    assert [text.text for found in records(tmp_path / "*" / "*.json") for text in found.sample.texts] == ["x"]
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
 def test_damage_costs_its_line(tmp_path: Path, suffix: str) -> None:
     good = {"image": "1.jpg", "text": "good"}

@@ -1,0 +1,117 @@
+"""The items of one JSON list, as LLaVA's data come: read a piece at a time, whatever the size of the file."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import IO, Any
+
+from mmdata.errors import DataError
+
+PIECE = 1 << 20
+"""Characters that are read at a time."""
+LONGEST = 1 << 24
+"""Characters of the longest item that is read."""
+_SPACE = re.compile(r"[ \t\r\n]*")
+_DECODER = json.JSONDecoder()
+
+
+def begins(text: IO[str]) -> str:
+    """The first character that is no white space; empty for a text without any. The text is read up to it.
+
+    >>> import io
+    >>> begins(io.StringIO(" \\n [1]"))
+    '['
+    """
+    while (character := text.read(1)) and character in " \t\r\n":
+        pass
+    return character
+
+
+def items(text: IO[str], name: str) -> Iterator[Any]:
+    """The items of the list that the text is. Raises DataError `source_unreadable`, naming the line, where it is no
+    list, ends too early, or goes on behind it: unlike a line, an item that is no JSON hides where the next begins.
+
+    >>> import io
+    >>> list(items(io.StringIO('[{"id": 1},\\n {"id": 2}]'), "train.json"))
+    [{'id': 1}, {'id': 2}]
+    """
+    reading = _Reading(text, name)
+    if reading.take() != "[":
+        raise reading.wrong("a list of samples is wanted: [{...}, {...}]")
+    if reading.peek() == "]":
+        reading.take()
+    else:
+        while True:
+            yield reading.value()
+            mark = reading.take()
+            if mark == "]":
+                break
+            if mark != ",":
+                raise reading.wrong("a comma is missing between two samples" if mark else "the file ends in the list")
+    if reading.peek():
+        raise reading.wrong("there is more behind the list")
+
+
+class _Reading:
+    """A text and how far it was read. Of it no more is in memory than an item and a piece."""
+
+    def __init__(self, text: IO[str], name: str) -> None:
+        self._text, self._name = text, name
+        self._held, self._at, self._line, self._ended = "", 0, 1, False
+
+    def peek(self) -> str:
+        """The next character that is no white space; empty at the end."""
+        while True:
+            space = _SPACE.match(self._held, self._at)
+            assert space is not None, "it matches nothing, too"
+            self._at = space.end()
+            if self._at < len(self._held):
+                return self._held[self._at]
+            if self._ended:
+                return ""
+            self._more(PIECE)
+
+    def take(self) -> str:
+        """The same, and past it."""
+        found = self.peek()
+        self._at += len(found)
+        return found
+
+    def value(self) -> Any:
+        """The next value."""
+        self.peek()
+        piece = PIECE
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._held, self._at)
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, RecursionError) or self._ended:
+                    raise self._error(error) from error
+                if len(self._held) - self._at > LONGEST:
+                    raise self.wrong(f"an item of more than {LONGEST:,} characters, or {error}") from error
+            else:
+                if end + 2 < len(self._held) or self._ended:  # else a number may go on, behind its point or `e-`
+                    self._at = end
+                    return value
+            self._more(piece)
+            piece *= 2
+
+    def wrong(self, what: str) -> DataError:
+        """The error that says so of this place."""
+        line = self._line + self._held.count("\n", 0, self._at)
+        return DataError("source_unreadable", f"{self._name}: not a JSON list, line {line}: {what}")
+
+    def _error(self, error: ValueError | RecursionError) -> DataError:
+        if isinstance(error, json.JSONDecodeError):
+            if error.pos >= len(self._held.rstrip()) or error.msg.startswith("Unterminated"):
+                return self.wrong("the file ends in this sample")
+            self._at = error.pos
+            return self.wrong(error.msg)
+        return self.wrong(f"{error}")
+
+    def _more(self, characters: int) -> None:
+        self._line += self._held.count("\n", 0, self._at)
+        read = self._text.read(characters)
+        self._held, self._at, self._ended = self._held[self._at :] + read, 0, not read
