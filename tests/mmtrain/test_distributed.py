@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import distributed as dist
 from torch import multiprocessing
 
@@ -111,6 +112,86 @@ def test_two_ranks_train_as_one_and_resume_as_one(folder: Path, tmp_path: Path) 
     for a, b in zip(expected, again, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
     assert json.loads((two / "config.json").read_text())["global_batch"] == 5
+
+
+def killed_after(step: int, told: list[str], output: Path, count: int) -> None:
+    """Start the command on so many ranks, and kill -9 all of them when the checkpoint of a step is there."""
+    processes = ranks.start(count, told, output.parent / "said")
+    deadline = time.monotonic() + 240
+    while not any(checkpoint.step_of(each) >= step for each in checkpoint.found(output)):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    for process in processes:
+        process.kill()
+    assert ranks.wait(processes) == [-signal.SIGKILL] * count
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("packs", [4, 5])  # 5: one of two ranks gets a dummy
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_killed_on_some_ranks_it_goes_on_on_others(
+    folder: Path, tmp_path: Path, before: int, after: int, packs: int
+) -> None:
+    """20 steps, of which those up to a checkpoint are done by `before` ranks and the others by `after`: the same keys
+    at every step, and the losses of a run that was left alone."""
+    extra = ["--set", f"global_batch={packs}", "steps=20", "checkpoint.every=4"]
+    assert sft.main(arguments(folder, tmp_path / "whole", *extra)) == 0
+    expected = trace(tmp_path / "whole")
+    output = tmp_path / "run"
+    told = arguments(folder, output, *extra)
+    killed_after(8, told, output, before)
+    said = ranks.run(after, told, tmp_path / "again")
+    done = re.search(r"(\d+) of 20 steps are done", said)
+    assert done is not None
+    assert 8 <= int(done[1]) < 20
+    found = trace(output)
+    assert [line["step"] for line in found] == list(range(20))
+    assert [without_rank(line) for line in found] == [without_rank(line) for line in expected]
+    for a, b in zip(expected, found, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
+
+
+def moments(output: Path) -> dict[str, torch.Tensor]:
+    """Means of the gradients of a run, from its last checkpoint."""
+    file = checkpoint.found(output)[-1] / "optimizer.safetensors"
+    return {name: value for name, value in load_file(file).items() if name.endswith("exp_avg")}
+
+
+def assert_same_steps(found: Path, expected: Path) -> None:
+    """Losses, and norms and means of gradients, within 1e-6."""
+    for a, b in zip(trace(found), trace(expected), strict=True):
+        assert a["keys_crc32c"] == b["keys_crc32c"]
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-6)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-6)
+    mine, other = moments(found), moments(expected)
+    assert mine.keys() == other.keys()
+    for name, value in mine.items():
+        torch.testing.assert_close(value, other[name], atol=1e-6, rtol=0, msg=name)
+
+
+DROPOUT = r"adapters=[{kind: lora, match: 'language\..*_proj', rank: 4, dropout: 0.5}]"
+
+
+@pytest.mark.parametrize("packs", [4, pytest.param(5, marks=pytest.mark.soak)])
+def test_passes_and_ranks_change_nothing_nor_does_dropout(folder: Path, tmp_path: Path, packs: int) -> None:
+    """(accumulation, ranks) of (1, 1), (N, 1) and (N / 2, 2) are one training; what is dropped is keyed by step and
+    pack, so that it is the same wherever the pack is."""
+    extra = ["--set", f"global_batch={packs}", "steps=4"]
+    for name, more in (("plain", []), ("dropped", [DROPOUT])):
+        for count, per_pass in ((1, 1), (2, 1), (1, packs)):
+            output = tmp_path / f"{name}-{count}-{per_pass}"
+            told = arguments(folder, output, *extra, f"packs_per_forward={per_pass}", *more)
+            if count > 1:
+                ranks.run(count, told, tmp_path / "said")
+                assert_same_steps(output, tmp_path / f"{name}-1-1")
+            elif per_pass > 1 and more:
+                assert sft.main(told) == 2  # one draw for several packs is refused: test_blocks
+            else:
+                assert sft.main(told) == 0
+                assert_same_steps(output, tmp_path / f"{name}-1-1")
+    losses = [[line["loss"] for line in trace(tmp_path / f"{name}-1-1")] for name in ("plain", "dropped")]
+    assert losses[0][0] == losses[1][0]  # LoRA begins as nothing
+    assert losses[0][1] != losses[1][1]
 
 
 @pytest.mark.parametrize(
