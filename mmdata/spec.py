@@ -48,7 +48,7 @@ def _resolve(value: str, info: ValidationInfo) -> str:
 def _exists(value: str, info: ValidationInfo) -> str:
     resolved = _resolve(value, info)
     check = (info.context or {}).get("check_paths", False)
-    if check and "://" not in resolved and not any(c in resolved for c in "*?["):
+    if check and "://" not in resolved and not any(c in resolved for c in "*?[{"):
         try:
             found = Path(resolved).exists()
         except OSError as error:  # a name too long, a folder that may not be entered
@@ -63,7 +63,7 @@ def _plugin(value: str, info: ValidationInfo) -> str:
 
 
 InputPath = Annotated[str, AfterValidator(_exists)]
-"""A local path (checked to exist; `*` patterns are checked when opened) or any fsspec URL."""
+"""A local path (checked to exist; patterns with `*` or `{}` are checked when opened) or any fsspec URL."""
 OutputPath = Annotated[str, AfterValidator(_resolve)]
 """A local path, relative to the spec file, or any fsspec URL."""
 

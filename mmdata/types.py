@@ -53,11 +53,15 @@ class Packets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where bytes lie in a shard, and their CRC-32C."""
+    """Where bytes lie in a shard, and their CRC-32C, where it is known.
+
+    Of media that a source found inside a file, `shard` is that file (a path or URL); else it is one of the dataset's.
+    """
 
     offset: int
     size: int
-    crc32c: int
+    crc32c: int | None
+    shard: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

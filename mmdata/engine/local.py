@@ -295,7 +295,7 @@ class _Engine:
         parts = []
         for part in sample.parts:
             if isinstance(part, Media) and part.data is None:
-                fetched: Fetched = await self._fetcher.get(part.uri or "")
+                fetched: Fetched = await self._fetcher.get(part.uri or "", part.place)
                 row.attempts += fetched.attempts
                 row.status = fetched.status
                 row.seconds = round((row.seconds or 0.0) + fetched.seconds, 4)
@@ -303,7 +303,7 @@ class _Engine:
                 if fetched.drop is not None:
                     row.drop = fetched.drop
                     return None
-                parts.append(replace(part, data=fetched.data))
+                parts.append(replace(part, data=fetched.data, place=None))
             else:
                 parts.append(part)  # type: ignore[arg-type]
         return replace(sample, parts=tuple(parts))
@@ -366,12 +366,18 @@ def _kept(unit: Unit) -> Iterator[Kept]:
             yield Kept(row=number, sample=_with_data(row, unit.spool), signatures=merged(row.signatures))
 
 
+_AHEAD_BYTES = 32 << 20
+"""Of media that come with their records, what is read ahead at most, but for one record."""
+
+
 class _Reader:
     """Reads records in a thread, a bounded number ahead: opening row groups must not stall the event loop."""
 
     def __init__(self, units: Iterator[tuple[int, Iterator[Record]]], ahead: int = 64, chunk: int = 64) -> None:
         self._queue: queue.Queue[list[int | Record] | BaseException | None] = queue.Queue(ahead)
         self._chunk = chunk
+        self._held = 0  # bytes of media in the queue
+        self._room = threading.Condition()
         self._items: list[int | Record] = []
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._read, args=(units,), daemon=True)
@@ -388,6 +394,9 @@ class _Reader:
                 return None
             if isinstance(found, BaseException):
                 raise found
+            with self._room:
+                self._held -= sum(map(_held, found))
+                self._room.notify()
             self._items = found[::-1]
         return self._items.pop()
 
@@ -400,12 +409,13 @@ class _Reader:
         chunk: list[int | Record] = []
         try:
             for number, records in units:
-                chunk = [number]
+                chunk, size = [number], 0
                 for record in records:
                     chunk.append(record)
-                    if len(chunk) >= self._chunk:
+                    size += _held(record)
+                    if len(chunk) >= self._chunk or size > _AHEAD_BYTES // 4:
                         self._put(chunk)
-                        chunk = []
+                        chunk, size = [], 0
                 if chunk:
                     self._put(chunk)
                 chunk = []
@@ -416,9 +426,19 @@ class _Reader:
             self._put(error)
 
     def _put(self, item: list[int | Record] | BaseException | None) -> None:
+        size = sum(map(_held, item)) if isinstance(item, list) else 0
+        with self._room:
+            while self._held and self._held + size > _AHEAD_BYTES and not self._closed.is_set():
+                self._room.wait(timeout=0.2)
+            self._held += size
         while not self._closed.is_set():
             try:
                 self._queue.put(item, timeout=0.2)
                 return
             except queue.Full:
                 continue
+
+
+def _held(item: int | Record) -> int:
+    """Bytes of media that an item of the queue holds."""
+    return 0 if isinstance(item, int) else sum(len(media.data or b"") for media in item.sample.media)

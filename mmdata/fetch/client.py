@@ -17,11 +17,12 @@ from mmdata.fetch.consent import opt_out, product_token
 from mmdata.fetch.exchange import REDIRECTS, Exchange, Tally
 from mmdata.fetch.failure import FetchError, opted_out, transient
 from mmdata.fetch.files import check_protocol, read_file
+from mmdata.fetch.inside import Inside
 from mmdata.fetch.retry import persist
 from mmdata.fetch.robots import Robots, Rules
 from mmdata.fetch.url import join_url, parse_url
 from mmdata.spec import FetchSpec
-from mmdata.types import Drop
+from mmdata.types import Drop, Place
 
 try:
     import resource
@@ -73,6 +74,7 @@ class Fetcher:
         self._exchange = Exchange(spec, resolver)
         self._robots = Robots(spec, self._exchange) if spec.respect.robots else None
         self._files = ThreadPoolExecutor(threads, thread_name_prefix="read")
+        self._inside = Inside()
         return self
 
     async def __aexit__(
@@ -82,16 +84,21 @@ class Fetcher:
             self._robots.close()
         await self._exchange.close()
         self._files.shutdown(wait=False, cancel_futures=True)
+        self._inside.close()
 
-    async def get(self, uri: str) -> Fetched:
-        """Fetch an http(s) URL, an object store's URL or a local path. Never raises for what the network or the
-        data do. Raises RunError when this machine cannot go on (no more files can be opened)."""
+    async def get(self, uri: str, place: Place | None = None) -> Fetched:
+        """Fetch an http(s) URL, an object store's URL or a local path, or with `place` what lies there inside a file.
+        Never raises for what the network or the data do. Raises RunError when this machine cannot go on (no more files
+        can be opened)."""
         began = self._loop.time()
         tally = Tally()
         data: bytes | None = None
         drop: Drop | None = None
         try:
-            if self._deadline is None:
+            if place is not None:
+                data = await self._loop.run_in_executor(self._files, self._inside.read, place, self._spec.max_bytes)
+                tally.size += len(data)
+            elif self._deadline is None:
                 data = await self._fetch(uri, tally)
             else:
                 data = await self._fetch_in_time(uri, tally, self._deadline)
