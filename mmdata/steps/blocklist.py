@@ -1,0 +1,98 @@
+"""Drop samples with words, phrases or hosts that stand on a list."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from mmdata.registry import register
+from mmdata.spec import InputPath, StepSpec
+from mmdata.steps import _texts
+from mmdata.steps._columns import columns
+from mmdata.steps._texts import Roles
+from mmdata.steps.caption_length import SPACELESS
+from mmdata.types import Drop, Sample
+
+if TYPE_CHECKING:
+    from mmdata.decode.work import Work
+
+WORD = re.compile(r"\w+")
+
+
+@register("step", "blocklist")
+class Blocklist(StepSpec):
+    """Drop samples whose texts hold a listed word or phrase, as `blocklist`, or whose media come from a listed host, as
+    `blocklist_host`. Whole words are compared, in any case and Unicode form: `ass` is not found in `class`, `sea shell`
+    is found in `Sea-shell`. Entries of scripts without spaces are found anywhere. The detail does not repeat the word.
+    """
+
+    kind: Literal["blocklist"] = "blocklist"
+    words: tuple[str, ...] = ()
+    """Words and phrases."""
+    file: InputPath | None = None
+    """A UTF-8 file with more of them, one a line; `#` begins a comment."""
+    hosts: tuple[str, ...] = ()
+    """Hosts; `example.org` stands for its subdomains too."""
+    most: int = Field(0, ge=0)
+    """How many occurrences are let pass."""
+    roles: Roles = ()
+    """The texts that are looked at, by role. Default: all."""
+    file_digest: str | None = None
+    """SHA-256 of `file`. Filled in: a build is bound to what the list says."""
+
+    @model_validator(mode="after")
+    def _bound(self) -> Self:
+        if not (self.words or self.file or self.hosts):
+            raise ValueError("give `words`, a `file`, or `hosts`")
+        if self.file is not None:
+            found = _texts.digest(self.file)
+            if self.file_digest not in (None, found):
+                raise ValueError(f"file_digest: {self.file} has {found}, not {self.file_digest}")
+            object.__setattr__(self, "file_digest", found)
+        for word in self.words:
+            if not WORD.search(word):
+                raise ValueError(f"words: {word!r} has no letter or digit")
+        return self
+
+    def apply(self, sample: Sample, work: Work) -> Sample | Drop:
+        host = columns(sample)["host"]
+        if host is not None and any(host == one or host.endswith(f".{one}") for one in self.hosts):
+            return Drop(reason="blocklist_host", detail=host)
+        listed = _listed(self.words, self.file, self.file_digest)
+        found = sum(listed.count(text) for text in _texts.chosen(sample, self.roles))
+        return sample if found <= self.most else Drop(reason=self.kind, detail=f"{found} listed words")
+
+
+class _Listed(NamedTuple):
+    phrases: frozenset[tuple[str, ...]]
+    longest: int
+    anywhere: tuple[str, ...]
+
+    def count(self, text: str) -> int:
+        """Occurrences in a text; where several begin at a word the longest counts."""
+        plain = _plain(text)
+        found = sum(plain.count(entry) for entry in self.anywhere)
+        words, at = WORD.findall(plain), 0
+        while at < len(words):
+            for length in range(min(self.longest, len(words) - at), 0, -1):
+                if tuple(words[at : at + length]) in self.phrases:
+                    found, at = found + 1, at + length - 1
+                    break
+            at += 1
+        return found
+
+
+@lru_cache(maxsize=4)
+def _listed(words: tuple[str, ...], file: str | None, digest: str | None) -> _Listed:
+    entries = [_plain(entry) for entry in (*words, *(_texts.lines(file) if file else ()))]
+    spaced = frozenset(tuple(WORD.findall(entry)) for entry in entries if not SPACELESS.search(entry)) - {()}
+    anywhere = tuple(sorted({entry for entry in entries if SPACELESS.search(entry)}))
+    return _Listed(spaced, max(map(len, spaced), default=0), anywhere)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).casefold()
