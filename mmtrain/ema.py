@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
 
+from mmdata.errors import SpecError
 from mmdata.spec import Model
 from mmtrain.checkpoint_folder import read_info
 from mmtrain.components import aliases
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 PART = "ema"
 """Its name among a job's parts."""
+Choice = Literal["auto", "ema", "raw"]
+"""The averaged weights of a run, those that it trained, or (`auto`) the averaged ones if it keeps any."""
 
 
 class EmaSpec(Model):
@@ -79,10 +82,13 @@ def put(model: Any, values: Mapping[str, torch.Tensor]) -> None:
                 parameter.copy_(values[name])
 
 
-def put_saved(checkpoint: Path, model: Any) -> bool:
-    """Give a whole model, which has the weights of a checkpoint, the averages that this keeps; whether it keeps any."""
-    state = read_info(checkpoint)["parts"].get(PART)
+def put_saved(checkpoint: Path, model: Any, choice: Choice = "auto") -> bool:
+    """Give a whole model, which has the weights of a checkpoint, the averages that this keeps, unless `choice` is
+    `raw`; whether it got any. Raises SpecError for `ema` where none are kept."""
+    state = None if choice == "raw" else read_info(checkpoint)["parts"].get(PART)
     if state is None:
+        if choice == "ema":
+            raise SpecError(f"weights: {checkpoint} keeps no averaged weights (`ema` in its config); take raw")
         return False
     files = TensorFiles(checkpoint, "parts") if state["values"] else None
     put(model, joined(state, files, {})["values"])
@@ -90,11 +96,11 @@ def put_saved(checkpoint: Path, model: Any) -> bool:
 
 
 @contextmanager
-def swapped(job: Job) -> Iterator[bool]:
-    """Inside, the job's model has its averaged weights, if the run keeps any (the answer says so); afterwards it has
-    its own again, to the bit, whatever happened inside."""
+def swapped(job: Job, choice: Choice = "auto") -> Iterator[bool]:
+    """Inside, the job's model has its averaged weights, if the run keeps any and `choice` is not `raw` (the answer says
+    so); afterwards it has its own again, to the bit, whatever happened inside."""
     ema = job.parts.get(PART)
-    if not isinstance(ema, Ema):
+    if not isinstance(ema, Ema) or choice == "raw":
         yield False
         return
     own = dict(job.model.named_parameters())

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,7 +24,7 @@ from mmdata.errors import DataError, RunError, SpecError
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import World
-from mmtrain import export, models, run
+from mmtrain import ema, export, models, run
 from mmtrain.answers import generated, generating, inputs_of, prompts
 from mmtrain.held_out import EvaluationSpec, Found, evaluate, held_out, undisturbed
 from mmtrain.metrics import Metric
@@ -36,10 +37,15 @@ SPEED_SAMPLES = 4
 """Prompts that the speed is measured on; one more warms up."""
 
 
-def opened(folder: Path, at: str, overrides: Sequence[str], data: StreamSpec | None) -> Restored:
+def opened(
+    folder: Path, at: str, overrides: Sequence[str], data: StreamSpec | None, weights: ema.Choice = "auto"
+) -> Restored:
     """A run with the weights of a checkpoint, or an exported model, which wants `data`. Raises SpecError for others."""
     if (folder / run.SPEC).is_file():
-        return restore(folder, overrides, start=export.chosen(folder, at))
+        start = export.chosen(folder, at)
+        restored = restore(folder, overrides, start=start)
+        ema.put_saved(start, restored.model, weights)
+        return restored
     if not (folder / "config.json").is_file():
         raise SpecError(f"{folder} holds neither a run ({run.SPEC}) nor an exported model (config.json)")
     if data is None:
@@ -125,6 +131,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("model", type=Path, metavar="RUN|FOLDER", help="folder of a run, or of an exported model")
     parser.add_argument("--data", action="append", default=[], metavar="NAME=DATASET", help="or NAME=STREAM.yaml")
     parser.add_argument("--checkpoint", default="latest", metavar="STEP|latest|best", help="of a run; default: latest")
+    parser.add_argument(
+        "--weights",
+        choices=get_args(ema.Choice),
+        default="auto",
+        help="of a run: averaged ones, or those that were trained; default: averaged ones if it keeps them",
+    )
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="of the run's spec")
     parser.add_argument("--batches", type=int, metavar="N", help="global batches of each; default: all")
     parser.add_argument("--generate", type=int, default=8, metavar="K", help="samples of each that are answered")
@@ -136,18 +148,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        given = streams_of(options.data, None)
-        restored = opened(options.model, options.checkpoint, options.set, next(iter(given.values()), None))
-        if (options.model / run.SPEC).is_file():
-            given = streams_of(options.data, restored.spec.data)
-        told = _told(restored.spec, given, options)
-        family = models.family_of(restored.spec.model, restored.tokenizer)
-        streams = held_out(told, restored.spec, family)
-        found = _found(told, restored, streams)
-        fast = speed(restored, next(iter(streams.values())), told.max_new_tokens) if told.generate else {}
-        large = size(restored.model, options.model)
-        if options.html is not None:
-            options.html.write_bytes(render(f"{options.model}", found.values, found.answers, streams))
+        with redirect_stdout(sys.stderr if options.json else sys.stdout):  # JSON alone, without what is said on the way
+            given = streams_of(options.data, None)
+            data = next(iter(given.values()), None)
+            restored = opened(options.model, options.checkpoint, options.set, data, options.weights)
+            if (options.model / run.SPEC).is_file():
+                given = streams_of(options.data, restored.spec.data)
+            told = _told(restored.spec, given, options)
+            family = models.family_of(restored.spec.model, restored.tokenizer)
+            streams = held_out(told, restored.spec, family)
+            found = _found(told, restored, streams)
+            fast = speed(restored, next(iter(streams.values())), told.max_new_tokens) if told.generate else {}
+            large = size(restored.model, options.model)
+            if options.html is not None:
+                options.html.write_bytes(render(f"{options.model}", found.values, found.answers, streams))
     except SpecError as error:
         print(f"mmtrain.evaluate: {error}", file=sys.stderr)
         return 2

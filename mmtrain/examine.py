@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmdata.shards.storage import write_atomic
 from mmtrain import checkpoint
+from mmtrain.ema import swapped
 from mmtrain.held_out import Found, evaluate, held_out
 from mmtrain.run import EVALUATIONS, SAMPLES
 from mmtrain.samples_page import render
@@ -41,15 +42,16 @@ class Examiner:
     def examine(self) -> Found:
         """Evaluate the model as it is; all ranks call it together."""
         job, began = self.job, time.monotonic()
-        found = evaluate(
-            self.told,
-            self.streams,
-            spec=job.spec,
-            model=job.model,
-            tokenizer=job.tokenizer,
-            strategy=job.strategy,
-            world=job.world,
-        )
+        with swapped(job, self.told.weights):
+            found = evaluate(
+                self.told,
+                self.streams,
+                spec=job.spec,
+                model=job.model,
+                tokenizer=job.tokenizer,
+                strategy=job.strategy,
+                world=job.world,
+            )
         stopping = job.parts.get("stopping")
         if isinstance(stopping, Stopping):
             stopping.tell(stopping.value_in(found.values))

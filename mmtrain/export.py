@@ -23,8 +23,6 @@ from mmtrain.models.source import copy_processor
 from mmtrain.spec import TrainSpec
 
 Adapters = Literal["merge", "keep"]
-Weights = Literal["auto", "ema", "raw"]
-"""The run's averaged weights, those that it trained, or the averaged ones if there are any."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -62,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(
-    folder: Path, output: Path, *, at: str = "latest", mode: Adapters = "merge", weights: Weights = "auto"
+    folder: Path, output: Path, *, at: str = "latest", mode: Adapters = "merge", weights: ema.Choice = "auto"
 ) -> list[str]:
     """Write the model of a run's checkpoint to `output`, whole or not at all; answers what there is to say.
 
@@ -114,7 +112,7 @@ def chosen(folder: Path, at: str) -> Path:
     return known[at]
 
 
-def open_model(folder: Path, source: Path, *, weights: Weights = "auto") -> tuple[Any, TrainSpec]:
+def open_model(folder: Path, source: Path, *, weights: ema.Choice = "auto") -> tuple[Any, TrainSpec]:
     """The model of a run with the weights of a checkpoint of it, in evaluation mode, and the run's spec. Raises
     SpecError for a folder that is no run, and for averaged weights of one that keeps none."""
     try:
@@ -131,8 +129,7 @@ def open_model(folder: Path, source: Path, *, weights: Weights = "auto") -> tupl
         model = models.build(spec.model, tokenizer, seed=spec.seed)
     adapters.equip(spec, model, world=World(), folder=folder, start=source, data=_never)
     checkpoint.load_weights(source, model)
-    if weights != "raw" and not ema.put_saved(source, model) and weights == "ema":
-        raise SpecError(f"--weights ema: {folder} keeps no averaged weights (`ema` in its config); take raw")
+    ema.put_saved(source, model, weights)
     return model.eval(), spec
 
 

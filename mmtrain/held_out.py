@@ -18,7 +18,7 @@ from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.loader import StreamLoader
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import World
-from mmtrain import rows, sharding
+from mmtrain import ema, rows, sharding
 from mmtrain.answers import Answer, answers, generating
 from mmtrain.certificate import Strategy
 from mmtrain.distributed import gather
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 class EvaluationSpec(Model):
     """What a run is measured by, and when."""
 
-    data: dict[str, StreamSpec] = Field(..., min_length=1)
-    """Streams of held-out samples by name; each is gone through once, or `batches` of it."""
+    data: dict[str, StreamSpec] = Field(default_factory=dict)
+    """Streams of held-out samples by name; each is gone through once, or `batches` of it. By default `held_out`: what
+    `data.hold_out` keeps out of the training."""
     every: int = Field(100, ge=1)
     """Steps between evaluations; there is always one after the last step."""
     batches: int | None = Field(None, ge=1)
@@ -46,6 +47,9 @@ class EvaluationSpec(Model):
     """Of an answer."""
     metrics: tuple[Metric, ...] = ("exact_match",)
     """What answers are measured by, beside what the sample says (or `answers` in its meta)."""
+    weights: ema.Choice = "auto"
+    """Which weights are measured: averaged ones (`ema`), those that are trained (`raw`); `auto` takes averaged ones
+    where the run keeps them, as export does. So `best` and early stopping are of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,17 @@ class Found:
     """`loss` over everything, and by data `NAME/loss`, `NAME/loss/TASK`, `NAME/exact_match` ..."""
     answers: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
     """By data; those of all ranks."""
+
+
+def kept_out(data: StreamSpec) -> StreamSpec:
+    """What `hold_out` keeps out of a stream: once, in the order of its datasets, as it is."""
+    once = {"schedule", "views", "weigh_by", "datasets", "epochs", "shuffle", "augment", "part"}
+    told = data.model_dump(exclude_unset=True, exclude=once)
+    told |= {"epochs": 1, "shuffle": "none", "part": "held_out"}
+    if data.datasets:
+        pooled = {"path", "name", "limit", "template"}
+        told["datasets"] = [each.model_dump(exclude_unset=True, include=pooled) for each in data.datasets]
+    return StreamSpec.model_validate(told)
 
 
 def held_out(
@@ -82,6 +97,7 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             yield
     finally:
+        sharding.reshard(model)
         for module, mode in modes:
             module.training = mode
 

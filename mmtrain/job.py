@@ -15,6 +15,7 @@ from mmdata.types import World
 from mmtrain.certificate import Strategy
 from mmtrain.gate import Gate
 from mmtrain.monitor import Monitor
+from mmtrain.optim import staged
 from mmtrain.rules import Setting
 from mmtrain.spec import TrainSpec
 from mmtrain.stopping import Stopping
@@ -80,4 +81,4 @@ class Job:
     @property
     def staged(self) -> bool:
         """Whether which parameters are trained has to be said at all."""
-        return any(setting.freeze_until or not setting.train for setting in self.settings.values())
+        return staged(self.settings)

@@ -17,7 +17,7 @@ from mmtrain.gate import forget_quarantine
 from mmtrain.job import Job
 from mmtrain.monitor import line, measured
 from mmtrain.optim import thaw
-from mmtrain.step import train_step
+from mmtrain.step import Step, train_step
 
 CONSOLE_LINES = 20
 
@@ -40,10 +40,7 @@ def train(job: Job, start: Path | None) -> None:
             if job.step >= spec.steps or job.stopped:
                 break
             started = time.monotonic()
-            job.model.train()
-            if job.staged:
-                thaw(job.model, job.settings, job.step / spec.steps)
-            result = train_step(job, batches)
+            result = advance(job, batches)
             values = measured(job, result, batches, waited=waited, seconds=time.monotonic() - started)
             if isinstance(drift := job.parts.get("drift"), Drift) and drift.due(job.step + 1):
                 values["drift/vision"] = drift.measure()
@@ -80,6 +77,14 @@ def train(job: Job, start: Path | None) -> None:
         print(f"done   {steps} steps in {seconds:.1f} s; loss {first_loss:.4f} -> {loss:.4f}; run folder {job.folder}")
     if loader.bad and job.step > done:
         print(f"masked {sum(loader.bad.values())} samples that could not be read: {dict(loader.bad)}")
+
+
+def advance(job: Job, batches: list[Batch]) -> Step:
+    """Take step `job.step` with what is trained then; the caller counts it. Raises RunError as `train_step` does."""
+    job.model.train()
+    if job.staged:
+        thaw(job.model, job.settings, job.step / job.spec.steps)
+    return train_step(job, batches)
 
 
 def say(world: World, line: str) -> None:

@@ -139,6 +139,11 @@ def _adamw(spec: OptimSpec, devices: set[str]) -> Any:
     return adamw
 
 
+def staged(settings: Mapping[str, Setting]) -> bool:
+    """Whether some parameters are not trained, always or at first, so that `thaw` has something to say."""
+    return any(setting.freeze_until or not setting.train for setting in settings.values())
+
+
 def thaw(model: Any, settings: Mapping[str, Setting], progress: float) -> list[str]:
     """Let the rules' parameters need gradients, or not, at `progress` (0 to 1) of the run, and put modules of which all
     is frozen into `eval()` (their dropout and statistics stand still too). Answers the aliases that are trained now.

@@ -1,7 +1,8 @@
 """One step of a run again, alone: python -m mmtrain.replay RUN --step N, or --quarantine K.
 
-The same packs by the same plan, through the weights of the nearest checkpoint before it: the loss of every sample, and
-where the first value comes to be that is not finite.
+The same packs by the same plan, through the very weights that the run had then: those of the nearest checkpoint before
+it, trained up to the step once more (`--forward`). The loss of every sample, and where the first value comes to be that
+is not finite. Nothing is written to the run's folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import crc32c
 import torch
@@ -25,16 +26,24 @@ from mmdata import rng
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.explain_page.page import render
 from mmdata.stream.deal import Deal
-from mmdata.stream.loader import Batch
+from mmdata.stream.loader import Batch, StreamLoader
 from mmdata.types import World
-from mmtrain import checkpoint, run, sft
+from mmtrain import checkpoint, loop, run, sft
+from mmtrain.certificate import Strategy
 from mmtrain.gate import quarantined
+from mmtrain.job import Job
 from mmtrain.objective import losses
-from mmtrain.optim import thaw
-from mmtrain.precision import autocast
+from mmtrain.optim import lr_factor, optimizer, staged, thaw
+from mmtrain.precision import LossScale, autocast
 from mmtrain.restore import Restored, adopted, restore
 from mmtrain.rows import borders
+from mmtrain.spec import TrainSpec
 from mmtrain.weighting import step_weights
+
+Forward = Literal["auto", "always", "never"]
+"""Whether the steps between the checkpoint and the one that is asked for are taken again."""
+SOON = 120.0
+"""Seconds that these took by the run's log, up to which `auto` takes them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +66,10 @@ class Replayed:
 
     step: int
     weights: int
-    """Steps that the weights had taken: fewer than `step` where no checkpoint lies so near."""
+    """Steps that the weights had taken: fewer than `step` where no checkpoint lies so near and none were taken
+    again."""
+    loss: float = math.nan
+    """Of the step, as its log has it."""
     samples: list[SampleLoss] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
     """Of each forward or backward pass that came out not finite, where that began."""
@@ -68,8 +80,11 @@ class Replayed:
         """For a person."""
         log = {True: "the keys of the log", False: "OTHER KEYS than the log's", None: "a step that the log has not"}
         told = [
-            f"step {self.step}: {len(self.samples)} samples, {log[self.logged]}; weights after {self.weights} steps"
+            f"step {self.step}: {len(self.samples)} samples, {log[self.logged]}; weights after {self.weights} steps",
+            f"loss {self.loss:.6f}",
         ]
+        if self.weights < self.step:
+            told[-1] += f", not the log's, which is of weights after {self.step}: --forward always trains up to them"
         told += [
             f"  {each.key}  {each.targets:5d} targets  loss {each.loss:9.4f}{'' if each.finite else '  <- not finite'}"
             for each in self.samples
@@ -77,11 +92,13 @@ class Replayed:
         return told + [f"first not finite: {each}" for each in self.modules or ["nothing"]]
 
 
-def replay(restored: Restored, step: int, *, html: Path | None = None) -> Replayed:
-    """Do step `step` of a run again, all its packs in this process, and move nothing. With `html`, its packs are
-    rendered as a page. Nothing is written to the run's folder.
+def replay(restored: Restored, step: int, *, html: Path | None = None, forward: Forward = "auto") -> Replayed:
+    """Do step `step` of a run again, all its packs in this process, and do not take it. With `forward`, the steps
+    before it are taken first, with `restored.model`: `auto` does so where they were done soon. With `html`, its packs
+    are rendered as a page. Nothing is written to the run's folder.
 
-    Raises `SpecError` where the run or its stream has no such step."""
+    On the CPU, values are those of a run of one process to the bit; others add up in another order. Raises `SpecError`
+    where the run or its stream has no such step."""
     if not 0 <= step < restored.spec.steps:
         raise SpecError(f"--step {step}: the run has steps 0 to {restored.spec.steps - 1}")
     with tempfile.TemporaryDirectory() as aside:
@@ -89,24 +106,73 @@ def replay(restored: Restored, step: int, *, html: Path | None = None) -> Replay
         if (restored.folder / run.STREAM).exists():
             shutil.copytree(restored.folder / run.STREAM, known)
         stream = sft.make_stream(restored.spec, restored.tokenizer, World(), known)
-        if restored.checkpoint is not None:
-            stream.load_state_dict(checkpoint.read_info(restored.checkpoint)["stream"])
-        stream.seek(step)
         strategy = adopted(restored, stream)
         loader = sft.make_loader(restored.spec, stream, restored.tokenizer, strategy)
-        batches = next(loader.steps(), None)
+        trained = restored.step == step or forward == "always" or (forward == "auto" and _soon(restored, step))
+        batches = (_trained_up_to if trained else _sought)(restored, loader, step, strategy, Path(aside))
         if batches is None:
             raise SpecError(f"--step {step}: the stream ends before it")
         if html is not None:
             html.write_bytes(render(stream, dealt(loader.dealt)))
-    found = [_passed(restored, batch, step, strategy) for batch in batches]
+    weights = [_weights(restored.spec, batch, step) for batch in batches]
+    total = sum(float(each.sum()) for each in weights)
+    found = [
+        _passed(restored, batch, mine, step, strategy, total) for batch, mine in zip(batches, weights, strict=True)
+    ]
     return Replayed(
         step=step,
-        weights=restored.step,
-        samples=[sample for samples, _ in found for sample in samples],
-        modules=[module for _, module in found if module is not None],
+        weights=step if trained else restored.step,
+        loss=sum(part for part, _, _ in found),
+        samples=[sample for _, samples, _ in found for sample in samples],
+        modules=[module for _, _, module in found if module is not None],
         logged=_logged(restored.folder, step, [key for batch in batches for key in batch["keys"]]),
     )
+
+
+def _soon(restored: Restored, step: int) -> bool:
+    """Whether the steps before this one were done soon, by the log."""
+    lines = [line for line in run.log_lines(restored.folder) if restored.step <= line["step"] < step]
+    took = sum(line["seconds/load"] + line["seconds/step"] for line in lines)
+    return len(lines) == step - restored.step and took <= SOON
+
+
+def _sought(restored: Restored, loader: StreamLoader, step: int, *_: Any) -> list[Batch] | None:
+    """The batches of a step; the model stays as it is."""
+    if restored.checkpoint is not None:
+        loader.load_state_dict(checkpoint.read_info(restored.checkpoint)["stream"])
+    loader.dataset.seek(step)
+    return next(loader.steps(), None)
+
+
+def _trained_up_to(
+    restored: Restored, loader: StreamLoader, step: int, strategy: Strategy, folder: Path
+) -> list[Batch] | None:
+    """The batches of a step, when the model has taken those before it, each as the run took it or left it out; what
+    that writes goes to `folder`."""
+    spec, model, settings = restored.spec, restored.model, restored.settings
+    optim = optimizer(model, spec.optim, settings, factor=lr_factor(spec.optim, spec.global_batch))
+    job = Job(
+        spec=spec,
+        world=World(),
+        folder=folder,
+        model=model,
+        tokenizer=restored.tokenizer,
+        settings=settings,
+        optim=optim,
+        loader=loader,
+        strategy=strategy,
+        base=checkpoint.base_digest(model, settings) if spec.checkpoint.weights == "trained" else None,
+    )
+    if spec.precision == "fp16":
+        job.parts["loss_scale"] = LossScale()
+    if restored.checkpoint is not None:
+        checkpoint.load(restored.checkpoint, job, check=False)
+    for batches in loader.steps():
+        if job.step == step:
+            return batches
+        loop.advance(job, batches)
+        job.step += 1
+    return None
 
 
 def dealt(deals: Sequence[Deal]) -> list[Deal]:
@@ -114,24 +180,28 @@ def dealt(deals: Sequence[Deal]) -> list[Deal]:
     return [deal for deal in deals if deal.pack is not None]
 
 
-def _passed(restored: Restored, batch: Batch, step: int, strategy: Any) -> tuple[list[SampleLoss], str | None]:
-    """The samples' losses, and where the first value is that is not finite."""
+def _weights(spec: TrainSpec, batch: Batch, step: int) -> torch.Tensor:
+    progress = step / spec.steps
+    return step_weights(
+        batch, spec.loss_norm, phases=spec.token_weight_schedule, progress=progress, tasks=spec.task_weights
+    )
+
+
+def _passed(
+    restored: Restored, batch: Batch, weights: torch.Tensor, step: int, strategy: Strategy, total: float
+) -> tuple[float, list[SampleLoss], str | None]:
+    """The batch's part of the step's loss, the samples' losses, and where the first value is that is not finite."""
     spec, model = restored.spec, restored.model
     model.train()
-    thaw(model, restored.settings, step / spec.steps)
-    weights = step_weights(
-        batch,
-        spec.loss_norm,
-        phases=spec.token_weight_schedule,
-        progress=step / spec.steps,
-        tasks=spec.task_weights,
-    )
+    if staged(restored.settings):
+        thaw(model, restored.settings, step / spec.steps)
     torch.manual_seed(int(rng.generator("step", spec.seed, step, *batch["keys"]).integers(2**63)))
     with _watched(model) as first, autocast(batch["input_ids"].device, spec.precision):
         summed, each = losses(model, batch, weights, strategy)
     model.zero_grad(set_to_none=True)
-    if math.isfinite(float(summed)):
-        summed.backward()
+    part = summed / total if total else summed
+    if math.isfinite(float(part)):
+        part.backward()
     where = first[0] if first else None
     if where is None:
         bad = (name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all())
@@ -143,7 +213,7 @@ def _passed(restored: Restored, batch: Batch, step: int, strategy: Any) -> tuple
         mine = weights[start:stop] != 0
         loss = float(each[start:stop][mine].mean()) if mine.any() else math.nan
         samples.append(SampleLoss(key=key, targets=int(mine.sum()), loss=loss))
-    return samples, where
+    return float(part.detach()), samples, where
 
 
 @contextmanager
@@ -199,6 +269,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. where data lie"
     )
+    parser.add_argument(
+        "--forward",
+        choices=get_args(Forward),
+        default="auto",
+        help="train from the checkpoint before up to the step, so that losses are the log's; default: auto, where the "
+        f"log says that it takes {SOON:.0f} s at most",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="render its packs as a page")
     options = parser.parse_args(arguments)
     try:
@@ -210,7 +287,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"--quarantine {options.quarantine}: the run left out {len(left_out)} steps: {left_out}"
                 )
             step = left_out[options.quarantine]
-        found = replay(restore(options.run, options.set, step=step), step, html=options.html)
+        restored = restore(options.run, options.set, step=step)
+        found = replay(restored, step, html=options.html, forward=options.forward)
     except SpecError as error:
         print(f"mmtrain.replay: {error}", file=sys.stderr)
         return 2

@@ -112,10 +112,10 @@ def sft(
     inspect: int = 0,
     html: Path | None = None,
     world: World | None = None,
-    before: Path | None = None,
+    before: stages.Before | None = None,
 ) -> int:
-    """Run a spec, as one of the processes of `world`; a stage starts from the run in the folder `before`. Raises
-    SpecError, RunError or DataError."""
+    """Run a spec, as one of the processes of `world`; a stage starts from the run `before`. Raises SpecError,
+    RunError or DataError."""
     world = world or World()
     folder = Path(spec.output)
     datasets = [open_dataset(source.path, integrity=spec.data.integrity) for source in spec.data.sources]
@@ -130,7 +130,7 @@ def sft(
         start = first(lambda: run.open_run(folder, binding, resume), world)
         own = folder / run.TOKENIZER
         if before is not None:
-            stages.take_tokenizer(before, own, world)
+            stages.take_tokenizer(before.folder, own, world)
         tokenizer = first(lambda: load_or_make(own, datasets[0], spec.tokenizer, source, tokens), world)
     spec = models.with_template(spec, tokenizer, datasets[0])
     stream = make_stream(spec, tokenizer, world, None if dry_run or inspect else folder / run.STREAM)
@@ -219,6 +219,11 @@ def make_loader(
 ) -> StreamLoader:
     """The stream as batches, of rows that the strategy allows; with `every_medium`, as a sharded model wants them."""
     bound_tokenizer: Any = tokenizer
+    if every_medium and strategy == "single" and spec.collate == "packed" and stream.family and stream.family.media:
+        raise SpecError(
+            "collate: packed: rows of a sharded model get a segment with each medium, and this model must not be given "
+            "packed rows; set collate: auto, or distributed.mode: ddp"
+        )
     collate = rows.collator(spec.collate, strategy, bound_tokenizer.pad_token_id)
     return StreamLoader(
         stream,

@@ -105,6 +105,14 @@ def within(model: Any, function: Callable[..., T], *args: Any) -> T:
     return call(lambda: function(model, *args))
 
 
+def reshard(model: torch.nn.Module) -> None:
+    """Give back what a forward pass that no backward pass follows leaves whole, so that parameters are shards again:
+    those that are saved, averaged and moved."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def _call(model: torch.nn.Module, function: Callable[[], Any]) -> Any:
     return function()
 

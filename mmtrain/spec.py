@@ -15,7 +15,7 @@ from mmtrain.blocks import Checkpointing
 from mmtrain.checkpoint import CheckpointSpec
 from mmtrain.distributed import DistributedSpec
 from mmtrain.ema import EmaSpec
-from mmtrain.held_out import EvaluationSpec
+from mmtrain.held_out import EvaluationSpec, kept_out
 from mmtrain.initialise import InitRule
 from mmtrain.losses import Norm
 from mmtrain.models.spec import ModelSpec, TinySpec
@@ -113,7 +113,23 @@ class TrainSpec(Model):
                 except ValidationError as error:
                     found = "; ".join(mistakes(type(self), own, error))
                     raise ValueError(f"stages: {stage.name}: {found}") from error
+                if stage.weights == "ema" and runs[-2].ema is None:
+                    raise ValueError(f"stages: {stage.name}: weights: ema: the stage before averages none; set its ema")
         self._runs = tuple(runs)
+        return self
+
+    @model_validator(mode="after")
+    def _evaluated_on_something(self) -> Self:
+        told = self.evaluation
+        if told is None or told.data or self.stages:
+            return self
+        if not self.data.hold_out:
+            raise ValueError(
+                "evaluation.data: nothing to evaluate on; name held-out datasets there, or set data.hold_out: 0.05, "
+                "which keeps a part of the training data for it"
+            )
+        # A frozen model; nobody has seen it yet.
+        object.__setattr__(self, "evaluation", told.model_copy(update={"data": {"held_out": kept_out(self.data)}}))
         return self
 
     @model_validator(mode="after")
@@ -122,4 +138,6 @@ class TrainSpec(Model):
             raise ValueError(wrong)
         if wrong := weighting.problem(self.token_weight_schedule, self.data.train_on):
             raise ValueError(wrong)
+        if self.ema is None and self.evaluation is not None and self.evaluation.weights == "ema":
+            raise ValueError("evaluation.weights: ema: the run averages none; set ema, or evaluation.weights: auto")
         return self

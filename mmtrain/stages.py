@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from mmdata.spec import Model
 from mmdata.specfile import digest
 from mmdata.types import World
 from mmtrain.distributed import first
+from mmtrain.ema import Choice
 
 if TYPE_CHECKING:
     from mmtrain.spec import TrainSpec
@@ -36,11 +38,22 @@ class StageSpec(Model):
 
     name: str = Field(..., pattern=r"^[A-Za-z0-9_-]+$")
     """Names its folder."""
+    weights: Choice = "auto"
+    """What it takes of the stage before: averaged weights (`ema`), those that were trained (`raw`); `auto` takes
+    averaged ones where that stage keeps them, which are what evaluations and export go by too."""
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What it says besides its name."""
+        """What it says of the config."""
         return dict(self.model_extra or {})
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What a stage starts from: the folder of the run before it, and which of its weights."""
+
+    folder: Path
+    weights: Choice = "auto"
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,16 +83,18 @@ def expanded(values: Mapping[str, Any], stages: Sequence[StageSpec], output: str
     for number, stage in enumerate(stages, 1):
         if wrong := {"stages", "output", "name"} & stage.changes.keys():
             raise ValueError(f"stages: {stage.name}: {min(wrong)} belongs at the top level")
+        if number == 1 and stage.weights != "auto":
+            raise ValueError(f"stages: {stage.name}: weights: the first stage has none before it to take them from")
         base = dict(values) if number == 1 else {k: v for k, v in values.items() if k != "initialise"}
         runs.append(merged(base, {**stage.changes, "output": f"{output.rstrip('/')}/{number:02d}-{stage.name}"}))
     return runs
 
 
 def run_stages(
-    spec: TrainSpec, run: Callable[[TrainSpec, Path | None], int], *, only: str | None = None, dry: bool = False
+    spec: TrainSpec, run: Callable[[TrainSpec, Before | None], int], *, only: str | None = None, dry: bool = False
 ) -> int:
-    """Run the stages of a spec in order, or one of them by its name: `run` is given each with the folder of the stage
-    before. Raises SpecError for a stage that is not there, or whose predecessor is not done."""
+    """Run the stages of a spec in order, or one of them by its name: `run` is given each with what it starts from.
+    Raises SpecError for a stage that is not there, or whose predecessor is not done."""
     from mmtrain import run as run_folder
 
     names = [stage.name for stage in spec.stages]
@@ -92,15 +107,17 @@ def run_stages(
                 told = f"{names[number - 2]}, the stage before, is not done ({before})"
                 raise SpecError(f"--stage {name}: {told}; run it first, or all stages without --stage")
             print(f"stage  {number} of {len(names)}: {name}", flush=True)
-            if code := run(stage, None if dry else before):
+            start = None if dry or before is None else Before(before, spec.stages[number - 1].weights)
+            if code := run(stage, start):
                 return code
         before = Path(stage.output)
     return 0
 
 
-def bound_to(before: Path) -> dict[str, str]:
+def bound_to(before: Before) -> dict[str, str]:
     """What binds a stage to the run that it starts from."""
-    return {"after": digest(json.loads((before / "config.json").read_text()))}
+    after = digest(json.loads((before.folder / "config.json").read_text()))
+    return {"after": after} if before.weights == "auto" else {"after": after, "weights": before.weights}
 
 
 def take_tokenizer(before: Path, folder: Path, world: World) -> None:
@@ -116,31 +133,35 @@ def take_tokenizer(before: Path, folder: Path, world: World) -> None:
     first(copy, world)
 
 
-def take_weights(before: Path, spec: TrainSpec, model: Any, *, equipped: bool) -> str:
+def take_weights(before: Before, spec: TrainSpec, model: Any, *, equipped: bool) -> str:
     """Put the weights that a stage ended with into the next one's model; what was done, for the console.
 
     With the same adapters in both stages they go on, and this has its turn when the model has them (`equipped`);
     otherwise the old ones are merged into the weights before the new ones are put beside them. Raises SpecError where
     they cannot be merged or models differ."""
-    from mmtrain import adapters, checkpoint, models, run
+    from mmtrain import adapters, checkpoint, ema, models, run
 
-    source = checkpoint.found(before)[-1]
-    earlier = type(spec).model_validate_json((before / run.SPEC).read_text())
+    folder = before.folder
+    source = checkpoint.found(folder)[-1]
+    earlier = type(spec).model_validate_json((folder / run.SPEC).read_text())
     same = earlier.adapters == spec.adapters
     if same != equipped:
         return ""
     if same:
         checkpoint.load_weights(source, model)
-        return f"after  {source}"
-    old = models.rebuild(before / run.MODEL)
-    adapters.equip(earlier, old, world=World(), folder=before, start=source, data=_never)
+        averaged = ema.put_saved(source, model, before.weights)
+        return f"after  {source}" + (", averaged weights" if averaged else "")
+    old = models.rebuild(folder / run.MODEL)
+    adapters.equip(earlier, old, world=World(), folder=folder, start=source, data=_never)
     checkpoint.load_weights(source, old)
+    averaged = ema.put_saved(source, old, before.weights)
     adapters.merge(old)
     try:
         model.load_state_dict(old.state_dict())
     except RuntimeError as error:
         raise SpecError(f"{source} does not fit this stage's model: {str(error).splitlines()[-1].strip()}") from error
-    return f"after  {source}" + (", its adapters merged into the weights" if earlier.adapters else "")
+    told = ", averaged weights" if averaged else ""
+    return f"after  {source}{told}" + (", its adapters merged into the weights" if earlier.adapters else "")
 
 
 def _never(batches: int) -> Any:

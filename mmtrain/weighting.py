@@ -39,7 +39,7 @@ def problem(phases: Sequence[WeightPhase], train_on: str) -> str | None:
             return f"token_weight_schedule: {phase.until} follows {before.until}; put phases in ascending order"
     if phases and phases[-1].until < 1:
         return f"token_weight_schedule: nothing is said of what comes after {phases[-1].until}; end it `until: 1`"
-    if train_on != "all" and any("prompt" in phase.model_fields_set and phase.prompt for phase in phases):
+    if train_on != "all" and any(phase.prompt not in (0.0, 1.0) for phase in phases):
         return f"token_weight_schedule: prompts have labels only with data.train_on: all (it is {train_on})"
     return None
 

@@ -24,7 +24,7 @@ def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
     capsys.readouterr()
     assert evaluate.main([*options, "--json"]) == 0
-    values: dict[str, Any] = json.loads("{" + capsys.readouterr().out.split("{", 1)[1])
+    values: dict[str, Any] = json.loads(capsys.readouterr().out)
     return values
 
 

@@ -3,6 +3,7 @@ it (training.md, 45)."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmdata.labels import IGNORE
 from mmdata.types import World
 from mmtrain import sft
 from mmtrain.answers import choice_scores, generated, generating, inputs_of, prompt_of, prompts, reference_of
+from mmtrain.evaluate import main as command
 from mmtrain.examine import read
 from mmtrain.held_out import EvaluationSpec, evaluate, held_out
 from mmtrain.restore import Restored, adopted, restore
@@ -60,6 +62,36 @@ def test_what_is_found_is_logged_and_shown(run: Path) -> None:
     assert page.count("data:image/webp") == 2
     assert "<script" not in page
     assert (run / "checkpoints" / "best").resolve().name == "step-00000004"
+
+
+@pytest.mark.parametrize("choice", ["auto", "raw"])
+def test_averaged_weights_are_what_is_measured(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], choice: str
+) -> None:
+    """Unless told otherwise, by the run as by the command; training goes on with its own."""
+    output = tmp_path / "run"
+    average = ["steps=4", "ema={decay: 0.7}"]
+    measured = [*told(folder), "evaluation.generate=0", f"evaluation.weights={choice}"]
+    assert sft.main(arguments(folder, output, "--set", *average, *measured)) == 0
+    assert sft.main(arguments(folder, tmp_path / "plain", "--set", *average)) == 0
+    assert trace(output) == trace(tmp_path / "plain")
+    assert same_weights(output, tmp_path / "plain")
+    losses = {}
+    for weights in ("ema", "raw", "auto"):
+        capsys.readouterr()
+        assert command([str(output), "--weights", weights, "--generate", "0", "--json"]) == 0
+        losses[weights] = json.loads(capsys.readouterr().out)["values"]["loss"]
+    assert losses["auto"] == losses["ema"] != losses["raw"]
+    assert read(output)[-1]["loss"] == pytest.approx(losses[choice], abs=1e-6)
+
+
+def test_averages_that_are_not_kept_are_not_measured(
+    run: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sft.main(arguments(folder, tmp_path, "--set", *told(folder, "evaluation.weights=ema"))) == 2
+    assert "evaluation.weights: ema: the run averages none" in capsys.readouterr().err
+    assert command([str(run), "--weights", "ema"]) == 2
+    assert "keeps no averaged weights" in capsys.readouterr().err
 
 
 def test_the_loss_is_the_mean_over_all_targets(opened: Restored, folder: Path) -> None:

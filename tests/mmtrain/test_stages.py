@@ -57,6 +57,8 @@ def test_a_stage_is_the_top_level_with_changes() -> None:
         ([{"name": "a"}, {"name": "a"}], "two are called a"),
         ([{"name": "a", "output": "b"}], "a: output belongs at the top level"),
         ([{"name": "no/slash"}], "should match pattern"),
+        ([{"name": "a", "weights": "raw"}], "a: weights: the first stage has none before it"),
+        ([{"name": "a"}, {"name": "b", "weights": "ema"}], "b: weights: ema: the stage before averages none"),
     ],
 )
 def test_mistakes_of_a_stage_are_named(stages: list[dict[str, Any]], message: str) -> None:
@@ -100,6 +102,27 @@ def test_a_recipe_runs_resumes_and_hands_its_weights_on(
     assert trace(instruct) == before
     assert json.loads((instruct / "config.json").read_text())["after"]
     assert all(torch.equal(third[name], other) for name, other in weights(instruct).items())
+
+
+def test_a_stage_takes_averaged_weights_or_those_that_were_trained(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where adapters are put beside them. What the second stage freezes tells what it got."""
+    frozen = r"steps: 1, parameters: [{match: 'vision\..*|connector\..*', train: false}]"
+    lora = r"adapters: [{kind: lora, match: 'language\..*q_proj', rank: 2}]"
+    align = "{name: align, steps: 3, ema: {decay: 0.5, warmup: false}}"
+    output = tmp_path / "run"
+    for choice, more in (("auto", frozen), ("raw", frozen), ("ema", f"steps: 1, {lora}"), ("raw", f"steps: 1, {lora}")):
+        shutil.rmtree(output / "02-tune", ignore_errors=True)
+        told = f"stages=[{align}, {{name: tune, weights: {choice}, {more}}}]"
+        assert sft.main(arguments(folder, output, "--set", told)) == 0
+        assert (", averaged weights" in capsys.readouterr().out) == (choice != "raw")
+        before, found = weights(output / "01-align"), weights(output / "02-tune")
+        averages = load_file(checkpoint.found(output / "01-align")[-1] / "parts.safetensors")
+        kept = [name for name in before if "vision_tower" in name or "multi_modal_projector" in name]
+        assert sum(not torch.equal(before[name], averages[f"ema/values/{name}"]) for name in kept) > 10
+        for name in kept:
+            assert torch.equal(found[name], before[name] if choice == "raw" else averages[f"ema/values/{name}"]), name
 
 
 def test_a_stage_that_was_stopped_is_not_done(
