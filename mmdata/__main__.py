@@ -13,6 +13,7 @@ COMMANDS = {
     "report": "render a dataset's report.html",
     "explain": "say which samples are in which step, from which rows, and show a pack",
     "diff": "compare two builds: records added, gone, with another fate or other bytes",
+    "export": "a dataset as Parquet for datasets, MDS for Streaming, or with Energon's metadata",
     "forget": "remove samples from a finished dataset by tombstones, without rewriting it",
     "index": "adopt WebDataset and Energon tars as a dataset, without rewriting them",
     "schemas": "write or check the JSON Schemas of specs and files",

@@ -31,6 +31,7 @@ from mmdata.engine.local import Finished, OrderedSteps
 from mmdata.engine.pool import Process, fork_workers
 from mmdata.engine.spool import Memory
 from mmdata.errors import DataError, RunError, SpecError
+from mmdata.outputs import card
 from mmdata.progress import Progress
 from mmdata.report_page import ahead
 from mmdata.shards import manifest as manifests
@@ -349,7 +350,8 @@ class _Job:
         figures, page = self.report(self.folder, manifest, run, seed=self.spec.output.seed)
         write_atomic(self.folder / "stats.json", (json.dumps(figures, indent=1, sort_keys=True) + "\n").encode())
         write_atomic(self.folder / "report.html", page)
-        files = {name: sha256_file(self.folder / name) for name in ("stats.json", "report.html")}
+        write_atomic(self.folder / "README.md", card.render(manifest, figures=figures).encode())
+        files = {name: sha256_file(self.folder / name) for name in ("stats.json", "report.html", "README.md")}
         return manifests.write(self.folder, manifest.model_copy(update={"files": files}))
 
     def _say(self, text: str) -> None:
@@ -427,6 +429,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done; fetch and write nothing")
     parser.add_argument("--retry", choices=["transient"], help="redo records that failed transiently, and only those")
+    parser.add_argument("--push", metavar="URL", help="then copy it to any place that fsspec knows; again to go on")
+    parser.add_argument("--push-replace", action="store_true", help="also where another dataset lies")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the summary")
     return parser
 
@@ -438,6 +442,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides.append(f"output.path={json.dumps(str(Path(arguments.output).absolute()))}")
     if arguments.limit is not None:
         overrides.append(f"limit={arguments.limit}")
+    sent: int | None = None
     try:
         spec, _ = specfile.load_build(arguments.spec, overrides)
         if arguments.dry_run:
@@ -447,6 +452,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             startup.spare_pandas()
         with ahead.Reporter() as reporter:
             manifest = _build(spec, reporter.make, retry=arguments.retry is not None, quiet=arguments.quiet)
+        if arguments.push:
+            from mmdata.outputs.push import push_dataset  # fsspec's stores take their time
+
+            sent = push_dataset(_folder(spec), arguments.push, replace=arguments.push_replace)
     except (SpecError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -457,6 +466,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: interrupted; what is committed is safe, run the same command again to resume", file=sys.stderr)
         return 130
     print(summary(_folder(spec), manifest))
+    if sent is not None:
+        print(f"pushed: {sent} files to {arguments.push}" if sent else f"pushed: {arguments.push} has it already")
     return 0
 
 

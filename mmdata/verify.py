@@ -20,6 +20,7 @@ from mmdata import ledger
 from mmdata.engine import commit
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
+from mmdata.outputs import energon
 from mmdata.shards import manifest as manifests
 from mmdata.shards import rows as rows_of
 from mmdata.shards import table as tables
@@ -122,6 +123,9 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[str]:
     except DataError as error:
         yield str(error)
     expected = {name for entry in manifest.shards for name in (entry.shard, entry.index, entry.ledger) if name}
+    expected |= {f"{entry.shard}.idx" for entry in manifest.shards if entry.rows}  # of Energon, if exported to it
+    for entry in manifest.shards:
+        yield from energon.problems(folder, entry)
     for part in ("shards", "index", "ledger"):
         for path in sorted((folder / part).iterdir()) if (folder / part).is_dir() else ():
             if f"{part}/{path.name}" not in expected:

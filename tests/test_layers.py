@@ -44,6 +44,7 @@ TESTED_BY = {
     ],
     "tests/fetch/test_limits.py": ["mmdata/fetch/breaker.py"],  # One of the limits.
     "tests/fetch/test_address.py": ["mmdata/fetch/url.py"],  # URLs and what they lead to.
+    "tests/outputs/test_parquet.py": ["mmdata/outputs/_rows.py"],  # What rows say, as others read them.
     "tests/test_expression.py": [  # The language is one thing: text in, mask out.
         "mmdata/expression/reader.py",
         "mmdata/expression/values.py",

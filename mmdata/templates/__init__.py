@@ -5,11 +5,13 @@ from mmdata.templates._encode import MEDIUM, Encoded, encode
 from mmdata.templates._plain import PROMPTS, Plain, Turn
 from mmdata.templates._template import Template, TrainOn, Weights, digest, get_template, names
 from mmdata.templates._truncate import Truncated, sentence_ends, truncate
+from mmdata.templates._turns import Message, messages
 
 __all__ = [
     "MEDIUM",
     "PROMPTS",
     "Encoded",
+    "Message",
     "Plain",
     "Template",
     "Tokenizer",
@@ -20,6 +22,7 @@ __all__ = [
     "digest",
     "encode",
     "get_template",
+    "messages",
     "names",
     "sentence_ends",
     "truncate",
