@@ -57,7 +57,8 @@ def llava_onevision(tokenizer: Tokenizer, settings: Settings) -> Family:
 
 
 def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    ratio = str(checkpoint.processor.get("vision_aspect_ratio") or "")
+    # The model cuts the features of tiles by its own; the processor's counts placeholders, and is the same.
+    ratio = str(checkpoint.model.get("vision_aspect_ratio") or checkpoint.processor.get("vision_aspect_ratio") or "")
     return {
         **llava_next.read(checkpoint),
         "anyres_max": int(ratio.removeprefix("anyres_max_")) if ratio.startswith("anyres_max_") else None,

@@ -27,6 +27,7 @@ FAMILIES = {
     "qwen2_audio": "qwen2_audio",
     "qwen2_vl": "qwen2_vl",
     "qwen3_vl": "qwen3_vl",
+    "qwen3_vl_moe": "qwen3_vl",
     "smolvlm": "smolvlm",
 }
 """The family of a `model_type`. A causal language model of any type is `text`."""
@@ -42,9 +43,14 @@ AUTO = (
 def read_config(folder: Path, key: str) -> Any:
     """The configuration in `folder`; of Qwen2.5-Omni, its thinker's. Raises SpecError, naming `key`, for one that
     transformers does not know."""
-    try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    try:  # without `trust_remote_code` transformers asks the person at the terminal
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
+        if "trust_remote_code" in str(error):
+            raise SpecError(
+                f"{key}.path: {folder} brings code of its own (`auto_map` in its config.json), which is not run; take "
+                "the version of the model that transformers has a class for, often named -hf"
+            ) from error
         raise SpecError(f"{key}.path: {folder}/config.json: {_first_line(error)}") from error
     return config.thinker_config if config.model_type == "qwen2_5_omni" else config
 

@@ -32,7 +32,7 @@ def folder_of(spec: SourceSpec, key: str) -> Path:
 
 def _fetched(spec: SourceSpec, key: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(
@@ -43,9 +43,31 @@ def _fetched(spec: SourceSpec, key: str) -> Path:
                 ignore_patterns=["*.bin", "*.pth", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "original/*"],
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except HFValidationError as error:
+        raise SpecError(
+            f"{key}.path: there is no folder {spec.path!r}, and an id on the hub would be `org/name`"
+        ) from error
+    except GatedRepoError as error:
+        raise SpecError(
+            f"{key}.path: {spec.path!r} on the hub asks for consent to its terms; give it there, then `hf auth login`"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise SpecError(
+            f"{key}.path: there is no folder {spec.path!r}, it is not in the hub's cache on this machine, and the hub "
+            f"{_silent(spec)}; `hf download {spec.path} --local-dir FOLDER` where it can be reached, and give FOLDER"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
         why = str(error).strip().splitlines()[0]
-        raise SpecError(f"{key}.path: {spec.path!r} is no local folder, nor could the hub give it: {why}") from error
+        raise SpecError(f"{key}.path: there is no folder {spec.path!r}, nor could the hub give it: {why}") from error
+
+
+def _silent(spec: SourceSpec) -> str:
+    """Why the hub was not heard."""
+    from huggingface_hub import constants
+
+    if spec.local_files_only:
+        return "is not asked (`local_files_only`)"
+    return "is not asked (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "cannot be reached"
 
 
 def has_tokenizer(folder: Path) -> bool:

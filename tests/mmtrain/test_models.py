@@ -19,7 +19,7 @@ from mmtrain import export, models, sft
 from mmtrain.models.families import native_family
 from tests.building import build, write_spec
 from tests.mmtrain.hf_folders import PROCESSORS, write_folder
-from tests.mmtrain.tiny_models import make, words
+from tests.mmtrain.tiny_models import ALL, MASKED, UNSAFE, make, words
 from tests.test_media_stream import folder as media  # noqa: F401 a fixture: pictures, clips, tones, texts
 
 NATIVE: dict[str, Any] = {
@@ -74,21 +74,33 @@ def exported(tmp: Path, *more: str) -> Path:
     return tmp / "out"
 
 
-@pytest.mark.parametrize("name", [*PROCESSORS, "llama"])
+QUICK = ("llava", "gemma3", "qwen3_vl", "qwen2_5_omni", "llama")
+"""In the default suite; the others take as long and are as the first is."""
+TURNS: dict[str, Any] = {"template": "chatml"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in QUICK else pytest.mark.soak)
+        for name in [*PROCESSORS, "llama"]
+        if name not in UNSAFE
+    ],
+)
 def test_a_folder_is_trained_and_exported(
     name: str,
-    folder: Path,
     media: Path,  # noqa: F811
     texts: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """Pictures, clips, sounds and texts, as far as the family takes them, packed as its certificate says."""
     source = write_folder(tmp_path / "source", name)
-    data = {"qwen2_audio": media, "llama": texts}.get(name, folder)
-    template = {} if data is folder else {"template": "chatml"}
-    assert sft.main(config(tmp_path, data, {"kind": "hf", "path": str(source)}, data=template)) == 0
+    data = texts if name == "llama" else media
+    assert sft.main(config(tmp_path, data, {"kind": "hf", "path": str(source)}, data=dict(TURNS))) == 0
     shown = capsys.readouterr().out
-    assert "packed by varlen" in shown
+    assert f"{type(make(name)).__name__}: packed by {'masks' if name in MASKED else 'varlen'} (" in shown
+    assert f"shown {', '.join(sorted(ALL[name].kinds)) or 'text'})" in shown
     assert f"model  {type(make(name)).__name__}" in shown
     out = exported(tmp_path)
     trained, _ = export.open_model(tmp_path / "run", export.chosen(tmp_path / "run", "latest"))
@@ -100,11 +112,53 @@ def test_a_folder_is_trained_and_exported(
         batch: dict[str, Any] = {"input_ids": torch.arange(4, 14)[None]}
     else:
         # The folder's own files decide the numbers: they were exported too.
-        batch = first_batch(data, get_family(name, tokenizer=tokenizer, checkpoint=out), **template)
+        family = get_family(ALL[name].family or name, tokenizer=tokenizer, checkpoint=out)
+        assert set(family.media) == set(ALL[name].kinds)
+        batch = first_batch(media, family, **TURNS)
         assert any(key.startswith(("pixel_values", "input_features")) for key in batch)
     found = logits(again, batch)
     assert torch.equal(found, logits(trained, batch))
     assert not torch.equal(found, logits(make(name), batch)), "nothing was trained"
+
+
+def test_what_must_not_be_packed_is_refused_and_trained_otherwise(
+    media: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """LFM2-VL: the reason and the remedy in one line, and the remedy works; with attention alone it is packed."""
+    source = write_folder(tmp_path / "source", "lfm2_vl")
+    model = {"kind": "hf", "path": str(source)}
+    assert sft.main(config(tmp_path, media, model, data=dict(TURNS))) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "must not be packed, for its layers of conv run over borders" in line
+    assert "set data.packing: none, or collate: padded" in line
+    assert sft.main(config(tmp_path, media, model, data={**TURNS, "packing": "none"})) == 0
+    assert "must not be packed" in capsys.readouterr().out
+    assert exported(tmp_path).is_dir()
+
+
+@pytest.mark.soak
+def test_the_thinker_of_a_whole_omni_model(
+    media: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A folder as published, whose weights are `thinker.…`: its thinker is trained, and exported as one."""
+    thinker = make("qwen2_5_omni")
+    source = write_folder(tmp_path / "source", "qwen2_5_omni")
+    whole = hf.Qwen2_5OmniForConditionalGeneration(
+        hf.Qwen2_5OmniConfig(thinker_config=thinker.config.to_dict(), enable_audio_output=False)
+    )
+    whole.thinker.load_state_dict(thinker.state_dict())
+    whole.save_pretrained(source)
+    assert json.loads((source / "config.json").read_text())["model_type"] == "qwen2_5_omni"
+    told = config(tmp_path, media, {"kind": "hf", "path": str(source)}, data=dict(TURNS), steps=1)
+    assert sft.main([*told, "--set", "optim.lr=1e-30"]) == 0
+    assert "Qwen2_5OmniThinkerForConditionalGeneration: packed by varlen" in capsys.readouterr().out
+    again = hf.AutoModelForMultimodalLM.from_pretrained(exported(tmp_path), dtype=torch.float32)
+    assert type(again) is type(thinker)
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in thinker.state_dict().items())
 
 
 def test_native_is_trained_and_exported(
@@ -187,6 +241,9 @@ def test_another_tokenizer_gives_the_model_rows_for_its_tokens(folder: Path, tmp
     assert torch.allclose(table[len(old) :], old.mean(0).expand(len(tokenizer) - len(old), -1), atol=1e-6)
 
 
+PLACES = ("SOURCE", "UNKNOWN", "EMPTY", "WEIGHTLESS", "SOFTCAP", "OWN_CODE")
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
@@ -194,6 +251,9 @@ def test_another_tokenizer_gives_the_model_rows_for_its_tokens(folder: Path, tmp
         ({"kind": "hf", "path": "SOURCE", "views": {"image": {"sise": 3}}}, "did you mean 'size'"),
         ({"kind": "hf", "path": "UNKNOWN"}, "known are gemma3, idefics3"),
         ({"kind": "hf", "path": "EMPTY"}, "no config.json"),
+        ({"kind": "hf", "path": "OWN_CODE"}, "brings code of its own (`auto_map` in its config.json), which is not"),
+        ({"kind": "hf", "path": "nobody/nothing", "local_files_only": True}, "`hf download nobody/nothing --local-dir"),
+        ({"kind": "hf", "path": "models/of/mine"}, "there is no folder 'models/of/mine', and an id on the hub"),
         ({"kind": "hf", "path": "WEIGHTLESS"}, "random: true"),
         ({"kind": "hf", "path": "SOFTCAP"}, "final_logit_softcapping"),
         ({"kind": "native", "vision": None, "audio": None}, "both null"),
@@ -206,7 +266,7 @@ def test_another_tokenizer_gives_the_model_rows_for_its_tokens(folder: Path, tmp
 def test_mistakes_are_told_in_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], model: dict[str, Any], message: str
 ) -> None:
-    places = {name: tmp_path / name.lower() for name in ("SOURCE", "UNKNOWN", "EMPTY", "WEIGHTLESS", "SOFTCAP")}
+    places = {name: tmp_path / name.lower() for name in PLACES}
     text = json.dumps(model)
     wanted = [name for name in places if f'"{name}"' in text]
     for name in wanted:
@@ -217,6 +277,9 @@ def test_mistakes_are_told_in_one_line(
                 write_folder(places[name], "llava")
                 if name == "WEIGHTLESS":
                     (places[name] / "model.safetensors").unlink()
+            case "OWN_CODE":
+                body = {"model_type": "internvl_chat", "auto_map": {"AutoConfig": "configuration_own.OwnConfig"}}
+                (places[name] / "config.json").write_text(json.dumps(body))
             case "UNKNOWN":
                 hf.ViTConfig().save_pretrained(places[name])
             case "SOFTCAP":
