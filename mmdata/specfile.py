@@ -67,11 +67,21 @@ def _named(group: str, items: Any) -> list[str]:
     return [kind for kind in known if kind in named] if named and all(kind in known for kind in named) else known
 
 
-def _union(group: str, items: Any) -> Any:
-    options = tuple(registry.lookup(group, kind) for kind in _named(group, items))
+def _union(group: str, items: Any, without: str | None = None) -> Any:
+    options = tuple(_option(group, kind, items) for kind in _named(group, items) if kind != without)
     if len(options) == 1:  # a union of one is no union; pydantic refuses a discriminator on it
         return options[0]
     return Annotated[Union[options], Field(discriminator="kind")]  # noqa: UP007
+
+
+def _option(group: str, kind: str, items: Any) -> Any:
+    """The class of a kind; of a mixture, which holds sources of the other kinds, one that knows these."""
+    found = registry.lookup(group, kind)
+    if kind != "mixture" or group != "source":
+        return found
+    listed = items[0].get("sources") if isinstance(items, list) and len(items) == 1 and items[0] else None
+    inner = [part.get("source") if isinstance(part, dict) else None for part in listed or ()]
+    return found.of(_union(group, inner, without=kind))
 
 
 def _redescribed(name: str, default: Any = ...) -> Any:
