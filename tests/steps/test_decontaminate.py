@@ -1,0 +1,90 @@
+"""Evaluation questions and pictures, found exactly and nearly; against looking for each run of words in each text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from mmdata.steps._minhash import words
+from mmdata.steps.decontaminate import Decontaminate
+from mmdata.types import Drop
+from tests.building import picture
+from tests.decode.pictures import save
+from tests.steps.given import apply, build, image, record
+
+QUESTION = "How many sheep stand on the left side of the old stone wall in front of the farm house?"
+
+
+def test_a_build(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation" / "pictures"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(save(picture(1), "PNG"))
+    lines = [{"question": QUESTION, "answers": ["three", "There are three sheep."], "id": 7}]
+    (tmp_path / "evaluation" / "q.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    records = [
+        record(image(save(picture(1), "PNG")), "x"),
+        record(image(save(picture(1), "JPEG", quality=60)), "x"),
+        record(image(save(picture(2), "PNG")), "three"),
+        record("We asked: HOW MANY sheep stand -- on the left side of the old stone wall? I do not know."),
+        record("How many sheep stand on the left side of the road?"),
+        record("there are three sheep"),
+        record("there are three goats"),
+    ]
+    built = build(tmp_path, records, [{"kind": "decontaminate", "against": "evaluation"}])
+    assert built.reasons == [
+        "decontaminate_image",
+        "decontaminate_image",
+        "",
+        "decontaminate_text",
+        "",
+        "decontaminate_text",
+        "",
+    ]
+    assert built.details[0] == "same bytes as pictures/a.png"
+    assert built.details[1].startswith("distance ")
+    assert built.details[3] == "1 of 7 runs of q.jsonl text 1"
+    exact = [{"kind": "decontaminate", "against": "evaluation", "radius": -1, "min_share": 0.5}]
+    assert build(tmp_path, records, exact, name="exact").reasons == [
+        "decontaminate_image",
+        *[""] * 4,
+        "decontaminate_text",
+        "",
+    ]
+
+
+alphabet = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=14).map(" ".join)
+
+
+@given(st.lists(alphabet, min_size=1, max_size=4), alphabet, st.integers(1, 5), st.integers(1, 5))
+def test_brute_force(
+    tmp_path_factory: pytest.TempPathFactory, evaluation: list[str], text: str, ngram: int, least: int
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "brute"
+    folder.mkdir(exist_ok=True)
+    (folder / "list.txt").write_text("\n".join(evaluation))
+    step = Decontaminate(against=str(folder / "list.txt"), ngram=ngram, min_words=least)
+    padded = f" {text} "
+    expected = any(
+        f" {' '.join(found[at : at + length])} " in padded
+        for found in map(words, evaluation)
+        if len(found) >= least
+        for length in [min(ngram, len(found))]
+        for at in range(len(found) - length + 1)
+    )
+    assert isinstance(apply(step, text), Drop) == expected
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"no \.txt"):
+        Decontaminate(against=str(tmp_path))
+    (tmp_path / "a.jsonl").write_text("{broken")
+    with pytest.raises(ValidationError, match=r"against: a\.jsonl: "):
+        Decontaminate(against=str(tmp_path))
+    (tmp_path / "a.jsonl").write_text('"x"')
+    with pytest.raises(ValidationError, match="digest"):
+        Decontaminate(against=str(tmp_path), digest="00")
