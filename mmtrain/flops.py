@@ -35,8 +35,18 @@ PEAKS = {
     "RTX 3090": 71e12,
 }
 """Operations per second in bf16, by what the device's name holds; the first that fits counts."""
-GRIDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+GRIDS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "mmtrain_native")
 """Models with towers for grids of patches whose count was compared with torch's."""
+CLASS_TOKENS = {
+    "clip_vision_model": 1,
+    "internvl_vision": 1,
+    "siglip_vision_model": 0,
+    "idefics3_vision": 0,
+    "smolvlm_vision": 0,
+}
+"""Towers for pictures of one size whose count was compared with torch's: what each picture has beside its patches."""
+FILLED = ("idefics3", "smolvlm", "llava_next", "llava_onevision")
+"""Models that are given as many tiles for every picture, and leave out those that are 0."""
 WINDOWED = ("qwen2_5_vl", "qwen2_5_vl_vision")
 
 
@@ -83,6 +93,10 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
         first = isinstance(module, nn.Conv2d | nn.Conv3d) or name.endswith("conv1") or ".patch_embed" in name
         passes = 1 + module.weight.requires_grad + (needs and not first)
         total += 2.0 * module.weight.numel() * rows * passes
+    for name, matrix in model.named_parameters():
+        if name.endswith("mm_input_projection_weight"):  # Gemma 3 multiplies by it outside a module
+            rows = int(model.config.mm_tokens_per_image) * _pictures(batch)
+            total += 2.0 * matrix.numel() * rows * (1 + matrix.requires_grad + _upstream(trained, "vision"))
     squares = sum(length**2 for length in lengths) * text.num_hidden_layers
     total += 4.0 * squares * width * (3.5 if _upstream(trained, "language") else 1)
     for part, tower in towers.items():
@@ -135,7 +149,7 @@ def _rows(
         return _connected(model.config, name, module, towers[of], of)
     tower = towers[part]
     if isinstance(module, nn.Conv1d):
-        return tower.patches if name.endswith("conv1") else tower.rows
+        return tower.patches if name.endswith("conv1") else (tower.patches + 1) // 2
     if isinstance(module, nn.Conv2d | nn.Conv3d) or ".patch_embed" in name:
         return tower.patches
     return tower.rows
@@ -147,7 +161,8 @@ def _connected(config: Any, name: str, module: Any, tower: Tower, part: str) -> 
     if part == "audio":
         return tower.rows // 2
     if not merge:
-        scale = getattr(config, "scale_factor", None) or getattr(config, "spatial_merge_size", None) or 1
+        names = ("scale_factor", "spatial_merge_size", "merge")  # of Idefics3, Mistral 3 and our own
+        scale = next((value for name in names if (value := getattr(config, name, None))), 1)
         shuffle = getattr(config, "downsample_ratio", None)
         merge = round(1 / shuffle**2) if shuffle else int(scale) ** 2
     seen = tower.rows if getattr(_config(config, part), "model_type", "") == "pixtral" else tower.patches
@@ -178,6 +193,8 @@ def _vision(config: Any, batch: Mapping[str, Any]) -> Tower | None:
     if grids or any(name.endswith("_grid_thw") for name in batch):
         if config.model_type not in GRIDS:
             return None
+        if "patch_counts" in batch:  # of each picture, where patches are dropped
+            grids = [(1, 1, int(count)) for count in batch["patch_counts"].tolist()]
         patches = sum(math.prod(grid) for grid in grids)
         full = sum(t * (h * w) ** 2 for t, h, w in grids)
         squares = (full,) * layers
@@ -185,7 +202,7 @@ def _vision(config: Any, batch: Mapping[str, Any]) -> Tower | None:
             window = sum(t * _windows(h, w, own) for t, h, w in grids)
             squares = tuple(full if at in own.fullatt_block_indexes else window for at in range(layers))
         return Tower(patches, patches, squares)
-    arrays = [batch[name] for name in batch if name.startswith("pixel_values") and torch.is_tensor(batch[name])]
+    arrays = _pixels(batch)
     if not arrays:
         return none
     if own.model_type == "pixtral":
@@ -193,25 +210,30 @@ def _vision(config: Any, batch: Mapping[str, Any]) -> Tower | None:
         each = [(h // side) * (w // side) for h, w in _values(batch, "image_sizes")]
         padded = sum(len(array) * (array.shape[-2] // side) * (array.shape[-1] // side) for array in arrays)
         return Tower(padded, sum(each), (sum(each) ** 2,) * layers)  # the convolution sees the padding
-    if own.model_type not in ("clip_vision_model", "internvl_vision", "idefics3_vision", "smolvlm_vision"):
+    if own.model_type not in CLASS_TOKENS or config.model_type == "mmtrain_native":
         return None
-    if config.model_type == "llava_next":  # its tiles are padded to the most of a batch, and read without that
+    if own.model_type == "siglip_vision_model" and own.vision_use_head:  # it pools what nothing reads
         return None
     side = own.patch_size if isinstance(own.patch_size, int) else own.patch_size[0]
-    more = 1 if own.model_type in ("clip_vision_model", "internvl_vision") else 0  # the class token
+    more = CLASS_TOKENS[own.model_type]
     patches = rows = squares_ = 0
     for array in arrays:
-        pictures = array.reshape(-1, *array.shape[-3:])
-        count = (
-            int((pictures.flatten(1) != 0).any(1).sum())
-            if "idefics3" in own.model_type or "smolvlm" in (own.model_type)
-            else len(pictures)
-        )
+        tiles = array.reshape(-1, *array.shape[-3:])
+        count = int((tiles.flatten(1) != 0).any(1).sum()) if config.model_type in FILLED else len(tiles)
         here = (array.shape[-2] // side) * (array.shape[-1] // side)
         patches += count * here
         rows += count * (here + more)
         squares_ += count * (here + more) ** 2
     return Tower(patches, rows, (squares_,) * layers)
+
+
+def _pixels(batch: Mapping[str, Any]) -> list[torch.Tensor]:
+    return [batch[name] for name in batch if name.startswith("pixel_values") and torch.is_tensor(batch[name])]
+
+
+def _pictures(batch: Mapping[str, Any]) -> int:
+    """Pictures of a batch, each tile of one that is cut counted."""
+    return sum(math.prod(array.shape[:-3]) for array in _pixels(batch))
 
 
 def _windows(height: int, width: int, own: Any) -> int:
@@ -230,12 +252,16 @@ def _audio(config: Any, batch: Mapping[str, Any]) -> Tower | None:
     own = _config(config, "audio")
     if own is None:
         return Tower(0, 0, ())
-    if own.model_type != "qwen2_audio_encoder":
-        return None if "input_features" in batch else Tower(0, 0, ())
     features = batch.get("input_features")
     if features is None:
         return Tower(0, 0, ())
     count, _, frames = features.shape
+    if own.model_type == "mmtrain_varlen_audio":
+        halves = [(int(each) + 1) // 2 for each in batch["audio_frames"].tolist()]
+        squares = sum(half**2 for half in halves)
+        return Tower(count * frames, sum(halves), (squares,) * int(own.num_hidden_layers))
+    if own.model_type != "qwen2_audio_encoder":
+        return None
     after = frames // 2
     return Tower(count * frames, count * after, (count * after**2,) * int(own.encoder_layers))
 
