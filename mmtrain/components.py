@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 
-_MERGERS = re.compile(r"(merger|deepstack_merger_list)(\.|$)")
-"""Qwen-VL's towers hold their connector; it is named apart from them."""
+_INNER = {
+    "vision": re.compile(r"(merger|deepstack_merger_list)(\.|$)"),
+    "audio": re.compile(r"proj(\.|$)"),
+}
+"""The towers of Qwen-VL and Qwen-Omni hold their connectors; they are named apart from them."""
 
 
 def components(model: Any) -> dict[str, str]:
@@ -35,7 +38,7 @@ def components(model: Any) -> dict[str, str]:
 def aliases(model: Any) -> dict[str, str]:
     """The alias of every parameter, by its name in the model: `model.vision_tower.post_layernorm.bias` is
     `vision.post_layernorm.bias`. What lies in no tower, decoder or head is `connector.…`, as are the mergers of
-    Qwen-VL's towers; a head that shares the embeddings' weights is those."""
+    Qwen-VL's towers and the last layer of Qwen-Omni's ear; a head that shares the embeddings' weights is those."""
     parts = components(model)
     result = {}
     for name, _ in model.named_parameters():
@@ -56,7 +59,7 @@ def _alias(name: str, parts: dict[str, str]) -> str:
     for alias, prefix in sorted(parts.items(), key=lambda item: -len(item[1])):
         rest = name.removeprefix(f"{prefix}.")
         if rest != name:
-            if alias in ("vision", "audio") and _MERGERS.match(rest):
+            if alias in _INNER and _INNER[alias].match(rest):
                 return f"connector.{rest}"
             return f"{alias}.{rest}"
     return f"connector.{name.removeprefix('model.')}"

@@ -8,25 +8,41 @@ import torch
 from mmtrain.components import aliases, components, modules
 from tests.mmtrain.tiny_models import make
 
+SEES = {"vision", "connector", "language", "head"}
+TIED = {"vision", "connector", "language"}
+"""The head shares the embeddings' weights."""
 EXPECTED = {
     "llama": {"language", "head"},
-    "llava": {"vision", "connector", "language", "head"},
-    "idefics3": {"vision", "connector", "language", "head"},
-    "internvl": {"vision", "connector", "language"},  # the head shares the embeddings' weights
-    "gemma3": {"vision", "connector", "language"},
-    "qwen2_5_vl": {"vision", "connector", "language", "head"},
-    "qwen3_vl": {"vision", "connector", "language", "head"},
+    "llava": SEES,
+    "llava_next": SEES,
+    "llava_onevision": SEES,
+    "idefics3": SEES,
+    "smolvlm": SEES,
+    "internvl": TIED,
+    "gemma3": TIED,
+    "paligemma": TIED,
+    "qwen2_vl": SEES,
+    "qwen2_5_vl": SEES,
+    "qwen3_vl": SEES,
+    "qwen2_5_omni": {"vision", "audio", "connector", "language", "head"},
     "qwen2_audio": {"audio", "connector", "language", "head"},
+    "pixtral": SEES,
+    "mistral3": TIED,
+    "lfm2_vl": TIED,
+    "native": {"vision", "audio", "connector", "language", "head"},
 }
 CONNECTORS = {
-    "llava": "multi_modal_projector",
     "idefics3": "connector",
-    "internvl": "multi_modal_projector",
-    "gemma3": "multi_modal_projector",
+    "smolvlm": "connector",
+    "llava_next": "multi_modal_projector|image_newline",
+    "llava_onevision": "multi_modal_projector|image_newline",
+    "qwen2_vl": "visual.merger",
     "qwen2_5_vl": "visual.merger",
-    "qwen3_vl": "visual.(merger|deepstack)",
-    "qwen2_audio": "multi_modal_projector",
+    "qwen3_vl": "visual.merger|visual.deepstack",
+    "qwen2_5_omni": "visual.merger|audio_tower.proj",
+    "native": "connector",
 }
+"""What the name of a connector's parameter holds; where nothing is said, `multi_modal_projector`."""
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -37,8 +53,7 @@ def test_every_parameter_has_its_part(name: str) -> None:
     assert {alias.split(".")[0] for alias in named.values()} == EXPECTED[name]
     for full, alias in named.items():
         part = alias.split(".")[0]
-        holder = CONNECTORS.get(name, "no connector").split(".")
-        is_connector = any(word in full for word in holder[-1].strip("()").split("|"))
+        is_connector = any(word in full for word in CONNECTORS.get(name, "multi_modal_projector").split("|"))
         assert (part == "connector") == is_connector, (full, alias)
         assert (part == "language") == ("language_model" in full or "text_model" in full or name == "llama") or (
             part == "head" and full.startswith("lm_head")

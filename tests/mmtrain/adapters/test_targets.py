@@ -43,7 +43,8 @@ def test_all_linear_stays_inside_its_component(name: str) -> None:
         mine = {
             f"{root}.{inner}"
             for inner, module in model.get_submodule(root).named_modules()
-            if type(module) is nn.Linear and "merger" not in inner  # MultiheadAttention has a subclass
+            # MultiheadAttention has a subclass; Qwen's towers hold their connectors
+            if type(module) is nn.Linear and "merger" not in inner and inner != "proj"
         }
         towers = [f"{prefix}." for alias, prefix in parts.items() if alias in ("vision", "audio") and alias != part]
         assert found == {module for module in mine if not any(module.startswith(tower) for tower in towers)}
@@ -60,8 +61,12 @@ def test_roles_part_the_layers(name: str) -> None:
         assert attention
         assert mlp
         assert not attention & mlp
+        if name == "native" and part != "language":
+            assert {alias.rpartition(".")[2] for alias in attention} == {"qkv", "out"}
+            assert {alias.rpartition(".")[2] for alias in mlp} == {"up", "down"}
+            continue
         assert all("att" in alias for alias in attention)
-        assert all("mlp" in alias or ".fc" in alias for alias in mlp)
+        assert all("mlp" in alias or ".fc" in alias or "feed_forward" in alias for alias in mlp)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -73,16 +78,18 @@ def test_ia3_scales_keys_values_and_the_inside_of_mlps(name: str) -> None:
         outer = [target.alias for target in found if not target.scales_input]
         layers = depth(model, part)
         assert len(inner) == layers, part
-        assert len(outer) == (1 if all("qkv" in alias for alias in outer) else 2) * layers, part
-        assert all(alias.endswith(("down_proj", "fc2", "linear_fc2")) for alias in inner)
+        attentions = layers - (1 if (name, part) == ("lfm2_vl", "language") else 0)  # one of its layers convolves
+        assert len(outer) == (1 if all("qkv" in alias for alias in outer) else 2) * attentions, part
+        assert all(alias.endswith(("down_proj", "fc2", "linear_fc2", "w2", "down")) for alias in inner)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_bottlenecks_follow_attention_and_mlp_of_every_layer(name: str) -> None:
     model = make(name)
     for part in sorted(EXPECTED[name] & {"vision", "audio", "language"}):
-        assert len(chosen(model, kind="bottleneck", component=part)) == 2 * depth(model, part)
-        assert len(chosen(model, kind="bottleneck", component=part, targets="attention")) == depth(model, part)
+        attentions = depth(model, part) - (1 if (name, part) == ("lfm2_vl", "language") else 0)
+        assert len(chosen(model, kind="bottleneck", component=part)) == depth(model, part) + attentions
+        assert len(chosen(model, kind="bottleneck", component=part, targets="attention")) == attentions
 
 
 def test_layers_by_number_and_from_the_top() -> None:
@@ -151,6 +158,8 @@ def test_a_prefix_would_fall_out_of_a_window() -> None:
 def test_halves_of_an_mlp_without_a_module_take_no_parallel_bottleneck() -> None:
     with pytest.raises(SpecError, match="the MLPs there are no modules"):
         chosen(make("qwen2_audio"), kind="bottleneck", component="audio", mode="parallel")
+    with pytest.raises(SpecError, match="the attentions there are no modules"):
+        chosen(make("native"), kind="bottleneck", component="vision", mode="parallel", targets="attention")
 
 
 @pytest.mark.parametrize(
