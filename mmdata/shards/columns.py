@@ -95,6 +95,20 @@ class MediaFacts:
             self._media[code] = medium
 
 
+def first_digests(index: Index, rows: np.ndarray) -> list[str | None]:
+    """The SHA-256 of the first medium of each of these rows (int64 [N]), in hex; None where there is no medium, or its
+    digest is not known. Of equal rows each has its own."""
+    lists, parts = index.parts()
+    kinds, names = arrow.codes(parts.field("kind"))
+    media = np.flatnonzero(np.isin(kinds, [at for at, name in enumerate(names) if name in ("image", "video", "audio")]))
+    if not len(media):
+        return [None] * len(rows)
+    first = media[np.minimum(np.searchsorted(media, lists[rows]), len(media) - 1)]
+    digests = parts.field("sha256").take(arrow.indices(first)).to_pylist()
+    has = (first >= lists[rows]) & (first < lists[rows + 1])
+    return [digest if there else None for digest, there in zip(digests, has.tolist(), strict=True)]
+
+
 def _groups(columns: list[pa.Array], at: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Number the different combinations of values at the places `at`: (a number for each, a place for each number)."""
     codes = np.zeros(len(at), np.int64)

@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
@@ -19,7 +19,7 @@ from mmdata.errors import DataError
 from mmdata.shards import manifest as manifests
 from mmdata.shards import tombstones
 from mmdata.shards.cache import Cache
-from mmdata.shards.columns import Interned
+from mmdata.shards.columns import Interned, first_digests
 from mmdata.shards.folder import Folder
 from mmdata.shards.index import FOREIGN, IndexRow, Part
 from mmdata.shards.opened import OpenShard, index_digest
@@ -32,6 +32,8 @@ from mmdata.types import Media, Origin, Place, Ref, Sample, Text
 
 Integrity = Literal["crc32c", "off"]
 OPEN_SHARDS = 64
+OPEN_BYTES = 1 << 26
+"""Bytes up to which more shards than that stay open: thousands of small ones."""
 
 T = TypeVar("T")
 
@@ -41,8 +43,8 @@ class Dataset:
 
     Positions count kept samples in input order, 0 to len-1. With `integrity="crc32c"` (the default) every
     byte and fact of a sample has been checked before it is returned; `"off"` skips that for bytes and rows.
-    Opening reads the manifest only; index and shard files are opened when first needed, at most
-    `OPEN_SHARDS` at a time. Safe to use from several threads.
+    Opening reads the manifest only; index and shard files are opened when first needed, and the last `OPEN_SHARDS`
+    indexes are kept, or as many as take `OPEN_BYTES`. Safe to use from several threads.
     A build that has not published its manifest yet passes it as `manifest`.
 
     `path` is a folder, or any URL that fsspec knows: then files of which much is read are kept in `cache`
@@ -75,6 +77,8 @@ class Dataset:
         self._removals: tuple[Removal, ...] | None = None
         self._interned: Interned = {}
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
+        self._open_bytes = 0
+        self._files: deque[OpenShard] = deque()
         self._positions: dict[str, int] | None = None
         self._lock = threading.Lock()
 
@@ -161,6 +165,11 @@ class Dataset:
         """The keys of samples at positions (int64 [N], in any order, none negative), shard by shard."""
         return self._by_shard(positions, lambda shard, rows: shard.index.keys(rows))
 
+    def digests_at(self, positions: np.ndarray) -> list[str | None]:
+        """The SHA-256 of the first medium of each sample at positions (int64 [N], in any order, none negative), as it
+        came from its source; None where there is none, or nobody took it."""
+        return self._by_shard(positions, lambda shard, rows: first_digests(shard.index, rows))
+
     def media_at(self, positions: np.ndarray) -> list[tuple[Media, ...]]:
         """The facts of the media of each sample at positions (int64 [N], in any order, none negative): no text or
         medium is read, and media of equal facts are one object wherever a medium is nothing but its facts.
@@ -221,14 +230,18 @@ class Dataset:
             raise IndexError(f"{self.path}: positions {wanted.min()} to {wanted.max()} of {len(self)}")
         numbers = np.searchsorted(self._table.firsts, wanted, side="right") - 1
         borders = (np.flatnonzero(np.diff(numbers)) + 1).tolist()
-        listed, checked = wanted.tolist(), self.integrity == "crc32c"
+        listed, shards, checked = wanted.tolist(), numbers.tolist(), self.integrity == "crc32c"
         for start, stop in itertools.pairwise([0, *borders, len(listed)]):
             if start == stop:
                 return
-            shard, row = self._locate(listed[start])
-            rows = [position - shard.first for position in listed[start:stop]] if stop - start > 1 else [row]
+            shard = self._shard(shards[start], listed[start])
             again = functools.partial(self._read, shard) if checked else None
-            yield from shard.raw().samples(rows, shard.view if view else shard.source.read, again)
+            read = shard.view if view else shard.source.read
+            if stop - start == 1:
+                yield shard.raw().sample(listed[start] - shard.first, read, again)
+            else:
+                first = shard.first
+                yield from shard.raw().samples([at - first for at in listed[start:stop]], read, again)
 
     def read_ahead(self, ahead: Prefetcher | None) -> None:
         """Ask `ahead` first for the bytes of remote shards, from now on and of those that are open; None ends it."""
@@ -255,19 +268,25 @@ class Dataset:
         return data
 
     def _locate(self, position: int) -> tuple[OpenShard, int]:
-        number = self._table.find(position)
+        shard = self._shard(self._table.find(position), position)
+        return shard, position - shard.first
+
+    def _shard(self, number: int, position: int) -> OpenShard:
+        """The number-th shard, which holds the sample at a position."""
         with self._lock:
             shard = self._open.get(number)
             if shard is not None:
                 self._open.move_to_end(number)
-                return shard, position - shard.first
+                return shard
         # Not under the lock: a remote shard takes its time to open, and others are read meanwhile.
-        opened = OpenShard(self.folder, self._entry(number, position))
+        opened = OpenShard(self.folder, self._entry(number, position), self._files)
         with self._lock:
             shard = self._open.setdefault(number, opened)
-            if len(self._open) > OPEN_SHARDS:
-                self._open.popitem(last=False)
-        return shard, position - shard.first
+            if shard is opened:
+                self._open_bytes += opened.bytes
+                while len(self._open) > OPEN_SHARDS and self._open_bytes > OPEN_BYTES:
+                    self._open_bytes -= self._open.popitem(last=False)[1].bytes
+        return shard
 
     def _fetch_indexes(self, shards: list[int]) -> None:
         entries = [self._table.shard(number) for number in shards if number not in self._open]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, Field
 from mmdata.registry import register
 from mmdata.spec import OrderedState, OrderedStepSpec
 from mmdata.steps._kept import Digests, Keys
-from mmdata.types import Drop, Media, Sample
+from mmdata.types import Drop, Media, Sample, Text
 
 if TYPE_CHECKING:
     from mmdata.decode.work import Work
@@ -28,8 +29,9 @@ def _distinct(value: tuple[str, ...]) -> tuple[str, ...]:
 @register("step", "exact_dedup")
 class ExactDedup(OrderedStepSpec):
     """Drop a sample whose media equal those of an earlier kept sample. It ends as `duplicate`, reason `exact_dup`,
-    with the kept sample's key. Texts are not compared: a picture under another caption is a duplicate. A sample
-    of several media is a duplicate if all of them are, in the same order; one without media never is.
+    with the kept sample's key. Texts are not compared unless `texts` says so: a picture under another caption is a
+    duplicate. A sample of several media is a duplicate if all of them are, in the same order; one without media never
+    is, but by its texts.
 
     The first 16 bytes of a SHA-256 are compared. The main process holds about 75 bytes for each kept sample
     (both digests, keys of 9 characters).
@@ -43,16 +45,23 @@ class ExactDedup(OrderedStepSpec):
     finds files that differ in metadata or lossless compression only; it needs an exact decode. (Video and audio are
     always compared by their bytes.)"""
 
+    texts: bool = False
+    """Whether texts count too: then a duplicate says the same of the same media. For questions about pictures, of which
+    there may be several for one."""
+
     @property
     def needs_pixels(self) -> bool:
         """Whether exact pixels will be asked for."""
         return "pixels" in self.of
 
     def signature(self, sample: Sample, work: Work) -> dict[str, bytes]:
-        if not sample.media:
+        said = [_of_texts(sample)] if self.texts else []
+        if not sample.media and not said:
             return {}
         digest = {"bytes": lambda media: _of_bytes(media), "pixels": lambda media: _of_pixels(media, work)}
-        return {f"exact_{what}": _combined([digest[what](media) for media in sample.media]) for what in self.of}
+        return {
+            f"exact_{what}": _combined([*said, *(digest[what](media) for media in sample.media)]) for what in self.of
+        }
 
     def state(self) -> OrderedState:
         return _Kept(self.of)
@@ -94,6 +103,12 @@ def _of_pixels(media: Media, work: Work) -> bytes:
     digest = hashlib.sha256(b"%d %d %d\n" % pixels.shape)  # The same pixels in other rows are another picture.
     digest.update(pixels.data if pixels.flags.c_contiguous else pixels.tobytes())
     return digest.digest()
+
+
+def _of_texts(sample: Sample) -> bytes:
+    """Of what is said, who says it, and where media stand in between."""
+    said = [[part.role, part.text] if isinstance(part, Text) else part.kind for part in sample.parts]
+    return hashlib.sha256(json.dumps(said).encode()).digest()
 
 
 def _combined(digests: list[bytes]) -> bytes:

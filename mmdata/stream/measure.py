@@ -18,6 +18,7 @@ from mmdata.shards.retry import patiently
 from mmdata.stream import fit
 from mmdata.stream.draws import Draws
 from mmdata.stream.forgotten import FORGOTTEN, Positions, among
+from mmdata.stream.hold_out import OTHER_PART, other_part
 from mmdata.stream.lengths import Lengths
 from mmdata.stream.mix import joined as joined_draws
 from mmdata.stream.planned_media import Draw, MediaPlanner, Planned
@@ -175,8 +176,10 @@ class Measure:
     def __call__(self, draws: Draws) -> Measured:
         """The numbers of drawn samples. Raises RunError for one too long under `overlong: error`."""
         n = len(draws)
-        gone = self._gone(draws)
-        reasons = dict.fromkeys(np.flatnonzero(gone).tolist(), FORGOTTEN)
+        gone, other = self._gone(draws), self._other(draws)
+        reasons = dict.fromkeys(np.flatnonzero(other).tolist(), OTHER_PART[self.spec.part])
+        reasons |= dict.fromkeys(np.flatnonzero(gone).tolist(), FORGOTTEN)
+        gone |= other
         if self.family is None:
             zeros, tokens = np.zeros(n, np.int64), (~gone).astype(np.int64)
             return Measured(
@@ -201,6 +204,14 @@ class Measure:
             at = np.flatnonzero(draws.dataset == number)
             gone[at] = among(draws.position[at], positions)
         return gone
+
+    def _other(self, draws: Draws) -> npt.NDArray[np.bool_]:
+        """Which draws are of the part that the stream does not yield: bool [N]."""
+        other = np.zeros(len(draws), bool)
+        for number in np.unique(draws.dataset).tolist() if self.spec.hold_out else ():
+            at = np.flatnonzero(draws.dataset == number)
+            other[at] = other_part(self.datasets[number], draws.position[at], self.spec.hold_out, self.spec.part)
+        return other
 
     def _known(self, number: int, draws: Draws, at: Array, found: _Found) -> None:
         """Samples of one dataset whose texts are counted. Media of equal facts are one object, and planned once."""

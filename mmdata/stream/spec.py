@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,6 +10,7 @@ from pydantic import Field, model_validator
 from mmdata.pack import OverlongPolicy
 from mmdata.spec import InputPath, Model, OutputPath, runtime
 from mmdata.stream.cost import Costs
+from mmdata.stream.hold_out import Part
 from mmdata.stream.mixture import DatasetSpec, Stage, WeighBy, problem
 from mmdata.stream.order import Shuffle
 from mmdata.stream.staged import ViewStage, out_of_order
@@ -40,6 +42,11 @@ class Failures(Model):
     """So does a larger share than this of all that were read,"""
     probation: int = Field(1000, ge=1)
     """once so many were."""
+
+
+@functools.lru_cache(64)
+def _alone(path: str) -> tuple[DatasetSpec, ...]:
+    return (DatasetSpec(path=path),)
 
 
 class StreamSpec(Model):
@@ -106,6 +113,11 @@ class StreamSpec(Model):
     """Samples planned together; packs never reach over a block. Smaller blocks fill packs less well."""
     epochs: int | None = Field(1, ge=1)
     """Passes over the dataset; null never ends."""
+    hold_out: float = Field(0.0, ge=0, lt=1)
+    """Share of the samples that is kept out of the stream, to measure what it taught; all samples of a picture are on
+    one side."""
+    part: Part = "train"
+    """`held_out` yields what `hold_out` keeps out, and nothing else."""
     max_pixels: int = Field(100_000_000, ge=1)
     """Images of more pixels are not decoded: their samples are masked."""
     decode: Literal["exact", "guarded", "fast"] = "exact"
@@ -144,12 +156,16 @@ class StreamSpec(Model):
             raise ValueError("dataset: name one folder here, or several under `datasets`")
         if wrong := problem(self.datasets, self.schedule) or out_of_order(self.views):
             raise ValueError(wrong)
+        if self.part == "held_out" and not self.hold_out:
+            raise ValueError(
+                "part: held_out: nothing is held out; set hold_out, as the stream that is trained on has it"
+            )
         return self
 
     @property
     def sources(self) -> tuple[DatasetSpec, ...]:
         """Its datasets, also where it is one."""
-        return self.datasets or (DatasetSpec(path=self.dataset),)
+        return self.datasets or _alone(self.dataset)
 
     @property
     def weighted(self) -> bool:

@@ -89,6 +89,26 @@ def test_several_media_and_none() -> None:
     assert fates(ExactDedup(), samples) == [None, None, None, ("a", "same bytes"), None, None]
 
 
+def test_texts_count_where_they_are_asked_for() -> None:
+    """The same question about the same picture is one; another question, another picture, or the same words in another
+    order of parts are not. Words alone can be repeated too."""
+    one, two = encoded(PIXELS), encoded(PIXELS[::-1])
+    turned = Sample(key="e", parts=tuple(reversed(sample("e", one).parts)), origin=Origin(uri="t", row=0))
+    samples = [
+        sample("a", one),
+        sample("b", one, caption="dog"),
+        sample("c", two),
+        sample("d", one),
+        turned,
+        sample("f"),
+        sample("g"),
+    ]
+    for of in (("bytes",), ("pixels",)):
+        again = f"same {of[0]}"
+        found = fates(ExactDedup(of=of, texts=True), samples)  # type: ignore[arg-type]
+        assert found == [None, None, None, ("a", again), None, None, ("f", again)]
+
+
 def test_video_and_audio_by_their_bytes() -> None:
     samples = [
         sample("a", b"RIFF", kind="audio"),
