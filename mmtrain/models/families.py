@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from mmdata.errors import SpecError
 from mmdata.families import Family, _AnyToken, get_family
 from mmdata.shards.dataset import Dataset
+from mmdata.stream.spec import StreamSpec
 from mmtrain.models import hf
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native_build import native_config
@@ -135,10 +136,18 @@ def tell_tokens(config: Any, family: Family, tokenizer: PreTrainedTokenizerBase)
 
 
 def with_template(spec: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> Any:
-    """A TrainSpec whose data take the tokenizer's own chat template, where it has one, the config names none, and the
-    dataset begins with a conversation (captions have no turns)."""
+    """A TrainSpec whose data, those of its evaluation too, take the tokenizer's own chat template, where it has one, the
+    config names none, and the dataset begins with a conversation (captions have no turns)."""
     if "template" in spec.data.model_fields_set or tokenizer.chat_template is None or not len(dataset):
         return spec
     if not any(text.role in ("user", "assistant") for text in dataset.sample(0, media=False).texts):
         return spec
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"template": "chat"})})
+
+    def chat(data: StreamSpec) -> StreamSpec:
+        return data if "template" in data.model_fields_set else data.model_copy(update={"template": "chat"})
+
+    evaluation = spec.evaluation
+    if evaluation is not None:  # answers are asked for as they were taught
+        told = {name: chat(data) for name, data in evaluation.data.items()}
+        evaluation = evaluation.model_copy(update={"data": told})
+    return spec.model_copy(update={"data": chat(spec.data), "evaluation": evaluation})
