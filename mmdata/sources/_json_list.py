@@ -38,20 +38,56 @@ def items(text: IO[str], name: str) -> Iterator[Any]:
     [{'id': 1}, {'id': 2}]
     """
     reading = _Reading(text, name)
-    if reading.take() != "[":
+    if reading.peek() != "[":
         raise reading.wrong("a list of samples is wanted: [{...}, {...}]")
-    if reading.peek() == "]":
-        reading.take()
-    else:
-        while True:
-            yield reading.value()
-            mark = reading.take()
-            if mark == "]":
-                break
-            if mark != ",":
-                raise reading.wrong("a comma is missing between two samples" if mark else "the file ends in the list")
+    yield from _listed(reading)
     if reading.peek():
         raise reading.wrong("there is more behind the list")
+
+
+def sections(text: IO[str], name: str) -> Iterator[tuple[str, Any]]:
+    """The values of the object that the text is, by their keys; of lists the items, one by one. Raises DataError
+    `source_unreadable` as `items` does.
+
+    >>> import io
+    >>> list(sections(io.StringIO('{"info": {"year": 2014}, "images": [{"id": 1}, {"id": 2}], "none": []}'), "x.json"))
+    [('info', {'year': 2014}), ('images', {'id': 1}), ('images', {'id': 2})]
+    """
+    reading = _Reading(text, name)
+    if reading.take() != "{":
+        raise reading.wrong("an object of lists is wanted")
+    more = reading.peek() != "}"
+    if not more:
+        reading.take()
+    while more:
+        key = reading.value()
+        if not isinstance(key, str) or reading.take() != ":":
+            raise reading.wrong("a key and a colon are wanted")
+        if reading.peek() == "[":
+            for item in _listed(reading):
+                yield key, item
+        else:
+            yield key, reading.value()
+        mark = reading.take()
+        if mark not in (",", "}"):
+            raise reading.wrong("a comma is missing between two keys" if mark else "the file ends in the object")
+        more = mark == ","
+    if reading.peek():
+        raise reading.wrong("there is more behind the object")
+
+
+def _listed(reading: _Reading) -> Iterator[Any]:
+    reading.take()
+    if reading.peek() == "]":
+        reading.take()
+        return
+    while True:
+        yield reading.value()
+        mark = reading.take()
+        if mark == "]":
+            return
+        if mark != ",":
+            raise reading.wrong("a comma is missing between two samples" if mark else "the file ends in the list")
 
 
 class _Reading:

@@ -23,7 +23,8 @@ URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A medium in a row: its offset as `offset_of` counts it, and its bytes, or only an address where they are."""
+    """A medium in a row: its offset as `offset_of` counts it, its bytes, and the path or URL that it has; without
+    bytes, these are to be had there."""
 
     offset: int
     data: bytes | None = field(repr=False)
@@ -59,7 +60,7 @@ def members(table: pa.Table, at: int, row: int, told: Columns, *, addresses: boo
                     names[column].append(None)
                 continue
             data = value_bytes(value)
-            address = _address(value) if data is None else None
+            address = _address(value)
             if (data is None or not len(data)) and not (addresses and address):
                 raise _without_bytes(column, value)
             if item >= ITEMS:
@@ -77,9 +78,14 @@ def _is_empty(value: pa.Scalar) -> bool:
 
 
 def _address(value: pa.Scalar) -> str | None:
-    said = value.as_py()
-    path = said.get("path") if isinstance(said, dict) else said
-    return path if isinstance(path, str) and path else None
+    """Where a value says that its medium is, or was."""
+    if isinstance(value, pa.DictionaryScalar | pa.ExtensionScalar):
+        value = value.value
+    if isinstance(value, pa.StructScalar):
+        value = value["path"] if value.type.get_field_index("path") >= 0 else None
+    if value is None or not value.is_valid or not is_string(value.type):
+        return None
+    return str(_plain(value, "path")) or None
 
 
 def _without_bytes(column: str, value: pa.Scalar) -> DataError:

@@ -7,6 +7,7 @@ import csv
 import fnmatch
 import hashlib
 import io
+import itertools
 import json
 import lzma
 import math
@@ -108,7 +109,7 @@ def list_files(path: str, formats: Sequence[str] = FORMATS, named: Sequence[str]
 def fingerprint(file: TableFile) -> dict[str, Any]:
     """Name, size, and SHA-256 of the first and last MiB: enough to notice another input, cheap on remote files."""
     digest = hashlib.sha256()
-    with _open(file) as stream:
+    with opened(file) as stream:
         digest.update(stream.read(1 << 20))
         if file.size > 1 << 20:
             stream.seek(max(1 << 20, file.size - (1 << 20)))
@@ -116,7 +117,8 @@ def fingerprint(file: TableFile) -> dict[str, Any]:
     return {"name": file.name, "size": file.size, "sha256_ends": digest.hexdigest()}
 
 
-def _open(file: TableFile, compression: str | None = None) -> IO[bytes]:
+def opened(file: TableFile, compression: str | None = None) -> IO[bytes]:
+    """The bytes of a file, unpacked by `compression`. Raises DataError `source_unreadable`."""
     try:
         stream: IO[bytes] = fsspec.open(file.url, "rb", compression=compression).open()
     except (OSError, ValueError) as error:
@@ -128,10 +130,10 @@ def columns(file: TableFile) -> list[str]:
     """Column names; for jsonl and json the keys of the first readable rows, none where no row is readable. Raises
     DataError for an unreadable file."""
     if file.format == "parquet":
-        with _open(file) as stream:
-            return list(_parquet(file, stream).schema_arrow.names)
+        with opened(file) as stream:
+            return list(parquet_file(file, stream).schema_arrow.names)
     if file.format in ("csv", "tsv"):
-        with _text(file) as text:
+        with opened_text(file) as text:
             return _header(file, _csv_reader(file, _Lines(text)))
     return next((list(batch.table.schema.names) for batch in batches(file) if batch.table.num_rows), [])
 
@@ -140,8 +142,8 @@ def count(file: TableFile) -> int | None:
     """Number of rows where the format tells without reading everything (parquet), else None."""
     if file.format != "parquet":
         return None
-    with _open(file) as stream:
-        return int(_parquet(file, stream).metadata.num_rows)
+    with opened(file) as stream:
+        return int(parquet_file(file, stream).metadata.num_rows)
 
 
 def batches(file: TableFile, *, start: int = 0, select: Sequence[str] | None = None) -> Iterator[Batch]:
@@ -154,17 +156,18 @@ def batches(file: TableFile, *, start: int = 0, select: Sequence[str] | None = N
         yield from _text_batches(file)
 
 
-def _parquet(file: TableFile, stream: IO[bytes]) -> pq.ParquetFile:
+def parquet_file(file: TableFile, stream: IO[bytes]) -> pq.ParquetFile:
+    """An opened Parquet file, to be read by batches. Raises DataError `source_unreadable`."""
     try:
         # Unbuffered reading would take in a whole row group at once, which may be the whole table.
-        return pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20)
+        return pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise DataError("source_unreadable", f"{file.name}: not a readable parquet file: {_one_line(error)}") from error
 
 
 def _parquet_batches(file: TableFile, start: int, select: Sequence[str] | None) -> Iterator[Batch]:
-    with _open(file) as stream:
-        parquet = _parquet(file, stream)
+    with opened(file) as stream:
+        parquet = parquet_file(file, stream)
         names = parquet.schema_arrow.names
         wanted = [name for name in select if name in names] if select is not None else names
         at = 0
@@ -212,21 +215,30 @@ def text_rows(file: TableFile) -> Iterator[dict[str, Any] | str]:
     is a list of them, or lines as in jsonl, which many call so."""
     lines = file.format == "jsonl"
     if file.format == "json":
-        with _text(file) as text:
+        with opened_text(file) as text:
             lines = _json_list.begins(text) == "{"
-    with _text(file) as text:
+    with opened_text(file) as text:
         if file.format in ("csv", "tsv"):
             yield from _csv_rows(file, text)
         else:
             yield from _json_rows(text) if lines else map(_row, _json_list.items(text, file.name))
 
 
+def rows_from(file: TableFile, start: int = 0) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """The rows of a file of any format from `start` on, each with its number: a dict, or what is wrong with it."""
+    if file.format != "parquet":
+        yield from itertools.islice(enumerate(text_rows(file)), start, None)
+        return
+    for batch in batches(file, start=start):
+        yield from zip(batch.rows, values(batch.table), strict=True)
+
+
 @contextlib.contextmanager
-def _text(file: TableFile) -> Iterator[IO[str]]:
+def opened_text(file: TableFile) -> Iterator[IO[str]]:
     """The text of a file, decompressed. What goes wrong in reading it raises DataError."""
     compression = _COMPRESSIONS.get(PurePosixPath(file.name.lower()).suffix)
     try:
-        with _open(file, compression) as stream:
+        with opened(file, compression) as stream:
             yield io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError("source_unreadable", f"{file.name}: {error}") from error

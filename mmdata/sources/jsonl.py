@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from typing import Any, Literal
 from mmdata.errors import DataError, SpecError
 from mmdata.registry import nearest, register
 from mmdata.sources import _messages, _tables
+from mmdata.sources._paths import within
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, MediaKind, Origin, Sample, Text
 
@@ -147,14 +147,10 @@ class _JsonLines:
 
     def _uri(self, path: str) -> str | None:
         """The place of a medium, or None when its path leads out of the root."""
-        if "://" in path:
-            return path if path.split("://", 1)[0].lower() not in ("file", "local") else None
-        if "\\" in path or "\0" in path:
+        try:
+            return within(self._root, path)
+        except DataError:
             return None
-        normal = posixpath.normpath(path)
-        if normal.startswith("/"):
-            return normal if normal.startswith(self._root.removeprefix("file://") + "/") else None
-        return None if normal.split("/")[0] == ".." else f"{self._root}/{normal}"
 
 
 def _named(value: dict[str, Any], detail: str) -> str:

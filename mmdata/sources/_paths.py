@@ -1,0 +1,32 @@
+"""Paths of media as lines and tables have them: inside the folder that they are relative to, or refused."""
+
+from __future__ import annotations
+
+import posixpath
+
+from mmdata.errors import DataError
+
+
+def within(root: str, path: str) -> str:
+    """The place of a medium: a URL as it is, a path below `root` (a folder or a URL without a slash at its end).
+
+    Raises DataError `bad_url` for an empty path, `path_escape` for one that leads out, a `file:` URL among them: a
+    table from elsewhere cannot name other files of ours.
+
+    >>> within("/data", "a/../b.jpg"), within("s3://x/y", "b.jpg"), within("/data", "https://example.org/b.jpg")
+    ('/data/b.jpg', 's3://x/y/b.jpg', 'https://example.org/b.jpg')
+    """
+    if not path.strip():
+        raise DataError("bad_url", "the path is empty")
+    if "://" in path:
+        if path.split("://", 1)[0].lower() in ("file", "local"):
+            raise DataError("path_escape", f"{path[:200]!r} names a file of this machine")
+        return path
+    if "\\" in path or "\0" in path:
+        raise DataError("path_escape", f"{path[:200]!r}")
+    normal = posixpath.normpath(path)
+    local = root.removeprefix("file://")
+    inside = normal.startswith(f"{local.rstrip('/')}/") if normal.startswith("/") else normal.split("/")[0] != ".."
+    if not inside:
+        raise DataError("path_escape", f"{path[:200]!r} leads out of {root}")
+    return normal if normal.startswith("/") else f"{root.rstrip('/')}/{normal}"

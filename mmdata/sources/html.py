@@ -1,0 +1,260 @@
+"""HTML pages as documents: their texts and pictures in the order in which one reads them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import PurePosixPath
+from typing import Any, Literal
+from urllib.parse import unquote, urljoin
+
+import fsspec
+
+from mmdata.errors import DataError
+from mmdata.registry import register
+from mmdata.sources._paths import within
+from mmdata.sources._tables import printable
+from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
+from mmdata.types import Drop, Media, Origin, Sample, Text
+
+LONGEST = 1 << 24
+"""Bytes of the longest page that is read."""
+SUFFIXES = (".html", ".htm", ".xhtml")
+SILENT = ("script", "style", "noscript", "template", "svg", "math", "iframe", "object", "textarea", "select")
+"""What is no text to be read, whatever the user wants."""
+_VOID = ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr")
+_BLOCKS = (
+    *("address", "article", "blockquote", "body", "caption", "dd", "details", "div", "dl", "dt", "fieldset", "figure"),
+    *("figcaption", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol"),
+    *("p", "pre", "section", "summary", "table", "td", "th", "tr", "ul", "aside"),
+)
+_SPACE = re.compile(r"[ \t\r\n\f]+")
+_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{2,40})""", re.IGNORECASE)
+
+
+@register("source", "html")
+class Html(SourceSpec):
+    """A record for each page below a folder, sorted by path: its texts (role `document`) and pictures in reading order,
+    blocks apart by an empty line; `title`, `lang` and the pictures' alternative texts (`alts`, in their order) travel
+    in the sample's JSON. Pictures whose attributes say that they are a pixel are left out. A page of which a picture
+    cannot be had is dropped as a whole."""
+
+    kind: Literal["html"] = "html"
+    path: InputPath = runtime()
+    """The folder; local or any fsspec URL."""
+    base: str | None = None
+    """The address that the folder was saved from (`https://example.org/docs/`): pictures are fetched from there.
+    Default: they are files of the folder, and a path that leads out of it is refused."""
+    skip: tuple[str, ...] = ("nav", "footer", "aside", "form", "header", "button", "dialog")
+    """Elements that are left out with all they hold."""
+    images: bool = True
+    """Whether pictures are taken; else pages are texts."""
+
+    def open(self) -> Source:
+        return _Pages(self)
+
+
+class _Pages:
+    def __init__(self, spec: Html) -> None:
+        self._spec = spec
+        self._fs, root = fsspec.core.url_to_fs(spec.path)
+        self._root = root.rstrip("/")
+        if not self._fs.isdir(self._root):
+            raise DataError("source_unreadable", f"{spec.path}: not a folder")
+        found = {path[len(self._root) + 1 :]: info for path, info in self._fs.find(self._root, detail=True).items()}
+        self._sizes = {
+            name: int(found[name]["size"] or 0)
+            for name in sorted(found)
+            if PurePosixPath(name.lower()).suffix in SUFFIXES
+        }
+        self._names = list(self._sizes)
+        if not self._names:
+            raise DataError("source_empty", f"{spec.path}: no file ends in one of {', '.join(SUFFIXES)}")
+
+    def inputs(self) -> list[dict[str, Any]]:
+        listing = "".join(f"{name}\t{size}\n" for name, size in self._sizes.items())
+        digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
+        return [{"name": ".", "pages": len(self._names), "size": sum(self._sizes.values()), "sha256_listing": digest}]
+
+    def count(self) -> int | None:
+        return len(self._names)
+
+    def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
+        for row in range(start, len(self._names) if stop is None else min(stop, len(self._names))):
+            name = self._names[row]
+            empty = Sample(key=f"{row:09d}", parts=(), origin=Origin(uri=printable(name), row=0))
+            try:
+                yield Record(row=row, sample=self._sample(empty, name))
+            except DataError as error:
+                drop = Drop(
+                    reason=error.reason,
+                    detail=f"{printable(name)}: {printable(error.detail)}",
+                    state="failed_permanent",
+                )
+                yield Record(row=row, sample=empty, drop=drop)
+
+    def _sample(self, empty: Sample, name: str) -> Sample:
+        if self._sizes[name] > LONGEST:
+            raise DataError("too_large", f"{self._sizes[name]:,} bytes, {LONGEST:,} are the most")
+        try:
+            data: bytes = self._fs.cat_file(f"{self._root}/{name}")
+        except OSError as error:
+            raise DataError("source_unreadable", f"{self._root}/{name}: {error}") from error
+        page = read(_decoded(data), (*SILENT, *self._spec.skip))
+        parts: list[Media | Text] = []
+        alts: list[str] = []
+        for item in page.parts:
+            if isinstance(item, str):
+                parts.append(Text(text=printable(item), role="document"))
+            elif self._spec.images:
+                parts.append(self._image(item["src"], page.base, name))
+                alts.append(printable(item["alt"]))
+        if not self._spec.images:
+            parts = [Text(text="\n\n".join(part.text for part in parts if isinstance(part, Text)), role="document")]
+        if not any(isinstance(part, Media) or part.text for part in parts):
+            raise DataError("no_parts", "neither a text nor a picture")
+        meta = {"title": printable(page.title), "lang": printable(page.lang), "alts": alts if any(alts) else None}
+        return replace(empty, parts=tuple(parts), meta={key: value for key, value in meta.items() if value})
+
+    def _image(self, src: str, base: str, name: str) -> Media:
+        if src.startswith("data:"):
+            head, _, body = src.partition(",")
+            try:
+                if not head.endswith(";base64"):
+                    raise ValueError("only base64 is read")
+                return Media(kind="image", data=base64.b64decode(unquote(body), validate=True))
+            except (ValueError, binascii.Error) as error:
+                raise DataError("bad_url", f"a data: URL: {error}") from error
+        try:
+            if self._spec.base is not None or "://" in base:
+                address = urljoin(urljoin(f"{(self._spec.base or '').rstrip('/')}/{name}", base), src)
+                return Media(kind="image", uri=within(self._root, address))
+            if src.startswith("//"):
+                return Media(kind="image", uri=f"https:{src}")
+        except ValueError as error:  # brackets that are no address
+            raise DataError("bad_url", f"{src[:200]!r}: {error}") from error
+        if "://" in src:
+            return Media(kind="image", uri=within(self._root, src))
+        path = unquote(src.partition("#")[0].partition("?")[0])
+        place = path if path.startswith("/") else f"{PurePosixPath(name).parent}/{base}{path}"
+        root = self._fs.unstrip_protocol(self._root).removeprefix("file://")
+        return Media(kind="image", uri=within(root, place.lstrip("/")))
+
+
+class Page(HTMLParser):
+    """What a page holds: `parts` are blocks of text, and pictures (`src`, `alt`), in the order of the page."""
+
+    def __init__(self, skip: tuple[str, ...]) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str | dict[str, str]] = []
+        self.title = self.lang = self.base = ""
+        self._skip = frozenset(skip)
+        self._skipped: list[str] = []
+        self._text: list[str] = []
+        self._in_title = False
+        self._pre = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        if tag == "html":
+            self.lang = given.get("lang", "")
+        if self._skipped or (tag in self._skip and tag not in _VOID):
+            if tag in self._skip and tag not in _VOID:
+                self._skipped.append(tag)
+            return
+        if tag == "title":
+            self._in_title = True
+        elif tag == "base" and not self.base:
+            self.base = given.get("href", "").strip()
+        elif tag == "br":
+            self._text.append("\n")
+        elif tag == "img":
+            self._picture(given)
+        elif tag in _BLOCKS:
+            self.flush()
+            self._pre += tag == "pre"
+
+    def handle_endtag(self, tag: str) -> None:
+        if self._skipped:
+            if tag in self._skipped:  # what was opened within it and never closed ends with it
+                del self._skipped[len(self._skipped) - 1 - self._skipped[::-1].index(tag) :]
+            return
+        if tag == "title":
+            self._in_title = False
+        elif tag in _BLOCKS:
+            self.flush()
+            self._pre = max(0, self._pre - (tag == "pre"))
+
+    def handle_data(self, data: str) -> None:
+        if self._in_title and not self._skipped:
+            self.title = _SPACE.sub(" ", self.title + data).strip()
+        elif not self._skipped:
+            self._text.append(data if self._pre else _SPACE.sub(" ", data))
+
+    def flush(self) -> None:
+        """End the block of text that is being read."""
+        lines = (line if self._pre else _SPACE.sub(" ", line).strip() for line in "".join(self._text).split("\n"))
+        text = "\n".join(lines).strip("\n" if self._pre else None)
+        self._text = []
+        if text.strip():
+            if self.parts and isinstance(self.parts[-1], str):
+                self.parts[-1] += f"\n\n{text}"
+            else:
+                self.parts.append(text)
+
+    def _picture(self, given: dict[str, str]) -> None:
+        sources = (given.get(name, "").strip() for name in ("data-src", "data-original", "data-lazy-src", "src"))
+        src = next((found for found in sources if found), "") or _of_set(
+            given.get("srcset", given.get("data-srcset", ""))
+        )
+        pixel = any(given.get(side, "").strip().removesuffix("px") in ("0", "1") for side in ("width", "height"))
+        if src and not pixel:
+            self.flush()
+            self.parts.append({"src": src, "alt": given.get("alt", "").strip()})
+
+
+def read(text: str, skip: tuple[str, ...] = SILENT) -> Page:
+    """The page that an HTML text is, however badly it is written.
+
+    >>> read("<title>T</title><p>One<br>two <b>three</b><img src=a.png alt=A><script>x</script>four").parts
+    ['One\\ntwo three', {'src': 'a.png', 'alt': 'A'}, 'four']
+    """
+    page = Page(skip)
+    page.feed(text)
+    page.close()
+    page.flush()
+    return page
+
+
+def _of_set(srcset: str) -> str:
+    """The largest picture of a `srcset`.
+
+    >>> _of_set("a.jpg 1x, b.jpg 2x"), _of_set("a.jpg 480w, b.jpg 320w"), _of_set("")
+    ('b.jpg', 'a.jpg', '')
+    """
+    best, most = "", -1.0
+    for option in re.split(r",\s+", srcset.strip()):
+        url, _, size = option.strip().partition(" ")
+        try:
+            value = float(size.strip()[:-1] or 1)
+        except ValueError:
+            value = 0.0
+        if url and value > most:
+            best, most = url, value
+    return best
+
+
+def _decoded(data: bytes) -> str:
+    """The text of a page: by its byte order mark, by the character set that it names, else UTF-8."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16", "replace")
+    named = _CHARSET.search(data[:4096])
+    try:
+        return data.decode(named[1].decode() if named else "utf-8-sig", "replace")
+    except LookupError:
+        return data.decode("utf-8-sig", "replace")

@@ -1,0 +1,93 @@
+"""COCO's annotation files as a source: captions, boxes, what belongs to no picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmdata.errors import DataError
+from mmdata.sources.coco import Coco
+from tests.dataset_fixture import jpeg
+from tests.sources.run import built, records, states
+
+
+def lay(tmp_path: Path) -> dict[str, Any]:
+    """Three pictures, of which one file is missing; captions and instances apart, as COCO has them."""
+    (tmp_path / "val").mkdir()
+    images = []
+    for number in range(4):
+        data, _, height, width = jpeg(number)
+        if number != 2:
+            (tmp_path / "val" / f"{number:012d}.jpg").write_bytes(data)
+        images.append({"id": 10 + number, "file_name": f"{number:012d}.jpg", "height": height, "width": width})
+    captions = [
+        {"id": 1, "image_id": 10, "caption": "a first"},
+        {"id": 2, "image_id": 11, "caption": "another"},
+        {"id": 3, "image_id": 10, "caption": "a second"},
+        {"id": 4, "image_id": 12, "caption": "of a missing file"},
+        {"id": 5, "image_id": 99, "caption": "of no picture"},
+        {"id": 6, "image_id": 11},
+    ]
+    boxes = [
+        {"id": 7, "image_id": 10, "bbox": [1.5, 2, 10, 20], "category_id": 3, "iscrowd": 0, "segmentation": []},
+        {"id": 8, "image_id": 10, "bbox": [0, 0, 5, 5], "category_id": 1, "iscrowd": 1},
+        {"id": 9, "image_id": 10, "bbox": [1, 2], "category_id": 1},
+    ]
+    categories = [{"id": 1, "name": "person"}, {"id": 3, "name": "car"}]
+    (tmp_path / "captions.json").write_text(json.dumps({"info": {}, "images": images, "annotations": captions}))
+    # Annotations may come before what they are of.
+    instances = {"annotations": boxes, "images": images, "categories": categories}
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    files = [str(tmp_path / "captions.json"), str(tmp_path / "instances.json")]
+    return {"kind": "coco", "annotations": files, "images": str(tmp_path / "val")}
+
+
+def test_captions_and_boxes_are_built(tmp_path: Path) -> None:
+    source = lay(tmp_path)
+    dataset, rows = built(tmp_path / "out", source)
+    assert states(rows) == [
+        *("ok", "ok", "ok", "failed_permanent:not_found", "filtered:no_annotation"),
+        *("failed_permanent:unknown_image", "failed_permanent:bad_record", "failed_permanent:bad_record"),
+    ]
+    assert [sample.texts[0].text for sample in dataset] == ["a first", "a second", "another"]
+    first, second, third = dataset
+    assert first.media[0].data == second.media[0].data == jpeg(0)[0]
+    assert first.meta["boxes"] == [[1.5, 2.0, 11.5, 22.0], [0.0, 0.0, 5.0, 5.0]]
+    assert (first.meta["labels"], first.meta["crowds"]) == (["car", "person"], [1])
+    assert "boxes" not in third.meta
+    assert (third.meta["image_id"], third.meta["height"]) == (11, third.media[0].height)
+    assert len(records(source)) == 8
+    assert "image_id 99" in rows[5].detail
+
+
+def test_captions_may_be_one_or_all(tmp_path: Path) -> None:
+    source = lay(tmp_path)
+
+    def texts(captions: str) -> list[list[str]]:
+        return [[text.text for text in found.sample.texts] for found in records({**source, "captions": captions})][:2]
+
+    assert texts("first") == [["a first"], ["another"]]
+    assert texts("all") == [["a first", "a second"], ["another"]]
+
+
+def test_without_a_folder_pictures_are_fetched(tmp_path: Path) -> None:
+    images = [{"id": 1, "file_name": "a.jpg", "coco_url": "http://x.org/a.jpg"}, {"id": 2, "file_name": "../b.jpg"}]
+    notes = [{"image_id": number, "caption": "c"} for number in (1, 2)]
+    (tmp_path / "c.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    first, second = Coco(annotations=(str(tmp_path / "c.json"),)).open().records()
+    assert first.sample.media[0].uri == "http://x.org/a.jpg"
+    assert second.drop
+    assert (second.drop.reason, "source.images" in second.drop.detail) == ("bad_url", True)
+    escaped = list(Coco(annotations=(str(tmp_path / "c.json"),), images=str(tmp_path)).open().records())[1]
+    assert escaped.drop
+    assert escaped.drop.reason == "path_escape"
+
+
+@pytest.mark.parametrize("text", ['{"images": [{"id": 1}', "[]", '{"images": [], "annotations": []}', "{", '{"a" 1}'])
+def test_what_is_not_cocos_form_is_one_clear_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(DataError, match=r"c\.json"):
+        list(Coco(annotations=(str(tmp_path / "c.json"),)).open().records())
