@@ -96,7 +96,8 @@ def lines(spec: TrainSpec, model: Any, settings: Mapping[str, Setting], stream: 
     """For `--dry-run`: memory for the largest pack of the first block, operations of the first step."""
     block = stream.planner.block(Position())
     at_once = spec.packs_per_forward
-    tokens = at_once * (stream.spec.row_tokens or int(block.tokens.max()))
+    longest = stream.spec.row_tokens or int(block.tokens.max())
+    tokens = max(longest, min(at_once * longest, spec.max_tokens_per_forward or at_once * longest))
     patches = at_once * max(int(cost[2]) for cost in block.costs)
     found = memory(spec, model, settings, tokens=tokens, patches=patches, targets=tokens)
     parts = ("weights", "gradients", "optimizer", "average", "activations")

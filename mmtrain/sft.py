@@ -224,11 +224,17 @@ def make_loader(
             "collate: packed: rows of a sharded model get a segment with each medium, and this model must not be given "
             "packed rows; set collate: auto, or distributed.mode: ddp"
         )
+    if every_medium and spec.max_tokens_per_forward is not None:
+        raise SpecError(
+            "max_tokens_per_forward: ranks would take different numbers of passes, and shards wait for each other in "
+            "each; leave it out (packs_per_forward alone is the same on all), or set distributed.mode: ddp"
+        )
     collate = rows.collator(spec.collate, strategy, bound_tokenizer.pad_token_id)
     return StreamLoader(
         stream,
         sharding.EveryMedium.of(collate, stream.family) if every_medium and stream.family is not None else collate,
         batch_size=spec.packs_per_forward,
+        batch_tokens=spec.max_tokens_per_forward,
         threads=spec.threads,
         device=device_of(spec.device),
     )
@@ -271,12 +277,14 @@ def plan(spec: TrainSpec, stream: StreamingDataset, model: torch.nn.Module) -> s
     parameters = sum(p.numel() for p in model.parameters())
     wanted = spec.steps * spec.global_batch
     epochs = "" if stream.spec.weighted else f" = {wanted / (report.packs * stream.planner.blocks):.1f} epochs"
+    most = spec.max_tokens_per_forward
+    at_most = "" if most is None else f", of {most:,} tokens at most"
     return "\n".join(
         [
             f"data   {sum(map(len, stream.datasets)):,} samples in {paths}",
             *report.lines(),
             f"step   {spec.global_batch} packs = {spec.global_batch * report.tokens / report.packs:,.0f} tokens"
-            f"; {stream.world.ranks} ranks, {spec.packs_per_forward} packs per forward pass",
+            f"; {stream.world.ranks} ranks, {spec.packs_per_forward} packs per forward pass{at_most}",
             f"run    {spec.steps:,} steps = {wanted:,} packs{epochs}",
             f"model  {type(model).__name__}, {parameters / 1e6:.2f} M parameters",
             f"using  {device_of(spec.device)}, {spec.precision} on {spec.params} weights",

@@ -65,6 +65,9 @@ class TrainSpec(Model):
     packs_per_forward: int = Field(1, ge=1)
     """Packs of a rank's share of a step that go through the model as one row; the others follow, their gradients added
     up. It changes nothing but the rounding."""
+    max_tokens_per_forward: int | None = Field(None, ge=1)
+    """Tokens of the packs that share a pass at most: so short packs share passes and long ones do not, and memory is
+    that of the longest pass. Not for sharded models, whose ranks have to take equally many passes."""
     activation_checkpointing: Checkpointing = runtime("none")
     """Layers that keep nothing for the backward pass and run again in it: `none`, `full`, or every k-th (a number)."""
     compile: bool = False

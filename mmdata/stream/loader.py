@@ -49,6 +49,7 @@ class StreamLoader:
         *,
         transform: Callable[[Any], Any] | None = None,
         batch_size: int | None = None,
+        batch_tokens: int | None = None,
         threads: int = 2,
         workers: int = 0,
         ahead: int = 8,
@@ -57,13 +58,21 @@ class StreamLoader:
     ) -> None:
         if dataset.family is not None and collate is None:
             raise SpecError("StreamLoader: give packs a `collate`: PackedCollator()")
-        for name, value in {"batch_size": batch_size or 1, "threads": threads, "ahead": ahead}.items():
+        for name, value in {
+            "batch_size": batch_size or 1,
+            "batch_tokens": batch_tokens or 1,
+            "threads": threads,
+            "ahead": ahead,
+        }.items():
             if value < 1:
                 raise SpecError(f"StreamLoader: {name} is {value}; at least 1 is needed")
         if workers < 0:
             raise SpecError(f"StreamLoader: workers is {workers}; 0 (threads of this process) is the least")
         self.dataset = dataset
         self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        """Planned tokens of the packs of a batch at most; a pack that has more is a batch of its own. Then steps of
+        different ranks have different numbers of batches."""
         self.threads = threads
         self.workers = workers
         self.ahead = ahead
@@ -85,7 +94,8 @@ class StreamLoader:
         return (batch for _, batch in self._batches())
 
     def steps(self) -> Iterator[list[Batch]]:
-        """The batches that this rank takes in each global step; every rank gets equally many."""
+        """The batches that this rank takes in each global step; without `batch_tokens`, every rank gets equally
+        many."""
         if self.dataset.family is None:
             raise SpecError("StreamLoader: steps are of packs; a stream without a family has batches only")
         step: list[Batch] = []
@@ -153,13 +163,18 @@ class StreamLoader:
 
     def groups(self) -> Iterator[tuple[Deal, ...]]:
         """The deals of each batch."""
-        size, group = self.batch_size or 1, list[Deal]()
+        size, group, held = self.batch_size or 1, list[Deal](), 0
         for dealt in self.dataset.deals():
+            tokens = 0 if dealt.pack is None else dealt.pack.tokens
+            if group and self.batch_tokens is not None and held + tokens > self.batch_tokens:
+                yield tuple(group)
+                group, held = [], 0
             group.append(dealt)
+            held += tokens
             ends_step = self.dataset.family is not None and dealt.micro + 1 == dealt.micros
             if len(group) == size or ends_step:
                 yield tuple(group)
-                group = []
+                group, held = [], 0
         if group:
             yield tuple(group)
 

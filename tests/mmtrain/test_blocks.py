@@ -122,8 +122,10 @@ def test_the_command_recomputes_without_a_change(folder: Path, tmp_path: Path) -
 
 @pytest.mark.soak
 def test_compiled_layers_train_as_others_do(folder: Path, tmp_path: Path) -> None:
-    assert sft.main(arguments(folder, tmp_path / "plain", "--set", "steps=4")) == 0
-    assert sft.main(arguments(folder, tmp_path / "fast", "--set", "steps=4", "compile=true")) == 0
+    """One layer of each kind and two steps: the compiler takes a minute for these."""
+    less = ["--set", "steps=2", "model.vision.layers=1", "model.language.layers=1"]
+    assert sft.main(arguments(folder, tmp_path / "plain", *less)) == 0
+    assert sft.main(arguments(folder, tmp_path / "fast", *less, "compile=true")) == 0
     for one, other in zip(trace(tmp_path / "plain"), trace(tmp_path / "fast"), strict=True):
         assert one["keys_crc32c"] == other["keys_crc32c"]
-        assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-6)

@@ -4,6 +4,7 @@ ranks (training.md, 11, 27, 28, 31, 32)."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmtrain import checkpoint
+from mmtrain import checkpoint, evaluate, export, replay, sft
+from mmtrain.examine import read as read_evaluations
+from mmtrain.restore import restore
 from mmtrain.tensor_files import TensorFiles
 from tests.dataset_fixture import write_dataset
+from tests.mmtrain.hf_folders import write_folder
 from tests.mmtrain.ranks import run
+from tests.mmtrain.test_models import config
 from tests.mmtrain.test_sft import CONFIG
 
 STEPS = 4
@@ -131,6 +136,85 @@ def test_shards_of_two_go_on_in_any_way(
     files = list((tmp_path / "run" / "checkpoints" / "latest").glob("model/*"))
     copies = 2 if "distributed.mode=hsdp" in more else 1  # of which one is written
     assert len(files) == (0 if "distributed.mode=ddp" in more else ranks // copies)
+
+
+EXAMINED = [
+    "steps=6",
+    "ema={decay: 0.5}",
+    "evaluation.every=2",
+    "evaluation.batches=2",
+    "evaluation.generate=2",
+    "evaluation.max_new_tokens=4",
+    "early_stopping={patience: 0, min_delta: 1000}",  # the second evaluation ends the run, after STEPS
+]
+
+
+@pytest.fixture(scope="module")
+def examined(mixed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One run in one process, and in two shards; averaged, evaluated and stopped."""
+    output = tmp_path_factory.mktemp("examined")
+    more = [f"evaluation.data={{photos: {{dataset: {mixed}, max_length: 160}}}}", *EXAMINED]
+    for ranks, name in ((1, "whole"), (2, "shards")):
+        mode = "fsdp" if ranks == 2 else "ddp"
+        said = run(ranks, told(mixed, output / name, f"distributed.mode={mode}", *more), output / "said")
+        assert f"stopped after {STEPS} steps" in said
+    return output / "whole", output / "shards"
+
+
+def test_shards_are_evaluated_averaged_and_stopped_as_a_whole_model_is(examined: tuple[Path, Path]) -> None:
+    """Losses, answers and their pages, averages, and which checkpoint is best."""
+    whole, shards = examined
+    assert_same(shards, whole, 1e-6)
+    found, expected = read_evaluations(shards), read_evaluations(whole)
+    assert [line["step"] for line in found] == [line["step"] for line in expected] == [2, STEPS]
+    for a, b in zip(found, expected, strict=True):
+        assert a.keys() == b.keys()
+        assert all(a[name] == pytest.approx(b[name], abs=1e-6) for name in a if name != "seconds")
+    pages = [(each / "samples" / f"step-{STEPS:08d}.html").read_text() for each in examined]
+    assert [page.count('<span class="chip">answered</span>') for page in pages] == [2, 2]
+    texts = [re.sub(r"<[^>]*>", "", page) for page in pages]
+    assert texts[0].replace("whole", "shards") == texts[1]
+    assert (whole / "checkpoints" / "best").readlink() == (shards / "checkpoints" / "best").readlink()
+    mine, other = (TensorFiles(each / "checkpoints" / "best", "parts") for each in (shards, whole))
+    assert mine.described.keys() == other.described.keys()
+    assert len(mine.files) == 2
+    for name in mine.described:
+        torch.testing.assert_close(mine.whole(name), other.whole(name), atol=2e-5, rtol=0, msg=name)
+
+
+def test_one_process_opens_what_shards_left(
+    examined: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Export, evaluate and replay, each by its command."""
+    _, shards = examined
+    for choice in ("ema", "raw"):
+        for each in examined:
+            output = tmp_path / f"{each.name}-{choice}"
+            assert export.main([str(each), "--output", str(output), "--weights", choice]) == 0
+        one, other = (load_file(tmp_path / f"{each.name}-{choice}" / "model.safetensors") for each in examined)
+        assert one.keys() == other.keys()
+        for name in one:
+            torch.testing.assert_close(one[name], other[name], atol=2e-5, rtol=0, msg=name)
+    capsys.readouterr()
+    assert evaluate.main([str(shards), "--batches", "2", "--generate", "0", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)["values"]
+    assert values["loss"] == pytest.approx(read_evaluations(shards)[-1]["loss"], abs=1e-6)
+
+    found = replay.replay(restore(shards, step=2), 2)
+    line = trace(shards)[2]
+    assert (found.weights, found.logged, len(found.samples)) == (2, True, line["samples"])
+    mean = sum(each.loss * each.targets for each in found.samples) / line["targets"]
+    assert mean == pytest.approx(line["loss"], abs=1e-6)
+
+
+def test_packed_rows_of_a_model_that_cannot_pack_are_refused(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sharded model wants every medium in every row, by a dummy that would share the row."""
+    model = {"kind": "hf", "path": str(write_folder(tmp_path / "model", "lfm2_vl", chat=True))}
+    more: dict[str, Any] = {"collate": "packed", "distributed": {"mode": "fsdp"}, "data": {"packing": "none"}}
+    assert sft.main(config(tmp_path, mixed, model, **more)) == 2
+    assert "collate: packed: rows of a sharded model get a segment with each medium" in capsys.readouterr().err
 
 
 def test_half_precision_in_shards_is_near(mixed: Path, alone: Path, tmp_path: Path) -> None:

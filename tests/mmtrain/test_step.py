@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from mmtrain import sft, step
+from mmtrain.objective import losses
 from tests.mmtrain.gradients import main
 from tests.mmtrain.ranks import run
 from tests.mmtrain.test_distributed import without_rank
@@ -19,8 +22,36 @@ def gradients(ranks: int, file: Path, told: list[str]) -> list[torch.Tensor]:
         assert main([str(file), *told]) == 0
     else:
         run(ranks, [str(file), *told], file.parent / "said", main)
-    (step,) = torch.load(file)
-    return list(step)
+    (only,) = torch.load(file)
+    return list(only)
+
+
+def test_short_packs_share_a_pass_and_long_ones_do_not(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Up to so many tokens; losses are those of a pass for each pack."""
+    told = ["--set", "steps=3", "global_batch=6", "data.packing=none"]
+    assert sft.main(arguments(folder, tmp_path / "single", *told)) == 0
+    passes: list[list[int]] = []
+
+    def seen(model: Any, batch: dict[str, Any], *more: Any) -> Any:
+        passes.append(batch["cu_seq_lens_q"].diff().tolist())
+        return losses(model, batch, *more)
+
+    monkeypatch.setattr(step, "losses", seen)
+    capped = [*told, "packs_per_forward=6", "max_tokens_per_forward=90"]
+    assert sft.main(arguments(folder, tmp_path / "capped", *capped)) == 0
+    assert "6 packs per forward pass, of 90 tokens at most" in capsys.readouterr().out
+    assert sum(map(len, passes)) == 18
+    assert 3 < len(passes) < 18
+    assert all(sum(lengths) <= 90 or len(lengths) == 1 for lengths in passes)
+    assert any(len(lengths) > 1 for lengths in passes)
+    for one, other in zip(trace(tmp_path / "capped"), trace(tmp_path / "single"), strict=True):
+        assert one["keys_crc32c"] == other["keys_crc32c"]
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
+    sharded = [*capped, "distributed.mode=fsdp"]
+    assert sft.main(arguments(folder, tmp_path / "sharded", *sharded)) == 2
+    assert "max_tokens_per_forward: ranks would take different numbers of passes" in capsys.readouterr().err
 
 
 def test_accumulation_and_ranks_change_nothing(folder: Path, tmp_path: Path) -> None:
@@ -31,13 +62,13 @@ def test_accumulation_and_ranks_change_nothing(folder: Path, tmp_path: Path) -> 
         output = tmp_path / f"{accumulation}-{ranks}"
         packs = 4 // (accumulation * ranks)
         options = arguments(folder, output, *told, f"packs_per_forward={packs}")
-        step = gradients(ranks, tmp_path / f"{accumulation}-{ranks}.pt", options)
-        found[accumulation, ranks] = step, trace(output)[0]
+        done = gradients(ranks, tmp_path / f"{accumulation}-{ranks}.pt", options)
+        found[accumulation, ranks] = done, trace(output)[0]
     expected, line = found.pop((1, 1))
-    assert max(float(gradient.abs().max()) for gradient in expected) > 1e-3
-    for step, other in found.values():
+    assert max(float(each.abs().max()) for each in expected) > 1e-3
+    for gradient, other in found.values():
         assert without_rank(other) == without_rank(line)
         assert other["loss"] == pytest.approx(line["loss"], abs=1e-6)
-        assert len(step) == len(expected)
-        for one, two in zip(step, expected, strict=True):
+        assert len(gradient) == len(expected)
+        for one, two in zip(gradient, expected, strict=True):
             assert float((one - two).abs().max()) <= 1e-6
