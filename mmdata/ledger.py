@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_args
@@ -90,6 +90,20 @@ def read_rows(path: Path) -> list[LedgerRow]:
     if table.schema.names != [field.name for field in fields(LedgerRow)]:
         raise DataError("ledger_schema", f"{path}: columns are {table.schema.names}")
     return [LedgerRow(**row) for row in rows]
+
+
+def first_of_each(files: Iterable[Path], reasons: Collection[str]) -> dict[str, LedgerRow]:
+    """The first row under each of these reasons, without its picture; files are read until all are found."""
+    found: dict[str, LedgerRow] = {}
+    names = [name for name in SCHEMA.names if name != "thumbnail"]
+    for file in files:
+        if len(found) == len(reasons):
+            break
+        table = pq.read_table(file, columns=names)
+        for at, reason in enumerate(table.column("reason").to_pylist()):
+            if reason in reasons and reason not in found:
+                found[reason] = LedgerRow(**table.slice(at, 1).to_pylist()[0])
+    return found
 
 
 def counts(states: Iterable[str]) -> dict[str, int]:
