@@ -30,6 +30,7 @@ from mmdata.engine import commit, local, recover
 from mmdata.engine.local import Finished, OrderedSteps
 from mmdata.engine.pool import Process, fork_workers
 from mmdata.engine.spool import Memory
+from mmdata.engine.summary import summary
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.outputs import card
 from mmdata.progress import Progress
@@ -469,17 +470,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sent is not None:
         print(f"pushed: {sent} files to {arguments.push}" if sent else f"pushed: {arguments.push} has it already")
     return 0
-
-
-def summary(folder: Path, manifest: Manifest) -> str:
-    """How the numbers add up, in a few lines."""
-    states = " + ".join(f"{count:,} {state}" for state, count in manifest.counts.items() if count)
-    return (
-        f"{manifest.input_rows:,} input rows = {states}\n"
-        f"{manifest.samples:,} samples in {manifest.table.shards if manifest.table else 0} shards, "
-        f"root digest {manifest.root_digest[:16]}, generation {manifest.generation}\n"
-        f"report: {folder / 'report.html'}"
-    )
 
 
 if __name__ == "__main__":
