@@ -70,8 +70,23 @@ def native_family(
         if not has[kind]:
             raise SpecError(f"model.views.{kind}: this model takes no {kind}")
     family = get_family(name, tokenizer=_AnyToken(), checkpoint=processor, **told)
+    if name == "native_fixed":
+        _check_merge(config, family)
     kept = {kind: rule for kind, rule in family.media.items() if has[kind]}
     return replace(family, media=kept, tokenizer=tokenizer)
+
+
+def _check_merge(config: NativeConfig, family: Family) -> None:
+    """Raises SpecError where patches do not come to whole tokens; it is the pictures' side that counts, which may be
+    other than the one that the tower was trained with."""
+    for kind, side in (("image", "side"), ("video", "size")):
+        pixels = getattr(family.media[kind].view, side)
+        patches = pixels // config.vision_config.patch_size
+        if patches % config.merge:
+            raise SpecError(
+                f"model.vision.merge: {config.merge} does not divide the {patches} x {patches} patches of pictures of "
+                f"{pixels} pixels; set model.views.{kind}.size, or another merge"
+            )
 
 
 def folder_of_vision(spec: NativeSpec) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.connectors import CONNECTORS, in_blocks
 from mmtrain.models.navit import Navit
 
+_INTERPOLATE = "interpolate_pos_encoding"
 POOLED = 1
 """Sound's positions are pooled before the connector, so each is a token."""
 
@@ -99,10 +101,14 @@ class NativeModel(NativePreTrainedModel):
 
     def _squares(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pictures [N, 3, S, S] through a tower of fixed size -> [tokens, width]; tokens for classes and registers are
-        left out."""
+        left out. Of another size than the tower was trained with, its table of positions is interpolated, by those
+        towers that do not anyway."""
         tower: Any = self.vision_tower
         layer, patch = self.config.vision_layer, tower.config.patch_size
-        output = tower(pixels.to(tower.dtype), output_hidden_states=layer != -1)
+        told: dict[str, Any] = {"output_hidden_states": layer != -1}
+        if pixels.shape[-1] != tower.config.image_size and _INTERPOLATE in inspect.signature(tower.forward).parameters:
+            told[_INTERPOLATE] = True
+        output = tower(pixels.to(tower.dtype), **told)
         hidden = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
         rows = pixels.shape[-1] // patch
         patches = hidden[:, hidden.shape[1] - rows * rows :]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mmdata import StreamingDataset, rng
 from mmdata.collate import PackedCollator, model_inputs
-from mmdata.errors import DataError
+from mmdata.errors import DataError, SpecError
 from mmdata.families import Family
 from mmdata.families._family import plan_media
 from mmdata.types import Media, Packed
@@ -23,8 +23,9 @@ from mmtrain import certificate
 from mmtrain.components import aliases
 from mmtrain.models import build, family_of
 from mmtrain.models.audio import sinusoids
+from mmtrain.models.connectors import in_blocks
 from mmtrain.models.native import _places
-from mmtrain.models.spec import NativeSpec
+from mmtrain.models.spec import NativeSpec, Views
 from mmtrain.objective import loss_sum
 from tests.families.processors import tokenizer
 from tests.mmtrain.tiny_models import MARKS, vision
@@ -81,6 +82,38 @@ def variant(name: str, towers: dict[str, str]) -> NativeSpec:
 def samples(data: Path, family: Family) -> list[Packed]:
     stream = StreamingDataset(data, family=family, template="chatml", yields="encoded", max_length=2000)
     return [sample for sample in stream if isinstance(sample, Packed)]
+
+
+@pytest.mark.parametrize(("name", "flag"), [("clip", True), ("siglip", True), ("dinov2", False)])
+def test_a_towers_own_size_need_not_be_the_pictures(
+    name: str,
+    flag: bool,
+    media: Path,  # noqa: F811
+    towers: dict[str, str],
+) -> None:
+    """Pictures of 84 pixels through a tower of 56: as many tokens as planned, from positions that the tower's own code
+    interpolates. What must hold whole blocks is the pictures' patches, not the tower's."""
+    told = variant(name, towers).model_dump()
+    spec = NativeSpec(**{**told, "views": {"image": {"size": 84, "crop": None, "mode": "squash"}}})
+    family = family_of(spec, words())
+    model = build(spec, words(), seed=1).eval()
+    sample = next(each for each in samples(media, family) if "pixel_values" in each.media)
+    batch = model_inputs(PackedCollator()(sample))
+    pixels = batch["pixel_values"]
+    assert pixels.shape[-1] == 84
+    assert int((batch["input_ids"] == model.config.image_token_id).sum()) == 9 * len(pixels)
+    tower = model.model.vision_tower
+    with torch.no_grad():
+        wide = tower(pixels, output_hidden_states=True, **({"interpolate_pos_encoding": True} if flag else {}))
+        expected = model.model.vision_connector(in_blocks(wide.hidden_states[-2][:, -36:], 6, 2))
+        if name != "clip":  # whose layer before the last is taken
+            expected = model.model.vision_connector(in_blocks(wide.last_hidden_state[:, -36:], 6, 2))
+        assert torch.equal(model.model._squares(pixels), expected)
+        assert torch.isfinite(model(**batch).loss)
+    with pytest.raises(
+        SpecError, match=r"2 does not divide the 5 x 5 patches of pictures of 70 pixels; set model\.views"
+    ):
+        family_of(spec.model_copy(update={"views": Views(image={"size": 70, "crop": None})}), words())
 
 
 @pytest.mark.parametrize("name", ["rope", "factorised", "dropping", "clip", "siglip", "dinov2"])
