@@ -173,8 +173,11 @@ _values = operator.attrgetter(*(part.name for part in fields(Part)))
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Places:
-    """Where the N parts of a shard lie, as columns."""
+    """Where the N parts of a shard lie, as columns, and the keys of its samples."""
 
+    key_ends: np.ndarray
+    """int32 [rows + 1]: where each key begins in `key_bytes`, and the last one ends."""
+    key_bytes: memoryview
     firsts: np.ndarray
     """int32 [rows + 1]: the first part of each row."""
     name_ends: np.ndarray
@@ -225,6 +228,7 @@ class Index:
             if crc32c is not None:
                 _check_file(path, data, crc32c)
             reader = pa.ipc.open_file(data)
+            self.bytes = int(data.size)
             self._batch = reader.get_batch(0) if reader.num_record_batches == 1 else _one_batch(reader.read_all())
             if crc32c is None:  # else every byte is as it was written
                 self._batch.validate(full=True)
@@ -255,7 +259,7 @@ class Index:
 
     def places(self) -> Places:
         """Where all parts lie; unchecked like `column`. At least one row."""
-        column = self._batch.column("parts")
+        column, keys = self._batch.column("parts"), self._batch.column("key").buffers()
         buffers = column.buffers()  # all of them in one call: asking for each field takes as long as reading the file
         count = len(column.values)
 
@@ -265,6 +269,8 @@ class Index:
         # Of the list: validity, offsets; of the struct: validity; then of each field in turn.
         name, _, offset, size, crc = 3, 6, 9, 11, 13
         return Places(
+            key_ends=np.frombuffer(keys[1], np.int32, len(column) + 1),
+            key_bytes=memoryview(keys[2] or b""),
             firsts=numbers(1, np.int32, len(column) + 1),
             name_ends=numbers(name + 1, np.int32, count + 1),
             name_bytes=bytes(buffers[name + 2] or b""),

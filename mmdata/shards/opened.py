@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections import deque
 
 from mmdata.errors import DataError
 from mmdata.shards import rows
@@ -16,12 +18,19 @@ from mmdata.shards.raw import RawPlaces
 from mmdata.shards.remote import RemoteSource
 from mmdata.shards.table import ShardEntry
 
+OPEN_FILES = 64
+"""Shards of a dataset whose files are open at a time."""
+ALONE = 1 << 14
+"""Bytes that a shard takes beside those of its index, about."""
+
 
 class OpenShard:
     """A shard that many threads may read. Its index file is compared with the manifest's crc32c, whoever asks: Arrow
-    follows offsets in it, and to have it look at them first takes longer."""
+    follows offsets in it, and to have it look at them first takes longer.
 
-    def __init__(self, folder: Folder, entry: ShardEntry) -> None:
+    `files` are the shards of the dataset that have theirs open; beyond `OPEN_FILES` the first closes it again."""
+
+    def __init__(self, folder: Folder, entry: ShardEntry, files: deque[OpenShard]) -> None:
         assert entry.index is not None, entry
         assert entry.shard is not None, entry
         self.path = folder.locate(entry.shard)
@@ -29,6 +38,8 @@ class OpenShard:
         self.index = Index(folder.file(entry.index, digest=index_digest(entry)), crc32c=entry.index_crc32c)
         if len(self.index) != entry.rows:
             raise DataError("index_rows", f"{self.index.path}: {len(self.index)} rows, the manifest has {entry.rows}")
+        self.bytes = self.index.bytes + ALONE
+        self._files = files
         self._media: MediaFacts | None = None
         self._raw: RawPlaces | None = None
         self._mapped: Source | None = None
@@ -41,14 +52,23 @@ class OpenShard:
     def source(self) -> Source:
         """Its bytes. Opened when first asked for: who plans asks for the index only, and a shard that is missing must
         not stop it. Raises DataError `shard_missing`."""
-        if self._source is None:
+        source = self._source
+        if source is None:
             with self._lock:
-                if self._source is None:
+                source = self._source
+                if source is None:
                     entry = self._entry
-                    self._source = self._folder.source(
-                        entry.shard or "", size=entry.shard_bytes, digest=entry.shard_sha256
-                    )
-        return self._source
+                    source = self._folder.source(entry.shard or "", size=entry.shard_bytes, digest=entry.shard_sha256)
+                    self._source = source
+            self._bound_files()
+        return source
+
+    def _bound_files(self) -> None:
+        self._files.append(self)
+        if len(self._files) > OPEN_FILES:
+            with contextlib.suppress(IndexError):  # other threads do the same
+                first = self._files.popleft()
+                first._source = first._mapped = None  # whoever reads from them now has hold of them
 
     def read_ahead(self, ahead: Prefetcher | None) -> None:
         """Ask `ahead` first from now on, if the shard is remote."""
@@ -69,7 +89,9 @@ class OpenShard:
             return self._media
 
     def raw(self) -> RawPlaces:
-        """Where the parts of its samples lie, as lists."""
+        """Where the parts of its samples lie."""
+        if self._raw is not None:
+            return self._raw
         with self._lock:
             if self._raw is None:
                 self._raw = RawPlaces(self.index, together=not rows.is_table(self.path))
@@ -77,10 +99,13 @@ class OpenShard:
 
     def view(self, offset: int, size: int) -> memoryview:
         """As `read`, of a memory map where the shard is a local file."""
-        if self._mapped is None:  # two threads may both get here: either source is sound
+        mapped = self._mapped
+        if mapped is None:  # two threads may both get here: either source is sound
             local = local_path(self.path)
-            self._mapped = self.source if local is None or rows.is_table(self.path) else LocalSource(local, mapped=True)
-        return self._mapped.view(offset, size)
+            mapped = self.source if local is None or rows.is_table(self.path) else LocalSource(local, mapped=True)
+            self._mapped = mapped
+            self._bound_files()
+        return mapped.view(offset, size)
 
 
 def index_digest(entry: ShardEntry) -> str | None:

@@ -130,7 +130,10 @@ class ShardTable(Sequence[ShardEntry]):
         self.name = name
         self._data = data
         try:
-            table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
+            reader = pa.ipc.open_file(pa.BufferReader(data))
+            if reader.num_record_batches != 1:
+                raise ValueError(f"{reader.num_record_batches} record batches")
+            table = reader.get_batch(0)
             table.validate()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError("table_damaged", f"{name}: {error}") from error
@@ -142,13 +145,11 @@ class ShardTable(Sequence[ShardEntry]):
         }
         if metadata is not None and found != metadata:
             raise DataError("table_other", f"{name}: belongs to another manifest ({found}, not {metadata})")
-        self._columns = {name: table[name].chunk(0) for name in SCHEMA.names} if table.num_rows else {}
+        self._columns = dict(zip(SCHEMA.names, table.columns, strict=True))
         if not shards < table.num_rows:
             raise DataError("table_damaged", f"{name}: {table.num_rows - 1} units, {shards} shards expected")
         self.shards = shards
-        self._numbers = {
-            field.name: arrow.numbers(self._columns[field.name]) for field in SCHEMA if pa.types.is_integer(field.type)
-        }
+        self._numbers = {name: arrow.numbers(self._columns[name]) for name, kind, _ in _KINDS if kind == "number"}
         self._order: np.ndarray | None = None
 
     @classmethod

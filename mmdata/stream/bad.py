@@ -59,7 +59,7 @@ class BadSamples:
     def good(self, dataset: int, count: int) -> None:
         """So many samples of a dataset could be read, one after the other."""
         if count:
-            self._budget(dataset).ok(count)
+            (self._budgets.get(dataset) or self._budget(dataset)).ok(count)
 
     def _budget(self, dataset: int) -> Budget:
         return self._budgets.setdefault(dataset, Budget(**self._spec.failures.model_dump()))

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,7 +124,6 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         cache = stream_cache(spec)
         self.datasets = [open_dataset(each.path, integrity=spec.integrity, cache=cache) for each in spec.sources]
         self.templates = stream_templates(template, spec, self.family)
-        self.config = state.config(spec, self.family, self.templates)
         self.forgotten = forgotten(self.datasets)
         self.extents = [self._now(0)]
         self.run_folder = None if run_folder is None else Path(run_folder)
@@ -143,6 +142,11 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
     def dataset(self) -> Dataset:
         """The dataset; of several, the first."""
         return self.datasets[0]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """All that decides the sequence of packs besides the data, as states keep it."""
+        return state.config(self.spec, self.family, self.templates)
 
     @property
     def template(self) -> Template:
@@ -367,7 +371,9 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
 
     def _anchors(self, first_epoch: int) -> Anchors:
         if self._known_anchors is None or self._known_anchors[0] != first_epoch:
-            identity = digest([self.config, [held.model_dump() for held in self.extents]])
+            identity = ""  # who keeps them for himself does not meet those of others
+            if self.run_folder is not None:
+                identity = digest([self.config, [held.model_dump() for held in self.extents]])
             anchors = Anchors(identity, folder=self.run_folder, first_epoch=first_epoch)
             self._known_anchors = (first_epoch, anchors)
         return self._known_anchors[1]

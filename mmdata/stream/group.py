@@ -50,18 +50,24 @@ def costs(bins: Bins, measured: Measured) -> Array:
     return bins.loads(table).reshape(-1, len(Cost._fields))
 
 
-def ordered(bins: Bins, measured: Measured, spec: StreamSpec, epoch: int, number: int) -> Bins:
+def ordered(bins: Bins, measured: Measured, spec: StreamSpec, epoch: int, number: int) -> tuple[Bins, Array]:
     """The bins in the order of the stream where nothing is shuffled; else in an order of chance (keyed by seed, epoch
-    and block) in which every prefix has its share of each dataset, of tokens and of media (`spread`)."""
+    and block) in which every prefix has its share of each dataset, of tokens and of media (`spread`). And the `costs`
+    of each."""
+    each = costs(bins, measured)
     if spec.shuffle == "none":
-        return bins
-    mixed = taken(bins, rng.generator("packs", spec.seed, epoch, number).permutation(len(bins)))
-    sources = np.unique(measured.draws.dataset).tolist()
-    shares = costs(mixed, measured)
-    if len(sources) > 1:
-        of_each = [np.where(measured.draws.dataset == source, measured.tokens, 0) for source in sources]
-        shares = np.concatenate([shares, mixed.loads(np.stack(of_each, axis=1))], axis=1)
-    return taken(mixed, spread(shares, WINDOW))
+        return bins, each
+    order = rng.generator("packs", spec.seed, epoch, number).permutation(len(bins))
+    dataset = measured.draws.dataset
+    several = bool((dataset != dataset[:1]).any())
+    if several or (each != each[:1]).any():  # packs that are all alike are spread as they come
+        shares = each[order]
+        if several:
+            sources = np.unique(dataset).tolist()
+            of_each = [np.where(dataset == source, measured.tokens, 0) for source in sources]
+            shares = np.concatenate([shares, taken(bins, order).loads(np.stack(of_each, axis=1))], axis=1)
+        order = order[spread(shares, WINDOW)]
+    return taken(bins, order), each[order]
 
 
 def taken(bins: Bins, order: Array) -> Bins:

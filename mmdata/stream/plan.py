@@ -139,13 +139,13 @@ class Planner:
         measured, after = self._measured(at)
         shares = self.family is not None and self.family.packs
         bins, over = group.group(measured, self.spec, packs=shares)
-        bins = group.ordered(bins, measured, self.spec, at.epoch, at.block)
+        bins, costs = group.ordered(bins, measured, self.spec, at.epoch, at.block)
         return Block(
             epoch=at.epoch,
             number=at.block,
             measured=measured,
             bins=bins,
-            costs=group.costs(bins, measured),
+            costs=costs,
             over=over,
             after=after,
             padded=self.spec.packing == "none",

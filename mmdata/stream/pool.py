@@ -53,6 +53,9 @@ class Pool:
     def draws(self, epoch: int, number: int) -> Draws:
         """The samples of a block, in order."""
         places = self.order.block(epoch, number)
+        if len(self._sizes) == 1 and self._repeats[0] == 1:
+            n = len(places)
+            return Draws(dataset=np.zeros(n, np.int16), position=places, epoch=np.full(n, epoch, np.int32))
         dataset = np.searchsorted(self._firsts, places, side="right") - 1
         copy, position = np.divmod(places - self._firsts[dataset], self._sizes[dataset])
         return Draws(
