@@ -31,7 +31,8 @@ _SIGNS = re.compile(r"gloo|nccl|process ?group|connection (closed|reset|refused)
 
 
 class DistributedSpec(Model):
-    """How several processes share a model. None of it changes what is learned, but for `mixed_precision`."""
+    """How several processes share a model. None of it changes what is learned, but for `mixed_precision`, and for what
+    dropout drops: rows of a sharded model have dummies of the media that they lack, on any number of ranks alike."""
 
     mode: Mode = runtime("auto")
     """`ddp`: a whole model on each rank. `fsdp`: weights, gradients and the optimiser's state in shards, one of each

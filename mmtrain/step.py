@@ -47,8 +47,9 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
 
     The loss is the sum over all packs of all ranks divided by the weights of all of them, so it does not depend on how
     targets are spread over packs, packs over forward passes, or these over ranks; nor do dropout's draws, which are
-    keyed by step and pack. A step without targets moves nothing, nor does an overflow of fp16, nor a step that the gate
-    leaves out on every rank. Raises RunError, on every rank, where the gate says that the run must not go on.
+    keyed by step and pack (its dummies among it, in a sharded model). A step without targets moves nothing, nor does
+    an overflow of fp16, nor a step that the gate leaves out on every rank. Raises RunError, on every rank, where the
+    gate says that the run must not go on.
     """
     spec, scale = job.spec, job.parts.get("loss_scale")
     assert scale is None or isinstance(scale, LossScale)
