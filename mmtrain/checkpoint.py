@@ -26,6 +26,7 @@ import mmdata
 from mmdata.errors import RunError, SpecError
 from mmdata.shards.storage import fsync_folder, write_atomic
 from mmdata.spec import Model, runtime
+from mmtrain.adapters import nf4
 from mmtrain.checkpoint_folder import (
     BEST,
     FOLDER,
@@ -162,12 +163,12 @@ def base_digest(model: Any, settings: Mapping[str, Setting]) -> str:
 
 
 def _digest(model: torch.nn.Module, names: Iterable[str]) -> str:
-    """CRC-32C over the names and bytes of some of a whole model's tensors."""
+    """CRC-32C over the names of some of a whole model's tensors and those of their bytes; of weights in 4 bits, of what
+    they were made from."""
     tensors = _tensors(model)
     total = 0
     for name in sorted(names):
-        values: Any = tensors[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
-        total = crc32c.crc32c(memoryview(values), crc32c.crc32c(name.encode(), total))
+        total = crc32c.crc32c(f"{name} {nf4.crc(tensors[name]):08x}".encode(), total)
     return f"{total:08x}"
 
 

@@ -13,13 +13,16 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mmdata.errors import DataError, SpecError
 from mmdata.types import World
-from mmtrain import adapters, checkpoint, ema, models, run
+from mmtrain import adapters, checkpoint, ema, models, run, stages
+from mmtrain.initialise import initialise
 from mmtrain.models.source import copy_processor
+from mmtrain.precision import place
 from mmtrain.spec import TrainSpec
 
 Adapters = Literal["merge", "keep"]
@@ -43,12 +46,18 @@ def main(arguments: list[str] | None = None) -> int:
         default="auto",
         help="averaged ones, or those that were trained; default: averaged ones if the run keeps them",
     )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        metavar="FOLDER",
+        help="where the model that the run began with lies now, of a run that saves trained weights only",
+    )
     options = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        at, mode, weights = options.checkpoint, options.adapters, options.weights
-        for line in export(options.run, options.output, at=at, mode=mode, weights=weights):
+        how: dict[str, Any] = {"at": options.checkpoint, "mode": options.adapters, "weights": options.weights}
+        for line in export(options.run, options.output, **how, base=options.base):
             print(line)
     except SpecError as error:
         print(f"mmtrain.export: {error}", file=sys.stderr)
@@ -60,16 +69,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(
-    folder: Path, output: Path, *, at: str = "latest", mode: Adapters = "merge", weights: ema.Choice = "auto"
+    folder: Path,
+    output: Path,
+    *,
+    at: str = "latest",
+    mode: Adapters = "merge",
+    weights: ema.Choice = "auto",
+    base: Path | None = None,
 ) -> list[str]:
     """Write the model of a run's checkpoint to `output`, whole or not at all; answers what there is to say.
 
+    A QLoRA is merged into its weights as they are in 4 bits, with which it learned, and kept beside them in full.
     Raises SpecError for a folder that is no run, a checkpoint or averaged weights that it does not have, an `output`
     that is in use, and adapters that cannot be merged."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SpecError(f"--output: {output} holds other files; give a new folder")
     source = chosen(folder, at)
-    model, spec = open_model(folder, source, weights=weights)
+    model, spec = open_model(folder, source, weights=weights, base=base, full=mode == "keep")
     temporary = output.with_name(f".{output.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -78,6 +94,10 @@ def export(
     try:
         if any(True for _ in adapters.adapters(model)):
             said += _settle(model, temporary, mode)
+            if mode == "keep" and any(map(adapters.is_qlora, spec.adapters)):
+                said.append(
+                    "full   weights beside them; load those in 4 bits (nf4, double quantisation), as they learned"
+                )
         model.save_pretrained(temporary)
         copied = copy_processor(folder / run.MODEL, temporary)
         AutoTokenizer.from_pretrained(str(folder / run.TOKENIZER), local_files_only=True).save_pretrained(temporary)
@@ -112,25 +132,62 @@ def chosen(folder: Path, at: str) -> Path:
     return known[at]
 
 
-def open_model(folder: Path, source: Path, *, weights: ema.Choice = "auto") -> tuple[Any, TrainSpec]:
-    """The model of a run with the weights of a checkpoint of it, in evaluation mode, and the run's spec. Raises
-    SpecError for a folder that is no run, and for averaged weights of one that keeps none."""
+def open_model(
+    folder: Path, source: Path, *, weights: ema.Choice = "auto", base: Path | None = None, full: bool = False
+) -> tuple[Any, TrainSpec]:
+    """The model of a run with the weights of a checkpoint of it, in evaluation mode, and the run's spec.
+
+    What a checkpoint of trained weights leaves out is what the run began with: of the stage before it, or of the model
+    in its config, which may lie in `base` now. With `full`, weights beside a QLoRA are not put into 4 bits. Raises
+    SpecError for a folder that is no run, for averaged weights of one that keeps none, and for a beginning that is not
+    there any more or another."""
+    spec = _spec_of(folder)
+    whole = checkpoint.read_info(source)["weights"] == "all"
+    model = models.rebuild(folder / run.MODEL) if whole else _beginning(folder, spec, source, base)
+    entries = adapters.unquantised(spec.adapters) if full else spec.adapters
+    told = spec.model_copy(update={"adapters": entries})
+    adapters.equip(told, model, world=World(), folder=folder, start=source, data=_never)
+    if not whole:
+        initialise(model, spec.initialise, seed=spec.seed)
+    checkpoint.load_weights(source, model)
+    if not whole:
+        model.float()
+    ema.put_saved(source, model, weights)
+    return model.eval(), spec
+
+
+def _spec_of(folder: Path) -> TrainSpec:
     try:
-        spec = TrainSpec.model_validate_json((folder / run.SPEC).read_text())
+        return TrainSpec.model_validate_json((folder / run.SPEC).read_text())
     except FileNotFoundError as error:
         raise SpecError(f"{folder} is no run's folder: {error.filename} is missing") from error
     except ValueError as error:
         why = " ".join(str(error).split("\n")[1:3]) or str(error)  # pydantic's first line only counts
         raise SpecError(f"{folder / run.SPEC} is damaged, or of another version: {why}") from error
-    if checkpoint.read_info(source)["weights"] == "all":
-        model = models.rebuild(folder / run.MODEL)
-    else:  # of trained weights only: the others are those that the run began with
+
+
+def _beginning(folder: Path, spec: TrainSpec, source: Path, base: Path | None) -> Any:
+    """The model that a run began with, without its adapters."""
+    before = stages.before(folder)
+    if before is not None:
+        model, earlier = open_model(
+            before.folder, checkpoint.found(before.folder)[-1], weights=before.weights, base=base
+        )
+        if earlier.adapters == spec.adapters:
+            adapters.remove(model)
+        else:
+            adapters.merge(model)
+    else:
         tokenizer = AutoTokenizer.from_pretrained(str(folder / run.TOKENIZER), local_files_only=True)
-        model = models.build(spec.model, tokenizer, seed=spec.seed)
-    adapters.equip(spec, model, world=World(), folder=folder, start=source, data=_never)
-    checkpoint.load_weights(source, model)
-    ema.put_saved(source, model, weights)
-    return model.eval(), spec
+        begun = spec.model if base is None else spec.model.model_copy(update={"path": str(base.absolute())})
+        try:
+            model = models.build(begun, tokenizer, seed=spec.seed)
+        except SpecError as error:
+            raise SpecError(
+                f"{source} holds trained weights only, and the others cannot be had: {error}; --base FOLDER says where "
+                "the model that the run began with lies now"
+            ) from error
+    return place(model, torch.device("cpu"), spec.params)
 
 
 def _settle(model: Any, folder: Path, mode: Adapters) -> list[str]:

@@ -10,7 +10,7 @@ from mmdata.spec import Model, OutputPath, runtime
 from mmdata.specfile import mistakes
 from mmdata.stream.spec import StreamSpec
 from mmtrain import precision, weighting
-from mmtrain.adapters.spec import AdapterSpec, RanksSpec
+from mmtrain.adapters.spec import AdapterSpec, RanksSpec, is_qlora
 from mmtrain.blocks import Checkpointing
 from mmtrain.checkpoint import CheckpointSpec
 from mmtrain.distributed import DistributedSpec
@@ -133,6 +133,18 @@ class TrainSpec(Model):
             )
         # A frozen model; nobody has seen it yet.
         object.__setattr__(self, "evaluation", told.model_copy(update={"data": {"held_out": kept_out(self.data)}}))
+        return self
+
+    @model_validator(mode="after")
+    def _four_bits_are_made_again(self) -> Self:
+        if self.stages or self.checkpoint.weights == "trained" or not any(map(is_qlora, self.adapters)):
+            return self
+        if "weights" in self.checkpoint.model_fields_set:
+            raise ValueError(
+                "checkpoint.weights: all: weights in 4 bits (kind: qlora) are not saved but made from `model` again; "
+                "set trained, or leave it out"
+            )
+        object.__setattr__(self, "checkpoint", self.checkpoint.model_copy(update={"weights": "trained"}))
         return self
 
     @model_validator(mode="after")

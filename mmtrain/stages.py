@@ -120,6 +120,22 @@ def bound_to(before: Before) -> dict[str, str]:
     return {"after": after} if before.weights == "auto" else {"after": after, "weights": before.weights}
 
 
+def before(folder: Path) -> Before | None:
+    """What a stage that has run started from, by its own folder; None for a run of its own and a first stage. Raises
+    SpecError where the run before it is not there any more, or is another."""
+    from mmtrain import run as run_folder
+
+    bound = json.loads((folder / run_folder.CONFIG).read_text())
+    if "after" not in bound:
+        return None
+    number = int(folder.absolute().name.split("-")[0])
+    for other in sorted(folder.absolute().parent.glob(f"{number - 1:02d}-*")):
+        found = Before(other, bound.get("weights", "auto"))
+        if (other / run_folder.CONFIG).is_file() and bound_to(found)["after"] == bound["after"]:
+            return found
+    raise SpecError(f"{folder} went on from the stage before it, which is not beside it any more")
+
+
 def take_tokenizer(before: Path, folder: Path, world: World) -> None:
     """The tokenizer goes on from stage to stage: ids mean what they meant."""
 
@@ -139,30 +155,24 @@ def take_weights(before: Before, spec: TrainSpec, model: Any, *, equipped: bool)
     With the same adapters in both stages they go on, and this has its turn when the model has them (`equipped`);
     otherwise the old ones are merged into the weights before the new ones are put beside them. Raises SpecError where
     they cannot be merged or models differ."""
-    from mmtrain import adapters, checkpoint, ema, models, run
+    from mmtrain import adapters, checkpoint, ema, export, run
 
-    folder = before.folder
-    source = checkpoint.found(folder)[-1]
-    earlier = type(spec).model_validate_json((folder / run.SPEC).read_text())
+    source = checkpoint.found(before.folder)[-1]
+    earlier = type(spec).model_validate_json((before.folder / run.SPEC).read_text())
     same = earlier.adapters == spec.adapters
     if same != equipped:
         return ""
-    if same:
+    averaged = earlier.ema is not None and before.weights != "raw"
+    told = f"after  {source}" + (", averaged weights" if averaged else "")
+    if same and checkpoint.read_info(source)["weights"] == "all":
         checkpoint.load_weights(source, model)
-        averaged = ema.put_saved(source, model, before.weights)
-        return f"after  {source}" + (", averaged weights" if averaged else "")
-    old = models.rebuild(folder / run.MODEL)
-    adapters.equip(earlier, old, world=World(), folder=folder, start=source, data=_never)
-    checkpoint.load_weights(source, old)
-    averaged = ema.put_saved(source, old, before.weights)
-    adapters.merge(old)
+        ema.put_saved(source, model, before.weights)
+        return told
+    old, _ = export.open_model(before.folder, source, weights=before.weights)
+    if not same:
+        adapters.merge(old)
     try:
         model.load_state_dict(old.state_dict())
     except RuntimeError as error:
         raise SpecError(f"{source} does not fit this stage's model: {str(error).splitlines()[-1].strip()}") from error
-    told = ", averaged weights" if averaged else ""
-    return f"after  {source}{told}" + (", its adapters merged into the weights" if earlier.adapters else "")
-
-
-def _never(batches: int) -> Any:
-    raise AssertionError(f"ranks of a stage that is done are kept, not measured on {batches} batches")
+    return told + (", its adapters merged into the weights" if earlier.adapters and not same else "")

@@ -4,7 +4,16 @@ from mmtrain.adapters.export import attach, export
 from mmtrain.adapters.install import adapters, defaults, install, rest
 from mmtrain.adapters.plan import plan, table
 from mmtrain.adapters.setup import equip, finish
-from mmtrain.adapters.spec import AdapterSpec, BottleneckSpec, IA3Spec, LoraSpec, PrefixSpec, RanksSpec
+from mmtrain.adapters.spec import (
+    AdapterSpec,
+    BottleneckSpec,
+    IA3Spec,
+    LoraSpec,
+    PrefixSpec,
+    RanksSpec,
+    is_qlora,
+    unquantised,
+)
 from mmtrain.adapters.state import adapter_state, load_adapter_state, merge, remove
 
 __all__ = [
@@ -22,10 +31,12 @@ __all__ = [
     "export",
     "finish",
     "install",
+    "is_qlora",
     "load_adapter_state",
     "merge",
     "plan",
     "remove",
     "rest",
     "table",
+    "unquantised",
 ]

@@ -19,7 +19,7 @@ from mmtrain import attention
 from mmtrain.adapters.lora import Lora, matrix
 from mmtrain.adapters.nf4 import quantised
 from mmtrain.adapters.small import IA3, Bottleneck, Prefix
-from mmtrain.adapters.spec import BottleneckSpec, IA3Spec, LoraSpec, PrefixSpec
+from mmtrain.adapters.spec import BottleneckSpec, IA3Spec, LoraSpec, PrefixSpec, is_qlora
 from mmtrain.adapters.targets import NAMES, Modules, Target, is_linear, sizes
 from mmtrain.components import aliases
 from mmtrain.rules import Setting
@@ -115,7 +115,7 @@ HOOKS = frozenset([_lora, _ia3_before, _ia3_after, _bottleneck, _reached])
 
 def _quantise(model: Any, targets: Sequence[Target]) -> None:
     """All linear layers of the components in which there is a QLoRA, in NF4; but no head."""
-    entries = {id(target.entry): target.entry for target in targets if _is_qlora(target.entry)}
+    entries = {id(target.entry): target.entry for target in targets if is_qlora(target.entry)}
     if not entries:
         return
     modules = Modules(model)
@@ -132,10 +132,6 @@ def _quantise(model: Any, targets: Sequence[Target]) -> None:
                         f"adapters: kind qlora needs bitsandbytes, which cannot be imported ({error}): pip install "
                         "'mmdata[qlora]', or use kind: lora"
                     ) from error
-
-
-def _is_qlora(entry: Any) -> bool:
-    return isinstance(entry, LoraSpec) and entry.kind == "qlora"
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, Any, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import crc32c
 import torch
 from torch import nn
 
@@ -14,6 +15,24 @@ def quantised(layer: nn.Linear) -> nn.Module:
     `dequantised()` answers what it computes with, [out, in]. Raises ImportError without bitsandbytes."""
     made: nn.Module = _nf4_linear()(layer)
     return made
+
+
+def crc(tensor: torch.Tensor) -> int:
+    """CRC-32C of a tensor's bytes, or of what a weight in 4 bits was made from."""
+    if (source := getattr(tensor, "source_crc", None)) is not None:
+        return int(source)
+    values: Any = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    return int(crc32c.crc32c(memoryview(values)))
+
+
+def full(layer: Any) -> nn.Linear:
+    """A layer in 4 bits as a linear one that computes the same, with the adapters that are in it."""
+    made = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    made.weight = nn.Parameter(layer.dequantised().clone(), requires_grad=False)
+    made.bias = layer.bias
+    for name, child in layer.named_children():
+        made.add_module(name, child)
+    return made.train(layer.training)
 
 
 @functools.cache
@@ -26,6 +45,7 @@ def _nf4_linear() -> type:
 
         def __init__(self, layer: nn.Linear) -> None:
             weight, bias = layer.weight, layer.bias
+            source = crc(weight)  # of what it is made from: kinds of devices round differently
             super().__init__(
                 layer.in_features,
                 layer.out_features,
@@ -43,6 +63,7 @@ def _nf4_linear() -> type:
                 module=self,
             ).to(weight.device)
             self.bias = bias
+            self.weight.source_crc = source
 
         def dequantised(self) -> torch.Tensor:
             """The weight that it computes with, [out, in]."""

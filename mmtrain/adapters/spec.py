@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -55,7 +56,8 @@ class LoraSpec(Place):
 
     `rslora` divides by the root of the rank instead (Kalajdzievski 2023); `dora` learns the lengths of the rows apart
     from their directions (Liu et al. 2024); `qlora` puts LoRA on a component whose linear layers are kept in 4 bits
-    (NF4, with their scales quantised too; Dettmers et al. 2023)."""
+    (NF4, with their scales quantised too; Dettmers et al. 2023), and which a run saves no more than once: checkpoints
+    hold `weights: trained`, and what they leave out is made from the run's model again."""
 
     kind: Literal["lora", "rslora", "dora", "qlora"]
     targets: Role | tuple[str, ...] = "all-linear"
@@ -120,6 +122,16 @@ class BottleneckSpec(Place):
 
 
 AdapterSpec = Annotated[LoraSpec | IA3Spec | PrefixSpec | BottleneckSpec, Field(discriminator="kind")]
+
+
+def is_qlora(entry: Place) -> bool:
+    """Whether it puts the weights of its component into 4 bits."""
+    return isinstance(entry, LoraSpec) and entry.kind == "qlora"
+
+
+def unquantised(entries: Iterable[Any]) -> tuple[Any, ...]:
+    """The entries with LoRA on weights in full in place of QLoRA."""
+    return tuple(each.model_copy(update={"kind": "lora"}) if is_qlora(each) else each for each in entries)
 
 
 class RanksSpec(Model):

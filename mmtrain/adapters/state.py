@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from mmdata.errors import SpecError
-from mmtrain.adapters import install
+from mmtrain.adapters import install, nf4
 from mmtrain.adapters.install import adapters
 from mmtrain.adapters.lora import Lora, matrix
 from mmtrain.adapters.small import Bottleneck, Prefix
@@ -70,10 +70,10 @@ def load_adapter_state(model: nn.Module, saved: Mapping[str, torch.Tensor]) -> N
 @torch.no_grad()
 def merge(model: nn.Module) -> None:
     """Add LoRA, rsLoRA, DoRA and IA3 to the weights they change, and take the adapters out: the model does the same
-    without them, to rounding.
+    without them, to rounding. Weights in 4 bits cannot hold the sum: they become what they stood for, in full.
 
     Raises SpecError, before anything is changed, where that cannot be: prefixes and bottlenecks are no change of
-    weights, weights in 4 bits cannot hold the sum, and shared weights would change in two places."""
+    weights, and shared weights would change in two places."""
     users: dict[int, int] = {}
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
@@ -85,15 +85,14 @@ def merge(model: nn.Module) -> None:
             problems.append(f"{alias}: a prefix is keys and values of its own, no change of weights")
         elif isinstance(adapter, Bottleneck):
             problems.append(f"{alias}: a bottleneck is not linear, and no weight can hold it")
-        elif hasattr(module, "dequantised"):
-            problems.append(
-                f"{alias}: its weight is kept in 4 bits, which cannot hold the sum; merge into the model in full "
-                "precision (kind: lora in place of qlora, with the same adapters)"
-            )
         elif users[id(module.weight)] > 1:
             problems.append(f"{alias}: its weight is shared with another module, which would change too")
     if problems:
         raise SpecError("cannot be merged: " + "\n".join(problems[:5]))
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "dequantised"):
+            holder, _, last = name.rpartition(".")
+            setattr(model.get_submodule(holder), last, nf4.full(module))
     for _, module, adapter in list(adapters(model)):
         if isinstance(adapter, Lora):
             _set(module, adapter.merged(matrix(module)))

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from mmdata.errors import SpecError
 from mmtrain import sft
@@ -84,3 +85,16 @@ def test_weights_that_cannot_be_computed_in_are_refused(
 ) -> None:
     assert sft.main(arguments(folder, tmp_path / "run", "--set", "params=bf16")) == 2
     assert "set precision: bf16" in capsys.readouterr().err
+
+
+def test_rotary_positions_keep_their_frequencies() -> None:
+    """In bf16 they would be off by whole turns far into a row; transformers keeps them in float32 too."""
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=9, **small))
+    before = model.model.rotary_emb.inv_freq.clone()
+    place(model, CPU, "bf16")
+    assert torch.equal(model.model.rotary_emb.inv_freq, before)
+    assert all(parameter.dtype == torch.bfloat16 for parameter in model.parameters())
+    tied = LlamaForCausalLM(LlamaConfig(vocab_size=9, tie_word_embeddings=True, **small))
+    place(tied, CPU, "bf16")
+    assert tied.lm_head.weight is tied.model.embed_tokens.weight

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from mmdata.errors import SpecError
 from mmtrain import adapters
 from tests.mmtrain.adapters.models import ids, llama, logits, put
 
@@ -68,11 +67,15 @@ def test_only_adapters_learn_and_come_back(device: str) -> None:
     assert torch.equal(logits(again, input_ids=tokens), logits(model, input_ids=tokens))
 
 
-def test_it_is_merged_into_full_precision_only(tmp_path: Any) -> None:
+def test_it_is_merged_into_what_it_learned_with() -> None:
+    """No layer is in 4 bits any more, and all compute what they did; or into the weights in full, by a LoRA."""
     model = put(llama(), QLORA)
-    with pytest.raises(SpecError, match="kept in 4 bits, which cannot hold the sum"):
-        adapters.merge(model)
     state = adapters.adapter_state(model)
+    expected = logits(model)
+    adapters.merge(model)
+    assert (logits(model) - expected).abs().max() < 1e-4
+    assert all(type(module).__name__ != "NF4Linear" for module in model.modules())
+    assert model.state_dict().keys() == llama().state_dict().keys()
     whole = put(llama(), {**QLORA, "kind": "lora"}, move=0.0)
     adapters.load_adapter_state(whole, state)
     expected = logits(whole)
