@@ -148,16 +148,18 @@ def sft(
         spec, model, world=world, folder=kept, start=start, data=lambda n: measured_on(spec, model, tokenizer, n)
     )
     begun += [] if before is None else [stages.take_weights(before, spec, model, equipped=True)]
-    begun += initialise(model, spec.initialise, seed=spec.seed) if start is None else []
+    written = initialise(model, spec.initialise, seed=spec.seed)  # a checkpoint may hold only what was trained since
+    begun += written if start is None else []
     blocks.check_chance(model, spec.packs_per_forward)
     settings = resolve(spec.parameters, list(aliases(model).values()), adapters.defaults(model))
     if world.rank == 0:
+        if dry_run:  # it is long: what it comes to stands below, at the end
+            print(f"config {spec.model_dump_json(indent=1, exclude_unset=False)}")
         print(plan(spec, stream, model))
         print(*filter(None, [parameter_table(spec, model, settings), told, adapters.table(model), *begun]), sep="\n")
     if dry_run:
         if world.rank == 0:
             print(*estimate.lines(spec, model, settings, stream), sep="\n")
-            print(f"config {spec.model_dump_json(indent=1, exclude_unset=False)}")
         return 0
     strategy = first(lambda: certified(spec, model, stream), world)
     certificate.adopt(model, strategy)
