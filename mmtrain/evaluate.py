@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from mmdata import specfile
 from mmdata.errors import DataError, RunError, SpecError
+from mmdata.shards.dataset import open_dataset
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import World
@@ -155,12 +157,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if (options.model / run.SPEC).is_file():
                 given = streams_of(options.data, restored.spec.data)
             told = _told(restored.spec, given, options)
+            # An exported model has no config that says by which template it was taught: its own, then.
+            first = open_dataset(next(iter(told.data.values())).sources[0].path)
+            evaluated = restored.spec.model_copy(update={"evaluation": told})
+            restored = replace(restored, spec=models.with_template(evaluated, restored.tokenizer, first))
+            told = restored.spec.evaluation or told
             family = models.family_of(restored.spec.model, restored.tokenizer)
             streams = held_out(told, restored.spec, family)
             found = _found(told, restored, streams)
             fast = speed(restored, next(iter(streams.values())), told.max_new_tokens) if told.generate else {}
             large = size(restored.model, options.model)
             if options.html is not None:
+                options.html.parent.mkdir(parents=True, exist_ok=True)
                 options.html.write_bytes(render(f"{options.model}", found.values, found.answers, streams))
     except SpecError as error:
         print(f"mmtrain.evaluate: {error}", file=sys.stderr)
@@ -173,6 +181,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for name, value in {**found.values, **fast, **large}.items():
         print(f"{name:28} {value:,.4f}" if isinstance(value, float) else f"{name:28} {value:,}")
+    if options.html is not None:
+        print(f"page   {options.html}")
+    elif found.answers:
+        print(f"next   --html FILE shows {sum(map(len, found.answers.values()))} answers beside their media")
     return 0
 
 

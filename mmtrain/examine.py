@@ -61,11 +61,13 @@ class Examiner:
                 file.write(json.dumps(line) + "\n")
             if self._log is not None:
                 self._log.points(job.step, {f"held_out/{name}": value for name, value in found.values.items()})
+            print("eval  " + "  ".join(f"{name} {value:.4f}" for name, value in found.values.items()), flush=True)
             if found.answers:
                 (job.folder / SAMPLES).mkdir(exist_ok=True)
                 page = render(f"Answers after {job.step} steps", found.values, found.answers, self.streams)
-                write_atomic(job.folder / SAMPLES / f"step-{job.step:08d}.html", page)
-            print("eval  " + "  ".join(f"{name} {value:.4f}" for name, value in found.values.items()), flush=True)
+                shown = job.folder / SAMPLES / f"step-{job.step:08d}.html"
+                write_atomic(shown, page)
+                print(f"page   {shown}", flush=True)
         self._found = found
         return found
 

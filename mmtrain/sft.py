@@ -84,7 +84,10 @@ def main(arguments: list[str] | None = None) -> int:
             how: dict[str, Any] = {"resume": options.resume, "dry_run": options.dry_run, "inspect": options.inspect}
             how["html"] = options.html
             if not spec.stages and options.stage is None:
-                return sft(spec, **how, world=world)
+                code = sft(spec, **how, world=world)
+                if world.rank == 0 and not options.dry_run and not options.inspect:
+                    print(*following(spec), sep="\n")
+                return code
             return stages.run_stages(
                 spec,
                 lambda stage, before: sft(stage, **how, world=world, before=before),
@@ -193,6 +196,16 @@ def sft(
     if world.rank == 0:
         print(*wrote, sep="\n", end="\n" if wrote else "")
     return 0
+
+
+def following(spec: TrainSpec) -> list[str]:
+    """What to do with a run that has come to its end."""
+    evaluation = "" if spec.evaluation is not None else " --data NAME=DATASET"
+    merged = " (adapters merged into it)" if spec.adapters else ""
+    return [
+        f"next   python -m mmtrain.evaluate {spec.output}{evaluation} --html FILE    its answers as a page",
+        f"next   python -m mmtrain.export {spec.output} --output FOLDER    a Hugging Face model{merged}",
+    ]
 
 
 def measured_on(spec: TrainSpec, model: Any, tokenizer: PreTrainedTokenizerBase, batches: int) -> Any:
