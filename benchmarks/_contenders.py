@@ -177,23 +177,19 @@ def prepare_energon(folder: str) -> None:
 
 
 def energon(folder: str, threads: int) -> Iterable[Any]:
-    from megatron.energon import Cooker, DefaultTaskEncoder, WorkerConfig, get_loader, get_train_dataset
-    from megatron.energon.edataclass import edataclass
-    from megatron.energon.flavors import Sample
+    from megatron.energon import Cooker, DefaultTaskEncoder, WorkerConfig, get_loader, get_train_dataset, stateless
+    from megatron.energon.flavors import ImageSample
 
-    @edataclass
-    class Photograph(Sample):  # type: ignore[misc]
-        pixels: torch.Tensor
-
+    @stateless  # it refuses others
     def cook(sample: dict[str, Any]) -> Any:
         data = next(value for key, value in sample.items() if key.endswith("jpg"))
-        return Photograph(
+        return ImageSample(
             **{
                 key: sample[key]
                 for key in ("__key__", "__restore_key__", "__subflavors__", "__sources__")
                 if key in sample
             },
-            pixels=decode(data),
+            image=decode(data),
         )
 
     class Encoder(DefaultTaskEncoder):  # type: ignore[misc, type-arg]
@@ -211,7 +207,7 @@ def energon(folder: str, threads: int) -> Iterable[Any]:
         repeat=False,
         task_encoder=Encoder(),
     )
-    return (batch.pixels for batch in get_loader(data))
+    return (batch.image for batch in get_loader(data))
 
 
 # Ours, and what bounds all
