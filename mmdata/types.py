@@ -83,6 +83,22 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Clip:
+    """Seconds start <= t < stop of a video or of audio; without `stop` the rest of it."""
+
+    start: float
+    stop: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A page of a document, from 0, as a picture of `dpi` pixels per inch."""
+
+    number: int
+    dpi: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
     """One image, video or audio: its encoded bytes (`data`), or where they are to be had (`uri`), and facts.
 
@@ -117,6 +133,8 @@ class Media:
     """Of a medium of a dataset: where its bytes lie; None where the dataset did not keep them."""
     made: tuple[Stored, ...] = field(default=(), repr=False)
     """What views have made of it."""
+    excerpt: Clip | Page | None = None
+    """Of a medium of a source: what of the fetched bytes is meant. A build takes it out before its first step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

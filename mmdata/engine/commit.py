@@ -215,7 +215,7 @@ def _add(writer: TarWriter, item: Kept) -> IndexRow:
 
 
 def _media_facts(media: Media) -> dict[str, Any]:
-    skipped = {"kind", "data", "packets", "marks", "place", "made"}
+    skipped = {"kind", "data", "packets", "marks", "place", "made", "excerpt"}
     facts = {name: getattr(media, name) for name in Media.__slots__ if name not in skipped}
     packets = None if media.packets is None else packet_table.to_bytes(media.packets)
     return {**facts, "packets": packets, "marks": sorted(media.marks.items()) or None}

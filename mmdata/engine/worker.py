@@ -29,7 +29,7 @@ from mmdata.types import Drop, Media, Packets, Sample, Text
 
 THUMBNAILS = 4
 """Pictures of rejected records kept per unit and reason."""
-_UNWRITTEN = ("data", "packets", "place", "made")
+_UNWRITTEN = ("data", "packets", "place", "made", "excerpt")
 """Fields of media that are no values of the index."""
 
 
@@ -78,7 +78,11 @@ def run_steps(sample: Sample, steps: tuple[StepSpec, ...], work: Work) -> Outcom
     costs nothing when the record is kept, which is the common case.
     """
     signatures: dict[int, dict[str, bytes]] = {}
-    current = sample
+    try:
+        current = _excerpts(sample)
+    except DataError as error:
+        drop = Drop(reason=error.reason, detail=error.detail, state="failed_permanent")
+        return Outcome(drop=drop, facts=_first_facts(sample))
     for number, step in enumerate(steps):
         try:
             if isinstance(step, OrderedStepSpec):
@@ -93,6 +97,17 @@ def run_steps(sample: Sample, steps: tuple[StepSpec, ...], work: Work) -> Outcom
         current = result
     _check_sample(current)
     return Outcome(sample=current, signatures=signatures, facts=_first_facts(current))
+
+
+def _excerpts(sample: Sample) -> Sample:
+    """The sample with what is meant of its media: clips and pages. They are taken out here, and not by the source,
+    since a decoder may hang or crash. Raises DataError as `excerpt.taken` does."""
+    if all(media.excerpt is None for media in sample.media):
+        return sample
+    from mmdata.decode import excerpt  # here: few builds need it
+
+    parts = (excerpt.taken(part) if isinstance(part, Media) else part for part in sample.parts)
+    return replace(sample, parts=tuple(parts))
 
 
 def _check_answer(result: object, given: Sample) -> None:

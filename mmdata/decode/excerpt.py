@@ -1,0 +1,162 @@
+"""Taking a clip out of a video or of audio, and a page out of a document, as a medium of its own."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from mmdata.decode import audio, demux, packets, video, video_pyav
+from mmdata.errors import DataError, RunError
+from mmdata.types import Clip, Media, Page
+
+Wave = npt.NDArray[np.float32]
+MAX_PIXELS = 178_956_970
+TICKS = 90_000
+"""Of a clip's clock, in a second."""
+FRAME = 1024
+"""Samples that AAC takes at a time."""
+QUALITY = "18"
+"""x264's constant rate factor: hardly to be told from the original."""
+
+
+def taken(media: Media) -> Media:
+    """The medium that an excerpt means, or the medium itself where there is none.
+
+    Audio becomes FLAC of 16 bits at its own rate and channels, sample for sample. Video is decoded and written again as
+    H.264 (constant rate factor 18) with AAC sound, in MP4: its first frame is the first that is shown at or after
+    `start`, its time 0; it is upright, an odd last row or column is cut off. A page becomes PNG. Raises DataError:
+    `clip_beyond_end`, `bad_clip`, `no_page`, `corrupt_pdf`, `encrypted_pdf`, `decompression_bomb`, and what reading
+    audio and video raises.
+    """
+    excerpt = media.excerpt
+    if excerpt is None:
+        return media
+    assert media.data is not None, media
+    if isinstance(excerpt, Page):
+        data = _page(media.data, excerpt)
+    else:
+        if excerpt.start < 0 or (excerpt.stop is not None and excerpt.stop <= excerpt.start):
+            raise DataError("bad_clip", f"from {excerpt.start:g} s to {excerpt.stop} s")
+        data = _film(media.data, excerpt) if media.kind == "video" else _sound(media.data, excerpt)
+    return replace(media, data=data, excerpt=None)
+
+
+def _sound(data: bytes, clip: Clip) -> bytes:
+    import soundfile
+
+    with ExitStack() as stack:
+        source = audio._open(data, stack)
+        rate = source.sample_rate
+        first, last = round(clip.start * rate), None if clip.stop is None else round(clip.stop * rate)
+        blocks = list(source.blocks(mono=False, first=first, last=last))
+        wave = np.concatenate(blocks, axis=1) if blocks else np.zeros((source.channels, 0), np.float32)
+    if wave.shape[1] == 0:
+        raise DataError("clip_beyond_end", f"the sound ends before {clip.start:g} s")
+    out = io.BytesIO()
+    integers = np.rint(wave.T.astype(np.float64).clip(-1, 32767 / 32768) * 32768).astype(np.int16)
+    soundfile.write(out, integers, rate, format="FLAC", subtype="PCM_16")
+    return out.getvalue()
+
+
+def _film(data: bytes, clip: Clip) -> bytes:
+    out = io.BytesIO()
+    with closing(video_pyav.Reader(data, None, threads=1, limits=demux.LIMITS)) as reader:
+        order, seconds = packets.shown(reader.table), packets.seconds(reader.table)
+        within = (seconds >= clip.start) & (seconds < (np.inf if clip.stop is None else clip.stop))
+        wanted = np.flatnonzero(within)
+        if not len(wanted):
+            raise DataError("clip_beyond_end", f"no frame is shown from {clip.start:g} s to {clip.stop} s")
+        times = np.rint((seconds[wanted] - seconds[wanted[0]]) * TICKS).astype(np.int64)
+        spacing = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+        rate = Fraction(TICKS, round(spacing)).limit_denominator(1001) if spacing >= 1 else Fraction(25)
+        sound = _heard(data, clip) if reader.sound() is not None else None
+        # No time of writing and no version of the encoder in the file: the same clip has the same bytes.
+        with av.open(out, "w", format="mp4", options={"fflags": "+bitexact"}) as made:
+            track = _video_track(made, rate)
+            voice = None if sound is None else _sound_track(made, *sound)
+            shown = video._in_order(reader, order[wanted].tolist(), None)
+            for pixels, time in zip(shown, times.tolist(), strict=True):
+                height, width = (side // 2 * 2 for side in pixels.shape[:2])
+                if min(height, width) == 0:
+                    raise DataError("bad_clip", f"frames of {pixels.shape[1]}x{pixels.shape[0]} pixels")
+                if time == 0:
+                    track.height, track.width = height, width
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
+                frame.pts, frame.time_base = time, Fraction(1, TICKS)
+                made.mux(track.encode(frame))
+            made.mux(track.encode(None))
+            if voice is not None and sound is not None:
+                for piece in _pieces(*sound):
+                    made.mux(voice.encode(piece))
+                made.mux(voice.encode(None))
+    return out.getvalue()
+
+
+def _video_track(made: Any, rate: Fraction) -> Any:
+    track = made.add_stream("libx264", rate=rate)
+    track.pix_fmt = "yuv420p"
+    context = track.codec_context
+    context.time_base, context.thread_count = Fraction(1, TICKS), 1
+    context.flags |= av.codec.context.Flags.bitexact.value
+    track.options = {"crf": QUALITY, "preset": "veryfast", "x264-params": "threads=1:log-level=error"}
+    return track
+
+
+def _sound_track(made: Any, wave: Wave, rate: int) -> Any:
+    track = made.add_stream("aac", rate=rate, layout="mono" if len(wave) == 1 else "stereo")
+    track.codec_context.flags |= av.codec.context.Flags.bitexact.value
+    return track
+
+
+def _heard(data: bytes, clip: Clip) -> tuple[Wave, int] | None:
+    """The sound of a clip, float32 [1 or 2, samples], and its rate; more channels become one."""
+    with ExitStack() as stack:
+        source = audio._open(data, stack)
+        rate = source.sample_rate
+        last = None if clip.stop is None else round(clip.stop * rate)
+        blocks = list(source.blocks(mono=source.channels > 2, first=round(clip.start * rate), last=last))
+    wave = (
+        np.concatenate([np.atleast_2d(block) for block in blocks], axis=1) if blocks else np.zeros((1, 0), np.float32)
+    )
+    return (wave, rate) if wave.shape[1] else None
+
+
+def _pieces(wave: Wave, rate: int) -> Iterator[Any]:
+    for at in range(0, wave.shape[1], FRAME):
+        piece = np.ascontiguousarray(wave[:, at : at + FRAME])
+        frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono" if len(wave) == 1 else "stereo")
+        frame.sample_rate, frame.pts, frame.time_base = rate, at, Fraction(1, rate)
+        yield frame
+
+
+def _page(data: bytes, page: Page) -> bytes:
+    try:
+        import pypdfium2 as pdfium
+    except ImportError as error:  # the source has looked; this is another environment
+        raise RunError(f"PDF pages are rendered by pypdfium2: pip install 'mmdata[pdf]' ({error})") from error
+    try:
+        document = pdfium.PdfDocument(data)
+        try:
+            if not 0 <= page.number < len(document):
+                raise DataError("no_page", f"page {page.number} of {len(document)}")
+            sheet = document[page.number]
+            width, height = (side * page.dpi / 72 for side in sheet.get_size())
+            if width * height > MAX_PIXELS:
+                raise DataError("decompression_bomb", f"{width:,.0f}x{height:,.0f} pixels at {page.dpi} dpi")
+            picture = sheet.render(scale=page.dpi / 72).to_pil().convert("RGB")
+        finally:
+            document.close()
+    except pdfium.PdfiumError as error:
+        encrypted = "password" in str(error).lower() or "security" in str(error).lower()
+        raise DataError("encrypted_pdf" if encrypted else "corrupt_pdf", " ".join(str(error).split())) from error
+    out = io.BytesIO()
+    picture.save(out, "PNG", compress_level=6)
+    return out.getvalue()

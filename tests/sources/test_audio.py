@@ -1,0 +1,141 @@
+"""Speech manifests and folders as a source: segments by sample, transcripts, what has no recording, no command run."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from mmdata.errors import SpecError
+from mmdata.sources.audio import Audio
+from mmdata.types import Clip
+from tests.sources.run import built, records, states
+
+RATE = 16_000
+
+
+def sound(path: Path, seconds: float, number: int = 0) -> np.ndarray:
+    wave = np.round(9000 * np.sin(np.arange(int(RATE * seconds)) / (5 + number))).astype(np.int16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wave, RATE, subtype="PCM_16")
+    return wave
+
+
+def lines(path: Path, *values: Any) -> Path:
+    path.write_text("\n".join(value if isinstance(value, str) else json.dumps(value) for value in values))
+    return path
+
+
+def reasons(found: list[Any]) -> list[str]:
+    return [record.drop.reason if record.drop else "" for record in found]
+
+
+def test_nemos_manifest_is_built_segment_by_segment(tmp_path: Path) -> None:
+    wave = sound(tmp_path / "wavs" / "a.wav", 1.0)
+    path = lines(
+        tmp_path / "manifest.json",
+        {"audio_filepath": "wavs/a.wav", "duration": 1.0, "text": "the whole", "lang": "en"},
+        {"audio_filepath": "wavs/a.wav", "offset": 0.25, "duration": 0.5, "text": "a part"},
+        {"audio_filepath": "wavs/a.wav", "offset": 7, "duration": 0.5, "text": "beyond"},
+        {"audio_filepath": "../a.wav", "duration": 1.0},
+        {"audio_filepath": "wavs/none.wav", "duration": 1.0, "text": "x"},
+        {"duration": 1.0},
+        {"audio_filepath": "wavs/a.wav", "offset": "x", "text": "y"},
+    )
+    source = {"kind": "audio", "path": str(path)}
+    dataset, rows = built(tmp_path / "out", source)
+    assert states(rows) == [
+        *("ok", "ok", "failed_permanent:clip_beyond_end", "failed_permanent:path_escape", "failed_permanent:not_found"),
+        *("failed_permanent:bad_record", "failed_permanent:bad_record"),
+    ]
+    assert "source.root" in rows[3].detail
+    assert dataset[0].media[0].data == (tmp_path / "wavs" / "a.wav").read_bytes()
+    assert (dataset[0].texts[0].text, dataset[0].meta["lang"]) == ("the whole", "en")
+    part, rate = soundfile.read(io.BytesIO(dataset[1].media[0].data or b""), dtype="int16")
+    assert rate == RATE
+    assert np.array_equal(part, wave[4000:12000])
+    assert dataset[1].media[0].samples == 8000
+    assert len(records(source)) == 7
+
+
+def cut(**more: Any) -> dict[str, Any]:
+    recording = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "a.wav"}], "duration": 2.0}
+    return {"id": "c", "start": 0, "duration": 2.0, "recording": recording, "type": "MonoCut", **more}
+
+
+def test_lhotses_cuts(tmp_path: Path) -> None:
+    said = [
+        {"id": "s2", "start": 1.0, "duration": 0.5, "text": "second", "speaker": "b"},
+        {"id": "s1", "start": 0.25, "duration": 0.5, "text": "first", "speaker": "a", "language": "en"},
+    ]
+    command = cut()
+    command["recording"]["sources"][0] = {"type": "command", "source": "rm -rf /"}
+    path = lines(
+        tmp_path / "cuts.jsonl",
+        cut(supervisions=said),
+        cut(start=0.5, duration=1.0, supervisions=said[:1]),
+        command,
+        {"id": "m", "tracks": [], "type": "MixedCut"},
+    )
+    source = {"kind": "audio", "path": str(path)}
+    found = records(source)
+    assert reasons(found) == ["", "", "command", "bad_record"]
+    assert [record.sample.media[0].excerpt for record in found[:2]] == [None, Clip(start=0.5, stop=1.5)]
+    assert found[0].sample.texts[0].text == "first second"
+    assert found[0].sample.meta == {"id": "c", "recording": "r", "speaker": ["a", "b"], "language": "en"}
+    each = records({**source, "supervisions": True})
+    assert [(record.sample.media[0].excerpt, record.sample.texts[0].text) for record in each[:3]] == [
+        (Clip(start=0.25, stop=0.75), "first"),
+        (Clip(start=1.0, stop=1.5), "second"),
+        (Clip(start=1.5, stop=2.0), "second"),
+    ]
+
+
+def test_kaldis_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    sound(folder / "a.wav", 1.0)
+    lines(folder / "wav.scp", "rec1 a.wav", "rec2 sph2pipe -f wav x.sph |")
+    lines(
+        folder / "segments",
+        "u1 rec1 0.1 0.4",
+        "u2 rec1 0.5 -1",
+        "u3 rec2 0 1",
+        "u4 rec9 0 1",
+        "u5 rec1 1",
+        "u6 rec1 2 1",
+    )
+    lines(folder / "text", "u1 hello world", "u2 to the end", "u7 nobody said it")
+    lines(folder / "utt2spk", "u1 anna", "u2 ben")
+    found = records({"kind": "audio", "path": str(folder)})
+    assert reasons(found) == ["", "", "command", "no_recording", "bad_record", "bad_clip", "no_recording"]
+    assert [record.sample.media[0].excerpt for record in found[:2]] == [Clip(start=0.1, stop=0.4), Clip(start=0.5)]
+    assert [record.sample.texts[0].text for record in found[:2]] == ["hello world", "to the end"]
+    assert found[0].sample.meta == {"id": "u1", "speaker": "anna"}
+    (folder / "segments").unlink()
+    assert reasons(records({"kind": "audio", "path": str(folder)}))[:2] == ["", "command"]
+
+
+def test_librispeechs_folders(tmp_path: Path) -> None:
+    for number in range(2):
+        sound(tmp_path / "dev" / "84" / "121123" / f"84-121123-000{number}.flac", 0.2, number)
+    lines(
+        tmp_path / "dev" / "84" / "121123" / "84-121123.trans.txt", *(f"84-121123-000{n} WORDS {n}" for n in range(3))
+    )
+    found = records({"kind": "audio", "path": str(tmp_path / "dev")})
+    assert reasons(found) == ["", "", "no_recording"]
+    assert found[1].sample.texts[0].text == "WORDS 1"
+    assert found[1].sample.meta == {"id": "84-121123-0001", "speaker": "84", "chapter": "121123"}
+    assert (found[1].sample.media[0].uri or "").endswith("dev/84/121123/84-121123-0001.flac")
+
+
+def test_what_is_none_of_them_is_told(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SpecError, match=r"neither wav\.scp \(Kaldi\) nor"):
+        Audio(path=str(tmp_path / "empty")).open()
+    with pytest.raises(SpecError, match=r"source\.form: .* they have audio, text"):
+        Audio(path=str(lines(tmp_path / "x.jsonl", {"audio": "a", "text": "b"}))).open()
