@@ -357,6 +357,8 @@ def _mistake(model: type[BaseModel], data: Any, lines: dict[Loc, int], problem: 
         message = "a mapping of keys is needed"
     elif kind == "value_error":
         message = str(context.get("error", message))
+        if not path:  # it names its keys itself, and the value would be the whole file
+            return message
     line = next((lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in lines), None)
     return (f"line {line}: " if line else "") + f"{_dotted(path)}{value}: {message}"
 

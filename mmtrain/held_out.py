@@ -11,11 +11,12 @@ import torch
 from pydantic import Field
 from torch.distributed.fsdp import FSDPModule
 
-from mmdata.errors import SpecError
+from mmdata.errors import DataError, SpecError
 from mmdata.families import Family
 from mmdata.spec import Model
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.loader import StreamLoader
+from mmdata.stream.position import Position
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import World
 from mmtrain import ema, rows, sharding
@@ -80,10 +81,20 @@ def held_out(
     for name, data in told.data.items():
         if data.epochs is None and told.batches is None:
             raise SpecError(f"evaluation.data.{name}.epochs: null never ends; say how many, or evaluation.batches")
-    return {
+    streams = {
         name: StreamingDataset(data, family=family, global_batch=spec.global_batch, world=world or World())
         for name, data in told.data.items()
     }
+    for name, stream in streams.items():
+        if stream.spec.part == "held_out":  # few, perhaps none: better said now than at the first evaluation
+            try:
+                next(stream.planner.reached(Position(), 1))
+            except DataError as error:
+                share = f"hold_out: {stream.spec.hold_out:g}"
+                raise SpecError(
+                    f"evaluation.data.{name}: {share} holds nothing out that fits; raise it ({error})"
+                ) from error
+    return streams
 
 
 @contextmanager

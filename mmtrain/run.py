@@ -51,6 +51,8 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
     names = (DONE, METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM, gate.QUARANTINE, EVALUATIONS, SAMPLES)
     ours = [folder / name for name in names]
     known = folder / CONFIG
+    if (folder / "manifest.json").exists():
+        raise SpecError(f"output: {folder} is a dataset; give the run a folder of its own")
     if not known.exists() and any(path.exists() for path in ours):
         raise SpecError(f"output: {folder} holds other files than a run's; choose another folder")
     if resume not in ("auto", "never"):

@@ -288,7 +288,9 @@ def plan(spec: TrainSpec, stream: StreamingDataset, model: torch.nn.Module) -> s
     paths = ", ".join(source.path for source in stream.spec.sources)
     report = plan_report(stream.planner, stream.world.ranks, spec.global_batch)
     if not report.packs:
-        raise DataError("no_packs", f"no sample of {paths} can be packed: {report.left_out}")
+        left = ", ".join(f"{count} {reason}" for reason, count in sorted(report.left_out.items()))
+        longer = f"; data.max_length is {spec.data.max_length}: raise it" if "overlong" in report.left_out else ""
+        raise DataError("no_packs", f"no sample of {paths} can be packed: {left or 'it has none'}{longer}")
     parameters = sum(p.numel() for p in model.parameters())
     wanted = spec.steps * spec.global_batch
     epochs = "" if stream.spec.weighted else f" = {wanted / (report.packs * stream.planner.blocks):.1f} epochs"

@@ -133,7 +133,7 @@ def read(folder: Path, *, every_byte: bool = False) -> Manifest:
         hint = (
             "the build has not finished: run it again to resume"
             if (folder / ".build").exists()
-            else "not a dataset made by mmdata.build"
+            else "not a dataset made by mmdata.build; build one first: python -m mmdata.build --spec FILE"
         )
         raise DataError("manifest_missing", f"{path}: {hint}") from error
     except OSError as error:
