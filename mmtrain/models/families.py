@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from mmdata import registry
 from mmdata.errors import SpecError
 from mmdata.families import Family, _AnyToken, get_family
 from mmdata.shards.dataset import Dataset
@@ -37,6 +38,8 @@ def family_of(spec: ModelSpec, tokenizer: Any) -> Family:
             raise SpecError("model.views: a language model alone takes no media")
         return Family(name="text", tokenizer=tokenizer, media={})
     views: Any = spec.views.given()
+    if name not in registry.kinds("family"):
+        raise SpecError(f"model.family: no family is called {name!r}; {registry.nearest(name, registry.kinds('family'))}")
     return get_family(name, tokenizer=tokenizer, checkpoint=folder, **views)
 
 
@@ -151,7 +154,7 @@ def tell_tokens(config: Any, family: Family, tokenizer: PreTrainedTokenizerBase)
 
 
 def with_template(spec: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> Any:
-    """A TrainSpec whose data, those of its evaluation too, take the tokenizer's own chat template, where it has one, the
+    """A TrainSpec whose data, of its evaluation too, take the tokenizer's own chat template, where it has one, the
     config names none, and the dataset begins with a conversation (captions have no turns)."""
     if "template" in spec.data.model_fields_set or tokenizer.chat_template is None or not len(dataset):
         return spec
