@@ -8,6 +8,7 @@ the squares of segments, not the square of the row. What is run again to save me
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
         return None  # which experts a token meets is not in the lengths
     heads = text.num_attention_heads
     width = heads * (getattr(text, "head_dim", None) or text.hidden_size // heads)
-    trained = _trained(model)
+    trained, read = _trained(model), _read(model.config)
     total = 0.0
     for name, module, part in _products(model):
         rows, needs = _rows(model, name, module, part, sum(lengths), targets, towers), _upstream(trained, part)
@@ -92,6 +93,8 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
             return None
         first = isinstance(module, nn.Conv2d | nn.Conv3d) or name.endswith("conv1") or ".patch_embed" in name
         passes = 1 + module.weight.requires_grad + (needs and not first)
+        if part == "vision" and (layer := _LAYER.search(name)) and int(layer[1]) >= read:
+            passes = 1
         total += 2.0 * module.weight.numel() * rows * passes
     for name, matrix in model.named_parameters():
         if name.endswith("mm_input_projection_weight"):  # Gemma 3 multiplies by it outside a module
@@ -101,11 +104,24 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
     total += 4.0 * squares * width * (3.5 if _upstream(trained, "language") else 1)
     for part, tower in towers.items():
         inside = _tower_width(model.config, part)
-        total += 4.0 * sum(tower.squares) * inside * (3.5 if _upstream(trained, part) else 1)
+        again = read if part == "vision" else math.inf
+        for layer, seen in enumerate(tower.squares):
+            total += 4.0 * seen * inside * (3.5 if layer < again and _upstream(trained, part) else 1)
     return total
 
 
+_LAYER = re.compile(r"\.(?:layers|layer|blocks)\.(\d+)\.")
 ORDER = ("vision", "audio", "connector", "language", "head")
+
+
+def _read(config: Any) -> float:
+    """How many of the vision tower's layers have a gradient: those before the one whose output is taken."""
+    taken = getattr(config, "vision_feature_layer", None)
+    taken = getattr(config, "vision_layer", -1) if taken is None else taken
+    own = _config(config, "vision")
+    layers = getattr(own, "num_hidden_layers", math.inf)
+    each = [taken] if isinstance(taken, int) else list(taken)
+    return max(layers + 1 + at if at < 0 else at for at in each)
 
 
 def _upstream(trained: Mapping[str, bool], part: str) -> bool:

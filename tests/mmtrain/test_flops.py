@@ -87,6 +87,18 @@ def test_what_is_frozen_costs_less(name: str) -> None:
     assert frozen == pytest.approx(counted(model, [batch]), rel=0.03)
 
 
+def test_layers_behind_the_one_that_is_read_have_no_gradient() -> None:
+    """LLaVA takes the last layer but one of CLIP."""
+    model = make("llava")
+    model.config.vision_feature_layer = -2
+    certificate.adopt(model, "varlen")
+    batch = PackedCollator()(samples("llava"))
+    found = train_flops(model, batch)
+    assert found == pytest.approx(counted(model, [batch]), rel=0.001)
+    model.config.vision_feature_layer = -1
+    assert found != pytest.approx(train_flops(model, batch), rel=0.01)
+
+
 @pytest.mark.parametrize("name", ["lfm2_vl", "qwen2_5_omni", "llava_onevision"])
 def test_of_a_tower_that_is_not_known_nothing_is_said(name: str) -> None:
     assert train_flops(make(name), PackedCollator()(samples(name))) is None
