@@ -22,6 +22,7 @@ def plan(model: Any, entries: Sequence[AdapterSpec], rules: Sequence[Rule]) -> l
     found = find(model, entries)
     ranks = lora_ranks(rules, list(aliases(model).values())) if any(r.lora_rank is not None for r in rules) else {}
     if ranks and not any(isinstance(entry, LoraSpec) for entry in entries):
+        _no_experts(model, ranks)
         found += _by_rules(model, ranks)
     elif ranks:
         _reach(rules, found, model)
@@ -37,6 +38,16 @@ def with_ranks(targets: Sequence[Target], ranks: Mapping[str, int]) -> list[Targ
         if isinstance(t.entry, LoraSpec) and t.entry.init == "orthogonal" and t.rank % 2:
             raise SpecError(f"adapters: {t.alias} is given rank {t.rank}, and an orthogonal start needs an even one")
     return [t for t in changed if t.rank or not isinstance(t.entry, LoraSpec)]
+
+
+def _no_experts(model: Any, ranks: Mapping[str, int]) -> None:
+    """Raises SpecError for a rank that rules give to experts without modules."""
+    modules = Modules(model)
+    given = [
+        alias for alias, held in modules.experts.items() if any(ranks.get(f"{alias}.{name}", 0) > 0 for name in held)
+    ]
+    narrower = r"let the rule match less, say language\..*self_attn\..*, or give them rank 0 in another one"
+    modules.refuse_experts(given, "parameters: lora_rank", "no LoRA reaches", narrower)
 
 
 def _by_rules(model: Any, ranks: Mapping[str, int]) -> list[Target]:

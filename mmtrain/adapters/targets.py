@@ -11,7 +11,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from mmdata.errors import SpecError
-from mmtrain.adapters.spec import BottleneckSpec, IA3Spec, LoraSpec, Place, PrefixSpec
+from mmtrain.adapters.spec import BottleneckSpec, IA3Spec, LoraSpec, Place, PrefixSpec, is_qlora
 from mmtrain.components import components, module_aliases
 from mmtrain.rules import LAYER
 
@@ -28,6 +28,8 @@ _HALVES = {"out": "attention", "fc2": "mlp", "down": "mlp"}
 _MIXER = re.compile(r"(^|\.)(conv|mamba|mixer|recurrent|temporal_block)\.")
 """Neither attention nor MLP: what mixes tokens otherwise."""
 _ROUTER = re.compile(r"(^|\.)(gate|router|router\.classifier|shared_expert_gate)$")
+
+ATTENTION_ONLY = "set targets: attention, or names of linear modules; rules can train the experts themselves"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,13 @@ def sizes(module: torch.nn.Module) -> tuple[int, int]:
     return module.in_features, module.out_features
 
 
+def fused(module: torch.nn.Module) -> list[str]:
+    """The parameters [experts, ., .] of a module that holds the experts of a layer, which are no modules themselves."""
+    if not hasattr(module, "num_experts") and "expert" not in type(module).__name__.lower():
+        return []
+    return [name for name, parameter in module.named_parameters(recurse=False) if parameter.ndim == 3]
+
+
 class Modules:
     """The modules of a model without its adapters, by alias, in the order of the model."""
 
@@ -78,6 +87,17 @@ class Modules:
             and not any(part.startswith(f"{name}.") for part in parts)  # what holds the parts is none of them
         }
         self.by_alias = {alias: found[name] for alias, name in self.names.items()}
+        self.experts = {alias: names for alias, module in self.by_alias.items() if (names := fused(module))}
+
+    def refuse_experts(self, mine: Iterable[str], where: str, what: str, remedy: str) -> None:
+        """Raises SpecError where experts without modules are among what is to be adapted: nothing here reaches them,
+        and a model whose MLPs were left out would look as if they were not."""
+        for alias in mine:
+            if alias in self.experts:
+                raise SpecError(
+                    f"{where}: {alias} keeps all experts in one tensor ({', '.join(self.experts[alias])}), which "
+                    f"{what}; {remedy}"
+                )
 
     def inside(self, place: Place, where: str) -> list[str]:
         """The aliases in a component and range of layers. Raises SpecError for one that is not there."""
@@ -130,6 +150,12 @@ class Modules:
         """Those of `mine` whose alias ends in one of the names. Raises SpecError for a name that none has."""
         for name in wanted:
             if not any(f".{alias}".endswith(f".{name}") for alias in mine):
+                self.refuse_experts(
+                    [alias for alias, held in self.experts.items() if alias in mine and name in held],
+                    f"{where}.targets: {name}",
+                    "no adapter reaches",
+                    ATTENTION_ONLY,
+                )
                 known = dict.fromkeys(alias.rpartition(".")[2] for alias in self.linear(mine))
                 raise SpecError(f"{where}.targets: no module {name!r} there; its linear ones are {', '.join(known)}")
         return [alias for alias in mine if any(f".{alias}".endswith(f".{name}") for name in wanted)]
@@ -166,7 +192,12 @@ def target(modules: Modules, alias: str, entry: Any, **more: Any) -> Target:
 
 
 def _lora(modules: Modules, entry: LoraSpec, mine: list[str], where: str) -> list[Target]:
+    if is_qlora(entry):
+        whole = modules.inside(entry.model_copy(update={"layers": None, "last": None}), where)
+        modules.refuse_experts(whole, where, "would stay as it is beside layers in 4 bits", "use kind: lora")
     if isinstance(entry.targets, str):
+        if entry.targets != "attention":
+            modules.refuse_experts(mine, f"{where}.targets: {entry.targets}", "no LoRA reaches", ATTENTION_ONLY)
         chosen = modules.of_role(mine, entry.targets)
     else:
         chosen = modules.named(mine, entry.targets, where)
@@ -181,6 +212,8 @@ def _ia3(modules: Modules, entry: IA3Spec, mine: list[str], where: str) -> list[
         inner = set(modules.named(mine, entry.feedforward, where))
         return [target(modules, alias, entry, scales_input=alias in inner) for alias in chosen]
     outer, inner = [], set()
+    if entry.targets != "attention":
+        modules.refuse_experts(mine, f"{where}.targets: {entry.targets}", "no IA3 reaches", ATTENTION_ONLY)
     if entry.targets in ("all", "attention"):
         outer = [alias for alias in modules.of_role(mine, "attention") if _KEYS_VALUES.search(alias)]
     if entry.targets in ("all", "mlp"):
@@ -208,6 +241,8 @@ def _prefix(modules: Modules, entry: PrefixSpec, mine: list[str], where: str) ->
 def _bottleneck(modules: Modules, entry: BottleneckSpec, mine: list[str], where: str) -> list[Target]:
     if not isinstance(entry.targets, str):
         return [target(modules, alias, entry) for alias in modules.named(mine, entry.targets, where)]
+    if entry.targets != "attention":
+        modules.refuse_experts(mine, f"{where}.targets: {entry.targets}", "tells no width", ATTENTION_ONLY)
     chosen = []
     for alias in mine:
         inside = LAYER.search(f"{alias}.")

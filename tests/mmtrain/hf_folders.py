@@ -32,6 +32,7 @@ PROCESSORS: dict[str, Callable[[], list[Any]]] = {
         hf.Qwen2VLImageProcessor(patch_size=16, size={"shortest_edge": 64 * 64, "longest_edge": 96 * 96}),
         hf.Qwen3VLVideoProcessor(size={"shortest_edge": 4096, "longest_edge": 50_000}),
     ],
+    "qwen3_vl_moe": lambda: PROCESSORS["qwen3_vl"](),
     "qwen2_5_omni": lambda: [
         # In one file, as published: the parameters of pictures, videos and sounds.
         hf.Qwen2VLImageProcessor(size=QWEN),

@@ -188,6 +188,25 @@ def qwen3_vl() -> Any:
     )
 
 
+def qwen3_vl_moe() -> Any:
+    """Four experts in one tensor, two of them for each token."""
+    tower = {
+        **QWEN_VISION,
+        "intermediate_size": 48,
+        "out_hidden_size": HIDDEN,
+        "num_position_embeddings": 144,
+        "deepstack_visual_indexes": [0],
+    }
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "decoder_sparse_step": 1}
+    return hf.Qwen3VLMoeForConditionalGeneration(
+        hf.Qwen3VLMoeConfig(text_config=text(**MROPE, **experts), vision_config=tower, **qwen_ids())
+    )
+
+
+def mixtral() -> Any:
+    return hf.MixtralForCausalLM(hf.MixtralConfig(**text(), num_local_experts=4, num_experts_per_tok=2))
+
+
 def qwen2_audio() -> Any:
     tower = {"d_model": HIDDEN, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
     return hf.Qwen2AudioForConditionalGeneration(
@@ -356,7 +375,12 @@ UNSAFE = {
     "bloom": Tiny(build=bloom, kinds=()),
 }
 """Those that must not be packed."""
-ALL = {**FAMILIES, **MASKED, **UNSAFE, "llama": Tiny(build=llama, kinds=())}
+EXPERTS = {
+    "qwen3_vl_moe": replace(FAMILIES["qwen3_vl"], build=qwen3_vl_moe, family="qwen3_vl"),
+    "mixtral": Tiny(build=mixtral, kinds=()),
+}
+"""Those whose MLPs are experts."""
+ALL = {**FAMILIES, **MASKED, **UNSAFE, **EXPERTS, "llama": Tiny(build=llama, kinds=())}
 
 FRAMES = torch.stack([tensor(PHOTOS[0][at : at + 70, at : at + 90]) for at in range(0, 22, 2)])
 """11 frames of 70 x 90, at 5 frames a second."""

@@ -10,6 +10,7 @@ from mmtrain.adapters.spec import LoraSpec
 from mmtrain.components import aliases
 from mmtrain.rules import Rule, resolve, table
 from tests.mmtrain.adapters.models import llama, put
+from tests.mmtrain.tiny_models import make as make_family
 
 ENTRY = LoraSpec(kind="lora", component="language", targets=("q_proj", "v_proj"), rank=4)
 
@@ -84,3 +85,14 @@ def test_the_table_counts_modules_ranks_and_shares() -> None:
         f"adapter in all: {ours:,} values, {share:.2%} of the model",
     ]
     assert adapters.table(llama()) == ""
+
+
+def test_a_rank_for_experts_in_one_tensor_is_refused() -> None:
+    model = make_family("mixtral")
+    with pytest.raises(SpecError, match=r"parameters: lora_rank: language.layers.0.mlp.experts .* no LoRA reaches"):
+        adapters.plan(model, [], [Rule(match=r"language\..*", lora_rank=4)])
+    narrow = [Rule(match=r"language\..*", lora_rank=4), Rule(match=r"language\..*experts.*", lora_rank=0)]
+    found = adapters.plan(model, [], narrow)
+    assert {target.alias.rpartition(".")[2] for target in found} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    entry = LoraSpec(kind="lora", component="language", targets="attention")
+    assert {target.rank for target in adapters.plan(model, [entry], [Rule(match=r"language\..*", lora_rank=4)])} == {4}

@@ -186,3 +186,28 @@ def test_the_unused_pooler_is_the_tower_s_affair() -> None:
     model = make("llava")
     assert [target.alias for target in chosen(model, kind="lora", component="head")] == ["head"]
     assert torch.is_tensor(model.lm_head.weight)
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_vl_moe"])
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"kind": "lora"}, r"adapters.0.targets: all-linear: language.layers.0.mlp.experts keeps all experts in one"),
+        ({"kind": "dora", "targets": "mlp"}, r"\(gate_up_proj, down_proj\), which no LoRA reaches; set targets: atten"),
+        ({"kind": "lora", "targets": ["q_proj", "down_proj"]}, r"adapters.0.targets: down_proj: .* no adapter reaches"),
+        ({"kind": "qlora", "targets": "attention"}, r"would stay as it is beside layers in 4 bits; use kind: lora"),
+        ({"kind": "ia3"}, r"adapters.0.targets: all: .* no IA3 reaches"),
+        ({"kind": "bottleneck"}, r"adapters.0.targets: all: .* tells no width"),
+    ],
+)
+def test_experts_in_one_tensor_are_refused_not_left_out(name: str, entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        chosen(make(name), component="language", **entry)
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3", "bottleneck"])
+def test_attention_beside_experts_is_adapted(kind: str) -> None:
+    found = chosen(make("qwen3_vl_moe"), kind=kind, component="language", targets="attention")
+    assert found
+    assert all("self_attn" in target.alias for target in found)
+    assert chosen(make("qwen3_vl_moe"), kind=kind, component="vision")
