@@ -38,8 +38,9 @@ def family_of(spec: ModelSpec, tokenizer: Any) -> Family:
             raise SpecError("model.views: a language model alone takes no media")
         return Family(name="text", tokenizer=tokenizer, media={})
     views: Any = spec.views.given()
-    if name not in registry.kinds("family"):
-        raise SpecError(f"model.family: no family is called {name!r}; {registry.nearest(name, registry.kinds('family'))}")
+    known = registry.kinds("family")
+    if name not in known:
+        raise SpecError(f"model.family: no family is called {name!r}; {registry.nearest(name, known)}")
     return get_family(name, tokenizer=tokenizer, checkpoint=folder, **views)
 
 
