@@ -79,7 +79,9 @@ def _option(group: str, kind: str, items: Any) -> Any:
     found = registry.lookup(group, kind)
     if kind != "mixture" or group != "source":
         return found
-    listed = items[0].get("sources") if isinstance(items, list) and len(items) == 1 and items[0] else None
+    listed = (
+        items[0].get("sources") if isinstance(items, list) and len(items) == 1 and isinstance(items[0], dict) else None
+    )
     inner = [part.get("source") if isinstance(part, dict) else None for part in listed or ()]
     return found.of(_union(group, inner, without=kind))
 
