@@ -193,7 +193,10 @@ def _beginning(folder: Path, spec: TrainSpec, source: Path, base: Path | None) -
 def _settle(model: Any, folder: Path, mode: Adapters) -> list[str]:
     """Merge the adapters, or write them beside the model and take them out."""
     if mode == "merge":
-        adapters.merge(model)
+        try:
+            adapters.merge(model)
+        except SpecError as error:
+            raise SpecError(f"{error}; --adapters keep leaves them beside the weights") from error
         return ["merged adapters"]
     refused = adapters.export(model, folder / "adapters")
     adapters.remove(model)

@@ -88,7 +88,8 @@ def merge(model: nn.Module) -> None:
         elif users[id(module.weight)] > 1:
             problems.append(f"{alias}: its weight is shared with another module, which would change too")
     if problems:
-        raise SpecError("cannot be merged: " + "\n".join(problems[:5]))
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise SpecError(f"adapters cannot be merged: {problems[0]}{more}")
     for name, module in list(model.named_modules()):
         if hasattr(module, "dequantised"):
             holder, _, last = name.rpartition(".")

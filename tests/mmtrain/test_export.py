@@ -127,6 +127,35 @@ def test_the_best_checkpoint(folder: Path, tmp_path: Path) -> None:
     assert not torch.equal(found, logits(opened(run)))
 
 
+def test_a_mix_of_kinds_is_kept_and_not_merged(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LoRA on attention, bottlenecks in the tower's first layers, a prefix: what cannot be weights is named, in a line;
+    beside the weights it computes the same, and what peft lacks is said."""
+    source = write_folder(tmp_path / "source", "llava")
+    mix = [
+        {**LORA, "targets": "attention"},
+        {"kind": "bottleneck", "component": "vision", "layers": [0, 1], "hidden": 4},
+        {"kind": "prefix", "component": "language", "length": 3, "std": 0.5},
+    ]
+    told = {"adapters": mix, "optim": FAST, "steps": 3}
+    assert sft.main(config(tmp_path, folder, {"kind": "hf", "path": str(source)}, **told)) == 0
+    run = tmp_path / "run"
+    assert "packed by varlen" in capsys.readouterr().out
+    assert export.main([str(run), "--output", str(tmp_path / "no")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be merged: vision." in line
+    assert "a bottleneck is not linear" in line
+    assert "--adapters keep" in line
+    assert not (tmp_path / "no").exists()
+    beside = exported(run, "beside", "--adapters", "keep")
+    assert "bottleneck: peft has no such adapters" in capsys.readouterr().out
+    plain, expected = loaded(beside), logits(opened(run))
+    assert (logits(plain) - expected).abs().max() > 1e-3
+    adapters.attach(plain, beside / "adapters")
+    assert torch.equal(logits(plain), expected)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("params", ["fp32", "bf16"])
 def test_stages_that_save_trained_weights(params: str, folder: Path, tmp_path: Path) -> None:
