@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from mmdata.ledger import LedgerRow, first_of_each
-from mmdata.progress import printable
 from mmdata.shards.manifest import Manifest
 
 REASONS, LEDGERS = 8, 32
@@ -46,7 +45,12 @@ def _example(row: LedgerRow | None) -> str:
     if row is None:
         return ""
     place = f"{row.origin} row {row.origin_row}"
-    told = printable(row.detail.removeprefix(f"{place}: "))[:DETAIL]
-    name = printable((row.uri or "").rpartition("/")[2])
+    told = _printable(row.detail.removeprefix(f"{place}: "))[:DETAIL]
+    name = _printable((row.uri or "").rpartition("/")[2])
     told += f" ({name})" * bool(name and name not in told)
     return f": {place}: {told}" + f" as {row.of}" * bool(row.of)
+
+
+def _printable(text: str) -> str:
+    """Without control characters: what the web or a file name says must not steer the terminal."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in text)
