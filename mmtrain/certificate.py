@@ -34,8 +34,12 @@ STRATEGIES: tuple[Strategy, ...] = ("varlen", "masks")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 """Largest relative difference of loss and gradients. In half precision the order of sums alone makes most of it
 (8e-5 to 1.3e-3 of the loss, axolotl#3817); what tells there is that no bit of another sample moves."""
+GRADIENTS = 5e-4
+"""The least that gradients are allowed. Those of deep pretrained models lie where rounding shows: with SmolLM2-135M and
+DINOv2-small in float32 packing moves them by 6e-8 to 8e-5 of the largest, by how many threads sum, and losses by 5e-8;
+a change of every weight's last bit moves them by 8e-6. What our tests let see each other moves one by 1e-3 and more."""
 
-VERSION = 3
+VERSION = 4
 """Of the checks: a certificate that was made by others is not one."""
 BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 Collate = Callable[[Sequence[Packed]], dict[str, Any]]
@@ -53,7 +57,9 @@ class Check:
     error: str | None = None
 
     def holds(self, tolerance: float) -> bool:
-        return self.error is None and self.leaks == 0 and max(self.loss, self.gradient) <= tolerance
+        if self.error is not None or self.leaks:
+            return False
+        return self.loss <= tolerance and self.gradient <= max(tolerance, GRADIENTS)
 
     def __str__(self) -> str:
         if self.error is not None:

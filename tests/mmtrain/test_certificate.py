@@ -17,7 +17,7 @@ from mmdata.errors import SpecError
 from mmdata.types import Packed
 from mmtrain import adapters, attention
 from mmtrain.adapters import PrefixSpec
-from mmtrain.certificate import Certificate, cached, certify, chosen, prepared
+from mmtrain.certificate import Certificate, Check, cached, certify, chosen, prepared
 from tests.mmtrain.tiny_models import FAMILIES, MASKED, make, samples, text
 
 TEXT = text()
@@ -199,3 +199,14 @@ class _Statistics(torch.nn.BatchNorm1d):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return super().forward(hidden[0])[None]
+
+
+def test_rounding_is_allowed_in_gradients_and_leaks_nowhere() -> None:
+    """What SmolLM2 with DINOv2 was once refused for; and what no rounding makes."""
+    rounded = Check(strategy="varlen", loss=5.1e-8, gradient=8.1e-5, leaks=0)
+    assert rounded.holds(1e-5)
+    assert not replace(rounded, gradient=1e-3).holds(1e-5)
+    assert not replace(rounded, loss=8.1e-5).holds(1e-5)
+    assert not replace(rounded, leaks=1).holds(1e-5)
+    assert not replace(rounded, error="no kernel").holds(1e-5)
+    assert not Check(strategy="varlen").holds(1e-5)
