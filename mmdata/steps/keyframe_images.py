@@ -41,7 +41,7 @@ class KeyframeImages(StepSpec):
         from mmdata.decode import image
 
         parts: list[Text | Media] = []
-        columns = {}
+        columns: dict[str, list[float]] = {}
         for part in sample.parts:
             if not isinstance(part, Media) or part.kind != "video":
                 parts.append(part)

@@ -52,7 +52,7 @@ class SceneClips(StepSpec):
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         parts: list[Text | Media] = []
-        columns = {}
+        columns: dict[str, list[list[float]]] = {}
         for part in sample.parts:
             if not isinstance(part, Media) or part.kind != "video":
                 parts.append(part)
