@@ -6,29 +6,31 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
+import functools
 import gc
-import importlib
 import itertools
 import json
 import os
 import resource
 import signal
 import sys
+import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, Literal
 
 if __name__ == "__main__":
     gc.disable()  # importing makes much that stays: looking for garbage in it is a tenth of the time that it takes
 
 from mmdata import __version__, specfile, startup
-from mmdata.engine import commit, local, recover
-from mmdata.engine.local import Finished, OrderedSteps
+from mmdata.engine import binding, commit, local, mapped, recover, shares
+from mmdata.engine.dry_run import dry_run
+from mmdata.engine.local import Finished, OrderedSteps, Unit
+from mmdata.engine.mapped import place
 from mmdata.engine.pool import Process, fork_workers
+from mmdata.engine.shares import Share
 from mmdata.engine.spool import Memory
 from mmdata.engine.summary import summary
 from mmdata.errors import DataError, RunError, SpecError
@@ -43,6 +45,7 @@ from mmdata.shards.storage import sha256_file, write_atomic
 from mmdata.shards.table import ShardEntry
 from mmdata.spec import BuildSpec, Record, Source
 
+Task = Literal["build", "retry", "finish"]
 Report = Callable[..., ahead.Made]
 """What makes statistics and report: `ahead.make`, or a process that has made ready for it."""
 
@@ -56,9 +59,11 @@ def build_dataset(
     overrides: Sequence[str] = (),
     *,
     retry: bool = False,
+    finish: bool = False,
     quiet: bool = False,
 ) -> Manifest:
-    """Build a dataset, resume an interrupted build, or (`retry`) redo its transient failures.
+    """Build a dataset, resume an interrupted build, (`retry`) redo its transient failures, or (`finish`) commit what
+    the workers of a shared build have mapped (`build_share`).
 
     `spec` is a loaded BuildSpec, a spec file, or the name of a shipped pipeline; `overrides` are `a.b=value`.
     Returns the manifest. Raises SpecError (the spec, or a resume with another spec), DataError (unreadable
@@ -66,21 +71,39 @@ def build_dataset(
     """
     if not isinstance(spec, BuildSpec):
         spec, _ = specfile.load_build(os.fspath(spec), overrides)
-    return _build(spec, ahead.make, retry=retry, quiet=quiet)
+    task: Task = "retry" if retry else "finish" if finish else "build"
+    with _opened(spec, ahead.make, quiet=quiet) as job:
+        return job.do(task)
 
 
-def _build(spec: BuildSpec, report: Report, *, retry: bool, quiet: bool) -> Manifest:
+def build_share(
+    spec: BuildSpec | str | os.PathLike[str], worker: str, overrides: Sequence[str] = (), *, quiet: bool = False
+) -> None:
+    """Do the part of worker `i/n` of a build that several processes or machines share: fetch and map every n-th unit
+    into `.build/mapped`; `build_dataset(..., finish=True)` commits them. A host is asked at an n-th of its rate.
+
+    Raises as `build_dataset` does. A killed worker goes on where it was when it is called again.
+    """
+    if not isinstance(spec, BuildSpec):
+        spec, _ = specfile.load_build(os.fspath(spec), overrides)
+    share = Share.parse(worker)
+    with _opened(spec, ahead.make, quiet=quiet, share=share) as job:
+        job.map(share)
+
+
+@contextlib.contextmanager
+def _opened(spec: BuildSpec, report: Report, *, quiet: bool, share: Share | None = None) -> Iterator[_Job]:
     folder = _folder(spec)
     # First of all, while this process has one thread: reading tables starts others.
     forked = fork_workers(spec.steps, local.worker_count(spec))
     try:
         source = spec.source.open()
         commit.prepare(folder)
-        with _lock(folder):
-            job = _Job.open(spec, source, folder, quiet, forked, report)
-            if retry:
-                return job.retry()
-            return job.build()
+        with contextlib.ExitStack() as locks:
+            locks.enter_context(_lock(folder, "lock", shared=share is not None))
+            if share is not None:
+                locks.enter_context(_lock(folder, f"lock-{share.index}-of-{share.workers}"))
+            yield _Job.open(spec, source, folder, quiet, forked, report, shared=share is not None)
     except OSError as error:
         where = getattr(error, "filename", None) or folder
         raise RunError(
@@ -99,23 +122,15 @@ def _folder(spec: BuildSpec) -> Path:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """One build at a time per dataset. The kernel drops the lock with the process, however it ends."""
-    with open(folder / ".build" / "lock", "w") as file:
+def _lock(folder: Path, name: str, *, shared: bool = False) -> Iterator[None]:
+    """One build at a time per dataset, or workers of one. The kernel drops the lock with the process, however it
+    ends."""
+    with open(folder / ".build" / name, "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(f"{folder}: another build is writing to this dataset") from None
         yield
-
-
-def bound_spec(spec: BuildSpec, source: Source) -> dict[str, Any]:
-    """What a dataset is bound to: the spec without its run-time fields, the input files, the plugins' code."""
-    plugins = {}
-    for name in spec.plugins:
-        file = name if name.endswith(".py") else getattr(importlib.import_module(name), "__file__", None)
-        plugins[Path(name).name] = sha256_file(Path(file)) if file else ""
-    return {"spec": specfile.bound(spec), "inputs": source.inputs(), "plugins": plugins}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,34 +144,26 @@ class _Job:
     started: float
     forked: list[Process]
     report: Report
+    halted: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def open(
-        cls, spec: BuildSpec, source: Source, folder: Path, quiet: bool, forked: list[Process], report: Report
+        cls,
+        spec: BuildSpec,
+        source: Source,
+        folder: Path,
+        quiet: bool,
+        forked: list[Process],
+        report: Report,
+        *,
+        shared: bool,
     ) -> _Job:
-        """Bind the folder to the spec (or refuse another one) and complete what a kill has cut short."""
-        bound = bound_spec(spec, source)
-        path = folder / ".build" / "build.json"
-        if path.exists():
-            before = manifests.read_json(path)
-            changes = list(specfile.difference(before, bound))
-            if changes:
-                raise SpecError(
-                    "\n".join(
-                        [
-                            f"{folder} was begun with another spec or input; build to another output.path, "
-                            "or take these changes back:",
-                            *(f"  {change}" for change in changes),
-                        ]
-                    )
-                )
-        elif (folder / "manifest.json").exists():
-            raise SpecError(f"{folder} holds a dataset without its build state; build to another output.path")
-        else:
-            write_atomic(path, commit.canonical(bound))
-        if recover.publishing(folder) is not None:
+        """Bind the folder to the spec (or refuse another one) and, unless workers share it, complete what a kill has
+        cut short."""
+        bound = binding.bind(folder, binding.bound_spec(spec, source))
+        if not shared and recover.publishing(folder) is not None:
             recover.publish(folder)  # first: until then a unit's files are newer than its record
-        committed = commit.roll_forward(folder)
+        committed = [] if shared else commit.roll_forward(folder)
         for at, entry in enumerate(committed):
             if entry.unit != at:
                 raise DataError("commit_record", f"{folder}/.build/units: unit {at} is missing; remove all later ones")
@@ -172,6 +179,28 @@ class _Job:
             report=report,
         )
 
+    def do(self, task: Task) -> Manifest:
+        return {"build": self.build, "retry": self.retry, "finish": self.finish}[task]()
+
+    def map(self, share: Share) -> None:
+        """Do the worker's part of a shared build."""
+        spec = shares.fair(self.spec, share)
+        (self.folder / mapped.FOLDER).mkdir(exist_ok=True)
+        records = self.source.records(0, spec.limit)
+        units = shares.units(records, spec.output.unit_rows, self.folder, share)
+
+        total = (self._total(0) or 0) // share.workers or None
+        write = functools.partial(mapped.write, self.folder)
+        self._run(units, OrderedSteps(spec), None, total, spec=spec, hand_over=write)
+        shares.end(self.folder, share)
+
+    def finish(self) -> Manifest:
+        """Commit what workers have mapped."""
+        if (self.folder / "manifest.json").exists():
+            return self.build()
+        count = shares.count(self.folder)
+        return self._build(mapped=shares.handed(self.folder, len(self.committed), count))
+
     def build(self) -> Manifest:
         if (mark := recover.publishing(self.folder)) is not None:
             return self._publish(mark)
@@ -179,6 +208,14 @@ class _Job:
             manifest = manifests.read(self.folder)
             self._say(f"{self.folder} is complete ({manifest.samples:,} samples); nothing to do")
             return manifest
+        if self.spec.engine.kind == "ray":
+            from mmdata.engine import ray
+
+            return self._build(mapped=ray.units(self.spec, self.folder, len(self.committed), halted=self.halted))
+        return self._build()
+
+    def _build(self, mapped: Iterator[Unit] | None = None) -> Manifest:
+        """Build what is not committed yet, from the source or from units that are mapped already."""
         unit_rows = self.spec.output.unit_rows
         start = len(self.committed) * unit_rows
         if self.committed and self.committed[-1].input_rows < unit_rows:
@@ -197,8 +234,10 @@ class _Job:
             commit.publish(self.folder, entry)
             self.committed.append(entry)
             progress.commit(entry.unit, entry.rows)
+            if mapped is not None:
+                place(self.folder, entry.unit).unlink()
 
-        rows, memory = self._run(iter(grouped), ordered, write, self._total(start))
+        rows, memory = self._run(iter(grouped), ordered, write, self._total(start), mapped=mapped)
         if not self.committed:
             raise DataError("source_empty", f"{self.folder}: the source has no rows")
         return self._finish(0, self._figures(rows, memory))
@@ -263,7 +302,15 @@ class _Job:
         return self.spec.engine.memory_mib * (1 << 20) // 2
 
     def _run(
-        self, units: Iterator[tuple[int, Iterator[Record]]], ordered: OrderedSteps, write: Any, total: int | None
+        self,
+        units: Iterator[tuple[int, Iterator[Record]]],
+        ordered: OrderedSteps,
+        write: Any,
+        total: int | None,
+        *,
+        spec: BuildSpec | None = None,
+        mapped: Iterator[Unit] | None = None,
+        hand_over: local.HandOver | None = None,
     ) -> tuple[int, Memory]:
         """Run the engine until the units are done; returns rows handled and memory figures."""
         memory = Memory(self._memory_limit())
@@ -277,11 +324,16 @@ class _Job:
         async def main() -> bool:
             stop = asyncio.Event()
             loop = asyncio.get_running_loop()
+
+            def halt() -> None:
+                stop.set()
+                self.halted.set()
+
             for number in (signal.SIGINT, signal.SIGTERM):
                 with contextlib.suppress(RuntimeError, ValueError):  # not in the main thread: the caller's business
-                    loop.add_signal_handler(number, stop.set)
+                    loop.add_signal_handler(number, halt)
             await local.run(
-                self.spec,
+                spec or self.spec,
                 units,
                 folder=self.folder,
                 ordered=ordered,
@@ -290,6 +342,8 @@ class _Job:
                 stop=stop,
                 memory=memory,
                 forked=self.forked,
+                mapped=mapped,
+                hand_over=hand_over,
             )
             return stop.is_set()
 
@@ -360,52 +414,6 @@ class _Job:
             print(text, file=sys.stderr)
 
 
-def dry_run(spec: BuildSpec) -> str:
-    """What a build would do, from metadata alone: nothing is fetched and nothing written."""
-    source = spec.source.open()
-    states: Counter[tuple[str, str]] = Counter()
-    hosts: Counter[str] = Counter()
-    rows = 0
-    for record in source.records(0, spec.limit):
-        rows += 1
-        if record.drop is not None:
-            states[record.drop.state, record.drop.reason] += 1
-        for media in record.sample.media if record.drop is None else ():
-            hosts[_host(media.uri or "")] += 1
-    folder = _folder(spec)
-    done = len(list((folder / ".build" / "units").glob("*.json")))
-    units = -(-rows // spec.output.unit_rows)
-    lines = [
-        f"source    {spec.source.kind}: {rows:,} input rows"
-        + "".join(f"\n          {count:,} {state}: {reason}" for (state, reason), count in sorted(states.items())),
-        f"fetch     {sum(hosts.values()):,} media from {len(hosts):,} hosts: "
-        + ", ".join(f"{host} {count:,}" for host, count in hosts.most_common(5)),
-        "          at most {:g}/s and {} at once per host, {} at once in all, {} retries, robots.txt {}".format(
-            spec.fetch.per_host_rate,
-            spec.fetch.per_host_concurrency,
-            spec.fetch.concurrency,
-            spec.fetch.retries,
-            "obeyed" if spec.fetch.respect.robots else "NOT obeyed",
-        ),
-        "steps     " + " -> ".join(step.kind for step in spec.steps),
-        f"output    {folder}: {units:,} units of {spec.output.unit_rows:,} rows, {done:,} committed already",
-    ]
-    busiest = max(hosts.values(), default=0)
-    if busiest:
-        lines.append(
-            f"time      at least {busiest / spec.fetch.per_host_rate:,.0f} s, by the rate limit of the busiest host"
-        )
-    return "\n".join(lines)
-
-
-def _host(uri: str) -> str:
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "(not a URL)"
-    return parts.netloc if parts.scheme in ("http", "https") else f"({parts.scheme or 'local'} files)"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mmdata.build",
@@ -430,6 +438,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done; fetch and write nothing")
     parser.add_argument("--retry", choices=["transient"], help="redo records that failed transiently, and only those")
+    parser.add_argument(
+        "--worker", metavar="I/N", help="do every n-th unit only, from 0/N to N-1/N on as many machines (SLURM arrays)"
+    )
+    parser.add_argument("--finish", action="store_true", help="commit what all workers have done, in order")
     parser.add_argument("--push", metavar="URL", help="then copy it to any place that fsspec knows; again to go on")
     parser.add_argument("--push-replace", action="store_true", help="also where another dataset lies")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the summary")
@@ -447,12 +459,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         spec, _ = specfile.load_build(arguments.spec, overrides)
         if arguments.dry_run:
-            print(dry_run(spec))
+            print(dry_run(spec, _folder(spec)))
             return 0
         if not spec.plugins:
             startup.spare_pandas()
-        with ahead.Reporter() as reporter:
-            manifest = _build(spec, reporter.make, retry=arguments.retry is not None, quiet=arguments.quiet)
+        if arguments.worker is not None:
+            build_share(spec, arguments.worker, quiet=arguments.quiet)
+            print(f"worker {arguments.worker} has done its units; when all have: --finish")
+            return 0
+        task: Task = "retry" if arguments.retry else "finish" if arguments.finish else "build"
+        with ahead.Reporter() as reporter, _opened(spec, reporter.make, quiet=arguments.quiet) as job:
+            manifest = job.do(task)
         if arguments.push:
             from mmdata.outputs.push import push_dataset  # fsspec's stores take their time
 

@@ -211,6 +211,11 @@ class OutputSpec(Model):
 class EngineSpec(Model):
     """How the work is run; none of it changes a byte of the result."""
 
+    kind: Literal["local", "ray"] = runtime("local")
+    """`local`: this machine. `ray`: tasks on a Ray cluster fetch and map units, one core each, and this process commits
+    them; same bytes. Every node needs this package, and the source's files under the same paths."""
+    address: str | None = runtime(None)
+    """Of a Ray cluster: `auto`, or a head's `host:6379`. Default: `RAY_ADDRESS`, else one of this machine alone."""
     workers: int | None = runtime(None, ge=1, le=1024)
     """Processes that decode, hash and resize. Default: one per core."""
     sample_seconds: float = runtime(30.0, gt=0)

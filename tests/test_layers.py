@@ -20,8 +20,10 @@ HEAVY = ("torch", "torchvision", "nvidia", "decord", "PIL", "simplejpeg", "pyarr
 # Modules without a test file of their own name, under the file that tests them: what they do shows only there.
 TESTED_BY = {
     "tests/test_build.py": [  # The parts of one running build; its tests kill, starve and repeat the whole.
+        "mmdata/engine/binding.py",
         "mmdata/engine/channel.py",
         "mmdata/engine/commit.py",
+        "mmdata/engine/dry_run.py",
         "mmdata/engine/local.py",
         "mmdata/engine/pool.py",
         "mmdata/engine/recover.py",
@@ -30,6 +32,7 @@ TESTED_BY = {
         "mmdata/ledger.py",
         "mmdata/tally.py",
     ],
+    "tests/engine/test_shares.py": ["mmdata/engine/mapped.py"],  # What workers hand over.
     "tests/decode/test_image.py": [  # Reached through the one door, `image`, with every format and damage.
         "mmdata/decode/jpeg.py",
         "mmdata/decode/pillow.py",

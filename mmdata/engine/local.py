@@ -20,7 +20,7 @@ from typing import Any
 from mmdata.engine.blobs import OWN, Slot, give, take
 from mmdata.engine.commit import Kept
 from mmdata.engine.pool import Pool, Process
-from mmdata.engine.spool import Held, Memory, Spool
+from mmdata.engine.spool import FileSpool, Held, Memory, Spool
 from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup
 from mmdata.errors import RunError, SpecError
 from mmdata.fetch.client import Fetched, Fetcher
@@ -76,7 +76,7 @@ class Unit:
     """A fixed range of input rows. `closed` once the source has given its last one; `error`: it never will."""
 
     number: int
-    spool: Spool
+    spool: Spool | FileSpool
     rows: dict[int, Row] = field(default_factory=dict)
     pending: int = 0
     closed: bool = False
@@ -98,6 +98,7 @@ class Finished:
 
 
 Commit = Callable[[Finished], None]
+HandOver = Callable[[Unit], None]
 OnRow = Callable[[str, str], None]
 
 
@@ -156,10 +157,15 @@ async def run(
     stop: asyncio.Event,
     memory: Memory,
     forked: list[Process] | None = None,
+    mapped: Iterator[Unit] | None = None,
+    hand_over: HandOver | None = None,
 ) -> None:
     """Fetch and process the records of `units` and hand each finished unit to `commit`, in order.
 
-    `commit` runs in a thread, one unit at a time. Setting `stop` abandons what is not yet committed.
+    `commit` runs in a thread, one unit at a time. Setting `stop` abandons what is not yet committed. A build that is
+    shared takes two turns: with `hand_over` a unit goes there, in place of `commit`, as soon as its rows are through
+    the map steps; `mapped` are such units, complete, in place of `units`.
+
     Raises RunError (a bug in a step, a full disk) and DataError (an unreadable source).
     """
     workers = worker_count(spec)
@@ -169,8 +175,8 @@ async def run(
     pool = Pool(setup, workers=workers, seconds=spec.engine.sample_seconds, forked=forked)
     try:
         async with Fetcher(spec.fetch) as fetcher:
-            engine = _Engine(spec, fetcher, pool, folder, ordered, commit, on_row, memory, workers)
-            work = asyncio.create_task(engine.run(units))
+            engine = _Engine(spec, fetcher, pool, folder, ordered, commit, on_row, memory, workers, hand_over)
+            work = asyncio.create_task(engine.run(units) if mapped is None else engine.finish(mapped))
             stopped = asyncio.create_task(stop.wait())
             await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
@@ -201,8 +207,10 @@ class _Engine:
         on_row: OnRow,
         memory: Memory,
         workers: int,
+        hand_over: HandOver | None,
     ) -> None:
         self._spec = spec
+        self._hand_over = hand_over
         self._fetcher = fetcher
         self._pool = pool
         self._folder = folder
@@ -222,6 +230,18 @@ class _Engine:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._commit_units())
             await self._admit(units, group)
+
+    async def finish(self, mapped: Iterator[Unit]) -> None:
+        """Commit units that other processes have mapped."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._commit_units())
+            while (unit := await asyncio.to_thread(next, mapped, None)) is not None:
+                await self._units_ahead.acquire()
+                for row in unit.rows.values():
+                    if row.drop is not None:
+                        self._on_row(row.drop.state, row.drop.reason)
+                self._units.put_nowait(unit)
+            self._units.put_nowait(None)
 
     async def abandon(self, work: asyncio.Task[None]) -> None:
         """Stop: rows under way are given up; a unit that is just being written is finished first."""
@@ -313,6 +333,15 @@ class _Engine:
             await unit.complete.wait()
             if unit.error is not None:
                 raise unit.error
+            if self._hand_over is not None:
+                for row in unit.rows.values():
+                    if row.drop is None:
+                        self._on_row("ok", "")
+                async with self._committing:
+                    await asyncio.to_thread(self._hand_over, unit)
+                unit.spool.close()
+                self._units_ahead.release()
+                continue
             for number in sorted(unit.rows):
                 row = unit.rows[number]
                 before = row.drop
@@ -351,10 +380,11 @@ def _settle(unit: Unit, row: Row, given: Sample, outcome: Outcome) -> None:
         data = given.media[medium].data
         assert data is not None, given
         blobs[number, OWN] = data
+    assert isinstance(unit.spool, Spool)
     row.held = {slot: unit.spool.put(data) for slot, data in blobs.items()}
 
 
-def _with_data(row: Row, spool: Spool) -> Sample:
+def _with_data(row: Row, spool: Spool | FileSpool) -> Sample:
     assert row.sample is not None
     return give(row.sample, {slot: spool.get(held) for slot, held in row.held.items()})
 

@@ -1,4 +1,5 @@
-"""Media that wait for their unit's turn: in memory up to a budget, beyond it in one unnamed file per unit."""
+"""Media that wait for their unit's turn: in memory up to a budget, beyond it in one unnamed file per unit; or, where
+another process has mapped the unit, in the file that it left."""
 
 from __future__ import annotations
 
@@ -7,6 +8,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+import crc32c
+
+from mmdata.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +71,25 @@ class Spool:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+class FileSpool:
+    """The media of a unit in its file, read when they are asked for and compared with their checksums."""
+
+    def __init__(self, file: IO[bytes], start: int, sums: dict[int, int]) -> None:
+        self._file = file
+        self._start = start
+        self.sums = sums
+
+    def get(self, held: Held) -> bytes:
+        """Raises DataError `unit_damaged` for bytes that are not what was written."""
+        assert isinstance(held, Spilled), held
+        data = os.pread(self._file.fileno(), held.size, self._start + held.offset)
+        if crc32c.crc32c(data) != self.sums[held.offset] and held.size:
+            raise DataError(
+                "unit_damaged", f"{self._file.name}: media have changed; remove it and run its worker again"
+            )
+        return data
+
+    def close(self) -> None:
+        self._file.close()
