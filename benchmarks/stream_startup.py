@@ -1,6 +1,7 @@
 """What it costs to begin: imports, the first sample, each one after it, and going on in the middle of an epoch.
 
-`python -m benchmarks.stream_startup [--count 4000] [--shards 10 1000]`, after `python -m benchmarks.peers`. Samples of
+`python -m benchmarks.stream_startup [--count 4000] [--shards 10 1000] [--peers NAME ...]`, after
+`python -m benchmarks.peers`; by default all peers, `--peers` alone leaves them out. Samples of
 2 KB with a short text each, the same ones in few and in many shards, from the page cache; one fresh process a row, one
 row at a time, no worker processes. `resume` opens the data anew and goes on at half of them, to the first sample. Peers
 that the table does not have are told as missing.
@@ -47,12 +48,14 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--only", nargs="+", choices=READERS)
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="run beside ours")
     parser.add_argument("--data", help="folder to keep the data in between runs; else they are made anew")
     arguments = parser.parse_args()
-    wanted = list(arguments.only or READERS)
+    wanted = list(arguments.only or (name for name in READERS if name not in PEERS or name in arguments.peers))
     lacking = {name: reason for name, reason in missing(set(PEERS).intersection(wanted)).items() if reason}
     if not arguments.only:
         lacking |= {name: "has no reader in this benchmark" for name in PEERS if name not in READERS}
+        lacking |= {name: "left out" for name in PEERS if name in READERS and name not in wanted}
     found: dict[str, list[Row]] = {}
     failed = False
     with tempfile.TemporaryDirectory() as temporary:
@@ -62,7 +65,7 @@ def main() -> int:
             if not (root / "dataset" / "manifest.json").exists():
                 write_raw(root / "dataset", arguments.count, 2 << 10, shards)
             for name in wanted:
-                if name in lacking:
+                if name in lacking or (name == "import mmdata" and name in found):  # which reads no shards
                     continue
                 ready = root / f"{name}.ready"
                 try:

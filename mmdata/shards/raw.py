@@ -56,13 +56,13 @@ class RawPlaces:
             firsts = np.concatenate([[0], kept.cumsum()])[firsts]
             offsets, ends, crcs = offsets[kept], ends[kept], crcs[kept]
         starts, stops = _spans(firsts, offsets, ends)
-        self.key_ends, self.key_bytes = memoryview(places.key_ends), places.key_bytes
-        self.firsts = memoryview(firsts)
-        self.offsets = memoryview(offsets)
-        self.ends = memoryview(ends)
-        self.crcs = memoryview(crcs)
-        self.starts = memoryview(starts)
-        self.stops = memoryview(stops if together else starts - 1)
+        self.key_ends, self.key_bytes = places.key_ends.data, places.key_bytes
+        self.firsts = firsts.data
+        self.offsets = offsets.data
+        self.ends = ends.data
+        self.crcs = crcs.data
+        self.starts = starts.data
+        self.stops = (stops if together else starts - 1).data
 
     def key(self, row: int) -> str:
         """The key of a row."""
