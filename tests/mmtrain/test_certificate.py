@@ -18,7 +18,7 @@ from mmdata.types import Packed
 from mmtrain import adapters, attention
 from mmtrain.adapters import PrefixSpec
 from mmtrain.certificate import Certificate, Check, cached, certify, chosen, prepared
-from tests.mmtrain.tiny_models import FAMILIES, MASKED, make, samples, text
+from tests.mmtrain.tiny_models import ALSO, EXPERTS, FAMILIES, MASKED, make, samples, text
 
 TEXT = text()
 TEXTS = samples("llama")
@@ -28,7 +28,7 @@ def collate(packs: Sequence[Packed]) -> dict[str, Any]:
     return PackedCollator()(packs)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *ALSO, *EXPERTS])
 def test_families_are_packed_by_the_kernel(name: str) -> None:
     model = make(name).train()
     found = certify(model, samples(name), collate)

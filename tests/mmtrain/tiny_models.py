@@ -360,8 +360,6 @@ FAMILIES = {
     ),
     "qwen2_audio": Tiny(build=qwen2_audio, kinds=("audio",)),
     "pixtral": Tiny(build=pixtral, image={"size": 64}),
-    "mistral3": Tiny(build=mistral3, image={"size": 64, "merge": 2, "patch": 16}, family="pixtral"),
-    "qwen2_5_omni": Tiny(build=qwen2_5_omni, image=_QWEN, video=_QWEN, kinds=("image", "video", "audio")),
     "native": Tiny(build=native, kinds=("image", "video", "audio")),
 }
 """Those that varlen attention packs."""
@@ -375,12 +373,17 @@ UNSAFE = {
     "bloom": Tiny(build=bloom, kinds=()),
 }
 """Those that must not be packed."""
+ALSO = {
+    "mistral3": Tiny(build=mistral3, image={"size": 64, "merge": 2, "patch": 16}, family="pixtral"),
+    "qwen2_5_omni": Tiny(build=qwen2_5_omni, image=_QWEN, video=_QWEN, kinds=("image", "video", "audio")),
+}
+"""Packed by varlen attention too; the tables that compare each family with its samples alone do not have them."""
 EXPERTS = {
     "qwen3_vl_moe": replace(FAMILIES["qwen3_vl"], build=qwen3_vl_moe, family="qwen3_vl"),
     "mixtral": Tiny(build=mixtral, kinds=()),
 }
 """Those whose MLPs are experts."""
-ALL = {**FAMILIES, **MASKED, **UNSAFE, **EXPERTS, "llama": Tiny(build=llama, kinds=())}
+ALL = {**FAMILIES, **MASKED, **UNSAFE, **ALSO, **EXPERTS, "llama": Tiny(build=llama, kinds=())}
 
 FRAMES = torch.stack([tensor(PHOTOS[0][at : at + 70, at : at + 90]) for at in range(0, 22, 2)])
 """11 frames of 70 x 90, at 5 frames a second."""
