@@ -105,8 +105,8 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
     for part, tower in towers.items():
         inside = _tower_width(model.config, part)
         again = read if part == "vision" else math.inf
-        for layer, seen in enumerate(tower.squares):
-            total += 4.0 * seen * inside * (3.5 if layer < again and _upstream(trained, part) else 1)
+        for at, seen in enumerate(tower.squares):
+            total += 4.0 * seen * inside * (3.5 if at < again and _upstream(trained, part) else 1)
     return total
 
 
@@ -116,7 +116,7 @@ ORDER = ("vision", "audio", "connector", "language", "head")
 
 def _read(config: Any) -> float:
     """How many of the vision tower's layers have a gradient: those before the one whose output is taken."""
-    taken = getattr(config, "vision_feature_layer", None)
+    taken: Any = getattr(config, "vision_feature_layer", None)
     taken = getattr(config, "vision_layer", -1) if taken is None else taken
     own = _config(config, "vision")
     layers = getattr(own, "num_hidden_layers", math.inf)

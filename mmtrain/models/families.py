@@ -14,6 +14,7 @@ from mmdata.errors import SpecError
 from mmdata.families import Family, _AnyToken, get_family
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.spec import StreamSpec
+from mmdata.types import MediaKind
 from mmtrain.models import hf
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native_build import native_config
@@ -83,7 +84,8 @@ def native_family(
 def _check_merge(config: NativeConfig, family: Family) -> None:
     """Raises SpecError where patches do not come to whole tokens; it is the pictures' side that counts, which may be
     other than the one that the tower was trained with."""
-    for kind, side in (("image", "side"), ("video", "size")):
+    sides: tuple[tuple[MediaKind, str], ...] = (("image", "side"), ("video", "size"))
+    for kind, side in sides:
         pixels = getattr(family.media[kind].view, side)
         patches = pixels // config.vision_config.patch_size
         if patches % config.merge:
