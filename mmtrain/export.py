@@ -143,7 +143,7 @@ def open_model(
     there any more or another."""
     spec = _spec_of(folder)
     whole = checkpoint.read_info(source)["weights"] == "all"
-    model = models.rebuild(folder / run.MODEL) if whole else _beginning(folder, spec, source, base)
+    model = models.rebuild(folder / run.MODEL) if whole else beginning(folder, spec, source, base)
     entries = adapters.unquantised(spec.adapters) if full else spec.adapters
     told = spec.model_copy(update={"adapters": entries})
     adapters.equip(told, model, world=World(), folder=folder, start=source, data=_never)
@@ -166,8 +166,9 @@ def _spec_of(folder: Path) -> TrainSpec:
         raise SpecError(f"{folder / run.SPEC} is damaged, or of another version: {why}") from error
 
 
-def _beginning(folder: Path, spec: TrainSpec, source: Path, base: Path | None) -> Any:
-    """The model that a run began with, without its adapters."""
+def beginning(folder: Path, spec: TrainSpec, source: Path | None, base: Path | None) -> Any:
+    """The model that a run began with, on the CPU, without its adapters. `source` is the checkpoint that needs it,
+    `base` where it lies now. Raises SpecError where it is not there any more."""
     before = stages.before(folder)
     if before is not None:
         model, earlier = open_model(
@@ -184,8 +185,8 @@ def _beginning(folder: Path, spec: TrainSpec, source: Path, base: Path | None) -
             model = models.build(begun, tokenizer, seed=spec.seed)
         except SpecError as error:
             raise SpecError(
-                f"{source} holds trained weights only, and the others cannot be had: {error}; --base FOLDER says where "
-                "the model that the run began with lies now"
+                f"{source or folder} holds trained weights only, and the others cannot be had: {error}; --base FOLDER "
+                "says where the model that the run began with lies now"
             ) from error
     return place(model, torch.device("cpu"), spec.params)
 

@@ -13,7 +13,7 @@ from mmdata import specfile
 from mmdata.errors import SpecError
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.types import World
-from mmtrain import adapters, certificate, checkpoint, models, run, sft
+from mmtrain import adapters, certificate, checkpoint, export, models, run, sft
 from mmtrain.certificate import Strategy
 from mmtrain.components import aliases
 from mmtrain.initialise import initialise
@@ -58,7 +58,12 @@ def restore(
         else [each for each in checkpoint.found(folder) if step is None or checkpoint.step_of(each) <= step]
     )
     start = saved[-1] if saved else None
-    model = place(models.build(spec.model, tokenizer, seed=spec.seed), device_of(spec.device), spec.params)
+    trained = spec.checkpoint.weights == "trained"
+    if start is None or trained:  # all or some of the weights that the run began with
+        begun = export.beginning(folder, spec, start, None)
+    else:
+        begun = models.build(spec.model, tokenizer, seed=spec.seed)
+    model = place(begun, device_of(spec.device), spec.params)
     adapters.equip(
         spec,
         model,
@@ -68,10 +73,9 @@ def restore(
         data=lambda count: sft.measured_on(spec, model, tokenizer, count),
     )
     settings = resolve(spec.parameters, list(aliases(model).values()), adapters.defaults(model))
-    if start is None:
+    if start is None or trained:
         initialise(model, spec.initialise, seed=spec.seed)
-    else:
-        trained = spec.checkpoint.weights == "trained"
+    if start is not None:
         checkpoint.load_weights(start, model, base=checkpoint.base_digest(model, settings) if trained else None)
     return Restored(spec=spec, folder=folder, tokenizer=tokenizer, model=model, settings=settings, checkpoint=start)
 

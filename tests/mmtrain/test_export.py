@@ -14,6 +14,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from mmtrain import adapters, checkpoint, export, sft
+from mmtrain.restore import restore
 from tests.mmtrain.hf_folders import write_folder
 from tests.mmtrain.test_models import config
 
@@ -176,6 +177,8 @@ def test_stages_that_save_trained_weights(params: str, folder: Path, tmp_path: P
         runs = sorted((tmp_path / saved / "run").iterdir())
         assert [run.name for run in runs] == ["01-align", "02-teach", "03-more"]
         found[saved] = [logits(opened(run).float()) for run in runs]
+        again = [logits(restore(run).model.float().eval()) for run in runs]  # as replay and evaluate open it
+        assert all(torch.equal(a, b) for a, b in zip(again, found[saved], strict=True))
         whole = loaded(exported(runs[-1], "whole")).float()
         assert (logits(whole) - found[saved][-1]).abs().max() < (1e-5 if params == "fp32" else 0.05)
     assert all(torch.equal(a, b) for a, b in zip(found["all"], found["trained"], strict=True))
