@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import socket
 import tempfile
 import threading
 from collections import deque
@@ -68,12 +69,23 @@ def _started(spec: BuildSpec) -> Any:
         import ray
     except ImportError:
         raise SpecError("engine.kind: ray needs Ray: pip install 'mmdata[ray]'") from None
+    _reach(spec.engine.address)
     try:
         ray.init(address=spec.engine.address, log_to_driver=False, ignore_reinit_error=True)
     except (ConnectionError, ValueError, RuntimeError) as error:
         told = " ".join(str(error).split())[:300]
         raise SpecError(f"engine.address: {spec.engine.address}: no Ray cluster there: {told}") from error
     return ray
+
+
+def _reach(address: str | None) -> None:
+    """Raises SpecError where nobody listens at `host:port`: Ray itself would try for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise SpecError(f"engine.address: {address}: no Ray cluster there: {error}") from error
 
 
 def _result(ray: Any, reference: Any, number: int) -> bytes | None:
