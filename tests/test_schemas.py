@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,10 @@ def pipeline(path: Path) -> Any:
 
 
 def test_schemas_are_what_the_code_generates() -> None:
-    assert schemas.check(ROOT / "schemas") == []
+    """In a process of its own: other tests register kinds of their own."""
+    check = [sys.executable, "-m", "mmdata.schemas", "--check", str(ROOT / "schemas")]
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert NAMES == ["build", "index", "manifest", "sample", "state", "stream", "train"]
 
 

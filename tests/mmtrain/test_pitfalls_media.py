@@ -106,7 +106,9 @@ def test_models_make_a_feature_for_every_placeholder(name: str) -> None:
     """19: transformers refuses a batch whose features are not as many as its placeholders."""
     model, draw = make(name), np.random.default_rng(7)
     rows: list[list[Any]] = []
-    for height, width in [(1, 1), (13, 40), *draw.integers(20, 160, (6, 2)).tolist()]:
+    # transformers' Mistral 3 squeezes a batch of one picture of one token to nothing that it can split.
+    smallest = (40, 40) if name == "mistral3" else (1, 1)
+    for height, width in [smallest, (13, 40), *draw.integers(20, 160, (6, 2)).tolist()]:
         rows.append(["<s>", image(draw.integers(0, 256, (height, width, 3)).astype(np.uint8)), " of</s>"])
     for row in rows:
         batch = model_inputs(PackedCollator()(packed(family(name), [row])))
