@@ -172,7 +172,8 @@ def assert_same_steps(found: Path, expected: Path) -> None:
 DROPOUT = r"adapters=[{kind: lora, match: 'language\..*_proj', rank: 4, dropout: 0.5}]"
 
 
-@pytest.mark.parametrize("packs", [4, pytest.param(5, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("packs", [4, 5])
 def test_passes_and_ranks_change_nothing_nor_does_dropout(folder: Path, tmp_path: Path, packs: int) -> None:
     """(accumulation, ranks) of (1, 1), (N, 1) and (N / 2, 2) are one training; what is dropped is keyed by step and
     pack, so that it is the same wherever the pack is."""

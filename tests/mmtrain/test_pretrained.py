@@ -159,7 +159,7 @@ def test_the_recipe_learns_photographs(smol: Path, tmp_path: Path) -> None:
         f"model.vision.path={smol / 'dinov2'}",
         f"model.language.path={smol / 'smollm2'}",
         f"output={run}",
-        "stages.0.steps=12",
+        "stages.0.steps=6",
         "stages.1.steps=12",
         "evaluation.every=6",
         "evaluation.batches=1",
@@ -169,7 +169,7 @@ def test_the_recipe_learns_photographs(smol: Path, tmp_path: Path) -> None:
     found = []
     for stage in ("01-align", "02-instruct"):
         found += [json.loads(line)["learned/loss"] for line in (run / stage / "evaluations.jsonl").open()]
-    assert len(found) == 4
+    assert len(found) == 3
     assert found == sorted(found, reverse=True), found  # over the same samples each time, so that no draw shows
     assert (run / "02-instruct" / "adapter").is_dir()
     page = tmp_path / "page.html"
