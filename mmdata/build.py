@@ -28,7 +28,6 @@ from mmdata import __version__, specfile, startup
 from mmdata.engine import binding, commit, local, mapped, recover, shares
 from mmdata.engine.dry_run import dry_run
 from mmdata.engine.local import Finished, OrderedSteps, Unit
-from mmdata.engine.mapped import place
 from mmdata.engine.pool import Process, fork_workers
 from mmdata.engine.shares import Share
 from mmdata.engine.spool import Memory
@@ -186,20 +185,20 @@ class _Job:
         """Do the worker's part of a shared build."""
         spec = shares.fair(self.spec, share)
         (self.folder / mapped.FOLDER).mkdir(exist_ok=True)
-        records = self.source.records(0, spec.limit)
-        units = shares.units(records, spec.output.unit_rows, self.folder, share)
+        seen: list[int] = []
+        units = shares.units(self.source.records(0, spec.limit), spec.output.unit_rows, self.folder, share, seen)
 
         total = (self._total(0) or 0) // share.workers or None
         write = functools.partial(mapped.write, self.folder)
         self._run(units, OrderedSteps(spec), None, total, spec=spec, hand_over=write)
-        shares.end(self.folder, share)
+        shares.end(self.folder, share, len(seen))
 
     def finish(self) -> Manifest:
         """Commit what workers have mapped."""
         if (self.folder / "manifest.json").exists():
             return self.build()
         count = shares.count(self.folder)
-        return self._build(mapped=shares.handed(self.folder, len(self.committed), count))
+        return self._build(shares.handed(self.folder, len(self.committed), count))
 
     def build(self) -> Manifest:
         if (mark := recover.publishing(self.folder)) is not None:
@@ -211,10 +210,10 @@ class _Job:
         if self.spec.engine.kind == "ray":
             from mmdata.engine import ray
 
-            return self._build(mapped=ray.units(self.spec, self.folder, len(self.committed), halted=self.halted))
+            return self._build(ray.units(self.spec, self.folder, len(self.committed), halted=self.halted))
         return self._build()
 
-    def _build(self, mapped: Iterator[Unit] | None = None) -> Manifest:
+    def _build(self, handed: Iterator[Unit] | None = None) -> Manifest:
         """Build what is not committed yet, from the source or from units that are mapped already."""
         unit_rows = self.spec.output.unit_rows
         start = len(self.committed) * unit_rows
@@ -234,10 +233,10 @@ class _Job:
             commit.publish(self.folder, entry)
             self.committed.append(entry)
             progress.commit(entry.unit, entry.rows)
-            if mapped is not None:
-                place(self.folder, entry.unit).unlink()
+            if handed is not None:
+                mapped.place(self.folder, entry.unit).unlink()
 
-        rows, memory = self._run(iter(grouped), ordered, write, self._total(start), mapped=mapped)
+        rows, memory = self._run(iter(grouped), ordered, write, self._total(start), handed=handed)
         if not self.committed:
             raise DataError("source_empty", f"{self.folder}: the source has no rows")
         return self._finish(0, self._figures(rows, memory))
@@ -309,7 +308,7 @@ class _Job:
         total: int | None,
         *,
         spec: BuildSpec | None = None,
-        mapped: Iterator[Unit] | None = None,
+        handed: Iterator[Unit] | None = None,
         hand_over: local.HandOver | None = None,
     ) -> tuple[int, Memory]:
         """Run the engine until the units are done; returns rows handled and memory figures."""
@@ -342,7 +341,7 @@ class _Job:
                 stop=stop,
                 memory=memory,
                 forked=self.forked,
-                mapped=mapped,
+                mapped=handed,
                 hand_over=hand_over,
             )
             return stop.is_set()

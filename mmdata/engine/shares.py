@@ -52,25 +52,21 @@ def fair(spec: BuildSpec, share: Share) -> BuildSpec:
 
 
 def units(
-    records: Iterator[Record], unit_rows: int, folder: Path, share: Share
+    records: Iterator[Record], unit_rows: int, folder: Path, share: Share, seen: list[int]
 ) -> Iterator[tuple[int, Iterator[Record]]]:
-    """The units of a share that are still to be mapped. When all have been taken, the mark tells how many there are."""
-    count = 0
+    """The units of a share that are still to be mapped. `seen` is given the number of every unit of the build."""
     for number, rows in itertools.groupby(records, key=lambda record: record.row // unit_rows):
-        count = number + 1
+        seen.append(number)
         if number % share.workers == share.index and not mapped.place(folder, number).exists():
             yield number, rows
         else:
             for _ in rows:  # a source gives its rows in order
                 pass
-    write_atomic(folder / mapped.FOLDER / f".counted-{share.index}-of-{share.workers}", str(count).encode())
 
 
-def end(folder: Path, share: Share) -> None:
-    """Say that all units of a share are mapped."""
-    counted = folder / mapped.FOLDER / f".counted-{share.index}-of-{share.workers}"
-    write_atomic(folder / share.mark, json.dumps({"units": int(counted.read_text())}).encode())
-    counted.unlink()
+def end(folder: Path, share: Share, count: int) -> None:
+    """Say that all units of a share are mapped, of so many in all."""
+    write_atomic(folder / share.mark, json.dumps({"units": count}).encode())
 
 
 def count(folder: Path) -> int:
