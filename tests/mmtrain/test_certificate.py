@@ -76,6 +76,40 @@ class _Deaf(LlamaForCausalLM):
         self.model.forward = forward
 
 
+class _Smears(torch.autograd.Function):
+    """Changes nothing, and has a thousandth of each token's gradient in the one before, as no forward pass shows."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return gradient + 1e-6 * gradient.roll(-1, dims=1)
+
+
+def test_a_backward_pass_that_loses_borders_is_found() -> None:
+    """Though loss and hidden states are right to the bit, and all gradients to a millionth."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**TEXT))
+    model.model.layers[0].register_forward_hook(lambda module, given, made: _Smears.apply(made))
+    found = certify(model, TEXTS, collate)
+    assert found.strategy == "single", str(found)
+    for check in found.checks:
+        assert max(check.loss, check.gradient) < 1e-5, str(found)
+        assert check.leaks > 0, str(found)
+
+
+def test_frozen_embeddings_that_are_written_into_are_checked_as_well() -> None:
+    """As models do that put features there."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**TEXT)).requires_grad_(False)
+    model.lm_head.requires_grad_(True)
+    model.model.layers[0].register_forward_pre_hook(lambda module, given: (given[0].mul_(2), *given[1:]))
+    found = certify(model, TEXTS, collate)
+    assert found.strategy == "varlen", str(found)
+
+
 def test_a_model_that_loses_borders_is_packed_by_masks() -> None:
     torch.manual_seed(0)
     found = certify(_Deaf(LlamaConfig(**TEXT)), TEXTS, collate)

@@ -46,6 +46,7 @@ def test_colours_are_seen(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3000)
 def test_melodies_are_named_packed_and_unpacked_alike(tmp_path: Path) -> None:
     """Nine in ten. And the same samples at every step, in one row with borders or in padded rows of their own, are
     learned alike: which samples share a step decides when a small model sees the light, so that runs that differ in
@@ -67,6 +68,7 @@ def test_melodies_are_named_packed_and_unpacked_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3000)
 def test_shapes_are_named_and_an_adapter_calls_them_otherwise(tmp_path: Path) -> None:
     """Nine in ten shapes with their colours; then LoRA on language model and head answers in French, nine in ten, and
     no weight of what it was put on has changed by a bit."""
