@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -95,6 +95,28 @@ class Source(Protocol):
         """Every row with start <= row < stop, in order, none left out."""
 
 
+@runtime_checkable
+class Growing(Protocol):
+    """What a source also offers whose new rows can be built behind those that are built (`--append`)."""
+
+    def continues(self, before: Sequence[Mapping[str, Any]]) -> None:
+        """Check that all that `before` names (what `inputs` said once) is there, unchanged, and that its rows come
+        first. Raises SpecError that names the input and the remedy."""
+
+
+@runtime_checkable
+class Listed(Growing, Protocol):
+    """A Growing source of files that are found by looking: a new one may lie between old ones, and comes after them."""
+
+    def listings(self) -> list[dict[str, int]]:
+        """Names and sizes of its files, in batches: the first holds those of the first build, each other one what an
+        append found new."""
+
+    def arrange(self, before: Sequence[dict[str, int]]) -> None:
+        """Put the files of these batches first; what is in none of them becomes a batch of its own. Raises SpecError
+        that names a file which is gone or changed."""
+
+
 class SourceSpec(Model):
     """A kind of raw input. Subclasses set `kind` and implement `open`."""
 
@@ -115,6 +137,16 @@ class StepSpec(Model):
     kind: str
     last: ClassVar[bool] = False
     """Whether it must see media as they will be written: only steps of which this is true may follow."""
+
+    @property
+    def moves_points(self) -> bool:
+        """Whether what lies somewhere in a picture may lie elsewhere afterwards (it moves the column `boxes`)."""
+        return False
+
+    @property
+    def writes_points(self) -> bool:
+        """Whether it writes coordinates into texts, where no later step moves them."""
+        return False
 
     @abstractmethod
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
@@ -254,4 +286,10 @@ class BuildSpec(Model):
         for step, following in itertools.pairwise(steps):
             if step.last and not following.last:
                 raise ValueError(f"{following.kind} after {step.kind}, which comes after all others: put it before")
+        for at, step in enumerate(steps):
+            moving = next((later for later in steps[at + 1 :] if later.moves_points), None)
+            if step.writes_points and moving is not None:
+                raise ValueError(
+                    f"{moving.kind} after {step.kind}, which writes coordinates of the picture: put it before"
+                )
         return steps

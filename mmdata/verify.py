@@ -52,7 +52,10 @@ def verify_dataset(path: str | os.PathLike[str]) -> Verification:
     folder = Path(path)
     result = Verification()
     if (folder / ".build" / "publish.json").exists():
-        result.problems.append(f"{folder}: a `--retry` was interrupted while publishing; run it again to finish")
+        result.problems.append(f"{folder}: publishing a change was interrupted; run the same command again to finish")
+        return result
+    if (folder / ".build" / "append.json").exists():
+        result.problems.append(f"{folder}: an append has begun and not ended; run the same build again to end it")
         return result
     try:
         manifest = manifests.read(folder, every_byte=True)

@@ -19,7 +19,7 @@ from mmdata.shards.dataset import open_dataset
 from mmdata.testing.example import SLOW_KINDS, Example, make_example
 from mmdata.testing.kill import run_with_kills
 from mmdata.verify import verify_dataset
-from tests.building import build, command, content, folder_of_pictures, ledger, write_spec
+from tests.building import build, command, content, folder_of_pictures, ledger, picture, write_spec
 
 PLUGIN = """
 import os, signal, time
@@ -289,8 +289,12 @@ def test_resuming_with_another_spec_is_refused_with_the_difference(tmp_path: Pat
     assert "spec.steps[1].pixels: 64 -> 65" in errors
     errors = build(spec, "--limit", "2", code=2).stderr
     assert "spec.limit: null -> 2" in errors
+    picture(9).save(tmp_path / "in" / "0001.jpg", quality=90)
+    errors = build(spec, code=2).stderr
+    assert "inputs[0].sha256_listing: " in errors
+    assert "0001.jpg: " in errors
     folder_of_pictures(tmp_path / "in", 4)
-    assert "inputs[0].images: 3 -> 4" in build(spec, code=2).stderr
+    assert "the source has grown" in build(spec, code=2).stderr
 
 
 def test_running_a_finished_build_again_changes_nothing(tmp_path: Path) -> None:

@@ -29,9 +29,12 @@ TESTED_BY = {
         "mmdata/engine/recover.py",
         "mmdata/engine/spool.py",
         "mmdata/engine/worker.py",
+        "mmdata/job.py",
         "mmdata/ledger.py",
+        "mmdata/outputs/finish.py",
         "mmdata/tally.py",
     ],
+    "tests/test_append.py": ["mmdata/sources/_growth.py"],  # What sources have got since.
     "tests/engine/test_shares.py": ["mmdata/engine/mapped.py"],  # What workers hand over.
     "tests/decode/test_image.py": [  # Reached through the one door, `image`, with every format and damage.
         "mmdata/decode/jpeg.py",
@@ -94,6 +97,10 @@ TESTED_BY = {
         "mmdata/sources/_shard_files.py",
     ],
     "tests/test_specfile.py": ["mmdata/spec.py", "mmdata/registry.py"],  # Specs and kinds as a spec file names them.
+    "tests/steps/test_instruct.py": [  # What the step is told, and says.
+        "mmdata/steps/_instruct_task.py",
+        "mmdata/steps/_phrasings.py",
+    ],
     "tests/steps/test_near_dup.py": ["mmdata/steps/_kept.py"],  # The state that both duplicate steps keep.
     "tests/stream/test_order.py": ["mmdata/rng.py"],
     "tests/stream/test_skips.py": ["mmdata/stream/bad.py", "mmdata/stream/quarantine.py"],  # What is done about skips.
@@ -226,7 +233,6 @@ TESTED_BY = {
         "mmdata/families/native_navit.py",
         "mmtrain/models/audio.py",
         "mmtrain/models/configs.py",
-        "mmtrain/models/connectors.py",
         "mmtrain/models/layers.py",
         "mmtrain/models/native.py",
         "mmtrain/models/native_build.py",

@@ -1,17 +1,27 @@
-"""What a dataset is bound to, so that two builds never mix in one folder."""
+"""What a dataset is bound to, so that two builds never mix in one folder, and how it is bound to more by an append.
+
+`.build/build.json` holds the spec, the inputs and the plugins, `.build/inputs/000.json` the files of a source that are
+found by looking (and 001.json what an append found new), and `.build/append.json` says that an append to a finished
+dataset has begun.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import importlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmdata import specfile
-from mmdata.engine import commit
+from mmdata.engine import commit, mapped
 from mmdata.errors import SpecError
 from mmdata.shards import manifest as manifests
-from mmdata.shards.storage import sha256_file, write_atomic
-from mmdata.spec import BuildSpec, Source
+from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
+from mmdata.spec import BuildSpec, Growing, Listed, Source
+
+INPUTS = ".build/inputs"
 
 
 def bound_spec(spec: BuildSpec, source: Source) -> dict[str, Any]:
@@ -23,25 +33,120 @@ def bound_spec(spec: BuildSpec, source: Source) -> dict[str, Any]:
     return {"spec": specfile.bound(spec), "inputs": source.inputs(), "plugins": plugins}
 
 
-def bind(folder: Path, bound: dict[str, Any]) -> dict[str, Any]:
-    """Bind a build's folder; returns `bound`. Raises SpecError where it was begun with another spec or input, or holds
-    a dataset that nobody can go on with."""
-    path = folder / ".build" / "build.json"
-    if path.exists():
+def bind(folder: Path, spec: BuildSpec, source: Source, *, append: bool = False) -> dict[str, Any]:
+    """Bind a build's folder; returns what it is bound to now. With `append`, also where the source has got more rows
+    behind those that the folder is bound to.
+
+    Raises SpecError where it was begun with another spec or input, or holds a dataset that nobody can go on with.
+    """
+    with open(folder / ".build" / "binding", "w") as lock:  # workers of one build come at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        path = folder / ".build" / "build.json"
+        if not path.exists():
+            if (folder / "manifest.json").exists():
+                raise SpecError(f"{folder} holds a dataset without its build state; build to another output.path")
+            if append:
+                raise SpecError(f"--append: {folder} holds no build; build it first, without --append")
+            bound = bound_spec(spec, source)
+            _keep_listings(folder, source, 0)
+            write_atomic(path, commit.canonical(bound))
+            return bound
         before = manifests.read_json(path)
-        changes = list(specfile.difference(before, bound))
-        if changes:
+        try:
+            arrange(source, listings(folder, before))
+            bound = bound_spec(spec, source)
+            changed = bound != before and _grown(before, bound, source)
+        except SpecError as error:
+            if append:
+                raise
+            told = list(specfile.difference(before, bound_spec(spec, source)))
+            raise SpecError(_refused(folder, [*told, str(error)])) from None
+        if not changed:
+            if bound != before:
+                raise SpecError(_refused(folder, list(specfile.difference(before, bound))))
+        elif not append:
             raise SpecError(
-                "\n".join(
-                    [
-                        f"{folder} was begun with another spec or input; build to another output.path, "
-                        "or take these changes back:",
-                        *(f"  {change}" for change in changes),
-                    ]
-                )
+                f"{folder}: the source has grown since it was begun; add --append to build what is new behind what is "
+                "there, or build to another output.path"
             )
-    elif (folder / "manifest.json").exists():
-        raise SpecError(f"{folder} holds a dataset without its build state; build to another output.path")
-    else:
-        write_atomic(path, commit.canonical(bound))
-    return bound
+        else:
+            _begin_append(folder)
+        _keep_listings(folder, source, len(before["inputs"]))
+        if changed:
+            write_atomic(path, commit.canonical(bound))
+        return bound
+
+
+def _refused(folder: Path, changes: list[str]) -> str:
+    head = f"{folder} was begun with another spec or input; build to another output.path, or take these changes back:"
+    return "\n".join([head, *(f"  {change}" for change in changes)])
+
+
+def _grown(before: dict[str, Any], now: dict[str, Any], source: Source) -> bool:
+    """Whether only the source has changed, by rows behind those that it had, or a higher `limit`; raises SpecError
+    where it has changed in another way."""
+    limit, higher = before["spec"].get("limit"), now["spec"].get("limit")
+    raised = limit is not None and (higher is None or higher > limit)
+    spec = {**before["spec"], "limit": higher} if raised else before["spec"]
+    if (spec, before["plugins"]) != (now["spec"], now["plugins"]):
+        return False
+    if before["inputs"] == now["inputs"]:
+        return raised
+    if not isinstance(source, Growing):
+        raise SpecError(
+            "source: this kind cannot be appended to, since new input may change what its old rows are; build what is "
+            "new to an output.path of its own, and stream or merge both"
+        )
+    source.continues(before["inputs"])
+    return True
+
+
+def _begin_append(folder: Path) -> None:
+    """Say that a finished dataset is being added to, and forget that workers had done all there was."""
+    if (folder / "manifest.json").exists():
+        generation = manifests.read(folder).generation + 1
+        write_atomic(folder / ".build" / "append.json", json.dumps({"generation": generation}).encode())
+    for mark in (folder / mapped.FOLDER).glob("worker-*.json"):
+        mark.unlink()
+
+
+def appending(folder: Path) -> int | None:
+    """The generation that an append has begun to make of a finished dataset, or None."""
+    path = folder / ".build" / "append.json"
+    return int(manifests.read_json(path)["generation"]) if path.exists() else None
+
+
+def end_append(folder: Path) -> None:
+    """Once the manifest of that generation is there."""
+    (folder / ".build" / "append.json").unlink(missing_ok=True)
+    fsync_folder(folder / ".build")
+
+
+def arrange(source: Source, before: list[dict[str, int]]) -> None:
+    """Let a source give first what it gave when these lists of files were kept. Raises SpecError where it cannot."""
+    if before and isinstance(source, Listed):
+        source.arrange(before)
+
+
+def listings(folder: Path, bound: dict[str, Any]) -> list[dict[str, int]]:
+    """The lists of files that were kept of a build's inputs."""
+    return list(_listings(folder, len(bound["inputs"])))
+
+
+def _listings(folder: Path, count: int) -> Iterator[dict[str, int]]:
+    for number in range(count):
+        path = folder / INPUTS / f"{number:03d}.json"
+        if not path.exists():
+            return
+        yield manifests.read_json(path)
+
+
+def _keep_listings(folder: Path, source: Source, first: int) -> None:
+    """Keep the lists of files from the `first` on, and those before it that are not kept yet."""
+    if not isinstance(source, Listed):
+        return
+    (folder / INPUTS).mkdir(exist_ok=True)
+    for number, batch in enumerate(source.listings()):
+        path = folder / INPUTS / f"{number:03d}.json"
+        if number >= first or not path.exists():
+            write_atomic(path, json.dumps(batch).encode())

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdata import registry, specfile
-from mmdata.engine import local, mapped, shares
+from mmdata.engine import binding, local, mapped, shares
 from mmdata.engine.local import OrderedSteps, Unit
 from mmdata.engine.shares import Share
 from mmdata.engine.spool import Memory
@@ -30,9 +30,18 @@ RETRIES = 20
 """Times that a task is run again after its node or process was lost."""
 
 
-def units(spec: BuildSpec, folder: Path, first: int, *, halted: threading.Event) -> Iterator[Unit]:
-    """The units of a build from `first` on, in order, mapped on the cluster at `engine.address`, or on one of this
-    machine alone. At most as many wait or run as the cluster has cores, and two; `halted` ends it between two units.
+def units(
+    spec: BuildSpec,
+    folder: Path,
+    first: int,
+    start: int,
+    *,
+    listings: list[dict[str, int]],
+    halted: threading.Event,
+) -> Iterator[Unit]:
+    """The units of a build from `first` on, which begins with input row `start`, in order, mapped on the cluster at
+    `engine.address`, or on one of this machine alone. At most as many wait or run as the cluster has cores, and two;
+    `halted` ends it between two units. `listings` arrange the source (`mmdata.engine.binding`).
 
     Raises SpecError where Ray is not installed or not reached, RunError where a task fails for good, and what a local
     build raises.
@@ -43,10 +52,12 @@ def units(spec: BuildSpec, folder: Path, first: int, *, halted: threading.Event)
         data = shares.fair(spec, Share(0, cores)).model_dump(mode="json")
         task = ray.remote(num_cpus=1, max_retries=RETRIES)(map_unit)
         ahead: deque[tuple[int, Any]] = deque()
+        arranged = ray.put(listings)
         number = first
         while not halted.is_set():
             while len(ahead) < cores + 2:
-                ahead.append((number, task.options(name=f"unit {number}").remote(data, number)))
+                row = start + (number - first) * spec.output.unit_rows
+                ahead.append((number, task.options(name=f"unit {number}").remote(data, number, row, arranged)))
                 number += 1
             done, reference = ahead[0]
             if not ray.wait([reference], timeout=0.5)[0]:
@@ -101,16 +112,17 @@ def _result(ray: Any, reference: Any, number: int) -> bytes | None:
     return made
 
 
-def map_unit(data: dict[str, Any], number: int) -> bytes | None:
-    """Fetch and map one unit in this process and return its file; None where the source has no such rows. `data` is the
-    spec as JSON, its paths absolute."""
+def map_unit(data: dict[str, Any], number: int, start: int, listings: list[dict[str, int]]) -> bytes | None:
+    """Fetch and map one unit, which begins with input row `start`, in this process and return its file; None where the
+    source has no such rows. `data` is the spec as JSON, its paths absolute."""
     for plugin in data["plugins"]:
         registry.load_plugin(plugin)
     spec = specfile.build_model(data).model_validate(data)
     spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"workers": 1})})
-    start = number * spec.output.unit_rows
     stop = min(start + spec.output.unit_rows, spec.limit) if spec.limit is not None else start + spec.output.unit_rows
-    records = spec.source.open().records(start, stop)
+    source = spec.source.open()
+    binding.arrange(source, listings)
+    records = source.records(start, stop)
     one = next(records, None)
     if one is None:
         return None

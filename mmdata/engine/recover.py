@@ -27,6 +27,8 @@ from mmdata.shards.table import ShardEntry
 
 AREA = "retry"
 RECORDS = "retry/units"
+COMPACT = "compact"
+"""Whose publication a mark may be of; without a name it is that of a retry or an append."""
 
 
 def transient_rows(folder: Path, manifest: Manifest) -> dict[int, list[int]]:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -52,10 +51,10 @@ def fair(spec: BuildSpec, share: Share) -> BuildSpec:
 
 
 def units(
-    records: Iterator[Record], unit_rows: int, folder: Path, share: Share, seen: list[int]
+    every: Iterator[tuple[int, Iterator[Record]]], folder: Path, share: Share, seen: list[int]
 ) -> Iterator[tuple[int, Iterator[Record]]]:
-    """The units of a share that are still to be mapped. `seen` is given the number of every unit of the build."""
-    for number, rows in itertools.groupby(records, key=lambda record: record.row // unit_rows):
+    """The units of a share that are still to be mapped. `seen` is given the number of each one."""
+    for number, rows in every:
         seen.append(number)
         if number % share.workers == share.index and not mapped.place(folder, number).exists():
             yield number, rows

@@ -67,7 +67,7 @@ class Dataset:
         if manifest is None and (self.path / ".build" / "publish.json").exists():
             raise DataError(
                 "publish_interrupted",
-                f"{self.path}: a `--retry` was interrupted while publishing; run it again to finish",
+                f"{self.path}: a change was interrupted while it was published; run the same command again to finish",
             )
         self.manifest = manifests.read(self.path) if manifest is None else manifest
         self._given = manifest

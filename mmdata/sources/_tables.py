@@ -107,13 +107,15 @@ def list_files(path: str, formats: Sequence[str] = FORMATS, named: Sequence[str]
 
 
 def fingerprint(file: TableFile) -> dict[str, Any]:
-    """Name, size, and SHA-256 of the first and last MiB: enough to notice another input, cheap on remote files."""
+    """Name, size, and SHA-256 of the first and last MiB: enough to notice another input, cheap on remote files. With
+    `file.size` less than the file has, of so many bytes of it."""
     digest = hashlib.sha256()
     with opened(file) as stream:
-        digest.update(stream.read(1 << 20))
+        digest.update(stream.read(min(1 << 20, file.size)))
         if file.size > 1 << 20:
-            stream.seek(max(1 << 20, file.size - (1 << 20)))
-            digest.update(stream.read(1 << 20))
+            start = max(1 << 20, file.size - (1 << 20))
+            stream.seek(start)
+            digest.update(stream.read(file.size - start))
     return {"name": file.name, "size": file.size, "sha256_ends": digest.hexdigest()}
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from pydantic import model_validator
 
 from mmdata.errors import DataError
 from mmdata.registry import register
+from mmdata.sources import _growth
 from mmdata.sources._tables import json_value, printable
 from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, MediaKind, Origin, Sample, State, Text
@@ -66,21 +66,32 @@ class _Files:
         found = self._fs.find(self._root, detail=True)
         names = {path[len(self._root) :].lstrip("/"): info for path, info in found.items()}
         self._kinds = {name: kind for name in sorted(names) if (kind := wanted.get(PurePosixPath(name.lower()).suffix))}
-        self._files = list(self._kinds)
         # By the name with a lower-case suffix; where `a.TXT` and `a.txt` both exist, the latter sorts last and counts.
         self._sidecars = {
             str(path.with_suffix(path.suffix.lower())): name
             for name in sorted(names)
             if (path := PurePosixPath(name)).suffix.lower() in (".txt", ".json")
         }
-        self._sizes = {name: int(names[name]["size"] or 0) for name in [*self._files, *self._sidecars.values()]}
-        if not self._files:
+        self._sizes = {name: int(names[name]["size"] or 0) for name in [*self._kinds, *self._sidecars.values()]}
+        if not self._kinds:
             raise DataError("source_empty", f"{spec.path}: no file ends in one of {', '.join(sorted(wanted))}")
+        self.arrange(())
 
     def inputs(self) -> list[dict[str, Any]]:
-        listing = "".join(f"{name}\t{self._sizes[name]}\n" for name in sorted(self._sizes))
-        digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
-        return [{"name": ".", "images": len(self._files), "size": sum(self._sizes.values()), "sha256_listing": digest}]
+        return [
+            {"name": ".", "images": sum(name in self._kinds for name in batch), **_growth.listing(batch)}
+            for batch in self._batches
+        ]
+
+    def listings(self) -> list[_growth.Sizes]:
+        return self._batches
+
+    def arrange(self, before: Sequence[_growth.Sizes]) -> None:
+        self._batches = _growth.batches(self._sizes, before, self._sidecars.values())
+        self._files = [name for batch in self._batches for name in sorted(batch) if name in self._kinds]
+
+    def continues(self, before: Sequence[Mapping[str, Any]]) -> None:
+        _growth.listings_continue(before, self.inputs())
 
     def count(self) -> int | None:
         return len(self._files)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
@@ -17,6 +16,7 @@ import fsspec
 
 from mmdata.errors import DataError
 from mmdata.registry import register
+from mmdata.sources import _growth
 from mmdata.sources._paths import within
 from mmdata.sources._tables import printable
 from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
@@ -75,11 +75,20 @@ class _Pages:
         self._names = list(self._sizes)
         if not self._names:
             raise DataError("source_empty", f"{spec.path}: no file ends in one of {', '.join(SUFFIXES)}")
+        self.arrange(())
 
     def inputs(self) -> list[dict[str, Any]]:
-        listing = "".join(f"{name}\t{size}\n" for name, size in self._sizes.items())
-        digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
-        return [{"name": ".", "pages": len(self._names), "size": sum(self._sizes.values()), "sha256_listing": digest}]
+        return [{"name": ".", "pages": len(batch), **_growth.listing(batch)} for batch in self._batches]
+
+    def listings(self) -> list[_growth.Sizes]:
+        return self._batches
+
+    def arrange(self, before: Sequence[_growth.Sizes]) -> None:
+        self._batches = _growth.batches(self._sizes, before)
+        self._names = [name for batch in self._batches for name in sorted(batch)]
+
+    def continues(self, before: Sequence[Mapping[str, Any]]) -> None:
+        _growth.listings_continue(before, self.inputs())
 
     def count(self) -> int | None:
         return len(self._names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from mmdata.errors import DataError, SpecError
 from mmdata.registry import register
 from mmdata.shards.access import local_path
 from mmdata.shards.rows import RowSource, is_table, open_shard
-from mmdata.sources import _rows, _tables
+from mmdata.sources import _growth, _rows, _tables
 from mmdata.sources._columns import Columns, Naming, columns
 from mmdata.sources._paths import within
 from mmdata.sources._shard_files import shard_files
@@ -101,6 +101,9 @@ class _Files:
 
     def inputs(self) -> list[dict[str, Any]]:
         return [_tables.fingerprint(file) for file in self._files]
+
+    def continues(self, before: Sequence[Mapping[str, Any]]) -> None:
+        _growth.files_continue(self._files, before, self.inputs())
 
     def count(self) -> int | None:
         return sum(self._counts)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from mmdata.errors import DataError, SpecError
 from mmdata.registry import nearest, register
-from mmdata.sources import _tables
+from mmdata.sources import _growth, _tables
 from mmdata.sources._paths import within
 from mmdata.sources._tables import json_value
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
@@ -68,6 +68,9 @@ class _Documents:
 
     def inputs(self) -> list[dict[str, Any]]:
         return [_tables.fingerprint(file) for file in self._files]
+
+    def continues(self, before: Sequence[Mapping[str, Any]]) -> None:
+        _growth.files_continue(self._files, before, self.inputs())
 
     def count(self) -> int | None:
         counts = [_tables.count(file) for file in self._files]

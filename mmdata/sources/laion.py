@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,7 +12,7 @@ from pydantic import field_validator
 
 from mmdata.errors import SpecError
 from mmdata.registry import register
-from mmdata.sources import _tables
+from mmdata.sources import _growth, _tables
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, Origin, Sample, Text
 
@@ -110,6 +110,9 @@ class _LaionTables:
 
     def inputs(self) -> list[dict[str, Any]]:
         return [_tables.fingerprint(opened.file) for opened in self._files]
+
+    def continues(self, before: Sequence[Mapping[str, Any]]) -> None:
+        _growth.files_continue([opened.file for opened in self._files], before, self.inputs())
 
     def count(self) -> int | None:
         total = 0

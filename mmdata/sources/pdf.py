@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -11,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from pydantic import Field
 
 from mmdata.errors import DataError, SpecError
 from mmdata.registry import register
+from mmdata.sources import _growth
 from mmdata.sources._tables import printable
 from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, Origin, Page, Sample
@@ -76,12 +76,20 @@ class _Documents:
         }
         if not self._sizes:
             raise DataError("source_empty", f"{spec.path}: no .pdf file there")
+        self.arrange(())
 
     def inputs(self) -> list[dict[str, Any]]:
-        listing = "".join(f"{name}\t{size}\n" for name, size in self._sizes.items())
-        digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
-        size = sum(self._sizes.values())
-        return [{"name": ".", "documents": len(self._sizes), "size": size, "sha256_listing": digest}]
+        return [{"name": ".", "documents": len(batch), **_growth.listing(batch)} for batch in self._batches]
+
+    def listings(self) -> list[_growth.Sizes]:
+        return self._batches
+
+    def arrange(self, before: Sequence[_growth.Sizes]) -> None:
+        self._batches = _growth.batches(self._sizes, before)
+        self._sizes = {name: batch[name] for batch in self._batches for name in sorted(batch)}
+
+    def continues(self, before: Sequence[Mapping[str, Any]]) -> None:
+        _growth.listings_continue(before, self.inputs())
 
     def count(self) -> int | None:
         return None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import fsspec
 
 from mmdata.errors import DataError, SpecError
 from mmdata.registry import nearest, register
-from mmdata.sources import _subtitles, _tables
+from mmdata.sources import _growth, _subtitles, _tables
 from mmdata.sources._paths import within
 from mmdata.sources._tables import json_value, printable
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
@@ -76,6 +76,9 @@ class _Clips:
 
     def inputs(self) -> list[dict[str, Any]]:
         return [_tables.fingerprint(file) for file in self._files]
+
+    def continues(self, before: Sequence[Mapping[str, Any]]) -> None:
+        _growth.files_continue(self._files, before, self.inputs())
 
     def count(self) -> int | None:
         return None

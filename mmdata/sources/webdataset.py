@@ -4,7 +4,7 @@ lie until they are wanted."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from mmdata.registry import register
 from mmdata.shards.access import open_source
 from mmdata.shards.foreign_tar import TarPass
 from mmdata.shards.rows import is_table
-from mmdata.sources import _tables
+from mmdata.sources import _growth, _tables
 from mmdata.sources._energon import MEDIA, FieldMap
 from mmdata.sources._members import KINDS, TEXTS, Group, groups, mapped, meta_of, parts
 from mmdata.sources._shard_files import ShardFile, shard_files
@@ -61,6 +61,9 @@ class _Tars:
                 told["fields"] = {name: [list(place) for place in places] for name, places in tar.fields.fields}
             found.append(told)
         return found
+
+    def continues(self, before: Sequence[Mapping[str, Any]]) -> None:
+        _growth.files_continue(self._files, before, self.inputs())
 
     def count(self) -> int | None:
         return sum(self._rows.values()) if len(self._rows) == len(self._tars) else None
