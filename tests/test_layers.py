@@ -62,10 +62,14 @@ TESTED_BY = {
     "tests/test_explain.py": ["mmdata/explain_page/page.py", "mmdata/explain_page/pictures.py"],  # What it renders.
     "tests/test_report.py": [  # The parts of one page.
         "mmdata/report_page/charts.py",
+        "mmdata/report_page/examples.py",
         "mmdata/report_page/page.py",
         "mmdata/report_page/pictures.py",
+        "mmdata/report_page/rejected.py",
         "mmdata/report_page/text.py",
     ],
+    "tests/test_stats.py": ["mmdata/stats_kept.py", "mmdata/stats_tokens.py"],  # The figures of one file.
+    "tests/report_page/test_media.py": ["mmdata/report_page/films.py", "mmdata/report_page/sounds.py"],
     "tests/shards/test_columns.py": ["mmdata/shards/arrow.py"],  # Columns are made of them.
     "tests/shards/test_access.py": [  # Files of any kind through the one door.
         "mmdata/shards/local.py",
@@ -208,7 +212,7 @@ TESTED_BY = {
     ],  # Whole packs of all kinds.
     "tests/views/test_augment.py": ["mmdata/decode/colour.py", "mmdata/views/geometry.py"],  # What moves together.
     "tests/views/test_anyres.py": ["mmdata/views/_picture.py"],
-    "tests/views/test_mel.py": ["mmdata/views/log_mel.py"],
+    "tests/views/test_mel.py": ["mmdata/views/mel_filters.py", "mmdata/views/log_mel.py"],
     "tests/views/test_navit.py": [  # Sizes at which models see a picture, one table of cases for all.
         "mmdata/views/naflex.py",
         "mmdata/views/pix2struct.py",
@@ -237,6 +241,18 @@ TESTED_BY = {
         "mmtrain/models/native.py",
         "mmtrain/models/native_build.py",
         "mmtrain/models/navit.py",
+    ],
+    "tests/mmtrain/test_connectors.py": [  # All kinds, over the same pictures.
+        "mmtrain/models/connectors/__init__.py",
+        "mmtrain/models/connectors/compressed.py",
+        "mmtrain/models/connectors/merged.py",
+        "mmtrain/models/connectors/patches.py",
+        "mmtrain/models/connectors/pooled.py",
+        "mmtrain/models/connectors/queries.py",
+    ],
+    "tests/mmtrain/test_qformer.py": [  # One model and its objectives.
+        "mmtrain/models/connectors/objectives.py",
+        "mmtrain/models/connectors/qformer.py",
     ],
     "tests/mmtrain/test_sft.py": [  # The command learns, resumes, refuses.
         "mmtrain/inspect_packs.py",

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from mmdata.registry import register
 from mmdata.spec import StepSpec
+from mmdata.steps import _boxes
 from mmdata.steps._columns import with_columns
 from mmdata.steps._pictures import Pixels, changed, images
 from mmdata.steps.resize import resample
@@ -26,7 +27,7 @@ class AspectBucket(StepSpec):
     """Find the bucket whose aspect ratio is nearest to a picture's, and write its size as columns `bucket_height` and
     `bucket_width` (of the first picture). Batches can then be made of one shape. With `fit: crop` every picture is
     scaled to cover its bucket and cut to it, from the middle; one that would be enlarged drops its sample, as
-    `aspect_bucket`.
+    `aspect_bucket`. The boxes of a sample's only picture move with it.
 
     Buckets are given, or made as for NovelAI's and Stable Diffusion XL's training: sides in steps, about `pixels` each.
     """
@@ -44,6 +45,8 @@ class AspectBucket(StepSpec):
     """`none`: only the columns."""
     upscale: bool = False
     """Enlarge pictures that are smaller than their bucket."""
+    boxes: str | None = _boxes.COLUMN
+    """The column of a picture's boxes, which are moved with it (see `boxes`); null: nothing is moved."""
 
     @field_validator("buckets")
     @classmethod
@@ -51,6 +54,11 @@ class AspectBucket(StepSpec):
         if any(min(size) < 1 for size in buckets):
             raise ValueError("buckets: sides are positive")
         return buckets
+
+    @property
+    def moves_points(self) -> bool:
+        """Whether what lies somewhere in a picture may lie elsewhere afterwards."""
+        return self.fit == "crop"
 
     @property
     def needs_pixels(self) -> bool:
@@ -68,6 +76,10 @@ class AspectBucket(StepSpec):
                     detail = f"{size[1]}x{size[0]} is smaller than its bucket {bucket[1]}x{bucket[0]}"
                     return Drop(reason=self.kind, detail=detail)
             sample = changed(sample, work, self._fitted)
+            if len(sizes) == 1:
+                tall, wide, top, left = self._placed(*sizes[0])
+                scale = (tall / sizes[0][0], wide / sizes[0][1])
+                sample = _boxes.moved(sample, self.boxes, scale, (-top, -left))
         height, width = self.bucket(*sizes[0])
         return with_columns(sample, {"bucket_height": height, "bucket_width": width})
 
@@ -88,11 +100,16 @@ class AspectBucket(StepSpec):
         to_height, to_width = self.bucket(height, width)
         if (height, width) == (to_height, to_width):
             return None
+        tall, wide, top, left = self._placed(height, width)
+        scaled = resample(Image.fromarray(pixels), tall, wide, "area")
+        return scaled[top : top + to_height, left : left + to_width]
+
+    def _placed(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """Height and width that a picture is scaled to, and top and left of its bucket in that."""
+        to_height, to_width = self.bucket(height, width)
         scale = max(to_height / height, to_width / width)
         tall, wide = max(to_height, round(height * scale)), max(to_width, round(width * scale))
-        scaled = resample(Image.fromarray(pixels), tall, wide, "area")
-        top, left = (tall - to_height) // 2, (wide - to_width) // 2
-        return scaled[top : top + to_height, left : left + to_width]
+        return tall, wide, (tall - to_height) // 2, (wide - to_width) // 2
 
 
 @lru_cache(maxsize=8)

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from mmdata.registry import register
 from mmdata.spec import StepSpec
+from mmdata.steps import _boxes
 from mmdata.types import Drop, Media, Sample
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Resize(StepSpec):
     format) already is left byte for byte as it is; every other is decoded, resized and re-encoded once.
 
     What is written is RGB (grey stays grey), the first frame, with alpha composited on white, no metadata and no ICC
-    profile (samples are not transformed by it).
+    profile (samples are not transformed by it). The boxes of a sample's only picture move with it.
     """
 
     kind: Literal["resize"] = "resize"
@@ -62,6 +63,8 @@ class Resize(StepSpec):
     are resized are written. Another value also re-encodes pictures of every other format."""
     quality: int = Field(95, ge=1, le=100)
     """Quality of written JPEG (4:2:0) and WebP."""
+    boxes: str | None = _boxes.COLUMN
+    """The column of a picture's boxes, [left, top, right, bottom] in pixels (see `boxes`); null: nothing is moved."""
 
     @model_validator(mode="after")
     def _complete(self) -> Resize:
@@ -76,12 +79,30 @@ class Resize(StepSpec):
         """Whether exact pixels will be asked for, so that verification may as well decode them."""
         return self.decode == "exact" and (self.mode != "keep" or self.format != "same")
 
+    @property
+    def moves_points(self) -> bool:
+        """Whether what lies somewhere in a picture may lie elsewhere afterwards."""
+        return self.mode != "keep"
+
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
+        sizes = [work.size(part) for part in sample.media if part.kind == "image"]
         parts = [
             self._resize(part, work) if isinstance(part, Media) and part.kind == "image" else part
             for part in sample.parts
         ]
-        return replace(sample, parts=tuple(parts))
+        made = replace(sample, parts=tuple(parts))
+        return self._moved(made, *sizes[0]) if len(sizes) == 1 else made
+
+    def _moved(self, sample: Sample, height: int, width: int) -> Sample:
+        tall, wide = self.target(height, width)
+        to_height, to_width = self.shape(height, width)
+        # What is cut or added lies on both sides, the odd pixel behind: `_cut` and `_pad` floor alike.
+        shift = ((to_height - tall) // 2, (to_width - wide) // 2)
+        if self.mode == "center_crop":
+            shift = (-((tall - to_height) // 2), -((wide - to_width) // 2))
+        if (tall, wide) == (height, width) == (to_height, to_width):
+            return sample
+        return _boxes.moved(sample, self.boxes, (tall / height, wide / width), shift)
 
     def _resize(self, media: Media, work: Work) -> Media:
         from mmdata.decode import image
