@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 
 
 class SpecError(Exception):
-    """The user's configuration is wrong. The message is complete: every problem, its place and a remedy."""
+    """The user's configuration is wrong. The message is complete: every problem, its place and a remedy.
+
+    `reason` is a slug, as that of DataError is: docs/troubleshooting.md has an entry on it.
+    """
+
+    def __init__(self, message: str = "", *, reason: str = "spec_mistake") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class DataError(Exception):
@@ -30,7 +37,12 @@ class DataError(Exception):
 
 
 class RunError(Exception):
-    """The run cannot go on (disk full, output not writable, budget spent). The message is one clear line."""
+    """The run cannot go on (disk full, output not writable, budget spent). The message is one clear line, `reason` a
+    slug, as that of SpecError is."""
+
+    def __init__(self, message: str = "", *, reason: str = "run_failed") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass(slots=True, kw_only=True)
