@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mmdata.stream.loader import StreamLoader
 from mmdata.types import World
+from mmtrain.auxiliary import Term
 from mmtrain.certificate import Strategy
 from mmtrain.gate import Gate
 from mmtrain.monitor import Monitor
@@ -48,6 +49,8 @@ class Job:
     loader: StreamLoader
     strategy: Strategy
     """How the model is told of the borders in a row."""
+    terms: Mapping[str, Term] = field(default_factory=dict)
+    """Auxiliary losses of the model's modules, with the config's weights (`auxiliary.declared`)."""
     step: int = 0
     """Optimiser steps done."""
     parts: dict[str, Stateful] = field(default_factory=dict)

@@ -28,7 +28,7 @@ from mmdata.explain_page.page import render
 from mmdata.stream.deal import Deal
 from mmdata.stream.loader import Batch, StreamLoader
 from mmdata.types import World
-from mmtrain import checkpoint, loop, run, sft
+from mmtrain import auxiliary, checkpoint, loop, run, sft
 from mmtrain.certificate import Strategy
 from mmtrain.gate import quarantined
 from mmtrain.job import Job
@@ -161,6 +161,7 @@ def _trained_up_to(
         optim=optim,
         loader=loader,
         strategy=strategy,
+        terms=auxiliary.declared(model, spec.auxiliary),
         base=checkpoint.base_digest(model, settings) if spec.checkpoint.weights == "trained" else None,
     )
     if spec.precision == "fp16":
@@ -195,13 +196,20 @@ def _passed(
     model.train()
     if staged(restored.settings):
         thaw(model, restored.settings, step / spec.steps)
+    terms = auxiliary.declared(model, spec.auxiliary)
+    units = auxiliary.units(model, batch, weights, terms)
     torch.manual_seed(int(rng.generator("step", spec.seed, step, *batch["keys"]).integers(2**63)))
-    with _watched(model) as first, autocast(batch["input_ids"].device, spec.precision):
+    with (
+        _watched(model) as first,
+        autocast(batch["input_ids"].device, spec.precision),
+        auxiliary.recording() as said,
+    ):
         summed, each = losses(model, batch, weights, strategy)
     model.zero_grad(set_to_none=True)
     part = summed / total if total else summed
+    whole = part + sum(terms[name].weight * value for name, value in auxiliary.summed(terms, said, units).items())
     if math.isfinite(float(part)):
-        part.backward()
+        whole.backward()
     where = first[0] if first else None
     if where is None:
         bad = (name for name, p in model.named_parameters() if p.grad is not None and not p.grad.isfinite().all())

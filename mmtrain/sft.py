@@ -32,6 +32,7 @@ from mmdata.stream.report import plan_report
 from mmdata.types import Packed, World
 from mmtrain import (
     adapters,
+    auxiliary,
     blocks,
     certificate,
     checkpoint,
@@ -155,11 +156,14 @@ def sft(
     begun += written if start is None else []
     blocks.check_chance(model, spec.packs_per_forward)
     settings = resolve(spec.parameters, list(aliases(model).values()), adapters.defaults(model))
+    terms = auxiliary.declared(model, spec.auxiliary)
     if world.rank == 0:
         if dry_run:  # it is long: what it comes to stands below, at the end
             print(f"config {spec.model_dump_json(indent=1, exclude_unset=False)}")
         print(plan(spec, stream, model))
         print(*filter(None, [parameter_table(spec, model, settings), told, adapters.table(model), *begun]), sep="\n")
+        for name, term in terms.items():
+            print(f"beside     {name}: its mean over each {term.per}, times {term.weight:g}")
     if dry_run:
         if world.rank == 0:
             print(*estimate.lines(spec, model, settings, stream), sep="\n")
@@ -181,6 +185,7 @@ def sft(
         optim=optimizer(model, spec.optim, settings, factor=lr_factor(spec.optim, spec.global_batch)),
         loader=make_loader(spec, stream, tokenizer, strategy, every_medium=sharded),
         strategy=strategy,
+        terms=terms,
         config=binding,
         base=base,
     )

@@ -52,6 +52,10 @@ class TrainSpec(Model):
     """What tokens weigh in each part of the run, in ascending order: early all, late answers only, say."""
     task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """What the samples of a task (their `task`, or the name of their dataset) weigh; others weigh 1."""
+    auxiliary: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Weights of auxiliary losses by name, in place of their modules' own; what there is depends on the model
+    (`reconstruction` of connector clusters, `itc` and `itm` of the Q-Former), and `--dry-run` prints it. The log has
+    the mean of each as `aux/NAME`."""
     optim: OptimSpec = OptimSpec()
     precision: Precision = "fp32"
     """What products of matrices are computed in: `bf16` and `fp16` (with a loss scale) by autocast."""

@@ -10,7 +10,7 @@ import torch
 
 from mmdata import rng
 from mmdata.stream.loader import Batch
-from mmtrain import optim
+from mmtrain import auxiliary, optim
 from mmtrain.distributed import add_gradients, gather, sums
 from mmtrain.ema import PART, Ema
 from mmtrain.gate import Reason, quarantine
@@ -26,7 +26,7 @@ class Step:
     """What one optimiser step did."""
 
     loss: float
-    """Weighted mean cross-entropy of the step's targets, in nats."""
+    """Weighted mean cross-entropy of the step's targets, in nats, without auxiliary losses."""
     grad_norm: float
     """Of the whole gradient, before clipping."""
     weight: float
@@ -35,6 +35,8 @@ class Step:
     """Of the gradient of each part (vision, connector, ...), before clipping."""
     tasks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Of each task of the step, all ranks together: the sum of weight * loss over its targets, and of their weights."""
+    terms: Mapping[str, float] = field(default_factory=dict)
+    """The mean of each auxiliary loss over the step's units (`mmtrain.auxiliary`), before its weight."""
     moved: bool = True
     """Whether weights were moved: not in a step without targets, nor in one of fp16 that overflowed, nor in one that
     was skipped."""
@@ -65,15 +67,16 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
     if not total:
         job.gate.empty += 1
         return Step(loss=0.0, grad_norm=0.0, weight=0.0, moved=False)
-    loss, tasks = backward(job, batches, weights, total, 1.0 if scale is None else scale.scale)
+    loss, tasks, terms = backward(job, batches, weights, total, 1.0 if scale is None else scale.scale)
     norms = optim.gradient_norms(job.optim)
     length = optim.total(norms)
-    result = Step(loss=loss, grad_norm=length, weight=total, norms=norms, tasks=tasks)
+    result = Step(loss=loss, grad_norm=length, weight=total, norms=norms, tasks=tasks, terms=terms)
+    whole = loss + sum(job.terms[name].weight * value for name, value in terms.items())
     if scale is not None:
         scale.update(finite=math.isfinite(length))
-        if math.isfinite(loss) and not math.isfinite(length):
+        if math.isfinite(whole) and not math.isfinite(length):
             return replace(result, moved=False)
-    if (reason := job.gate.judge(loss, length, job.world)) is not None:
+    if (reason := job.gate.judge(whole, length, job.world)) is not None:
         keys = [key for batch in batches for key in batch["keys"]]
         quarantine(job.folder, job.step, reason, keys, job.world)
         job.gate.check(reason, job.step, keys)
@@ -89,25 +92,33 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
 
 def backward(
     job: Job, batches: Sequence[Batch], weights: Sequence[torch.Tensor], total: float, scale: float = 1.0
-) -> tuple[float, dict[str, tuple[float, float]]]:
-    """Leave in the parameters the gradient of the step's loss, all ranks together, and answer that loss and its sums by
-    task (`Step.tasks`). `weights` are those of each batch's labels, `total` is their sum over all ranks. The loss is
-    multiplied by `scale` on its way to the gradient, and the gradient divided by it."""
+) -> tuple[float, dict[str, tuple[float, float]], dict[str, float]]:
+    """Leave in the parameters the gradient of the step's loss, all ranks together, and answer that loss, its sums by
+    task (`Step.tasks`), and its auxiliary losses (`Step.terms`), which the gradient holds too. `weights` are those of
+    each batch's labels, `total` is their sum over all ranks. The loss is multiplied by `scale` on its way to the
+    gradient, and the gradient divided by it."""
     job.optim.zero_grad(set_to_none=True)
     loss, tasks = 0.0, dict[str, tuple[float, float]]()
-    for batch, weight in zip(batches, weights, strict=True):
+    units = [auxiliary.units(job.model, *each, job.terms) for each in zip(batches, weights, strict=True)]
+    counts = dict(zip(auxiliary.UNITS, sums(auxiliary.totals(units), job.world) if job.terms else (), strict=False))
+    means = dict.fromkeys(job.terms, 0.0)
+    for batch, weight, mine in zip(batches, weights, units, strict=True):
         torch.manual_seed(int(rng.generator("step", job.spec.seed, job.step, *batch["keys"]).integers(2**63)))
-        with autocast(batch["input_ids"].device, job.spec.precision):
+        with autocast(batch["input_ids"].device, job.spec.precision), auxiliary.recording() as said:
             summed, each = losses(job.model, batch, weight, job.strategy)
         part = summed / total
-        (part * scale).backward()
         loss += float(part.detach())
+        for name, value in auxiliary.summed(job.terms, said, mine).items():
+            mean = value / max(counts[job.terms[name].per], 1e-30)
+            part = part + job.terms[name].weight * mean
+            means[name] += float(mean.detach())
+        (part * scale).backward()
         tasks = merged([tasks, by_task(batch, each, weight)])
     job.monitor.lap("compute")
     add_gradients(job.model.parameters(), job.world)
     if scale != 1:
         optim.scale_gradients(job.model.parameters(), 1 / scale)
-    (loss,) = sums([loss], job.world)
+    loss, *values = sums([loss, *means.values()], job.world)
     tasks = merged(gather(tasks, job.world))
     job.monitor.lap("sync")
-    return loss, tasks
+    return loss, tasks, dict(zip(means, values, strict=True))

@@ -60,5 +60,5 @@ def _kept(plan: MediaPlan) -> dict[str, np.ndarray]:
     frames = plan.grid[0]
     return {
         "patch_coordinates": kept_coordinates(plan),
-        "patch_counts": np.full(frames, plan.tokens // frames, np.int64),
+        "patch_counts": np.full(frames, plan.shape[0] // frames, np.int64),
     }

@@ -18,13 +18,12 @@ from mmtrain.rules import LAYER
 NAMES = ("lora", "ia3", "prefix", "bottleneck")
 """What an adapter is called in the module it adapts, in the order in which several of one module are put in."""
 
-# The layers of our own towers hold `qkv`, `out`, `up` and `down` themselves, those of Whisper `fc1` and `fc2`.
-_ATTENTION = re.compile(r"attn|attention|layers\.\d+\.(qkv|out)$")
+_ATTENTION = re.compile(r"attn|attention")
 _KEYS_VALUES = re.compile(r"(k_proj|v_proj|key|value|k_lin|v_lin|qkv|qkv_proj|query_key_value|c_attn|\.[kv])$")
 _MLP_LAST = re.compile(r"(^|\.)(down_proj|fc2|c_proj|w2|wo|linear_fc2|dense_4h_to_h|lin2|output\.dense|down)$")
 _MLP = re.compile(r"mlp|feed_forward|feedforward|ffn|moe")
-_HALVES = {"out": "attention", "fc2": "mlp", "down": "mlp"}
-"""What ends attention or an MLP that is no module, where a layer holds it itself."""
+_HALVES = {"fc2": "mlp"}
+"""What ends an MLP that is no module, where a layer holds it itself: Whisper's."""
 _MIXER = re.compile(r"(^|\.)(conv|mamba|mixer|recurrent|temporal_block)\.")
 """Neither attention nor MLP: what mixes tokens otherwise."""
 _ROUTER = re.compile(r"(^|\.)(gate|router|router\.classifier|shared_expert_gate)$")
@@ -258,8 +257,7 @@ def _bottleneck(modules: Modules, entry: BottleneckSpec, mine: list[str], where:
         else:
             continue
         if tail in _HALVES and entry.mode == "parallel" and entry.targets in ("all", kind):
-            what = "MLPs" if kind == "mlp" else "attentions"
-            raise SpecError(f"{where}.mode: {alias}: the {what} there are no modules; use sequential, or name targets")
+            raise SpecError(f"{where}.mode: {alias}: the MLPs there are no modules; use sequential, or name targets")
         if entry.targets in ("all", kind):
             chosen.append(alias)
     return [target(modules, alias, entry) for alias in chosen]

@@ -57,7 +57,8 @@ class VarlenAudioConfig(PreTrainedConfig):
 
 class NativeConfig(PreTrainedConfig):
     """Towers, connectors and language model. A part's config is ours or any of transformers', by its `model_type`;
-    None for a tower that the model does not have. `views` are the parameters with which its media are made."""
+    None for a tower that the model does not have. `connector` and `audio_connector` are their specs as dictionaries,
+    `views` are the parameters with which its media are made."""
 
     model_type = "mmtrain_native"
     sub_configs: ClassVar[dict[str, Any]] = {
@@ -71,7 +72,8 @@ class NativeConfig(PreTrainedConfig):
         vision_config: Any = None,
         audio_config: Any = None,
         text_config: Any = None,
-        connector: str = "mlp",
+        connector: dict[str, Any] | str = "mlp",
+        audio_connector: dict[str, Any] | str = "mlp",
         merge: int = 1,
         vision_layer: int = -1,
         views: dict[str, dict[str, Any]] | None = None,
@@ -85,6 +87,7 @@ class NativeConfig(PreTrainedConfig):
         self.audio_config = _config(audio_config)
         self.text_config = _config(text_config or {"model_type": "llama"})
         self.connector = connector
+        self.audio_connector = audio_connector
         self.merge = merge
         self.vision_layer = vision_layer
         self.views = views or {}

@@ -15,7 +15,8 @@ from mmdata.families import Family, _AnyToken, get_family
 from mmdata.shards.dataset import Dataset
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import MediaKind
-from mmtrain.models import hf
+from mmdata.views.resampled import Resampled
+from mmtrain.models import connectors, hf
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native_build import native_config
 from mmtrain.models.source import folder_of
@@ -75,10 +76,31 @@ def native_family(
         if not has[kind]:
             raise SpecError(f"model.views.{kind}: this model takes no {kind}")
     family = get_family(name, tokenizer=_AnyToken(), checkpoint=processor, **told)
+    if vision is not None:
+        _check_views(config, family)
     if name == "native_fixed":
         _check_merge(config, family)
     kept = {kind: rule for kind, rule in family.media.items() if has[kind]}
+    connector = connectors.read(config.connector)
+    if vision is not None and not connector.merges:  # what a picture becomes is the connector's to say
+        told = {"tokens": connector.tokens, "at_most": connector.kind in connectors.AT_MOST}
+        pictured: tuple[MediaKind, ...] = ("image", "video")
+        for kind in pictured:
+            kept[kind] = replace(kept[kind], view=Resampled(view=kept[kind].view, **told))
     return replace(family, media=kept, tokenizer=tokenizer)
+
+
+def _check_views(config: NativeConfig, family: Family) -> None:
+    """Raises SpecError for views that were told to make of a picture what the tower and the connector do not take."""
+    wanted = {"patch": config.vision_config.patch_size, "merge": config.merge, "pool": config.merge}
+    wanted |= {"temporal": 1, "extra": 0}
+    keys = {"patch": "model.vision.patch", "merge": "model.vision.merge", "pool": "model.vision.merge"}
+    for kind in ("image", "video"):
+        for name, value in wanted.items():
+            found = getattr(family.media[kind].view, name, value)
+            if found != value:
+                remedy = f"; {keys[name]} says it" if name in keys else ""
+                raise SpecError(f"model.views.{kind}.{name}: {found}, but the model takes {value}{remedy}")
 
 
 def _check_merge(config: NativeConfig, family: Family) -> None:

@@ -1,9 +1,16 @@
-"""The transformer layer of our towers: pre-norm, attention inside borders only, no padding anywhere."""
+"""Attention, MLP and layer of our modules: inside borders only, no padding anywhere.
+
+Everything of ours that attends (towers, connectors, fusion) is made of `Attention`, whose rows are packed: what is
+seen by a query lies in the segment of the same number, of the row itself or of another row (`context`). On CUDA that is
+a varlen kernel, elsewhere its exact twin (`mmtrain.attention`).
+"""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -11,52 +18,173 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mmdata.views.rotary import rotate
-from mmtrain.attention import varlen_attention
+from mmtrain.attention import FULL, varlen_attention
 
 FFN_RATIO = 4
+Activation = Literal["gelu", "relu", "silu"]
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+Sees = Literal["itself", "context", "both"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Borders:
-    """Where the pieces of a row begin and end: `cu_seqlens` int32 [S + 1], and the longest of them."""
+    """Where the pieces of a row begin and end: `cu_seqlens` int32 [S + 1], the longest of them, and all lengths."""
 
     cu_seqlens: torch.Tensor
     longest: int
+    lengths: tuple[int, ...]
 
     @staticmethod
-    def of(lengths: list[int], device: torch.device) -> Borders:
+    def of(lengths: Sequence[int], device: torch.device) -> Borders:
         """Of pieces of these lengths; empty ones are left out.
 
         >>> Borders.of([2, 0, 3], torch.device("cpu")).cu_seqlens.tolist()
         [0, 2, 5]
         """
-        kept = [length for length in lengths if length]
+        kept = tuple(length for length in lengths if length)
         ends = [0, *itertools.accumulate(kept)]
-        return Borders(cu_seqlens=torch.tensor(ends, dtype=torch.int32, device=device), longest=max(kept, default=0))
+        cu_seqlens = torch.tensor(ends, dtype=torch.int32, device=device)
+        return Borders(cu_seqlens=cu_seqlens, longest=max(kept, default=0), lengths=kept)
 
 
-class Layer(GradientCheckpointingLayer):
-    """x + attention(norm(x)), then x + mlp(norm(x)): [T, hidden] -> [T, hidden]. (Whisper's and NaViT's layer.)"""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the queries of a row see of another: `rows` [Tk, context], whose segment s is seen from segment s. `keys`
+    [Tk, context] are what keys are made of, where that is other than what values are (positions added to it)."""
 
-    def __init__(self, hidden: int, heads: int) -> None:
+    rows: torch.Tensor
+    borders: Borders
+    keys: torch.Tensor | None = None
+
+
+class Attention(nn.Module):
+    """Each of Tq rows sees the rows of its own segment, or those of a context: [Tq, hidden] -> [Tq, hidden].
+
+    Without `context`, the width of what is seen, a row sees itself, and one product (`qkv`) makes queries, keys and
+    values; else there are `q`, `k` and `v`. `head_width` is hidden / heads unless it is said. (Vaswani et al. 2017.)
+    """
+
+    def __init__(
+        self, hidden: int, heads: int, *, context: int | None = None, head_width: int | None = None, bias: bool = True
+    ) -> None:
         super().__init__()
         self.heads = heads
-        self.attention_norm = nn.LayerNorm(hidden)
-        self.qkv = nn.Linear(hidden, 3 * hidden)
-        self.out = nn.Linear(hidden, hidden)
-        self.mlp_norm = nn.LayerNorm(hidden)
-        self.up = nn.Linear(hidden, FFN_RATIO * hidden)
-        self.down = nn.Linear(FFN_RATIO * hidden, hidden)
+        inner = heads * (head_width or hidden // heads)
+        if context is None:
+            self.qkv = nn.Linear(hidden, 3 * inner, bias=bias)
+        else:
+            self.q = nn.Linear(hidden, inner, bias=bias)
+            self.k = nn.Linear(context, inner, bias=bias)
+            self.v = nn.Linear(context, inner, bias=bias)
+        self.out = nn.Linear(inner, hidden, bias=bias)
 
     def forward(
-        self, x: torch.Tensor, borders: Borders, rotary: tuple[torch.Tensor, torch.Tensor] | None = None
+        self,
+        x: torch.Tensor,
+        borders: Borders,
+        context: Context | None = None,
+        *,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        window: tuple[int, int] = FULL,
     ) -> torch.Tensor:
-        """`rotary` are cosines and sines [T, hidden / heads] by which queries and keys are turned."""
-        query, key, value = self.qkv(self.attention_norm(x)).view(len(x), 3, self.heads, -1).unbind(1)
+        """`rotary` are cosines and sines [T, head width] by which queries and keys of a row that sees itself are
+        turned; `window` is as `varlen_attention` has it."""
+        if context is None:
+            query, key, value = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)
+            seen = borders
+        else:
+            query = self._heads(self.q(x))
+            key = self._heads(self.k(context.rows if context.keys is None else context.keys))
+            value, seen = self._heads(self.v(context.rows)), context.borders
         if rotary is not None:
             cos, sin = (angle[:, None].to(x.dtype) for angle in rotary)  # the same for every head
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
-        cu, longest = borders.cu_seqlens, borders.longest
-        seen = varlen_attention(query, key, value, cu, cu, longest, longest)
-        x = x + self.out(seen.flatten(1))
-        return x + self.down(F.gelu(self.up(self.mlp_norm(x))))
+        found = varlen_attention(
+            query, key, value, borders.cu_seqlens, seen.cu_seqlens, borders.longest, seen.longest, window=window
+        )
+        made: torch.Tensor = self.out(found.flatten(1))
+        return made
+
+    def _heads(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(len(x), self.heads, -1)
+
+
+class Mlp(nn.Module):
+    """Two linear layers: [T, hidden] -> [T, hidden] by way of `inner` (4 * hidden unless it is said)."""
+
+    def __init__(
+        self, hidden: int, inner: int | None = None, *, bias: bool = True, activation: Activation = "gelu"
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        self.up = nn.Linear(hidden, inner or FFN_RATIO * hidden, bias=bias)
+        self.down = nn.Linear(inner or FFN_RATIO * hidden, hidden, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = self.down(ACTIVATIONS[self.activation](self.up(x)))
+        return made
+
+
+class Layer(GradientCheckpointingLayer):
+    """x + attention(norm(x)), then x + mlp(norm(x)): [T, hidden] -> [T, hidden].
+
+    It `sees` itself (Whisper's, NaViT's and CLIP's layer), a context of width `context` with a norm of its own
+    (cross-attention), or `both`, one after the other (the Perceiver's: Alayrac et al. 2022, arXiv 2204.14198, §3.1.1).
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        heads: int,
+        *,
+        sees: Sees = "itself",
+        context: int | None = None,
+        head_width: int | None = None,
+        inner: int | None = None,
+        bias: bool = True,
+        activation: Activation = "gelu",
+    ) -> None:
+        super().__init__()
+        self.sees = sees
+        self.attention_norm = nn.LayerNorm(hidden)
+        if sees != "itself":
+            width = context or hidden
+            if sees == "both" and width != hidden:
+                raise ValueError(f"a layer of width {hidden} sees itself and {width} wide rows; they must be as wide")
+            self.context_norm = nn.LayerNorm(width)
+            self.attention = Attention(hidden, heads, context=width, head_width=head_width, bias=bias)
+        else:
+            self.attention = Attention(hidden, heads, head_width=head_width, bias=bias)
+        self.mlp_norm = nn.LayerNorm(hidden)
+        self.mlp = Mlp(hidden, inner, bias=bias, activation=activation)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        borders: Borders,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
+        context: Context | None = None,
+    ) -> torch.Tensor:
+        """`rotary` as `Attention` has it."""
+        mine = self.attention_norm(x)
+        if context is not None:
+            context = Context(rows=self.context_norm(context.rows), borders=context.borders)
+            if self.sees == "both":
+                context = joined(context, Context(rows=mine, borders=borders))
+        x = x + self.attention(mine, borders, context, rotary=rotary)
+        made: torch.Tensor = x + self.mlp(self.mlp_norm(x))
+        return made
+
+
+def joined(first: Context, second: Context) -> Context:
+    """Segments of two rows of equal width after each other: segment s of the first, then s of the second.
+
+    >>> a, b = (Context(rows=torch.tensor(r)[:, None], borders=Borders.of(n, torch.device("cpu")))
+    ...         for r, n in (([1, 2, 3], [2, 1]), ([7, 8], [1, 1])))
+    >>> both = joined(a, b); both.rows[:, 0].tolist(), both.borders.lengths
+    ([1, 2, 7, 3, 8], (3, 2))
+    """
+    pairs = list(zip(first.borders.lengths, second.borders.lengths, strict=True))
+    pieces = zip(first.rows.split(first.borders.lengths), second.rows.split(second.borders.lengths), strict=True)
+    rows = torch.cat([each for pair in pieces for each in pair])
+    return Context(rows=rows, borders=Borders.of([a + b for a, b in pairs], rows.device))

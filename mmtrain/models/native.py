@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,9 +14,10 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from mmdata.views.patches import patch_coordinates
+from mmtrain.models import connectors
 from mmtrain.models.audio import VarlenAudio, halved, pooled
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
-from mmtrain.models.connectors import CONNECTORS, in_blocks
+from mmtrain.models.connectors import Patches, in_blocks
 from mmtrain.models.navit import Navit
 
 _INTERPOLATE = "interpolate_pos_encoding"
@@ -41,13 +44,16 @@ class NativeModel(NativePreTrainedModel):
     def __init__(self, config: NativeConfig) -> None:
         super().__init__(config)
         width = config.text_config.hidden_size
-        make = CONNECTORS[config.connector]
         if config.vision_config is not None:
             self.vision_tower = _vision(config.vision_config)
-            self.vision_connector = make(config.vision_config.hidden_size, width, config.merge**2)
+            self.connecting = connectors.read(config.connector)
+            self.vision_connector = connectors.make(
+                self.connecting, config.vision_config.hidden_size, width, config.merge
+            )
         if config.audio_config is not None:
             self.audio_tower = _audio(config.audio_config)
-            self.audio_connector = make(config.audio_config.hidden_size, width, POOLED)
+            told = connectors.read(config.audio_connector)
+            self.audio_connector = connectors.make(told, config.audio_config.hidden_size, width, POOLED)
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
@@ -79,14 +85,20 @@ class NativeModel(NativePreTrainedModel):
         config = self.config
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
-        if pixel_values is not None and isinstance(self.vision_tower, Navit):
-            where, lengths = _places(image_grid_thw, patch_coordinates, patch_counts, config.merge)
-            seen = self.vision_connector(self.vision_tower(pixel_values, where.to(pixel_values.device), lengths))
-            inputs_embeds = _placed(inputs_embeds, input_ids, (config.image_token_id, config.video_token_id), seen)
-        else:
-            for pixels, token in ((pixel_values, config.image_token_id), (pixel_values_videos, config.video_token_id)):
-                if pixels is not None:
-                    inputs_embeds = _placed(inputs_embeds, input_ids, (token,), self._squares(pixels))
+        media = {
+            "pixel_values": pixel_values,
+            "image_grid_thw": image_grid_thw,
+            "patch_coordinates": patch_coordinates,
+            "patch_counts": patch_counts,
+            "pixel_values_videos": pixel_values_videos,
+        }
+        patches = self.patches(media)
+        if patches is not None:
+            seen, at = self.vision_connector(patches), 0
+            for tokens, pictures in self._shown(media):
+                count = sum(self._tokens(length) for length in pictures)
+                inputs_embeds = _placed(inputs_embeds, input_ids, tokens, seen[at : at + count])
+                at += count
         if input_features is not None:
             assert audio_frames is not None, "the batch has sounds but not how long they are"
             heard = self._heard(input_features, audio_frames)
@@ -99,8 +111,59 @@ class NativeModel(NativePreTrainedModel):
             attentions=getattr(output, "attentions", None),
         )
 
+    def patches(self, media: Mapping[str, Any]) -> Patches | None:
+        """What the vision tower makes of a batch's pictures, in the order of `_shown`; None without any."""
+        shown = self._shown(media)
+        if not shown:
+            return None
+        lengths = tuple(length for _, pictures in shown for length in pictures)
+        if isinstance(self.vision_tower, Navit):
+            pixels, grids = media["pixel_values"], None
+            where = media.get("patch_coordinates")
+            if where is None:
+                each = media["image_grid_thw"].tolist()
+                places = [torch.from_numpy(patch_coordinates(tuple(grid), self.config.merge)) for grid in each]
+                where, grids = torch.cat(places), tuple((h, w) for t, h, w in each for _ in range(t))
+            rows = self.vision_tower(pixels, where.to(pixels.device), list(lengths))
+            return Patches(rows=rows, lengths=lengths, grids=grids)
+        given = [name for name in SQUARES if media.get(name) is not None]
+        found = [self._squares(media[name]) for name in given]
+        sides = [media[name].shape[-1] // self.config.vision_config.patch_size for name in given for _ in media[name]]
+        return Patches(rows=torch.cat(found), lengths=lengths, grids=tuple((side, side) for side in sides))
+
+    def _shown(self, media: Mapping[str, Any]) -> list[tuple[tuple[int | None, ...], list[int]]]:
+        """The placeholders of a batch's pictures, and the patches of each picture, in the order in which the connector
+        has them: images and frames of videos as they come, or of towers of fixed size all images first."""
+        ids = self.config.image_token_id, self.config.video_token_id
+        pixels = media.get("pixel_values")
+        if self.config.vision_config is None:
+            return []
+        if isinstance(self.vision_tower, Navit):
+            return [] if pixels is None else [(ids, _lengths(media))]
+        patch = self.config.vision_config.patch_size
+        found: list[tuple[tuple[int | None, ...], list[int]]] = []
+        for name, token in zip(SQUARES, ids, strict=True):
+            squares = media.get(name)
+            if squares is not None:
+                found.append(((token,), [(squares.shape[-1] // patch) ** 2] * len(squares)))
+        return found
+
+    def _tokens(self, patches: int) -> int:
+        return connectors.tokens_of(self.connecting, self.config.merge, patches)
+
+    def first_tokens(self, batch: Mapping[str, Any]) -> torch.Tensor:
+        """Where the first token of each picture stands when the rows of a batch are laid after each other: int64 [N],
+        in the order in which the connector has the pictures."""
+        ids = batch["input_ids"].flatten()
+        found = []
+        for tokens, pictures in self._shown(batch):
+            places = torch.nonzero(_holes(ids, tokens))[:, 0]
+            firsts = [0, *itertools.accumulate(self._tokens(length) for length in pictures)][:-1]
+            found.append(places[torch.tensor(firsts, device=places.device)])
+        return torch.cat(found) if found else ids[:0]
+
     def _squares(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pictures [N, 3, S, S] through a tower of fixed size -> [tokens, width]; tokens for classes and registers are
+        """Pictures [N, 3, S, S] through a tower of fixed size -> [patches, width]; tokens for classes and registers are
         left out. Of another size than the tower was trained with, its table of positions is interpolated, by those
         towers that do not anyway."""
         tower: Any = self.vision_tower
@@ -112,7 +175,7 @@ class NativeModel(NativePreTrainedModel):
         hidden = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
         rows = pixels.shape[-1] // patch
         patches = hidden[:, hidden.shape[1] - rows * rows :]
-        return self.vision_connector(in_blocks(patches, rows, self.config.merge))
+        return in_blocks(patches, rows, self.config.merge)
 
     def _heard(self, mels: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """Sounds [N, n_mels, F] through the audio tower -> [tokens, width], 25 a second."""
@@ -123,7 +186,8 @@ class NativeModel(NativePreTrainedModel):
         else:
             whole = tower(mels.to(tower.dtype)).last_hidden_state
             hidden = torch.cat([sound[:length] for sound, length in zip(whole, lengths, strict=True)])
-        return self.audio_connector(pooled(hidden, lengths))
+        rows = pooled(hidden, lengths)
+        return self.audio_connector(Patches(rows=rows, lengths=(len(rows),)))
 
 
 class NativeForConditionalGeneration(NativePreTrainedModel, GenerationMixin):
@@ -215,6 +279,8 @@ class NativeForConditionalGeneration(NativePreTrainedModel, GenerationMixin):
         return {**inputs, **media} if first else inputs
 
 
+SQUARES = ("pixel_values", "pixel_values_videos")
+"""Pictures and frames for towers of fixed size."""
 MEDIA = (
     "pixel_values",
     "image_grid_thw",
@@ -238,19 +304,13 @@ def _audio(config: Any) -> nn.Module:
     return WhisperEncoder(config)
 
 
-def _places(
-    grids: torch.Tensor | None, coordinates: torch.Tensor | None, counts: torch.Tensor | None, merge: int
-) -> tuple[torch.Tensor, list[int]]:
-    """(row, column) of every patch, and the patches of every picture (a frame of a video is one)."""
-    if coordinates is not None:
-        assert counts is not None, "the batch has patches but not how many there are of each picture"
-        return coordinates, counts.tolist()
+def _lengths(media: Mapping[str, Any]) -> list[int]:
+    """The patches of every picture (a frame of a video is one)."""
+    counts, grids = media.get("patch_counts"), media.get("image_grid_thw")
+    if counts is not None:
+        return [int(count) for count in counts.tolist()]
     assert grids is not None, "the batch has patches but no grid"
-    places, lengths = [], []
-    for frames, rows, columns in grids.tolist():
-        places.append(torch.from_numpy(patch_coordinates((frames, rows, columns), merge)))
-        lengths += [rows * columns] * frames
-    return torch.cat(places), lengths
+    return [rows * columns for frames, rows, columns in grids.tolist() for _ in range(frames)]
 
 
 def _placed(
@@ -258,13 +318,19 @@ def _placed(
 ) -> torch.Tensor:
     """Features [n, D] in place of the n placeholders of a row, in order."""
     assert ids is not None, "media need token ids, for their placeholders"
+    mask = _holes(ids, tokens)
+    if int(mask.sum()) != len(features):
+        raise ValueError(f"{len(features)} features for {int(mask.sum())} placeholders")
+    return embeds.masked_scatter(mask[..., None], features.to(embeds.dtype))
+
+
+def _holes(ids: torch.Tensor, tokens: tuple[int | None, ...]) -> torch.Tensor:
+    """Where placeholders stand."""
     mask = torch.zeros_like(ids, dtype=torch.bool)
     for token in tokens:
         if token is not None:
             mask |= ids == token
-    if int(mask.sum()) != len(features):
-        raise ValueError(f"{len(features)} features for {int(mask.sum())} placeholders")
-    return embeds.masked_scatter(mask[..., None], features.to(embeds.dtype))
+    return mask
 
 
 AutoModel.register(NativeConfig, NativeModel, exist_ok=True)

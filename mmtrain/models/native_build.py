@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, LlamaConfig
 from transformers.models.auto import modeling_auto
 
 from mmdata.errors import SpecError
-from mmtrain.models import hf
+from mmtrain.models import connectors, hf
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native import NativeForConditionalGeneration
 from mmtrain.models.source import folder_of
@@ -39,13 +39,17 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         if not isinstance(found, NativeConfig):
             raise SpecError(f"model.path: {spec.path} holds a {found.model_type}; use kind: hf")
         return found
-    vision, merge, layer = _vision_config(spec)
-    text = _text_config(spec.language)
+    vision, layer = _vision_config(spec)
+    text, merge = _text_config(spec.language), _merge(spec)
+    if vision is not None:
+        dropping = isinstance(vision, NavitConfig) and vision.drop > 0
+        connectors.check(spec.connector, merge, vision.hidden_size, text.hidden_size, dropping=dropping)
     return NativeConfig(
         vision_config=vision,
         audio_config=_audio_config(spec),
         text_config=text,
-        connector=spec.connector.kind,
+        connector=spec.connector.model_dump(),
+        audio_connector=spec.audio_connector.model_dump(),
         merge=merge,
         vision_layer=layer,
         views=spec.views.given(),
@@ -77,11 +81,23 @@ def build_native(spec: NativeSpec, config: NativeConfig) -> NativeForConditional
     return model
 
 
-def _vision_config(spec: NativeSpec) -> tuple[Any, int, int]:
-    """The tower's config, patches per token in each direction, and the layer that is taken."""
+def _merge(spec: NativeSpec) -> int:
+    """How many patches by how many are a block."""
+    part, kind = spec.vision, spec.connector
+    if part is None or not kind.merges:
+        return 1 if part is None else part.merge or 1
+    if part.merge is not None:
+        return part.merge
+    if isinstance(part, NavitSpec):
+        return 1 if part.drop else 2
+    return 2 if kind.kind in connectors.BLOCKS else 1
+
+
+def _vision_config(spec: NativeSpec) -> tuple[Any, int]:
+    """The tower's config, and the layer that is taken."""
     part = spec.vision
     if part is None:
-        return None, 1, -1
+        return None, -1
     if isinstance(part, NavitSpec):
         config = NavitConfig(
             **_sizes(part),
@@ -90,7 +106,7 @@ def _vision_config(spec: NativeSpec) -> tuple[Any, int, int]:
             max_grid=part.max_grid,
             drop=part.drop,
         )
-        return config, part.merge, -1
+        return config, -1
     whole = hf.read_config(folder_of(part, "model.vision"), "model.vision")
     found = getattr(whole, "vision_config", whole)
     wanted = ("hidden_size", "image_size", "patch_size")
@@ -99,7 +115,7 @@ def _vision_config(spec: NativeSpec) -> tuple[Any, int, int]:
             f"model.vision.path: a {found.model_type} has no {missing[0]}; towers of fixed size are wanted, such as "
             "CLIP, SigLIP, DINOv2 or ViT"
         )
-    return found, part.merge, part.layer
+    return found, part.layer
 
 
 def _audio_config(spec: NativeSpec) -> Any:

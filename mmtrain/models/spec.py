@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
 from mmdata.spec import Model, OutputPath, runtime
+from mmtrain.models.connectors import AudioConnector, Connector
+from mmtrain.models.connectors.merged import MlpSpec
 
 
 def _located(value: str, info: ValidationInfo) -> str:
@@ -94,8 +96,9 @@ class NavitSpec(TowerSpec):
     hidden: int = Field(64, ge=8)
     patch: int = Field(16, ge=2)
     """Side of a patch in pixels."""
-    merge: int = Field(2, ge=1)
-    """So many patches by so many become one token."""
+    merge: int | None = Field(None, ge=1)
+    """So many patches by so many become one token; by default 2 for connectors that merge blocks, where nothing is
+    dropped, else 1."""
     positions: Literal["rope", "factorised"] = "rope"
     """2-D rotary, or a learned table for rows and one for columns, added to the patches (NaViT)."""
     max_grid: int = Field(256, ge=1)
@@ -108,7 +111,7 @@ class NavitSpec(TowerSpec):
     def _fits(self) -> Self:
         if self.positions == "rope" and self.hidden % (4 * self.heads):
             raise ValueError(f"hidden {self.hidden} must be a multiple of 4 * heads = {4 * self.heads} for `rope`")
-        if self.drop and self.merge != 1:
+        if self.drop and self.merge not in (None, 1):
             raise ValueError(f"drop: {self.drop} leaves no whole blocks of {self.merge} x {self.merge}; set merge: 1")
         return self
 
@@ -118,8 +121,9 @@ class HfVisionSpec(SourceSpec):
     pictures become squares."""
 
     kind: Literal["hf"]
-    merge: int = Field(1, ge=1)
-    """So many patches by so many become one token (pixel unshuffle)."""
+    merge: int | None = Field(None, ge=1)
+    """So many patches by so many become one token (pixel unshuffle); by default 2 for connectors that are nothing
+    without (pixel_shuffle, patch_merger), else 1."""
     layer: int = -1
     """Whose hidden states are taken: -1 the tower's output, -2 the layer before the last (LLaVA)."""
 
@@ -156,13 +160,6 @@ class HfLanguageSpec(SourceSpec):
     kind: Literal["hf"]
 
 
-class ConnectorSpec(Model):
-    """What stands between a tower and the language model."""
-
-    kind: Literal["mlp"] = "mlp"
-    """`mlp`: a norm and two layers on merged patches."""
-
-
 def _kind(default: str) -> Discriminator:
     def tag(value: Any) -> Any:
         return value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", default)
@@ -192,7 +189,10 @@ class NativeSpec(Model):
     """null: takes no pictures and videos."""
     audio: Audio | None = VarlenAudioSpec()
     """null: takes no sound."""
-    connector: ConnectorSpec = ConnectorSpec()
+    connector: Connector = MlpSpec()
+    """What stands between the vision tower and the language model, and how many tokens a picture becomes."""
+    audio_connector: AudioConnector = MlpSpec()
+    """What stands between the audio tower and the language model: a token for each vector, 25 a second."""
     language: Language = TinyLanguageSpec()
     views: Views = Views()
     path: OutputPath | None = None

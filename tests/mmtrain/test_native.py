@@ -24,7 +24,6 @@ from mmtrain.components import aliases
 from mmtrain.models import build, family_of
 from mmtrain.models.audio import sinusoids
 from mmtrain.models.connectors import in_blocks
-from mmtrain.models.native import _places
 from mmtrain.models.spec import NativeSpec, Views
 from mmtrain.objective import loss_sum
 from tests.families.processors import tokenizer
@@ -105,10 +104,12 @@ def test_a_towers_own_size_need_not_be_the_pictures(
     tower = model.model.vision_tower
     with torch.no_grad():
         wide = tower(pixels, output_hidden_states=True, **({"interpolate_pos_encoding": True} if flag else {}))
-        expected = model.model.vision_connector(in_blocks(wide.hidden_states[-2][:, -36:], 6, 2))
+        expected = in_blocks(wide.hidden_states[-2][:, -36:], 6, 2)
         if name != "clip":  # whose layer before the last is taken
-            expected = model.model.vision_connector(in_blocks(wide.last_hidden_state[:, -36:], 6, 2))
-        assert torch.equal(model.model._squares(pixels), expected)
+            expected = in_blocks(wide.last_hidden_state[:, -36:], 6, 2)
+        patches = model.model.patches({"pixel_values": pixels})
+        assert torch.equal(patches.rows, expected)
+        assert patches.grids == ((6, 6),) * len(pixels)
         assert torch.isfinite(model(**batch).loss)
     with pytest.raises(
         SpecError, match=r"2 does not divide the 5 x 5 patches of pictures of 70 pixels; set model\.views"
@@ -199,18 +200,12 @@ def test_features_are_as_many_as_planned(
             rule = family.media[plan.kind]
             values = {rule.key: torch.zeros(plan.shape)}
             values |= {name: torch.from_numpy(array) for name, array in rule.companions(plan).items()}
-            pixels = values.get("pixel_values", values.get("pixel_values_videos"))
             with torch.no_grad():
                 if plan.kind == "audio":
                     made = model.model._heard(values["input_features"][None], values["audio_frames"])
-                elif "pixel_values" in values and pixels.ndim == 2:
-                    grids = values.get("image_grid_thw")
-                    where, lengths = _places(
-                        grids, values.get("patch_coordinates"), values.get("patch_counts"), model.config.merge
-                    )
-                    made = model.model.vision_connector(model.model.vision_tower(pixels, where, lengths))
                 else:
-                    made = model.model._squares(pixels if pixels.ndim == 4 else pixels[None])
+                    values[rule.key] = values[rule.key] if values[rule.key].ndim != 3 else values[rule.key][None]
+                    made = model.model.vision_connector(model.model.patches(values))
             assert len(made) == plan.tokens, (fact, plan)
 
 

@@ -158,8 +158,10 @@ def test_a_prefix_would_fall_out_of_a_window() -> None:
 def test_halves_of_an_mlp_without_a_module_take_no_parallel_bottleneck() -> None:
     with pytest.raises(SpecError, match="the MLPs there are no modules"):
         chosen(make("qwen2_audio"), kind="bottleneck", component="audio", mode="parallel")
-    with pytest.raises(SpecError, match="the attentions there are no modules"):
-        chosen(make("native"), kind="bottleneck", component="vision", mode="parallel", targets="attention")
+    model = make("native")  # whose layers hold both as modules
+    found = [each.alias for each in chosen(model, kind="bottleneck", component="vision", mode="parallel")]
+    halves = ("attention", "mlp")
+    assert found == [f"vision.layers.{n}.{half}" for n in range(depth(model, "vision")) for half in halves]
 
 
 @pytest.mark.parametrize(

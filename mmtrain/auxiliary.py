@@ -1,0 +1,114 @@
+"""Auxiliary losses: what a module says of itself while it runs, and how that becomes a part of the step's loss.
+
+A module that has any declares them in an attribute, and records their values as it runs, one for each unit, in order:
+
+    class Compression(nn.Module):
+        auxiliary = {"reconstruction": Term(weight=0.1, per="picture")}
+
+        def forward(self, ...):
+            record("reconstruction", errors)      # [pictures]
+
+The loss of a step is its main loss plus, for each term, weight * sum(values) / units, both sums over all batches of all
+ranks: a mean over the step's pictures (tokens, samples), however these were dealt to packs, passes and ranks. Units in
+which nothing is trained (padding, dummies, samples that could not be read) count neither above nor below. `auxiliary`
+in a config overrules weights; the log has each term's mean as `aux/NAME`. Where several modules record one name (the
+layers of a mixture of experts), their values are averaged. Outside training, what is recorded goes nowhere; compute it
+all the same, for layers that run again for their gradient must do what they did before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from mmdata.errors import SpecError
+from mmdata.registry import nearest
+from mmtrain.rows import borders
+
+Unit = Literal["picture", "token", "sample", "pack"]
+UNITS: tuple[Unit, ...] = ("picture", "token", "sample", "pack")
+"""Pictures (a frame of a video is one) and tokens as the model sees them, segments of a row; `pack` is one value for
+all of a forward pass, which weighs as much as its targets do."""
+Recorded = dict[str, list[torch.Tensor]]
+_recorded: ContextVar[Recorded | None] = ContextVar("recorded", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """What a module declares of an auxiliary loss."""
+
+    weight: float
+    """What its mean is multiplied by, where the config does not say."""
+    per: Unit
+
+
+def record(name: str, values: torch.Tensor) -> None:
+    """Say the values [units] of a declared term in this forward pass."""
+    if (found := _recorded.get()) is not None:
+        found.setdefault(name, []).append(values)
+
+
+@contextmanager
+def recording() -> Iterator[Recorded]:
+    """What is recorded inside, by name: a list of the values of each module that did."""
+    found: Recorded = {}
+    token = _recorded.set(found)
+    try:
+        yield found
+    finally:
+        _recorded.reset(token)
+
+
+def declared(model: torch.nn.Module, weights: Mapping[str, float] | None = None) -> dict[str, Term]:
+    """The terms of all modules of a model, by name, with the config's `weights` in place of their own. Raises SpecError
+    for a name that no module has."""
+    found: dict[str, Term] = {}
+    for module in model.modules():
+        found |= getattr(module, "auxiliary", {})
+    for name, weight in (weights or {}).items():
+        if name not in found:
+            known = f"; {nearest(name, list(found))}" if found else "; its modules have none"
+            raise SpecError(f"auxiliary.{name}: the model has no such loss{known}")
+        found[name] = replace(found[name], weight=weight)
+    return found
+
+
+def units(model: Any, batch: Mapping[str, Any], weights: torch.Tensor, terms: Mapping[str, Term]) -> dict[Unit, Any]:
+    """What each unit of a batch weighs in the terms that are counted by it, float32 [units]: 1 in a segment in which
+    something is trained, else 0. `weights` float32 [T] are those of the labels."""
+    wanted = {term.per for term in terms.values()}
+    if not wanted:
+        return {}
+    lengths = borders(batch).diff().long().to(weights.device)
+    segment = torch.repeat_interleave(torch.arange(len(lengths), device=weights.device), lengths)
+    trained = weights.new_zeros(len(lengths)).index_add_(0, segment, (weights != 0).to(weights.dtype)).clamp(max=1)
+    found: dict[Unit, Any] = {"sample": trained, "token": trained[segment], "pack": weights.sum()[None]}
+    if "picture" in wanted:
+        places = model.base_model.first_tokens(batch)
+        found["picture"] = trained[segment[places]]
+    return {unit: values for unit, values in found.items() if unit in wanted}
+
+
+def totals(each: Sequence[Mapping[Unit, torch.Tensor]]) -> list[float]:
+    """The sum of each of UNITS over batches."""
+    return [float(sum(float(found[unit].sum()) for found in each if unit in found)) for unit in UNITS]
+
+
+def summed(terms: Mapping[str, Term], found: Recorded, weights: Mapping[Unit, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of each term that was recorded, the sum over the batch's units of weight * value, a float32 scalar with its
+    gradient. Raises ValueError for values that are not as many as the units."""
+    result = {}
+    for name, parts in found.items():
+        if name not in terms:
+            raise ValueError(f"{name!r} is recorded and no module declares it")
+        mine = weights[terms[name].per]
+        if any(part.shape != mine.shape for part in parts):
+            shapes = [tuple(part.shape) for part in parts]
+            raise ValueError(f"{name}: {shapes} values for {len(mine)} units ({terms[name].per})")
+        result[name] = (torch.stack([part.float() for part in parts]).mean(0) * mine).sum()
+    return result
