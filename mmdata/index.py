@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from mmdata import __version__, specfile
+from mmdata import __version__, pointer, specfile
 from mmdata.engine import adopt, commit
 from mmdata.engine.adopt import Unit
 from mmdata.engine.adopt_rows import adopt_rows
@@ -140,7 +140,7 @@ def _finish(output: Path, bound: dict[str, Any]) -> Manifest:
     )
     figures = compute(output, manifest, {})
     write_atomic(output / "stats.json", (json.dumps(figures, indent=1, sort_keys=True) + "\n").encode())
-    write_atomic(output / "report.html", render(output, manifest, figures, seed=0))
+    write_atomic(output / "report.html", render(output, manifest, figures))
     files = {name: sha256_file(output / name) for name in ("stats.json", "report.html")}
     return manifests.write(output, manifest.model_copy(update={"files": files}))
 
@@ -239,10 +239,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             quiet=options.quiet,
         )
     except (SpecError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {pointer.told(error)}", file=sys.stderr)
         return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (RunError, OSError) as error:
+        print(f"error: {pointer.told(error)}", file=sys.stderr)
         return 1
     states = " + ".join(f"{count:,} {state}" for state, count in manifest.counts.items() if count)
     reasons = json.dumps({reason: n for found in manifest.reasons.values() for reason, n in found.items()})

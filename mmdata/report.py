@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmdata import pointer
 from mmdata.errors import DataError, RunError
 from mmdata.report_page.page import render
 from mmdata.shards import manifest as manifests
@@ -33,8 +34,7 @@ def report(dataset: Path, output: Path | None = None) -> Path:
     inside = target.resolve() == (dataset / NAME).resolve()
     if not inside and target.resolve().is_relative_to(dataset.resolve()):
         raise RunError(f"{target}: inside a dataset only {NAME} may be written")
-    seed = int((manifest.spec.get("output") or {}).get("seed", 0))
-    page = render(dataset, manifest, compute(dataset, manifest, _run(dataset)), seed=seed)
+    page = render(dataset, manifest, compute(dataset, manifest, _run(dataset)))
     try:
         write_atomic(target, page)
         if inside:
@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         print(report(options.dataset, options.output))
-    except (DataError, RunError) as error:
-        print(f"mmdata.report: {' '.join(str(error).split())}", file=sys.stderr)
+    except (DataError, RunError, OSError) as error:
+        print(f"mmdata.report: {pointer.told(error)}", file=sys.stderr)
         return 2
     return 0
 

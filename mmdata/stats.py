@@ -9,14 +9,11 @@ from __future__ import annotations
 import hashlib
 import heapq
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import crc32c
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -24,32 +21,31 @@ import pyarrow.parquet as pq
 from mmdata.errors import DataError
 from mmdata.ledger import SCHEMA, STATES
 from mmdata.rng import generator
-from mmdata.shards.access import Source
-from mmdata.shards.folder import Folder
-from mmdata.shards.index import Index
 from mmdata.shards.manifest import Manifest
 from mmdata.shards.table import ShardEntry
-from mmdata.tally import FAILED, Heaviest, Tally, lengths, octaves
+from mmdata.stats_kept import TEXT_SAMPLE, Kept, origin_source
+from mmdata.tally import FAILED, TOP, Heaviest, Tally, by_count, sample_keys
 
-VERSION = 1
-TEXT_SAMPLE = 10_000
-"""Samples whose text is read to count characters and words; with no more than that, all are read."""
+__all__ = ["EXAMPLES", "TEXT_SAMPLE", "compute", "domains", "read_ledger", "sample_keys", "stable"]
+
+VERSION = 2
 EXAMPLES = 4
 """Rows shown of each reason."""
 
-Floats = npt.NDArray[np.float64]
 
-
-def compute(folder: Path, manifest: Manifest, run: dict[str, Any]) -> dict[str, Any]:
+def compute(folder: Path, manifest: Manifest, run: dict[str, Any], *, seed: int | None = None) -> dict[str, Any]:
     """Everything the report shows, as JSON values; the same files and `run` give the same result.
 
     `folder` holds the ledgers, indexes and shards that `manifest` names (it need not be published yet);
     `run` says how the build went (`seconds`, `records`, `records_per_second`, `workers`, ...) and may be empty.
+    `seed` draws what is shown and which texts are read (default: the seed of the spec).
     Raises DataError where a file is damaged, or where the ledgers do not sum to the manifest's numbers.
     """
     steps = [str(step.get("kind", "?")) for step in manifest.spec.get("steps") or ()]
-    seed = int((manifest.spec.get("output") or {}).get("seed", 0))
-    fates, kept = _Fates(steps, seed), _Kept(manifest, seed)
+    if seed is None:
+        seed = int((manifest.spec.get("output") or {}).get("seed", 0))
+    sources = mixed_sources(manifest.spec)
+    fates, kept = _Fates(steps, seed, sources), Kept(manifest, seed, sources)
     for entry in manifest.shards:
         fates.add(entry, read_ledger(folder, entry, [name for name in SCHEMA.names if name not in ("key", "detail")]))
         if entry.rows:
@@ -79,6 +75,7 @@ def compute(folder: Path, manifest: Manifest, run: dict[str, Any]) -> dict[str, 
         "fetch": fates.fetch(),
         "domains": fates.domains.to_json(),
         "origins": fates.origins.to_json(),
+        "sources": [{**row, "kept": dict(kept.by_source[row["name"]])} for row in fates.by_source()],
         **kept.to_json(),
         "run": run,
     }
@@ -86,14 +83,14 @@ def compute(folder: Path, manifest: Manifest, run: dict[str, Any]) -> dict[str, 
     return rounded
 
 
-def sample_keys(samples: int, n: int, seed: int, what: str = "grid") -> list[int]:
-    """Positions of `n` random samples of 0 to samples-1 (all, if there are no more), ascending, keyed by `seed`.
+def mixed_sources(spec: dict[str, Any]) -> list[str]:
+    """The names of the sources of a mixture; none where a build has one source.
 
-    >>> sample_keys(1000, 4, 0) == sample_keys(1000, 4, 0) != sample_keys(1000, 4, 1)
-    True
+    >>> mixed_sources({"source": {"kind": "mixture", "sources": [{"name": "a"}, {"name": "b"}]}})
+    ['a', 'b']
     """
-    drawn = generator(seed, "report", what).choice(samples, size=min(n, samples), replace=False, shuffle=False)
-    return sorted(int(position) for position in drawn)
+    source = spec.get("source") or {}
+    return [str(part["name"]) for part in source.get("sources") or ()] if source.get("kind") == "mixture" else []
 
 
 def read_ledger(folder: Path, entry: ShardEntry, columns: list[str]) -> pa.Table:
@@ -120,8 +117,9 @@ def read_ledger(folder: Path, entry: ShardEntry, columns: list[str]) -> pa.Table
 class _Fates:
     """Tallies over the ledgers: which stage ended each record, how fetching went, where the records came from."""
 
-    def __init__(self, steps: list[str], seed: int) -> None:
-        self.steps, self.seed = steps, seed
+    def __init__(self, steps: list[str], seed: int, sources: list[str]) -> None:
+        self.steps, self.seed, self.sources = steps, seed, sources
+        self._sources: Counter[tuple[str | None, str, str]] = Counter()  # (source, state, reason)
         self.ends: Counter[tuple[str, str, int]] = Counter()  # (state, reason, stage)
         self.domains, self.origins = Heaviest(), Heaviest()
         self.seconds = Tally("s", [round(10 ** (step / 8), 6) for step in range(-24, 25)], whole=False)
@@ -157,6 +155,9 @@ class _Fates:
             self.ends[group[0], group[1], self._stage(*group)] += count
         self._add_names(self.domains, domains(uri), state)
         self._add_names(self.origins, table["origin"], state)
+        if self.sources:
+            told = origin_source(table["origin"], self.sources)
+            self._sources.update(zip(told, state.to_pylist(), table["reason"].to_pylist(), strict=True))
         self.seconds.add(table["seconds"].drop_null().to_numpy())
         for row in table["status"].drop_null().value_counts().to_pylist():
             self.status[row["values"]] += row["counts"]
@@ -212,7 +213,7 @@ class _Fates:
         for number, stage, step in [*stages, *((at, "step", at) for at in range(len(self.steps)))]:
             removed = {(s, r): count for (s, r, at), count in self.ends.items() if at == number}
             left -= sum(removed.values())
-            by_reason = [{"state": s, "reason": r, "records": n} for (s, r), n in _by_count(removed)]
+            by_reason = [{"state": s, "reason": r, "records": n} for (s, r), n in by_count(removed)]
             kind = None if step is None else self.steps[step]
             rows.append(
                 {"stage": stage, "step": step, "kind": kind, "removed": sum(removed.values()), "left": left}
@@ -233,8 +234,24 @@ class _Fates:
                 "records": count,
                 "rows": [{"unit": unit, "at": at} for _, unit, at in self._examples[state, reason]],
             }
-            for (state, reason), count in _by_count(totals)
+            for (state, reason), count in by_count(totals)
         ]
+
+    def by_source(self) -> list[dict[str, Any]]:
+        """The sources of a mixture in the order of the spec: their records by state, and why they were left out."""
+        rows = []
+        for name in self.sources:
+            own = {(state, reason): n for (source, state, reason), n in self._sources.items() if source == name}
+            states: dict[str, int] = dict.fromkeys(STATES, 0)
+            for (state, _), count in own.items():
+                states[state] += count
+            why = [
+                {"state": state, "reason": reason, "records": n}
+                for (state, reason), n in by_count(own)
+                if state != "ok"
+            ]
+            rows.append({"name": name, "records": sum(own.values()), **states, "reasons": why[:TOP]})
+        return rows
 
     def fetch(self) -> dict[str, Any]:
         return {
@@ -244,97 +261,6 @@ class _Fates:
             "received_bytes": self.received,
             "status": {str(code): count for code, count in sorted(self.status.items())},
             "seconds": self.seconds.to_json(),
-        }
-
-
-class _Kept:
-    """Tallies over the indexes: facts of what was kept."""
-
-    def __init__(self, manifest: Manifest, seed: int) -> None:
-        self._positions = np.asarray(sample_keys(manifest.samples, TEXT_SAMPLE, seed, "text"), dtype=np.int64)
-        self.tallies = {
-            "resolution": Tally("px, square root of the area", octaves(16, 16384, 4)),
-            "aspect": Tally("width / height", octaves(1 / 16, 16, 4, centred=True), whole=False),
-            "media_bytes": Tally("bytes", octaves(64, 2**27, 2)),
-            "media_seconds": Tally("s", octaves(1 / 8, 8192, 2), whole=False),
-            "text_bytes": Tally("bytes", lengths(65_536)),
-            "text_characters_sampled": Tally("characters", lengths(65_536)),
-            "text_words_sampled": Tally("words", lengths(16_384)),
-        }
-        self.kinds: Counter[str] = Counter()
-        self.formats: Counter[str] = Counter()
-        self.modes: Counter[str] = Counter()
-        self.verified: Counter[str] = Counter()
-        self.stored: defaultdict[str, Counter[str]] = defaultdict(Counter)
-
-    def add(self, folder: Path, entry: ShardEntry) -> None:
-        assert entry.index is not None, entry
-        assert entry.shard is not None, entry
-        index = Index(folder / entry.index, crc32c=entry.index_crc32c)
-        if len(index) != entry.rows:
-            raise DataError("index_rows", f"{index.path}: {len(index)} rows, the manifest has {entry.rows}")
-        column = index.column("parts")
-        parts, owner = column.flatten(), pc.list_parent_indices(column).to_numpy()
-
-        def of(name: str, mask: npt.NDArray[np.bool_] | None = None) -> pa.Array:
-            values = parts.field(name)
-            return values if mask is None else values.filter(pa.array(mask))
-
-        kind = np.asarray(of("kind").to_pylist(), dtype=object)
-        text, made, seen = kind == "text", kind == "stored", (kind == "image") | (kind == "video")
-        media = ~(text | made | (kind == "meta"))
-        height, width = (_floats(of(name, seen)) for name in ("height", "width"))
-        self.tallies["resolution"].add(np.sqrt(height * width))
-        self.tallies["aspect"].add(width / np.where(height > 0, height, np.nan))
-        own = media & (np.asarray(of("name").to_pylist(), dtype=object) != "")  # bytes that were kept
-        self.tallies["media_bytes"].add(_floats(of("size", own)))
-        self.tallies["media_seconds"].add(_floats(of("seconds", media)))
-        for counter, name in ((self.formats, "format"), (self.modes, "mode"), (self.verified, "verified")):
-            counter.update("unknown" if value is None else value for value in of(name, media).to_pylist())
-        self.kinds.update(kind[~(kind == "meta")].tolist())
-        for name, form, size in zip(*(of(n, made).to_pylist() for n in ("name", "format", "size")), strict=True):
-            self.stored[f"{form} {name.removesuffix('.arrow').rpartition('.')[2]}"].update(parts=1, bytes=size)
-        sizes = _floats(of("size")) + np.nan_to_num(_floats(pc.binary_length(of("inline"))))
-        self.tallies["text_bytes"].add(np.bincount(owner[text], weights=sizes[text], minlength=entry.rows))
-        self._read_texts(folder, entry, parts, owner, text)
-
-    def _read_texts(self, folder: Path, entry: ShardEntry, parts: Any, owner: Any, text: Any) -> None:
-        """Characters and words of the text of each sampled sample, all its text parts together."""
-        first, last = np.searchsorted(self._positions, (entry.first, entry.first + entry.rows))
-        wanted = self._positions[first:last] - entry.first
-        if not len(wanted):
-            return
-        counts = {int(row): [0, 0] for row in wanted}
-        chosen = np.flatnonzero(text & np.isin(owner, wanted))
-        places = zip(
-            *(parts.field(n).take(pa.array(chosen)).to_pylist() for n in ("offset", "size", "crc32c", "inline")),
-            strict=True,
-        )
-        shard: Source | None = None
-        for row, (offset, size, checksum, data) in zip(owner[chosen].tolist(), places, strict=True):
-            if data is None:
-                shard = shard or Folder(folder).source(entry.shard or "")
-                data = shard.read(offset, size)
-            if crc32c.crc32c(data) != checksum:
-                raise DataError("part_crc32c", f"{entry.shard}: text at byte {offset} has changed since the build")
-            string = data.decode(errors="replace")
-            counts[row][0] += len(string)
-            counts[row][1] += len(string.split())
-        if shard is not None:
-            shard.close()
-        table = np.asarray(list(counts.values()), dtype=np.float64)
-        self.tallies["text_characters_sampled"].add(table[:, 0])
-        self.tallies["text_words_sampled"].add(table[:, 1])
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "histograms": {name: tally.to_json() for name, tally in self.tallies.items()},
-            "text_sampled": len(self._positions),
-            "parts": dict(_by_count(self.kinds)),
-            "formats": dict(_by_count(self.formats)),
-            "modes": dict(_by_count(self.modes)),
-            "verified": dict(_by_count(self.verified)),
-            "stored": {name: dict(found) for name, found in sorted(self.stored.items())},
         }
 
 
@@ -374,13 +300,3 @@ def stable(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value
-
-
-def _floats(values: pa.Array) -> Floats:
-    """As float64, null as NaN."""
-    array: Floats = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return array
-
-
-def _by_count(counts: dict[Any, int]) -> Iterable[tuple[Any, int]]:
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdata.ledger import STATES
+from mmdata.rng import generator
 
 TOP = 20
 """Names that `Heaviest` lists."""
 FAILED = ("failed_transient", "failed_permanent")
+REJECTED = tuple(state for state in STATES if state != "ok")
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _FINE = math.log(1.01)
 
@@ -41,6 +43,16 @@ def lengths(last: int) -> list[float]:
         2.0,
         *(float(edge) for k in range(1, int(math.log2(last))) for edge in (3 * 2 ** (k - 1), 2 ** (k + 1))),
     ]
+
+
+def sample_keys(samples: int, n: int, seed: int, what: str = "text") -> list[int]:
+    """Positions of `n` random samples of 0 to samples-1 (all, if there are no more), ascending, keyed by `seed`.
+
+    >>> sample_keys(1000, 4, 0) == sample_keys(1000, 4, 0) != sample_keys(1000, 4, 1)
+    True
+    """
+    drawn = generator(seed, "report", what).choice(samples, size=min(n, samples), replace=False, shuffle=False)
+    return sorted(int(position) for position in drawn)
 
 
 class Tally:
@@ -147,6 +159,7 @@ class Heaviest:
             "missed_at_most": self.missed,
             "most": top(STATES),
             "most_failed": top(FAILED),
+            "most_rejected": top(REJECTED),
         }
 
 
@@ -157,3 +170,12 @@ def significant(value: float) -> float:
     (0.12346, 123460.0)
     """
     return float(f"{value:.5g}")
+
+
+def by_count(counts: dict[Any, int]) -> list[tuple[Any, int]]:
+    """Names and counts, the most first.
+
+    >>> by_count({"a": 1, "c": 2, "b": 2})
+    [('b', 2), ('c', 2), ('a', 1)]
+    """
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -35,6 +35,7 @@ MEASURE = """({
     ground: getComputedStyle(document.body).backgroundColor,
     broken: [...document.images].filter(i => !i.complete || !i.naturalWidth || !i.alt).length,
     pictures: document.images.length,
+    sounds: [...document.querySelectorAll('audio')].map(a => a.error ? -1 : a.duration),
     scripts: document.scripts.length,
     handlers: [...document.querySelectorAll('*')].filter(
         e => [...e.attributes].some(a => a.name.startsWith('on'))).length,

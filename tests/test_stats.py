@@ -150,6 +150,7 @@ def repeated(manifest: Manifest, times: int) -> Manifest:
     return manifest.model_copy(
         update={
             "shards": entries,
+            "table": None,
             "samples": first,
             "input_rows": row,
             "counts": {state: count * times for state, count in manifest.counts.items()},

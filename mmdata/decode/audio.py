@@ -124,6 +124,17 @@ def read_facts(data: bytes, *, verify: Literal["header", "full"] = "full", max_s
         )
 
 
+def first_samples(data: bytes, most: float) -> tuple[npt.NDArray[np.float32], int]:
+    """The mean of the channels of the first `most` seconds, float32 [samples], and its rate, which is the file's own:
+    what there is to hear and see of a file of any length, without torch. Raises DataError as `decode` does."""
+    with ExitStack() as stack:
+        source = _open(data, stack)
+        last = round(most * source.sample_rate)
+        found = list(_bounded(source, mono=True, first=0, last=last, max_seconds=most + 1))
+        wave = np.concatenate([np.zeros(0, np.float32), *(block.reshape(-1) for block in found)])
+        return wave[:last], source.sample_rate
+
+
 def _open(data: bytes, stack: ExitStack) -> _Source:
     """Raises DataError also for rates and channels that no sound has."""
     format = audio_pyav.container(data)

@@ -34,6 +34,7 @@ __all__ = [
     "decode_frames",
     "iter_frames",
     "keyframes",
+    "pictures",
     "prove",
     "read_audio_track",
     "read_facts",
@@ -176,6 +177,22 @@ def iter_frames(
                 del full
         if piece is not None and filled > (overlap if start else 0):
             yield _piece(wanted[start:], piece[:filled], seconds)
+
+
+def pictures(
+    source: Source, indices: Iterable[int], *, packets: Packets | None = None, max_pixels: int = LIMITS.max_pixels
+) -> Iterator[tuple[float, Pixels]]:
+    """(seconds, upright RGB uint8 [H, W, 3]) of the frames `indices`, which must ascend, one at a time and without
+    torch. Raises DataError as `decode_frames` does."""
+    limits = Limits(max_pixels=max_pixels)
+    table = packets if packets is not None else source.packets if isinstance(source, Media) else None
+    with closing(video_pyav.Reader(source, table, threads=1, limits=limits)) as reader:
+        order, seconds = tables.shown(reader.table), tables.seconds(reader.table)
+        wanted = [int(index) for index in indices]
+        video_pyav.check_range(wanted, len(order))
+        found = _in_order(reader, [int(order[index]) for index in wanted], None)
+        for index, pixels in zip(wanted, found, strict=True):
+            yield float(seconds[index]), pixels
 
 
 def _piece(numbers: list[int], pixels: Pixels, seconds: Times) -> tuple[list[int], Frames]:

@@ -25,8 +25,8 @@ def make(folder: Path, manifest: Manifest, run: dict[str, Any], *, seed: int) ->
     from mmdata import stats
     from mmdata.report_page.page import render
 
-    figures = stats.compute(folder, manifest, run)
-    return figures, render(folder, manifest, figures, seed=seed)
+    figures = stats.compute(folder, manifest, run, seed=seed)
+    return figures, render(folder, manifest, figures)
 
 
 class Reporter:
@@ -75,6 +75,6 @@ class Reporter:
 def _serve(connection: Connection) -> None:
     from mmdata.report_page.page import template
 
-    template()
+    template("page")
     folder, manifest, run, seed = connection.recv()
     connection.send(make(folder, manifest, run, seed=seed))

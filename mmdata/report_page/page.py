@@ -2,78 +2,104 @@
 
 from __future__ import annotations
 
-import bisect
 import functools
 import json
-from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from mmdata.errors import DataError
-from mmdata.report_page import charts, text
-from mmdata.report_page.pictures import thumbnail
+from mmdata.report_page import charts, examples, sounds, text
+from mmdata.report_page.examples import Budget
+from mmdata.report_page.rejected import REASONS, ROWS, funnel, reasons
 from mmdata.shards.dataset import Dataset
-from mmdata.shards.index import Index
 from mmdata.shards.manifest import Manifest
-from mmdata.stats import read_ledger, sample_keys
-from mmdata.types import Media, Sample
 
-GRID = 24
-GRID_SIDE = 160
-EXAMPLE_SIDE = 128
-REASONS = 60
-"""Reasons shown with examples; the table names them all up to `ROWS`."""
-ROWS = 200
 DOMAINS = 12
-PICTURE_BYTES = 1_800_000
-"""Characters of data URIs on one page; beyond them examples are shown without their picture."""
-
-_STAGES = {"input": "Input", "source": "Source", "fetch": "Fetch", "decode": "Decode"}
+FORMS = {
+    "image": ("Pictures", "Pictures are shown whole, at most 160 pixels wide or high."),
+    "conversation": ("Conversations", "Answers that are trained on are green; the rest is only read."),
+    "document": ("Documents", "Texts and media in the order of the page."),
+    "video": ("Videos", "A few frames, evenly spread, with their times."),
+    "audio": (
+        "Sounds",
+        "Waveform, and the log-mel spectrogram that models hear: low tones below, light is loud. "
+        f"What plays are the first {sounds.CLIP_SECONDS:.0f} seconds, at 16 kHz.",
+    ),
+    "text": ("Texts", ""),
+}
 _POWERS = tuple(2.0**k for k in range(0, 17, 2))
-_HISTOGRAMS: tuple[tuple[str, str, str, Any, tuple[float, ...]], ...] = (
-    ("resolution", "Resolution", "square root of the area, in pixels", text.count, tuple(2.0**k for k in range(4, 15))),
+_SIDES = tuple(2.0**k for k in range(4, 15))
+_SECONDS = (0.125, 1, 4, 16, 60, 600, 3600)
+_FAMILY = tuple(4.0**k for k in range(11))
+HISTOGRAMS: tuple[tuple[str, str, str, Any, tuple[float, ...]], ...] = (
+    ("resolution", "Resolution", "square root of the area, in pixels", text.count, _SIDES),
+    ("image_resolution", "Resolution of images", "square root of the area, in pixels", text.count, _SIDES),
+    ("video_resolution", "Resolution of videos", "square root of the area, in pixels", text.count, _SIDES),
     ("aspect", "Aspect ratio", "width to height", text.ratio, (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)),
     ("media_bytes", "Bytes", "per image, video or audio as stored", text.size, tuple(4.0**k for k in range(3, 14))),
-    ("text_characters_sampled", "Caption length", "characters, all text of a sample", text.count, _POWERS),
-    ("text_words_sampled", "Caption words", "split at blanks, all text of a sample", text.count, _POWERS),
-    ("media_seconds", "Duration", "of video and audio", text.seconds, (0.125, 1, 4, 16, 60, 600, 3600)),
+    ("media_seconds", "Duration", "of video and audio", text.seconds, _SECONDS),
+    ("video_seconds", "Duration of videos", "each by itself", text.seconds, _SECONDS),
+    ("audio_seconds", "Duration of audio", "each by itself", text.seconds, _SECONDS),
+    ("video_fps", "Frame rate", "frames per second of a video, on average", text.rate, (1, 5, 10, 15, 24, 30, 60, 120)),
+    ("sample_rate", "Sample rate", "of audio, and of videos with sound", text.hertz, (8e3, 16e3, 24e3, 48e3, 96e3)),
+    ("speech_rate_sampled", "Speech rate", "words per second of audio", text.rate, (0.125, 0.5, 1, 2, 4, 8, 16)),
+    ("turns", "Turns", "texts of a conversation", text.count, (1, 2, 4, 8, 16, 32, 64)),
+    ("media_per_sample", "Media per sample", "of samples that have any", text.count, (1, 2, 4, 8, 16, 32, 64)),
+    ("text_characters_sampled", "Text length", "characters, all text of a sample", text.count, _POWERS),
+    ("text_words_sampled", "Text words", "split at blanks, all text of a sample", text.count, _POWERS),
 )
+_SPLIT = {"resolution": ("image_resolution", "video_resolution"), "media_seconds": ("video_seconds", "audio_seconds")}
+"""Distributions over all media, which are drawn where all are of one kind, and what is drawn in place of them else."""
 _LATENCY = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
-def render(folder: Path, manifest: Manifest, stats: dict[str, Any], *, seed: int = 0) -> bytes:
-    """The report as one self-contained HTML page in UTF-8: no script, no request, pictures as data URIs.
+def render(
+    folder: Path, manifest: Manifest, stats: dict[str, Any], *, lengths: Mapping[str, dict[str, Any]] | None = None
+) -> bytes:
+    """The report as one self-contained HTML page in UTF-8: no script, no request, pictures and sound as data URIs.
 
     `stats` is what `mmdata.stats.compute` gave for the same folder and manifest, which need not be published yet.
-    `seed` draws the kept samples that are shown. The same arguments give the same bytes.
-    Raises DataError where a ledger, index or shard is damaged.
+    `lengths` are lengths of whole samples by a title (`mmdata.stats_tokens.sample_tokens`), where a tokenizer is known.
+    The same arguments give the same bytes. Raises DataError where a ledger, index or shard is damaged.
     """
-    budget = _Budget(PICTURE_BYTES)
+    budget = Budget()
     dataset = Dataset(folder, manifest=manifest)
-    samples = [_sample(dataset[position], budget) for position in sample_keys(len(dataset), GRID, seed)]
+    forms = [
+        {
+            "form": form,
+            "title": FORMS[form][0],
+            "about": FORMS[form][1],
+            "samples": held["samples"],
+            "cards": [examples.card(dataset, position, form, budget) for position in held["shown"]],
+        }
+        for form, held in ((form, stats["forms"].get(form)) for form in FORMS)
+        if held
+    ]
     context = {
         "name": folder.resolve().name,
         "manifest": manifest,
         "stats": stats,
-        "samples": samples,
-        "reasons": _reasons(dataset, stats, budget),
+        "forms": forms,
+        "box": (sounds.WIDTH, sounds.HEIGHT),
+        "reasons": reasons(dataset, stats, budget),
         "reasons_left_out": max(0, len(stats["examples"]) - REASONS),
-        "funnel": _funnel(manifest, stats),
-        "histograms": _histograms(stats),
+        "funnel": funnel(manifest, stats),
+        "histograms": histograms(stats),
+        "tokens": token_charts(stats["media_tokens"], lengths or {}),
         "latency": charts.histogram(stats["fetch"]["seconds"], text.seconds, marks=_LATENCY, name="fetch time"),
         "domains_shown": DOMAINS,
         "rows_shown": ROWS,
         "spec": json.dumps(manifest.spec, indent=2, ensure_ascii=False),
         "state_names": text.STATE_NAMES,
     }
-    return template().render(context).encode("utf-8", "xmlcharrefreplace")
+    return template("page").render(context).encode("utf-8", "xmlcharrefreplace")
 
 
 @functools.cache
-def template() -> jinja2.Template:
-    """The page, compiled: half of the time that the first report takes."""
+def template(name: str) -> jinja2.Template:
+    """A page, compiled: half of the time that the first report takes."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mmdata.report_page", "."),
         autoescape=True,
@@ -81,133 +107,50 @@ def template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "share", "size", "seconds", "rate", "visible", "link", "moment"):
-        environment.globals[name] = getattr(text, name)
-    return environment.get_template("page.html.jinja")
+    for each in ("count", "share", "size", "seconds", "rate", "clock", "visible", "link", "moment"):
+        environment.globals[each] = getattr(text, each)
+    environment.globals["state_names"] = text.STATE_NAMES
+    return environment.get_template(f"{name}.html.jinja")
 
 
-class _Budget:
-    """How many characters of pictures the page may still take."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def picture(self, data: bytes, side: int) -> dict[str, Any]:
-        if self.left <= 0:
-            return {"uri": "", "why": "no preview: the page is full"}
-        made = thumbnail(data, side)
-        self.left -= len(made.uri)
-        return {"uri": made.uri, "width": made.width, "height": made.height, "why": made.why}
+def drawn(histograms: Mapping[str, dict[str, Any]]) -> list[str]:
+    """The distributions worth a drawing: those of each kind of media where there are several."""
+    left_out: set[str] = set()
+    for whole, parts in _SPLIT.items():
+        several = all(histograms[part]["n"] for part in parts)
+        left_out |= {whole} if several else set(parts)
+    alone = ("media_per_sample", "turns")  # that a sample has one of each needs no drawing
+    left_out |= {name for name in alone if histograms[name].get("max", 0) <= 1}
+    return [key for key, *_ in HISTOGRAMS if key not in left_out and histograms[key]["n"]]
 
 
-def _sample(sample: Sample, budget: _Budget) -> dict[str, Any]:
-    caption = "\n".join(part.text for part in sample.texts)
-    media = sample.media[0] if sample.media else None
-    picture: dict[str, Any] = {"uri": "", "why": "text only"}
-    if media is not None:
-        picture = {"uri": "", "why": media.kind}
-        if media.kind == "image" and media.data is not None:
-            picture = budget.picture(media.data, GRID_SIDE)
-    return {
-        "key": sample.key,
-        "caption": caption,
-        "characters": len(caption),
-        "facts": _facts(media),
-        "more": len(sample.media) - 1,
-        "picture": picture,
-    }
-
-
-def _facts(media: Media | None) -> list[str]:
-    if media is None:
-        return []
-    facts = []
-    if media.width and media.height:
-        facts.append(f"{media.width}×{media.height}")
-    if media.seconds:
-        facts.append(text.seconds(media.seconds))
-    if media.format:
-        facts.append(media.format)
-    if media.data is not None:
-        facts.append(text.size(len(media.data)))
-    return facts
-
-
-def _reasons(dataset: Dataset, stats: dict[str, Any], budget: _Budget) -> list[dict[str, Any]]:
-    """Reasons by weight, with the stages that gave them and, for the first `REASONS`, example rows."""
-    stages = defaultdict(list)
-    for stage in _funnel(dataset.manifest, stats):
-        for reason in stage["reasons"]:
-            stages[reason["state"], reason["reason"]].append(stage["label"])
-    shown = stats["examples"][:REASONS]
-    rows = _ledger_rows(dataset, {(row["unit"], row["at"]) for entry in shown for row in entry["rows"]})
-    reasons = []
-    for number, entry in enumerate(stats["examples"][:ROWS]):
-        places = entry["rows"] if number < REASONS else []
-        examples = [_example(dataset, rows[place["unit"], place["at"]], budget) for place in places]
-        reasons.append({**entry, "stages": stages[entry["state"], entry["reason"]], "rows": examples})
-    return reasons
-
-
-def _ledger_rows(dataset: Dataset, places: set[tuple[int, int]]) -> dict[tuple[int, int], dict[str, Any]]:
-    """The ledger rows at some (unit, row in the unit), each ledger read once."""
-    columns = ["key", "origin", "origin_row", "uri", "detail", "of", "status", "attempts", "thumbnail"]
-    entries = {entry.unit: entry for entry in dataset.manifest.shards}
-    rows = {}
-    for unit in sorted({unit for unit, _ in places}):
-        wanted = sorted(at for number, at in places if number == unit)
-        if unit not in entries or wanted[-1] >= entries[unit].input_rows:
-            raise DataError("stats_stale", f"{dataset.path}: the stats name rows of unit {unit} that are not there")
-        found = read_ledger(dataset.path, entries[unit], columns).take(wanted).to_pylist()
-        rows.update({(unit, at): row for at, row in zip(wanted, found, strict=True)})
-    return rows
-
-
-def _example(dataset: Dataset, row: dict[str, Any], budget: _Budget) -> dict[str, Any]:
-    """One rejected record; a duplicate comes with the kept picture that it repeats, for a person to compare."""
-    picture = budget.picture(row["thumbnail"], EXAMPLE_SIDE) if row["thumbnail"] else None
-    twin = _kept(dataset, row["of"]) if row["of"] and picture else None
-    data = twin.media[0].data if twin and twin.media and twin.media[0].kind == "image" else None
-    return {
-        **row,
-        "origin": row["origin"].rsplit("/", 1)[-1],
-        "picture": picture,
-        "twin": budget.picture(data, EXAMPLE_SIDE) if data else None,
-    }
-
-
-def _kept(dataset: Dataset, key: str) -> Sample | None:
-    """The kept sample under a key that a source made from its input row; other keys are not searched for."""
-    entries = dataset.manifest.shards
-    at = bisect.bisect_right(entries, int(key), key=lambda entry: entry.input_first) - 1 if key.isdecimal() else -1
-    entry = entries[at] if at >= 0 else None
-    if entry is None or entry.index is None:
-        return None
-    keys = Index(dataset.path / entry.index, crc32c=entry.index_crc32c).keys()
-    return dataset[entry.first + keys.index(key)] if key in keys else None
-
-
-def _funnel(manifest: Manifest, stats: dict[str, Any]) -> list[dict[str, Any]]:
-    """The stages with names for people; a step carries the settings it was bound with."""
-    steps = manifest.spec.get("steps") or []
-    rows = []
-    for row in stats["funnel"]:
-        label, settings = _STAGES.get(row["stage"], row["kind"]), ""
-        if row["step"] is not None:
-            bound = {k: v for k, v in steps[row["step"]].items() if k != "kind" and v is not None}
-            settings = ", ".join(f"{k} {v}" for k, v in bound.items() if isinstance(v, str | int | float))
-        rows.append({**row, "label": label, "settings": settings})
-    return rows
-
-
-def _histograms(stats: dict[str, Any]) -> list[dict[str, Any]]:
+def histograms(stats: dict[str, Any]) -> list[dict[str, Any]]:
     """The distributions that hold anything, drawn."""
-    drawn = []
-    for key, title, unit, form, marks in _HISTOGRAMS:
+    told = []
+    wanted = drawn(stats["histograms"])
+    for key, title, unit, form, marks in HISTOGRAMS:
+        if key not in wanted:
+            continue
         value = stats["histograms"][key]
         chart = charts.histogram(value, form, marks=marks, name=f"{title.lower()}, {unit}")
-        if chart is not None:
-            sampled = key.endswith("_sampled") and stats["text_sampled"] < stats["samples"]
-            quantiles = [(name, form(value["quantiles"][name])) for name in ("p5", "p50", "p95")]
-            drawn.append({"title": title, "unit": unit, "chart": chart, "sampled": sampled, "quantiles": quantiles})
-    return drawn
+        sampled = key.endswith("_sampled") and stats["text_sampled"] < stats["samples"]
+        quantiles = [(name, form(value["quantiles"][name])) for name in ("p5", "p50", "p95")]
+        told.append({"title": title, "unit": unit, "chart": chart, "sampled": sampled, "quantiles": quantiles})
+    return told
+
+
+def token_charts(media: Mapping[str, dict[str, Any]], whole: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lengths in tokens: of whole samples where a tokenizer is known, then of their media alone, family by family."""
+    told = []
+    for real, found in ((True, whole), (False, media)):
+        for title, each in sorted(found.items()):
+            value = each["histogram"]
+            chart = charts.histogram(value, text.count, marks=_FAMILY, name=f"tokens of {title}")
+            if chart is None:
+                continue
+            quantiles = [(name, text.count(value["quantiles"][name])) for name in ("p5", "p50", "p95")]
+            told.append({
+                "title": title, "real": real, "chart": chart, "quantiles": quantiles, "n": value["n"],
+                "of": each["samples"], "left_out": each["left_out"], "mean": value["mean"],
+            })  # fmt: skip
+    return told

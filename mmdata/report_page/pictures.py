@@ -38,12 +38,17 @@ def thumbnail(data: bytes, side: int, *, quality: int = 78) -> Picture:
                 return Picture(why=f"no preview: {image.width} by {image.height} pixels")
             upright = _flat(ImageOps.exif_transpose(image))
             upright.thumbnail((side, side), Image.Resampling.HAMMING, reducing_gap=1.5)
-            out = io.BytesIO()
-            upright.save(out, "JPEG", quality=quality)
+            return encoded(upright, quality=quality)
     except Exception as error:  # a decoder may raise anything on hostile bytes; a missing preview is no failure
         return Picture(why=f"no preview: {type(error).__name__}")
+
+
+def encoded(image: Image.Image, *, quality: int) -> Picture:
+    """RGB as a data URI of JPEG."""
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
     uri = "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()
-    return Picture(uri=uri, width=upright.width, height=upright.height)
+    return Picture(uri=uri, width=image.width, height=image.height)
 
 
 def _flat(image: Image.Image) -> Image.Image:

@@ -85,6 +85,27 @@ def rate(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
+def hertz(number: float) -> str:
+    """A sample rate.
+
+    >>> hertz(16000), hertz(44100)
+    ('16 kHz', '44.1 kHz')
+    """
+    return f"{number / 1000:.3g} kHz"
+
+
+def clock(number: float) -> str:
+    """A time in a video or sound.
+
+    >>> clock(0.5), clock(75.25), clock(3725)
+    ('0:00.5', '1:15.2', '1:02:05')
+    """
+    if number >= 3600:
+        whole = int(number)
+        return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"
+    return f"{int(number) // 60}:{int(number) % 60:02}.{int(number * 10) % 10}"
+
+
 def moment(iso: str) -> str:
     """A time stamp to the minute, with its zone; what is none is shown as it is.
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmdata.errors import SpecError
-from mmdata.views.log_mel import mel_filters
 from mmdata.views.mel import HOP_LENGTH, N_FFT, SAMPLE_RATE
+from mmdata.views.mel_filters import mel_filters
 
 if TYPE_CHECKING:
     import numpy as np
