@@ -15,6 +15,7 @@ COMMANDS = {
     "diff": "compare two builds: records added, gone, with another fate or other bytes",
     "export": "a dataset as Parquet for datasets, MDS for Streaming, or with Energon's metadata",
     "forget": "remove samples from a finished dataset by tombstones, without rewriting it",
+    "compact": "write a dataset again without removed samples, small shards put together",
     "index": "adopt WebDataset and Energon tars as a dataset, without rewriting them",
     "schemas": "write or check the JSON Schemas of specs and files",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import gc
 import json
 import os
@@ -15,8 +14,8 @@ from pathlib import Path
 if __name__ == "__main__":
     gc.disable()  # importing makes much that stays: looking for garbage in it is a tenth of the time that it takes
 
-from mmdata import specfile, startup
-from mmdata.engine import commit, local
+from mmdata import pointer, specfile, startup
+from mmdata.engine import binding, commit, local
 from mmdata.engine.dry_run import dry_run
 from mmdata.engine.pool import fork_workers
 from mmdata.engine.shares import Share
@@ -83,9 +82,9 @@ def _opened(
         source = spec.source.open()
         commit.prepare(folder)
         with contextlib.ExitStack() as locks:
-            locks.enter_context(_lock(folder, "lock", shared=share is not None))
+            locks.enter_context(binding.locked(folder, "lock", shared=share is not None))
             if share is not None:
-                locks.enter_context(_lock(folder, f"lock-{share.index}-of-{share.workers}"))
+                locks.enter_context(binding.locked(folder, f"lock-{share.index}-of-{share.workers}"))
             yield Job.open(
                 spec,
                 source,
@@ -111,18 +110,6 @@ def _folder(spec: BuildSpec) -> Path:
     if "://" in spec.output.path:
         raise SpecError(f"output.path: {spec.output.path}: a build writes to a local folder; copy it from there")
     return Path(spec.output.path)
-
-
-@contextlib.contextmanager
-def _lock(folder: Path, name: str, *, shared: bool = False) -> Iterator[None]:
-    """One build at a time per dataset, or workers of one. The kernel drops the lock with the process, however it
-    ends."""
-    with open(folder / ".build" / name, "w") as file:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"{folder}: another build is writing to this dataset") from None
-        yield
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -199,10 +186,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             sent = push_dataset(_folder(spec), arguments.push, replace=arguments.push_replace)
     except (SpecError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {pointer.told(error)}", file=sys.stderr)
         return 2
     except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {pointer.told(error)}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
     except KeyboardInterrupt:  # before or after the part of a run that takes care of signals
         print("error: interrupted; what is committed is safe, run the same command again to resume", file=sys.stderr)

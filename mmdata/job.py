@@ -203,7 +203,7 @@ class Job:
         for entry in self.committed:
             self._restore(ordered, self.folder / entry.index if entry.index else None, entry.index_crc32c)
         for unit in sorted(done):
-            staged = self.folder / commit.staged(commit.UnitFiles(number=unit).index, recover.AREA)
+            staged = self.folder / commit.staged(commit.UnitFiles.of(self.committed[unit]).index, recover.AREA)
             self._restore(ordered, staged if staged.exists() else None, None)
         rest = {row for unit, rows in wanted.items() if unit not in done for row in rows}
         rows, memory = 0, Memory(self._memory_limit())

@@ -34,6 +34,7 @@ TESTED_BY = {
         "mmdata/outputs/finish.py",
         "mmdata/tally.py",
     ],
+    "tests/test_compact.py": ["mmdata/engine/compaction.py"],
     "tests/test_append.py": ["mmdata/sources/_growth.py"],  # What sources have got since.
     "tests/engine/test_shares.py": ["mmdata/engine/mapped.py"],  # What workers hand over.
     "tests/decode/test_image.py": [  # Reached through the one door, `image`, with every format and damage.

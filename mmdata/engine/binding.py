@@ -7,6 +7,7 @@ dataset has begun.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib
 import json
@@ -16,12 +17,24 @@ from typing import Any
 
 from mmdata import specfile
 from mmdata.engine import commit, mapped
-from mmdata.errors import SpecError
+from mmdata.errors import RunError, SpecError
 from mmdata.shards import manifest as manifests
 from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
 from mmdata.spec import BuildSpec, Growing, Listed, Source
 
 INPUTS = ".build/inputs"
+
+
+@contextlib.contextmanager
+def locked(folder: Path, name: str = "lock", *, shared: bool = False) -> Iterator[None]:
+    """One build at a time per dataset, or workers of one. The kernel drops the lock with the process, however it
+    ends. Raises RunError where another has it."""
+    with open(folder / ".build" / name, "w") as file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{folder}: another build is writing to this dataset") from None
+        yield
 
 
 def bound_spec(spec: BuildSpec, source: Source) -> dict[str, Any]:

@@ -54,21 +54,29 @@ class CommitRecord(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitFiles:
-    """The names of one unit's files, relative to the dataset."""
+    """The names of one unit's files, relative to the dataset. `prefix` tells those of a compaction from those that they
+    replace, which a reader may still have in use."""
 
     number: int
+    prefix: str = ""
+
+    @classmethod
+    def of(cls, entry: ShardEntry) -> UnitFiles:
+        """As they are called already."""
+        name = Path(entry.ledger).name
+        return cls(number=entry.unit, prefix=name.removesuffix(f"{entry.unit:06d}.parquet"))
 
     @property
     def shard(self) -> str:
-        return f"shards/{self.number:06d}.tar"
+        return f"shards/{self.prefix}{self.number:06d}.tar"
 
     @property
     def index(self) -> str:
-        return f"index/{self.number:06d}.arrow"
+        return f"index/{self.prefix}{self.number:06d}.arrow"
 
     @property
     def ledger(self) -> str:
-        return f"ledger/{self.number:06d}.parquet"
+        return f"ledger/{self.prefix}{self.number:06d}.parquet"
 
     @property
     def all(self) -> tuple[str, str, str]:
@@ -88,13 +96,14 @@ def write_unit(
     rows: list[LedgerRow],
     *,
     area: str = "staging",
+    prefix: str = "",
 ) -> tuple[ShardEntry, list[LedgerRow]]:
     """Write one unit's files into `.build/<area>` and sync them.
 
     `kept` are in input order and are taken one at a time, so that media on disk are read when written.
     Returns the unit's manifest entry (`first` is left 0) and its ledger rows with shard places filled in.
     """
-    files = UnitFiles(number=number)
+    files = UnitFiles(number=number, prefix=prefix)
     index_rows: list[IndexRow] = []
     places: dict[int, int] = {}
     digest = hashlib.sha256()
@@ -124,11 +133,7 @@ def write_unit(
         }
     else:
         shard_path.unlink()
-    final = [_placed(row, number, places) for row in rows]
-    ledger_path = folder / staged(files.ledger, area)
-    pq.write_table(ledger.to_table(final), ledger_path, compression="zstd")
-    _fsync(ledger_path)
-    fsync_folder(ledger_path.parent)  # the names, too, must be there once the commit record is
+    final, ledger_sha256 = write_ledger(folder, files, rows, places, area=area)
     return (
         ShardEntry(
             unit=number,
@@ -137,11 +142,24 @@ def write_unit(
             input_first=input_first,
             input_rows=len(rows),
             ledger=files.ledger,
-            ledger_sha256=sha256_file(ledger_path),
+            ledger_sha256=ledger_sha256,
             **entry,
         ),
         final,
     )
+
+
+def write_ledger(
+    folder: Path, files: UnitFiles, rows: list[LedgerRow], places: dict[int, int], *, area: str = "staging"
+) -> tuple[list[LedgerRow], str]:
+    """Write the ledger of a unit whose kept rows lie at `places` in its shard, and sync it and the names of all that is
+    staged; returns its rows with these places, and its SHA-256."""
+    final = [_placed(row, files.number, places) for row in rows]
+    path = folder / staged(files.ledger, area)
+    pq.write_table(ledger.to_table(final), path, compression="zstd")
+    _fsync(path)
+    fsync_folder(path.parent)  # the names, too, must be there once the commit record is
+    return final, sha256_file(path)
 
 
 def _placed(row: LedgerRow, number: int, places: dict[int, int]) -> LedgerRow:
@@ -260,7 +278,7 @@ def record(folder: Path, entry: ShardEntry, rows: list[LedgerRow], *, area: str 
 
 def publish(folder: Path, entry: ShardEntry, *, area: str = "staging") -> None:
     """Move a recorded unit's files to their places. Repeating it is harmless."""
-    for name in UnitFiles(number=entry.unit).all:
+    for name in UnitFiles.of(entry).all:
         source, target = folder / staged(name, area), folder / name
         if source.exists():
             os.replace(source, target)

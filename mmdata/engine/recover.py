@@ -61,8 +61,9 @@ def rewrite(folder: Path, dataset: Dataset, finished: Finished) -> None:
     fresh = {row.row: row for row in finished.rows}
     before = ledger.read_rows(folder / entry.ledger)
     rows = [_again(old, fresh[old.row]) if old.row in fresh else old for old in before]
-    kept = _merge(_old(dataset, entry), finished.kept)
-    written, final = commit.write_unit(folder, finished.number, entry.input_first, kept, rows, area=AREA)
+    kept = _merge(stored(dataset, entry), finished.kept)
+    prefix = commit.UnitFiles.of(entry).prefix
+    written, final = commit.write_unit(folder, finished.number, entry.input_first, kept, rows, area=AREA, prefix=prefix)
     commit.record(folder, written, final, area=RECORDS)
 
 
@@ -72,7 +73,8 @@ def _again(old: LedgerRow, new: LedgerRow) -> LedgerRow:
     return LedgerRow(**(values | {"attempts": old.attempts + new.attempts}))
 
 
-def _old(dataset: Dataset, entry: ShardEntry) -> Iterator[Kept]:
+def stored(dataset: Dataset, entry: ShardEntry) -> Iterator[Kept]:
+    """The samples of a unit as they were written, read back and verified."""
     for position in range(entry.first, entry.first + entry.rows):
         row = dataset.row(position)
         yield Kept(row=row.row, sample=dataset.sample(position, stored=True), signatures=row.signatures)
@@ -91,11 +93,10 @@ def _merge(old: Iterator[Kept], new: Iterator[Kept]) -> Iterator[Kept]:
             right = next(new, None)
 
 
-def begin_publish(folder: Path, generation: int, run: dict[str, Any]) -> None:
+def begin_publish(folder: Path, generation: int, run: dict[str, Any], *, by: str = "") -> None:
     """From here on the rewritten units count, whatever happens: see `publish`."""
-    write_atomic(
-        folder / ".build" / "publish.json", json.dumps({"generation": generation, "run": run}, sort_keys=True).encode()
-    )
+    mark = {"generation": generation, "run": run, "by": by}
+    write_atomic(folder / ".build" / "publish.json", json.dumps(mark, sort_keys=True).encode())
 
 
 def publishing(folder: Path) -> dict[str, Any] | None:

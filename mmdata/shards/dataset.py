@@ -279,7 +279,7 @@ class Dataset:
                 self._open.move_to_end(number)
                 return shard
         # Not under the lock: a remote shard takes its time to open, and others are read meanwhile.
-        opened = OpenShard(self.folder, self._entry(number, position), self._files)
+        opened = OpenShard(self.folder, self._entry(number, position), self._files, generation=self.manifest.generation)
         with self._lock:
             shard = self._open.setdefault(number, opened)
             if shard is opened:

@@ -6,7 +6,8 @@ import contextlib
 import threading
 from collections import deque
 
-from mmdata.errors import DataError
+from mmdata.errors import DataError, RunError
+from mmdata.shards import manifest as manifests
 from mmdata.shards import rows
 from mmdata.shards.access import Source, local_path
 from mmdata.shards.columns import Interned, MediaFacts
@@ -30,12 +31,17 @@ class OpenShard:
 
     `files` are the shards of the dataset that have theirs open; beyond `OPEN_FILES` the first closes it again."""
 
-    def __init__(self, folder: Folder, entry: ShardEntry, files: deque[OpenShard]) -> None:
+    def __init__(self, folder: Folder, entry: ShardEntry, files: deque[OpenShard], *, generation: int = 0) -> None:
         assert entry.index is not None, entry
         assert entry.shard is not None, entry
         self.path = folder.locate(entry.shard)
         self.first = entry.first
-        self.index = Index(folder.file(entry.index, digest=index_digest(entry)), crc32c=entry.index_crc32c)
+        self._generation = generation
+        self._folder = folder
+        try:
+            self.index = Index(folder.file(entry.index, digest=index_digest(entry)), crc32c=entry.index_crc32c)
+        except DataError as error:
+            raise self._replaced() or error from None
         if len(self.index) != entry.rows:
             raise DataError("index_rows", f"{self.index.path}: {len(self.index)} rows, the manifest has {entry.rows}")
         self.bytes = self.index.bytes + ALONE
@@ -44,7 +50,6 @@ class OpenShard:
         self._raw: RawPlaces | None = None
         self._mapped: Source | None = None
         self._lock = threading.Lock()
-        self._folder = folder
         self._entry = entry
         self._source: Source | None = None
 
@@ -58,10 +63,29 @@ class OpenShard:
                 source = self._source
                 if source is None:
                     entry = self._entry
-                    source = self._folder.source(entry.shard or "", size=entry.shard_bytes, digest=entry.shard_sha256)
+                    try:
+                        source = self._folder.source(
+                            entry.shard or "", size=entry.shard_bytes, digest=entry.shard_sha256
+                        )
+                    except DataError as error:
+                        raise self._replaced() or error from None
                     self._source = source
             self._bound_files()
         return source
+
+    def _replaced(self) -> RunError | None:
+        """Why a file is not there any more, if that is why. It stops a run: a shard that is damaged costs its samples,
+        but of a dataset that has become another one nothing would be left."""
+        try:
+            now = manifests.read(self._folder.path).generation
+        except DataError:
+            return None
+        if now == self._generation:
+            return None
+        return RunError(
+            f"{self._folder.path}: compacted or changed since it was opened (generation {self._generation} -> {now}); "
+            "open it again"
+        )
 
     def _bound_files(self) -> None:
         self._files.append(self)

@@ -78,7 +78,7 @@ def _differing(saved: Extent, datasets: Sequence[Dataset]) -> Iterator[str]:
         before = saved.roots[number * HEX : (number + 1) * HEX]
         held = len(dataset.shard_rows)
         if shards > held:
-            yield f"dataset {dataset.path}: {shards} shards -> {held}"
+            yield f"dataset {dataset.path}: {shards} shards -> {held}; it was compacted or built anew"
         elif (now := _root(dataset, shards)) != before:
             which = "" if shards == held else f" of its first {shards} shards"
             yield f"dataset {dataset.path}: root digest{which} {before} -> {now}"
