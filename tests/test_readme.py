@@ -1,61 +1,31 @@
-"""The README: its commands parse, its specs load, its Python runs as far as it can, its files are there."""
+"""The README: its commands parse with the specs that they name, its step works, its files are there.
+
+That its Python runs and its specs load is tested with the documents, in `test_docs.py`."""
 
 from __future__ import annotations
 
-import argparse
-import ast
-import importlib
 import re
-import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmdata import registry, specfile
-from mmdata.stream.spec import StreamSpec
 from mmdata.types import Drop, Origin, Sample, Text
 from mmtrain.spec import TrainSpec
+from tests import markdown
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(language: str) -> list[str]:
-    return [text for name, text in FENCE.findall(README) if name == language]
+    return [block.text for block in markdown.blocks(README, language)]
 
 
 def commands() -> list[list[str]]:
-    """The words of every command line of the README that runs a module of ours, comments left out."""
-    lines = "\n".join([*blocks("bash"), *blocks("sh"), *blocks("console"), *blocks("")]).replace("\\\n", " ")
-    found = [line for line in lines.split("\n") if re.match(r"\s*(\$ )?python -m mm(data|train)\b", line)]
-    return [shlex.split(line.strip().removeprefix("$ "), comments=True)[2:] for line in found]
-
-
-class Parsed(Exception):
-    """Carries the arguments out of a command that has accepted them."""
-
-
-def parse(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> argparse.Namespace:
-    """Run a command's own entry point up to where its arguments are parsed. A usage error is SystemExit."""
-    real = argparse.ArgumentParser.parse_args
-
-    def parse_args(self: argparse.ArgumentParser, *args: Any, **named: Any) -> argparse.Namespace:
-        raise Parsed(real(self, *args, **named))
-
-    module, *arguments = words
-    if module in ("mmdata", "mmtrain"):
-        module += ".__main__"
-    main = importlib.import_module(module).main
-    with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-        with pytest.raises(Parsed) as caught:
-            main(arguments)
-    found: argparse.Namespace = caught.value.args[0]
-    return found
+    return markdown.all_commands(README)
 
 
 def test_the_readme_has_what_is_tested_here() -> None:
@@ -67,8 +37,8 @@ def test_the_readme_has_what_is_tested_here() -> None:
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_a_command_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = parse(words, monkeypatch)
+def test_a_command_parses(words: list[str]) -> None:
+    arguments = markdown.parse(words)
     overrides = [re.sub(r"^((?:\w+\.)*path)=.*", r"\1=somewhere", line) for line in getattr(arguments, "set", [])]
     for name in (getattr(arguments, "spec", None), getattr(arguments, "config", None)):
         if name is None or not ((ROOT / name).is_file() or (ROOT / "pipelines" / name).is_file()):
@@ -80,32 +50,9 @@ def test_a_command_parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> 
             specfile.load(TrainSpec, path, overrides, check_paths=False)
 
 
-def test_the_parser_of_a_command_refuses_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parser_of_a_command_refuses_what_is_wrong() -> None:
     with pytest.raises(SystemExit):
-        parse(["mmdata.build", "--spec", "a.yaml", "--no-such-option"], monkeypatch)
-
-
-@pytest.mark.parametrize("text", blocks("yaml"))
-def test_a_spec_loads(text: str, tmp_path: Path) -> None:
-    file = tmp_path / "readme.yaml"
-    file.write_text(text, encoding="utf-8")
-    if "source:" in text:
-        spec, _ = specfile.load_build(str(file), check_paths=False)
-        assert spec.output.path.startswith(str(tmp_path))
-    elif text.startswith("datasets:"):
-        specfile.load(StreamSpec, str(file), check_paths=False)
-    else:  # what a config of a training run may say besides its data
-        file.write_text(f"{text}\ndata: {{dataset: d, max_length: 64}}\noutput: run\n", encoding="utf-8")
-        spec, _ = specfile.load(TrainSpec, str(file), check_paths=False)
-        assert spec.parameters
-
-
-@pytest.mark.parametrize("text", blocks("python"))
-def test_a_python_block_compiles_and_its_imports_are_there(text: str) -> None:
-    tree = ast.parse(text)
-    compile(tree, "README.md", "exec")
-    imports: list[ast.stmt] = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    exec(compile(ast.Module(imports, []), "README.md", "exec"), {})
+        markdown.parse(["mmdata.build", "--spec", "a.yaml", "--no-such-option"])
 
 
 @pytest.mark.parametrize("text", [text for text in blocks("python") if '@register("step"' in text])
@@ -126,7 +73,7 @@ def test_the_step_of_the_readme_works_as_a_plugin(text: str, tmp_path: Path) -> 
 
 
 def test_named_files_are_there() -> None:
-    prose = FENCE.sub("", README)
+    prose = markdown.prose(README)
     generated = {line.strip("/\n") for line in (ROOT / ".gitignore").read_text().split("\n") if line.strip()}
     tops = {path.name for path in ROOT.iterdir()} - generated
     named = [code.rstrip("/") for code in re.findall(r"`([\w./-]+)`", prose)]
@@ -134,17 +81,15 @@ def test_named_files_are_there() -> None:
     paths += [
         code for code in named if re.fullmatch(r"[\w-]+\.(toml|md|ya?ml)|Makefile|LICENSE|constraints\.txt", code)
     ]
-    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", prose) if "://" not in link]
     assert paths
-    assert links
-    assert [path for path in [*paths, *filter(None, links)] if not (ROOT / path).exists()] == []
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_the_two_commands_and_every_make_target() -> None:
     assert "make demo" in README
     assert "make test" in README
     targets = set(re.findall(r"^([\w-]+):", MAKEFILE, re.MULTILINE))
-    code = " \n".join([*blocks("bash"), *re.findall(r"`([^`\n]+)`", FENCE.sub("", README))])
+    code = " \n".join([*blocks("bash"), *re.findall(r"`([^`\n]+)`", markdown.prose(README))])
     assert set(re.findall(r"^\s*make ([\w-]+)", code, re.MULTILINE)) <= targets
 
 
