@@ -1,4 +1,5 @@
-"""Every shipped pipeline, run tiny: the build on the embedded example, then the training on what was built."""
+"""Every shipped pipeline, run tiny: the build on the embedded example, then the training on what was built; those of
+other inputs in `pipelines/test_NAME.py`."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ from tests.building import ledger
 RECORDS = 40
 TRAINED = {"recipe_tiny.yaml": TrainSpec, "sft_tiny.yaml": TrainSpec}
 BUILT = {"laion_subset.yaml"}
+ELSEWHERE = {path.stem.removeprefix("test_") + ".yaml" for path in Path(__file__).parent.glob("pipelines/test_*.py")}
 
 
 def run(module: str, *arguments: str, cwd: Path) -> str:
@@ -37,11 +39,22 @@ def sets(*overrides: str) -> list[str]:
     return [word for override in overrides for word in ("--set", override)]
 
 
-def test_every_shipped_pipeline_is_run_below() -> None:
-    assert {path.name for path in specfile.pipelines().glob("*.yaml")} == BUILT | TRAINED.keys()
+def test_every_shipped_pipeline_is_run() -> None:
+    assert {path.name for path in specfile.pipelines().glob("*.yaml")} == BUILT | TRAINED.keys() | ELSEWHERE
 
 
-@pytest.mark.parametrize("name", sorted(BUILT | TRAINED.keys()))
+def test_every_pipeline_says_how_it_is_run() -> None:
+    """The command, and what to expect of it, at its top."""
+    for path in specfile.pipelines().glob("*.yaml"):
+        top = path.read_text().partition("\n\n")[0] + path.read_text().partition("\n\n")[2][:600]
+        command = "mmtrain.sft --config" if path.name in TRAINED else f"mmdata.build --spec {path.name}"
+        assert command in top, path.name
+        if path.name not in TRAINED:
+            assert "Expected yield:" in top
+            assert "Expected time:" in top
+
+
+@pytest.mark.parametrize("name", sorted(BUILT | TRAINED.keys() | ELSEWHERE))
 def test_a_pipeline_loads(name: str) -> None:
     """Input paths are not checked: they are what `make demo` writes."""
     if name in TRAINED:

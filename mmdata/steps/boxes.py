@@ -55,7 +55,7 @@ class Boxes(StepSpec):
     min_side: float = Field(1.0, gt=0)
     """Least height and width of a box, in pixels."""
     missing: Literal["drop", "keep"] = "drop"
-    """What is done with records that have no such column, or no box in it."""
+    """What is done with records that have no such column, or no box that is left. `keep`: their columns are empty."""
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         value = _at(sample.meta, self.column)
@@ -77,7 +77,7 @@ class Boxes(StepSpec):
             made = _boxes.cut(_scaled(_CORNERS[self.layout](box), frame), size)
             if made is not None and min(made[2] - made[0], made[3] - made[1]) >= self.min_side:
                 kept.append((label, list(made), at in crowded))
-        if not kept:
+        if not kept and self.missing == "drop":
             return self._without(sample, f"of {len(boxes)} boxes none has an area of {self.min_side:g} pixels a side")
         columns: dict[str, Any] = {_boxes.COLUMN: [box for _, box, _ in kept]}
         if self.labels is not None:

@@ -100,8 +100,9 @@ def test_boxes_of_a_build_end_under_their_reasons(tmp_path: Path) -> None:
     assert (first.meta["labels"], first.meta["crowds"]) == (["dog", "cat"], [1])
     assert (second.meta["boxes"], second.meta["labels"]) == ([BOX], ["cat"])
     assert "annotated on 240x320, the picture is 160x120" in made.details[5]
-    kept = build(tmp_path, records[2:4], [{"kind": "probe"}, {**step, "missing": "keep"}], name="kept")
-    assert kept.reasons == ["", ""]
+    kept = build(tmp_path, records[2:5], [{"kind": "probe"}, {**step, "missing": "keep"}], name="kept")
+    assert kept.reasons == ["", "", ""]
+    assert kept.column("boxes") == [None, None, []]
 
 
 @settings(deadline=None, max_examples=25)
