@@ -109,6 +109,15 @@ def first_digests(index: Index, rows: np.ndarray) -> list[str | None]:
     return [digest if there else None for digest, there in zip(digests, has.tolist(), strict=True)]
 
 
+def media_counts(index: Index, kind: str) -> np.ndarray:
+    """How many media of a kind each row of an index has: int64 [rows]. At least one row."""
+    lists, parts = index.parts()
+    kinds, names = arrow.codes(parts.field("kind"))
+    wanted = kinds == names.index(kind) if kind in names else np.zeros(len(kinds), bool)
+    sums = np.concatenate([[0], np.cumsum(wanted, dtype=np.int64)])
+    return np.diff(sums[lists])
+
+
 def _groups(columns: list[pa.Array], at: np.ndarray) -> tuple[np.ndarray, list[int]]:
     """Number the different combinations of values at the places `at`: (a number for each, a place for each number)."""
     codes = np.zeros(len(at), np.int64)

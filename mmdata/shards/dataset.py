@@ -19,7 +19,7 @@ from mmdata.errors import DataError
 from mmdata.shards import manifest as manifests
 from mmdata.shards import tombstones
 from mmdata.shards.cache import Cache
-from mmdata.shards.columns import Interned, first_digests
+from mmdata.shards.columns import Interned, first_digests, media_counts
 from mmdata.shards.folder import Folder
 from mmdata.shards.index import FOREIGN, IndexRow, Part
 from mmdata.shards.opened import OpenShard, index_digest
@@ -187,6 +187,14 @@ class Dataset:
             ]
 
         return self._by_shard(positions, facts)
+
+    def media_counts(self, number: int, kind: str) -> np.ndarray:
+        """How many media of a kind each sample of the number-th shard has, by its index alone: int64 [rows]."""
+        return media_counts(self._shard(number, int(self.shard_firsts[number])).index, kind)
+
+    def entry(self, position: int) -> ShardEntry:
+        """The shard that holds the sample at a position."""
+        return self._entry(self._table.find(position), position)
 
     def row(self, position: int) -> IndexRow:
         """The index row at a position: facts and places, no media read."""

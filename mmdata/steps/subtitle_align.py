@@ -39,8 +39,10 @@ class SubtitleAlign(StepSpec):
     video that was not cut gets all of its own. Lines that a cue repeats from the one before (rolling captions) are left
     out.
 
-    Parts without words stay, or are removed with `silent: drop`; a sample of which none is left is dropped, as
-    `subtitle_align`. A column that cannot be read ends the record as `failed_permanent: subtitles`.
+    A column `spoken` says which video parts have a text behind them, so that each can become a sample with its own
+    (source `dataset`, `each: video`). Parts without words stay, or are removed with `silent: drop`; a sample of which
+    none is left is dropped, as `subtitle_align`. A column that cannot be read ends the record as `failed_permanent:
+    subtitles`.
     """
 
     kind: Literal["subtitle_align"] = "subtitle_align"
@@ -82,7 +84,8 @@ class SubtitleAlign(StepSpec):
             return Drop(reason=self.kind, detail=f"none of {len(cues)} cues lies in a clip")
         kept = [span for span, text in zip(spans, said, strict=True) if text or self.silent == "keep"]
         meta = {name: value for name, value in sample.meta.items() if name != self.column}
-        return with_columns(replace(sample, parts=tuple(parts), meta=meta), {"clips": kept})
+        spoken = [bool(text) for text in said if text or self.silent == "keep"]
+        return with_columns(replace(sample, parts=tuple(parts), meta=meta), {"clips": kept, "spoken": spoken})
 
     def _said(self, cues: list[Cue], spans: list[list[float]]) -> list[str]:
         lines: list[list[str]] = [[] for _ in spans]
