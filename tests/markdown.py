@@ -27,8 +27,9 @@ COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """A fenced block. Behind its language may stand `file=NAME` (the reader saves it under that name), `run` (its
-    commands are run here), `shows` (what the command before it prints; `...` stands for what differs) or `names` (only
-    compiled and imported: it needs what a test has not)."""
+    commands are run here), `fails` (so are they, and end with an error), `shows` (what the command before it prints;
+    `...` stands for what differs), `wrong` (a spec with mistakes) or `names` (only compiled and imported: it needs what
+    a test has not)."""
 
     language: str
     info: frozenset[str]
@@ -153,7 +154,7 @@ class Page:
             self._shell(block)
         elif block.language == "python" and block.file is None:
             self._python(block)
-        elif block.language == "yaml":
+        elif block.language == "yaml" and "wrong" not in block.info:
             load_yaml(block.text, self.folder)
         elif "shows" in block.info:
             compare(block.text, self.printed)
@@ -161,12 +162,12 @@ class Page:
     def _shell(self, block: Block) -> None:
         for words in commands(block.text):
             parse(words)
-            if "run" in block.info:
+            if block.info & {"run", "fails"}:
                 said = io.StringIO()
-                with contextlib.redirect_stdout(said):
+                with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
                     code = _main(words[0])(words[1:])
                 self.printed = said.getvalue()
-                assert not code, f"{words}: exit {code}\n{self.printed}"
+                assert bool(code) == ("fails" in block.info), f"{words}: exit {code}\n{self.printed}"
 
     def _python(self, block: Block) -> None:
         code = compile(block.text, "page", "exec")

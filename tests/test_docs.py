@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import tomllib
@@ -22,6 +23,8 @@ PAGES = sorted(DOCS.rglob("*.md"))
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *PAGES]}
 LONGEST = 230
 """Lines of a page that can be read in one sitting; a table to look things up in may be longer."""
+GIVERS = {"DataError", "FetchError", "transient", "opted_out", "guarded", "_guarded", "_Nothing"}
+"""What takes a slug as its first argument."""
 TABLES = ("docs/troubleshooting.md",)
 
 
@@ -103,6 +106,46 @@ def test_the_pictures_are_what_the_code_draws() -> None:
         file = DOCS / "pictures" / f"packing_{name}.svg"
         assert file.read_text(encoding="utf-8") == draw(), f"{file.name}: run python docs/draw_packing.py"
         assert f"pictures/{file.name}" in TEXTS["docs/packing.md"]
+
+
+def reasons() -> set[str]:
+    """Every slug that the code gives to an error or a drop, as far as its source spells them."""
+    found: set[str] = set()
+    for path in [*(ROOT / "mmdata").rglob("*.py"), *(ROOT / "mmtrain").rglob("*.py")]:
+        if "testing" in path.parts:
+            continue
+        text = path.read_text(encoding="utf-8")
+        if not re.search(r"reason|empty=|kind|" + "|".join(f"{name}\\(" for name in GIVERS), text):
+            continue
+        for node in ast.walk(ast.parse(text)):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            named = [word.value for word in node.keywords if word.arg in ("reason", "empty")]
+            if name in GIVERS and node.args:
+                named.append(node.args[0])
+            if name == "Drop" and any("kind" in ast.unparse(value) for value in named):
+                found.add(path.stem)
+            found |= {
+                each.value
+                for value in named
+                for each in ast.walk(value)
+                if isinstance(each, ast.Constant) and isinstance(each.value, str)
+            }
+    return {slug for slug in found if re.fullmatch(r"[a-z][a-z0-9_]+", slug) and not slug.endswith("_")}
+
+
+def test_every_reason_has_its_entry() -> None:
+    page = TEXTS["docs/troubleshooting.md"]
+    entries = re.findall(r'<a id="([^"]+)"', page)
+    assert len(entries) == len(set(entries)), [slug for slug in set(entries) if entries.count(slug) > 1]
+    known = reasons()
+    assert len(known) > 150
+    assert sorted(known - anchors(page)) == [], "give each an entry in docs/troubleshooting.md"
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "mmdata").rglob("*.py"))
+    spelt = {*known, *registry.kinds("step")}
+    left = [slug for slug in entries if slug not in spelt and not slug.startswith(("http_", "x_robots_"))]
+    assert [slug for slug in left if f'"{slug}"' not in source and f"{slug}:" not in source] == []
 
 
 def test_the_tests_of_pages_can_fail(tmp_path: Path) -> None:
