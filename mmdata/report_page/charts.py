@@ -120,6 +120,81 @@ def histogram(
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlay:
+    """Two distributions on one axis as shares of each: bars for the first, a line for the second."""
+
+    width: int
+    height: int
+    left: float
+    right: float
+    top: float
+    bottom: float
+    bars: tuple[Bar, ...]
+    line: str
+    ticks: tuple[Mark, ...]
+    grid: tuple[Mark, ...]
+    summary: str
+
+
+def overlay(
+    a: dict[str, Any], b: dict[str, Any], form: Callable[[float], str], *, marks: tuple[float, ...], name: str
+) -> Overlay | None:
+    """Two stats histograms of the same edges over each other, or None where either holds nothing.
+
+    Heights are shares of each build's own values, so that builds of different sizes can be compared.
+    """
+    if not a["n"] or not b["n"] or a["edges"] != b["edges"]:
+        return None
+    edges = a["edges"]
+    pairs = [_occupied(each["counts"], each, 10) for each in (a, b)]
+    first, last = min(low for low, _ in pairs), max(high for _, high in pairs)
+    below, above = bool(a["below"] or b["below"]), bool(a["above"] or b["above"])
+    labels = [f"{form(edges[at])} to {form(edges[at + 1])}" for at in range(first, last)]
+    labels = [*[f"less than {form(edges[0])}"] * below, *labels, *[f"{form(edges[-1])} and more"] * above]
+    one, other = (
+        [
+            count / each["n"]
+            for count in (*[each["below"]] * below, *each["counts"][first:last], *[each["above"]] * above)
+        ]
+        for each in (a, b)
+    )
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    levels = scale(math.ceil(100 * max(*one, *other)))
+    pitch, tall = (right - LEFT) / len(labels), bottom - TOP
+    bars, line = [], []
+    for at, (label, share_a, share_b) in enumerate(zip(labels, one, other, strict=True)):
+        x = LEFT + at * pitch
+        high_a, high_b = (round(tall * 100 * share / levels[-1], 1) for share in (share_a, share_b))
+        title = f"{label}: {100 * share_a:.3g}% in A, {100 * share_b:.3g}% in B"
+        bars.append(
+            Bar(x=round(x + 0.5, 1), y=round(bottom - high_a, 1), width=round(pitch - 1, 1), height=high_a, title=title)
+        )
+        line.append(f"{x:.1f} {bottom - high_b:.1f}L{x + pitch:.1f} {bottom - high_b:.1f}")
+
+    def place(number: float) -> float:
+        at = min(max(first, next((k for k in range(first, last) if number < edges[k + 1]), last - 1)), last - 1)
+        inside = (math.log(max(number, 1e-9)) - math.log(edges[at])) / (math.log(edges[at + 1]) - math.log(edges[at]))
+        return round(LEFT + pitch * (below + at - first + min(max(inside, 0.0), 1.0)), 1)
+
+    ticks = [Mark(at=place(mark), label=form(mark)) for mark in marks if edges[first] <= mark <= edges[last]]
+    medians = [form(each["quantiles"]["p50"]) for each in (a, b)]
+    return Overlay(
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=right,
+        top=TOP,
+        bottom=bottom,
+        bars=tuple(bars),
+        line="M" + "L".join(line),
+        ticks=tuple(_spread(ticks)),
+        grid=tuple(Mark(at=round(bottom - tall * n / levels[-1], 1), label=f"{n}%") for n in levels),
+        summary=f"Histograms of {name}: median {medians[0]} of {a['n']:,} values in A, "
+        f"{medians[1]} of {b['n']:,} in B.",
+    )
+
+
 def compact(number: float) -> str:
     """A count for an axis.
 

@@ -17,6 +17,7 @@ import soundfile
 from PIL import Image
 
 from mmdata.decode.audio import decode
+from mmdata.report import main
 from mmdata.report_page import sounds
 from mmdata.report_page.films import chosen, filmstrip
 from mmdata.shards.dataset import open_dataset
@@ -28,13 +29,6 @@ from tests.building import build
 from tests.steps.footage import film
 from tests.steps.recordings import audio, bursts, tone
 from tests.test_report import Reader
-
-DUPLICATES = ({"kind": "exact_dedup"}, {"kind": "near_dup", "radius": 4})
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mixture.mixed(tmp_path_factory.mktemp("mixed"), *DUPLICATES)
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +122,43 @@ def test_media_tokens_are_those_of_the_families(dataset: Path, stats: dict[str, 
         assert told["histogram"]["n"] == len(counted)
         assert told["histogram"]["mean"] == pytest.approx(np.mean(counted), rel=1e-4)
         assert told["left_out"] == {"media_kind": len(samples) - len(counted)}
+
+
+def test_lengths_of_whole_samples_with_a_tokenizer(dataset: Path, tmp_path: Path) -> None:
+    from mmdata.families import get_family
+    from mmdata.stream.dataset import StreamingDataset
+    from tests.tokenizer_fixture import small_tokenizer
+
+    small_tokenizer().save_pretrained(str(tmp_path / "small"))
+    arguments = ["--family", "llava", "--tokenizer", str(tmp_path / "small"), "--template", "document"]
+    assert main([str(dataset), "--output", str(tmp_path / "r.html"), *arguments]) == 0
+    family = get_family("llava", tokenizer=small_tokenizer())
+    stream = StreamingDataset(str(dataset), family=family, template="document", packing="none")
+    planned = [item.tokens for deal in stream.deals() if deal.pack for item in deal.pack.items]
+    shown = Reader((tmp_path / "r.html").read_bytes())
+    told = next(e["aria-label"] for e in shown.of("svg") if "tokens of llava with small" in e.get("aria-label", ""))
+    values, low, high = re.search(r"([\d,]+) values from ([\d,]+) to ([\d,]+)", told).groups()  # type: ignore[union-attr]
+    numbers = [int(value.replace(",", "")) for value in (values, low, high)]
+    assert numbers == [len(planned), min(planned), max(planned)]
+    assert "Whole samples as the tokenizer" in "".join(shown.text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--family", "llava"], "families and a tokenizer belong together"),
+        (["--tokenizer", "x"], "families and a tokenizer belong together"),
+        (["--by", "key"], "give --against OTHER"),
+        (["--against", "x"], "--output FILE"),
+        (["--against", "x", "--family", "llava", "--output", "y"], "leave --tokenizer, --family"),
+    ],
+)
+def test_arguments_that_say_nothing_are_refused(
+    dataset: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(dataset), *arguments]) == 2
+    told = capsys.readouterr().err
+    assert message in told
 
 
 def test_duplicates_stand_beside_what_was_kept(page: bytes) -> None:
