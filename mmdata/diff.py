@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mmdata import pointer
 from mmdata.errors import DataError, RunError
 from mmdata.shards import manifest as manifests
 from mmdata.shards import tombstones
@@ -258,8 +259,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         found = diff(options.a, options.b, by=options.by, output=options.output)
-    except (DataError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (DataError, RunError, OSError) as error:
+        print(f"error: {pointer.told(error)}", file=sys.stderr)
         return 2
     print(json.dumps(found.as_json(), indent=2) if options.json else "\n".join(found.lines()))
     return 0 if found.equal else 1

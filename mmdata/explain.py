@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mmdata import pointer
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.stream.block import Block
 from mmdata.stream.dataset import StreamingDataset
@@ -307,21 +308,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image", action="append", default=[], metavar="NAME=VALUE", help="setting of the image view")
     parser.add_argument("--template", help="how samples become tokens, for a folder")
     parser.add_argument("--max-length", type=int, help="tokens per pack, for a folder")
-    parser.add_argument("--rank", type=int, default=0)
-    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--rank", type=int, default=0, help="whose packs (default: 0)")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that share the stream (default: 1)")
     parser.add_argument("--global-batch", type=int, help="packs per step of all ranks together (default: one each)")
     parser.add_argument("--run", help="folder of the run, with its anchors and control log")
     parser.add_argument("--step", type=int, help="the samples of this global step on --rank, and their source rows")
     parser.add_argument("--key", help="where this sample comes in --epoch")
     parser.add_argument("--block", type=int, help="what this block of --epoch amounts to (default: the first)")
-    parser.add_argument("--epoch", type=int, default=0)
+    parser.add_argument("--epoch", type=int, default=0, help="pass over the data, from 0 (default: 0)")
     parser.add_argument("--json", action="store_true", help="the answer as JSON")
     parser.add_argument("--html", type=Path, metavar="FILE", help="render the first pack of --step on --rank as a page")
     options = parser.parse_args(arguments)
     try:
         facts = _answer(_open(options), options)
-    except (SpecError, DataError, RunError) as error:
-        print(f"mmdata.explain: {' '.join(str(error).split())}", file=sys.stderr)
+    except (SpecError, DataError, RunError, OSError) as error:
+        print(f"mmdata.explain: {pointer.told(error)}", file=sys.stderr)
         return 2
     print(json.dumps(facts, indent=2) if options.json else "\n".join(lines(facts)))
     return 0

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from mmdata import pointer
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.outputs import card, energon, mds, parquet
 from mmdata.outputs.push import push
@@ -119,10 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             print(f"{options.push}: {sent} files sent")
     except (DataError, SpecError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {pointer.told(error)}", file=sys.stderr)
         return 2
-    except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (RunError, OSError) as error:
+        print(f"error: {pointer.told(error)}", file=sys.stderr)
         return 1
     return 0
 

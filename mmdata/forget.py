@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mmdata import expression
+from mmdata import expression, pointer
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.registry import nearest
 from mmdata.shards import tombstones
@@ -93,10 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         removal = forget(options.dataset, keys, options.reason)
     except (DataError, SpecError, UnicodeDecodeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {pointer.told(error)}", file=sys.stderr)
         return 2
     except (RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {pointer.told(error)}", file=sys.stderr)
         return 1
     if removal is None:
         print(f"{options.dataset}: removed before; nothing to do")

@@ -8,6 +8,7 @@ Fields marked `runtime()` change how fast a build runs, never what it makes: the
 from __future__ import annotations
 
 import itertools
+import typing
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
 
 from mmdata.types import Drop, Sample
 
@@ -66,6 +68,17 @@ InputPath = Annotated[str, AfterValidator(_exists)]
 """A local path (checked to exist; patterns with `*` or `{}` are checked when opened) or any fsspec URL."""
 OutputPath = Annotated[str, AfterValidator(_resolve)]
 """A local path, relative to the spec file, or any fsspec URL."""
+
+
+def is_path(field: FieldInfo) -> bool:
+    """Whether a field holds an InputPath or an OutputPath, or may hold one.
+
+    >>> is_path(OutputSpec.model_fields["path"]), is_path(OutputSpec.model_fields["seed"])
+    (True, False)
+    """
+    options = [getattr(option, "__metadata__", ()) for option in typing.get_args(field.annotation)]
+    checks = itertools.chain(field.metadata, *options)
+    return any(getattr(check, "func", None) in (_exists, _resolve) for check in checks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

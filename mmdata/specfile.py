@@ -128,6 +128,11 @@ def load(model: type[M], name: str, overrides: Sequence[str] = (), *, check_path
     return spec, file
 
 
+def values(file: Path) -> Any:
+    """What a spec file says, unchecked. Raises SpecError for one that cannot be read."""
+    return _read(file)[0]
+
+
 def mistakes(model: type[BaseModel], data: Any, error: ValidationError) -> list[str]:
     """A line for each mistake that validating `data` found: path, value, what is wrong, what to do."""
     return [_mistake(model, data, {}, problem) for problem in error.errors(include_url=False)]
@@ -371,13 +376,13 @@ def _walk(model: type[BaseModel], data: Any, loc: Loc) -> tuple[Loc, type[BaseMo
     annotation: Any = model
     holder: type[BaseModel] | None = None
     for at, name in enumerate(loc):
-        here = _model_of(annotation, data)
+        here = model_of(annotation, data)
         if (
             isinstance(data, dict)
             and name not in data
             and (name == data.get("kind") or (at < len(loc) - 1 and here is None))
         ):
-            annotation = _model_of(annotation, {"kind": name}) or annotation
+            annotation = model_of(annotation, {"kind": name}) or annotation
             continue  # a union tag, not a key
         if here is not None:
             holder = here
@@ -394,15 +399,15 @@ def _walk(model: type[BaseModel], data: Any, loc: Loc) -> tuple[Loc, type[BaseMo
     return tuple(path), holder
 
 
-def _model_of(annotation: Any, data: Any) -> type[BaseModel] | None:
+def model_of(annotation: Any, data: Any) -> type[BaseModel] | None:
     """The model class an annotation means for this value: unwraps Annotated and Optional, picks a union's kind."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     origin = typing.get_origin(annotation)
     if origin is Annotated:
-        return _model_of(typing.get_args(annotation)[0], data)
+        return model_of(typing.get_args(annotation)[0], data)
     if origin in (Union, types.UnionType):
-        models = [m for option in typing.get_args(annotation) if (m := _model_of(option, data)) is not None]
+        models = [m for option in typing.get_args(annotation) if (m := model_of(option, data)) is not None]
         if len(models) == 1:
             return models[0]
         for option in models:

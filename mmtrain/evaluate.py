@@ -20,7 +20,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from mmdata import specfile
+from mmdata import pointer, specfile
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream.dataset import StreamingDataset
@@ -142,8 +142,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="of the run's spec")
     parser.add_argument("--batches", type=int, metavar="N", help="global batches of each; default: all")
     parser.add_argument("--generate", type=int, default=8, metavar="K", help="samples of each that are answered")
-    parser.add_argument("--max-new-tokens", type=int, default=32, metavar="N")
-    parser.add_argument("--metrics", nargs="+", default=["exact_match"], choices=get_args(Metric))
+    parser.add_argument("--max-new-tokens", type=int, default=32, metavar="N", help="of an answer, at most")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        default=["exact_match"],
+        choices=get_args(Metric),
+        help="of answers; default: exact_match",
+    )
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page of the answers")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
     options = parser.parse_args(arguments)
@@ -171,10 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.html.parent.mkdir(parents=True, exist_ok=True)
                 options.html.write_bytes(render(f"{options.model}", found.values, found.answers, streams))
     except SpecError as error:
-        print(f"mmtrain.evaluate: {error}", file=sys.stderr)
+        print(f"mmtrain.evaluate: {pointer.told(error)}", file=sys.stderr)
         return 2
     except (RunError, DataError, OSError) as error:
-        print(f"mmtrain.evaluate: {error}", file=sys.stderr)
+        print(f"mmtrain.evaluate: {pointer.told(error)}", file=sys.stderr)
         return 1
     if options.json:
         print(json.dumps({"values": found.values, "speed": fast, "size": large}, indent=1))

@@ -17,7 +17,8 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from mmdata.errors import DataError, SpecError
+from mmdata import pointer
+from mmdata.errors import DataError, RunError, SpecError
 from mmdata.types import World
 from mmtrain import adapters, checkpoint, ema, models, run, stages
 from mmtrain.initialise import initialise
@@ -60,10 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
         for line in export(options.run, options.output, **how, base=options.base):
             print(line)
     except SpecError as error:
-        print(f"mmtrain.export: {error}", file=sys.stderr)
+        print(f"mmtrain.export: {pointer.told(error)}", file=sys.stderr)
         return 2
-    except (DataError, OSError) as error:
-        print(f"mmtrain.export: {error}", file=sys.stderr)
+    except (RunError, DataError, OSError) as error:
+        print(f"mmtrain.export: {pointer.told(error)}", file=sys.stderr)
         return 1
     return 0
 

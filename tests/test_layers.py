@@ -138,7 +138,8 @@ TESTED_BY = {
     "tests/stream/test_billion.py": ["mmdata/testing/synthetic.py"],  # Data that exist as numbers only.
     "tests/stream/test_damage.py": ["mmdata/stream/reader.py", "mmdata/errors.py"],
     "tests/test_pipelines.py": ["mmdata/testing/demo.py"],  # `make demo` is these steps with more records.
-    "tests/test_readme.py": ["mmdata/__main__.py", "mmtrain/__main__.py"],  # The commands as the README gives them.
+    "tests/test_main.py": ["mmtrain/__main__.py"],  # Both lists of commands.
+    "tests/test_doctor.py": ["mmdata/probes.py"],  # What it asks in processes of their own.
     "tests/testing/test_example.py": ["mmdata/testing/faults.py", "mmdata/testing/making.py"],  # What it is made of.
     "tests/testing/test_server.py": ["mmdata/testing/plan.py", "mmdata/testing/serving.py"],  # What it answers by.
     "tests/test_collate.py": ["mmdata/types.py", "mmtrain/collate.py"],  # Plain values, and a second name.
