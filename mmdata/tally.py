@@ -19,6 +19,8 @@ FAILED = ("failed_transient", "failed_permanent")
 REJECTED = tuple(state for state in STATES if state != "ok")
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _FINE = math.log(1.01)
+AT_ONCE = 64
+"""Arrays that wait to be counted together."""
 
 
 def octaves(first: float, last: float, parts: int, *, centred: bool = False) -> list[float]:
@@ -71,10 +73,19 @@ class Tally:
         self._fine: Counter[int] = Counter()
         self._fine_sums: defaultdict[int, float] = defaultdict(float)
         self._low, self._high = math.inf, -math.inf
+        self._waiting: list[npt.NDArray[np.float64]] = []
 
     def add(self, values: npt.NDArray[Any]) -> None:
         """Count values >= 0; those that are not finite are left out."""
-        values = values.astype(np.float64)
+        if len(values):
+            self._waiting.append(values.astype(np.float64))
+            if len(self._waiting) >= AT_ONCE or sum(map(len, self._waiting)) >= AT_ONCE * 100:
+                self._count()
+
+    def _count(self) -> None:
+        """Count what is waiting: many small arrays at once, for each takes as long as a large one."""
+        values = np.concatenate([np.zeros(0), *self._waiting])
+        self._waiting = []
         values = values[np.isfinite(values)]
         if not len(values):
             return
@@ -94,6 +105,7 @@ class Tally:
 
         So it is exact where that bin holds one value only, as it often does: sides of 512, captions of 8 words.
         """
+        self._count()
         rank = max(1, math.ceil(share * self._fine.total()))
         for step in sorted(self._fine):
             rank -= self._fine[step]
@@ -102,6 +114,7 @@ class Tally:
         return min(max(self._fine_sums[step] / self._fine[step], self._low), self._high)
 
     def to_json(self) -> dict[str, Any]:
+        self._count()
         count = self._fine.total()
         value: dict[str, Any] = {
             "unit": self.unit,
