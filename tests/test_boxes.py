@@ -26,6 +26,7 @@ from mmdata.boxes import (
     format_objects,
     format_phrase,
     parse_boxes,
+    rewrite_boxes,
 )
 
 NAMED = [name for name in FORMATS if name not in ("shikra", "llava")]
@@ -109,6 +110,35 @@ def test_what_breaks_off_is_read_as_far_as_it_goes(given_: tuple[Size, Box], nam
 def test_any_text_is_read(text: str, name: BoxFormat) -> None:
     for one in parse_boxes(text, (100, 100), name, seen=SEEN):
         assert all(map(math.isfinite, one.box))
+
+
+MOVED = [name for name in FORMATS if name != "qwen2_5_vl"]
+
+
+@given(pictures(), st.sampled_from(MOVED))
+def test_boxes_in_a_text_move(given_: tuple[Size, Box], name: BoxFormat) -> None:
+    """Standing still changes no letter; a picture mirrored twice has its boxes where they were; other words stay."""
+    size, box = given_
+    width = size[1]
+    text = f"At 3 o'clock: {format_objects([('a cat', [box, box])], size, name)} and that is all, [1] (2)."
+    assert rewrite_boxes(text, size, name, lambda box: box, size) == text
+
+    def mirrored(box: Box) -> Box:
+        return width - box[2], box[1], width - box[0], box[3]
+
+    once = rewrite_boxes(text, size, name, mirrored, size)
+    across, down = step(name, size)
+    slack = 4 if name == "kosmos2" else 2
+    for one in parse_boxes(once, size, name):
+        for value, wanted, most in zip(one.box, mirrored(box), (across, down, across, down), strict=True):
+            assert abs(value - wanted) <= slack * most + 1e-6
+    assert once.startswith("At 3 o'clock: ")
+    assert once.endswith(" and that is all, [1] (2).")
+
+
+def test_pixels_as_seen_are_not_moved() -> None:
+    with pytest.raises(ValueError, match="qwen2_5_vl cannot be moved"):
+        rewrite_boxes("[1, 2, 3, 4]", (9, 9), "qwen2_5_vl", lambda box: box, (9, 9))
 
 
 @given(pictures())

@@ -102,6 +102,11 @@ TESTED_BY = {
         "mmdata/sources/_shard_files.py",
     ],
     "tests/test_specfile.py": ["mmdata/spec.py", "mmdata/registry.py"],  # Specs and kinds as a spec file names them.
+    "tests/test_boxes.py": [
+        "mmdata/boxes/__init__.py",
+        "mmdata/boxes/_forms.py",
+        "mmdata/boxes/_numbers.py",
+    ],  # Formats.
     "tests/steps/test_instruct.py": [  # What the step is told, and says.
         "mmdata/steps/_instruct_task.py",
         "mmdata/steps/_phrasings.py",

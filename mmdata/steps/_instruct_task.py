@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -94,8 +95,13 @@ class InstructTask(Model):
 
     def phrasings(self, format: BoxFormat | None) -> tuple[Template, ...]:
         """What is drawn from."""
-        own = tuple(Template(user=user) for user in shipped(self.task, format))
-        return (*self.templates, *own) if self.keep_shipped else self.templates or own
+        own = () if self.templates and not self.keep_shipped else _shipped(self.task, format)
+        return (*self.templates, *own)
+
+
+@cache
+def _shipped(task: TaskName, format: BoxFormat | None) -> tuple[Template, ...]:
+    return tuple(Template(user=user) for user in shipped(task, format))
 
 
 TaskSpec = Annotated[InstructTask, BeforeValidator(_task, json_schema_input_type=TaskName | InstructTask)]

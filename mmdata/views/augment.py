@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
+from mmdata.boxes import FORMATS, moves_with_size
 from mmdata.rng import generator
 from mmdata.spec import Model
 from mmdata.types import Augmented, Colour, Crop, Flip, Media, PixelOp, Resize, Sample, Text
@@ -45,7 +46,8 @@ class Augment(Model):
     boxes: str = "boxes"
     """Field of `meta` with [left, top, right, bottom] in pixels for each box of a sample's only picture."""
     coordinates: Coordinates = "thousandths"
-    """How texts write coordinates: `thousandths` 0..1000, `bins` 0..999, `unit` 0..1, or `pixels`."""
+    """How texts write coordinates: between tags, `thousandths` 0..1000, `bins` 0..999, `unit` 0..1, or `pixels`; or as
+    the step `instruct` writes boxes for a family (`paligemma`, `florence2`, `kosmos2`, `qwen3_vl`, `shikra`, ...)."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
@@ -53,6 +55,10 @@ class Augment(Model):
             pair = getattr(self, name)
             if pair is not None and not 0 < pair[0] <= pair[1]:
                 raise ValueError(f"{name}: [{pair[0]}, {pair[1]}]: give the least first, and more than 0")
+        if self.coordinates in FORMATS and moves_with_size(self.coordinates):
+            raise ValueError(
+                f"coordinates: {self.coordinates} counts pixels of what a model sees, which cannot be moved"
+            )
         if self.crop is not None and self.crop[1] > 1:
             raise ValueError(f"crop: {self.crop[1]}: a crop keeps at most 1, the whole picture")
         return self

@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from typing_extensions import TypeIs
 
+from mmdata.boxes import FORMATS, BoxFormat, parse_boxes, rewrite_boxes
 from mmdata.templates.marks import marks
 from mmdata.types import Colour, Crop, Flip, Pad, PixelOp, Resize
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
-Coordinates = Literal["thousandths", "bins", "unit", "pixels"]
-"""How texts write coordinates: 0..1000 of the side, its 1,000 bins 0..999, 0..1, or pixels of the whole picture."""
+Scale = Literal["thousandths", "bins", "unit", "pixels"]
+Coordinates = Scale | BoxFormat
+"""How texts write coordinates: between tags, 0..1000 of the side, its 1,000 bins 0..999, 0..1, or pixels of the whole
+picture; or as a format of `mmdata.boxes` writes boxes."""
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -105,8 +109,15 @@ def move_mask(mask: np.ndarray, ops: Sequence[PixelOp]) -> np.ndarray:
     return np.ascontiguousarray(mask)
 
 
+def _is_format(coordinates: Coordinates) -> TypeIs[BoxFormat]:
+    return coordinates in FORMATS
+
+
 def boxes_in(text: str, size: tuple[int, int], coordinates: Coordinates) -> list[Box]:
-    """The smallest box around the points of each tagged stretch of a text (`<box>(1,2),(3,4)</box>`), in pixels."""
+    """The smallest box around the points of each tagged stretch of a text (`<box>(1,2),(3,4)</box>`), in pixels; of a
+    format's name, the boxes that it finds."""
+    if _is_format(coordinates):
+        return [one.box for one in parse_boxes(text, size, coordinates)]
     found = []
     for _, points in _points(text, size, coordinates):
         xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -122,6 +133,8 @@ def rewrite(text: str, move: Move, coordinates: Coordinates) -> str:
     >>> rewrite("a <ref>cat</ref><box>(100,200),(300,400)</box>", move, "thousandths")
     'a <ref>cat</ref><box>(400,200),(800,400)</box>'
     """
+    if _is_format(coordinates):
+        return rewrite_boxes(text, move.before, coordinates, move.box, move.after)
     pieces, reached = [], 0
     for numbers, points in _points(text, move.before, coordinates):
         moved = [move.point(x, y) for x, y in points]
@@ -138,9 +151,7 @@ def rewrite(text: str, move: Move, coordinates: Coordinates) -> str:
     return "".join([*pieces, text[reached:]])
 
 
-def _points(
-    text: str, size: tuple[int, int], coordinates: Coordinates
-) -> list[tuple[list[re.Match[str]], list[Point]]]:
+def _points(text: str, size: tuple[int, int], coordinates: Scale) -> list[tuple[list[re.Match[str]], list[Point]]]:
     """The numbers of each tagged stretch, and the points that they are, in pixels. A stretch of an odd number of
     numbers holds no points."""
     height, width = size
@@ -158,7 +169,7 @@ def _points(
     return found
 
 
-def _read(value: float, side: int, coordinates: Coordinates) -> float:
+def _read(value: float, side: int, coordinates: Scale) -> float:
     match coordinates:
         case "thousandths":
             return value / 1000 * side
@@ -170,7 +181,7 @@ def _read(value: float, side: int, coordinates: Coordinates) -> float:
             return value
 
 
-def _written(value: float, side: int, before: str, coordinates: Coordinates) -> str:
+def _written(value: float, side: int, before: str, coordinates: Scale) -> str:
     match coordinates:
         case "thousandths":
             value = value / side * 1000

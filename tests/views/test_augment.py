@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torchvision import tv_tensors
 
+from mmdata.boxes import BoxFormat, format_objects
 from mmdata.rng import generator
 from mmdata.types import Augmented, Colour, Crop, Flip, Media, Origin, Pad, Resize, Sample, Text
 from mmdata.views.augment import Augment, augment, geometry, random_crop
@@ -106,6 +107,39 @@ def test_standing_still_rewrites_nothing(coordinates: str) -> None:
     text = texts.get(coordinates, "<ref>7 cats</ref><box>(0,1),(999,997)</box><|box_start|>(3,4),(5,6)<|box_end|> 5,6")
     for size in [(41, 77), (1000, 1000), (2047, 50)]:
         assert rewrite(text, movement(size, ()), coordinates) == text  # type: ignore[arg-type]
+
+
+@given(
+    box, st.sampled_from(["paligemma", "florence2", "kosmos2", "qwen3_vl", "internvl", "shikra"]), st.integers(0, 99)
+)
+@settings(max_examples=60, deadline=None)
+def test_boxes_in_the_formats_of_models_follow(values: tuple[int, ...], name: BoxFormat, seed: int) -> None:
+    """What the step `instruct` writes: a crop holds it, and the numbers are those of the box where it then is."""
+    height, width = 300, 400
+    x0, x1 = sorted(value * width / 999 for value in values[:2])
+    y0, y1 = sorted(value * height / 999 for value in values[2:])
+    text = format_objects([("a cat", [(x0, y0, x1, y1)])], (height, width), name)
+    before = boxes_in(text, (height, width), name)
+    sample = Sample(
+        key="a",
+        parts=(Media(kind="image", height=height, width=width), Text(text=text)),
+        origin=Origin(uri="t", row=0),
+    )
+    changed = augment(sample, Augment(crop=(0.3, 0.9), flip=0.5, coordinates=name), generator(seed))
+    medium = changed.media[0]
+    ops = medium.before if isinstance(medium, Augmented) else ()
+    move = movement((height, width), ops)
+    after = boxes_in(changed.texts[0].text, move.after, name)
+    if name == "shikra":
+        assert len(before) == len(after) == 1
+    step = max(move.after) * (1 / 16 if name == "kosmos2" else 2 / 999)
+    for one, other in zip(after, before, strict=True):
+        np.testing.assert_allclose(one, move.box(other), atol=step + 1e-6)
+
+
+def test_pixels_as_a_model_sees_them_cannot_follow() -> None:
+    with pytest.raises(ValidationError, match="qwen2_5_vl counts pixels"):
+        Augment(flip=0.5, coordinates="qwen2_5_vl")
 
 
 def test_texts_of_sides_and_several_pictures_keep_their_geometry() -> None:
