@@ -18,6 +18,8 @@ from torch import nn
 
 from mmdata.labels import IGNORE
 from mmtrain.components import aliases
+from mmtrain.models.connectors import read
+from mmtrain.models.connectors.counted import Work, work
 from mmtrain.rows import borders
 
 PEAKS = {
@@ -80,7 +82,9 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
         if found is None:
             return None
         towers[part] = found
-    text = model.config.get_text_config()
+    text, connector = model.config.get_text_config(), _connector(model, batch)
+    if getattr(model.config, "objective", "language") != "language":
+        return None  # texts, and pairs that are drawn
     if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
         return None  # which experts a token meets is not in the lengths
     heads = text.num_attention_heads
@@ -89,6 +93,8 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
     total = 0.0
     for name, module, part in _products(model):
         rows, needs = _rows(model, name, module, part, sum(lengths), targets, towers), _upstream(trained, part)
+        if connector is not None and name.startswith(CONNECTOR):
+            rows = connector.rows(name.removeprefix(CONNECTOR))
         if rows is None:
             return None
         first = isinstance(module, nn.Conv2d | nn.Conv3d) or name.endswith("conv1") or ".patch_embed" in name
@@ -102,12 +108,30 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
             total += 2.0 * matrix.numel() * rows * (1 + matrix.requires_grad + _upstream(trained, "vision"))
     squares = sum(length**2 for length in lengths) * text.num_hidden_layers
     total += 4.0 * squares * width * (3.5 if _upstream(trained, "language") else 1)
+    if connector is not None:
+        total += connector.attention * (3.5 if _upstream(trained, "connector") else 1) + connector.choices
+        total += connector.products * (1 + trained["connector"] + _upstream(trained, "vision"))
+        total += connector.sums * (1 + _upstream(trained, "vision"))
     for part, tower in towers.items():
         inside = _tower_width(model.config, part)
         again = read if part == "vision" else math.inf
         for at, seen in enumerate(tower.squares):
             total += 4.0 * seen * inside * (3.5 if at < again and _upstream(trained, part) else 1)
     return total
+
+
+CONNECTOR = "model.vision_connector."
+"""Where the native model has the connector of its vision tower."""
+
+
+def _connector(model: Any, batch: Mapping[str, Any]) -> Work | None:
+    """What the native model's vision connector does; None for other models."""
+    config = model.config
+    if config.model_type != "mmtrain_native" or config.vision_config is None:
+        return None
+    lengths = [length for _, pictures in model.base_model.shown(batch) for length in pictures]
+    width, out = config.vision_config.hidden_size, config.get_text_config().hidden_size
+    return work(read(config.connector), config.merge, width, out, lengths)
 
 
 _LAYER = re.compile(r"\.(?:layers|layer|blocks)\.(\d+)\.")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from typing import Any
 
 import torch
 
+from mmdata.errors import SpecError
 from mmdata.labels import IGNORE
 from mmtrain.certificate import Strategy, prepared
 from mmtrain.losses import Norm, normed, weighted_cross_entropy
+from mmtrain.models.connectors.objectives import qformer_losses
 from mmtrain.precision import compute_dtype
 from mmtrain.rows import borders
 from mmtrain.sharding import within
+
+OUTWARD = "connector.vision_connector.out."
+"""What leads from a Q-Former to the language model."""
 
 
 def loss_sum(
@@ -38,11 +45,33 @@ def losses(
 def _losses(
     model: Any, batch: dict[str, Any], weights: torch.Tensor, strategy: Strategy
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    if getattr(model.config, "objective", "language") == "qformer":
+        return qformer_losses(model, batch, weights)
     dtype = compute_dtype(batch["input_ids"].device, model.dtype)
     inputs = prepared(batch, strategy, model.config, dtype)
     labels = inputs.pop("labels").flatten()
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
     return weighted_cross_entropy(hidden, model.get_output_embeddings(), labels, weights)
+
+
+def check(model: Any, trained: Collection[str], packs_per_forward: int) -> None:
+    """Raises SpecError where a model's objective leaves out what is `trained` (aliases of parameters), whose weights
+    would decay and learn nothing, or compares samples of several packs, whose loss would depend on their passes."""
+    if getattr(model.config, "objective", "language") == "language":
+        return
+    idle = {alias.split(".")[0] for alias in trained} & {"language", "head", "audio"}
+    idle |= {alias for alias in trained if alias.startswith(("connector.audio_connector.", OUTWARD))}
+    if idle:
+        first = sorted(idle)[0]
+        raise SpecError(
+            f"model.objective: qformer has no part for {first}; freeze it: parameters: "
+            f"[{{match: '{re.escape(first)}.*', train: false}}]"
+        )
+    if packs_per_forward > 1:
+        raise SpecError(
+            f"packs_per_forward: {packs_per_forward}, but model.objective: qformer compares the samples of a pack; set "
+            "packs_per_forward: 1, and larger packs"
+        )
 
 
 def target_weights(batch: dict[str, Any], norm: Norm) -> torch.Tensor:

@@ -39,6 +39,7 @@ from mmtrain import (
     distributed,
     estimate,
     models,
+    objective,
     rows,
     run,
     sharding,
@@ -157,6 +158,7 @@ def sft(
     blocks.check_chance(model, spec.packs_per_forward)
     settings = resolve(spec.parameters, list(aliases(model).values()), adapters.defaults(model))
     terms = auxiliary.declared(model, spec.auxiliary)
+    objective.check(model, [name for name, setting in settings.items() if setting.train], spec.packs_per_forward)
     if world.rank == 0:
         if dry_run:  # it is long: what it comes to stands below, at the end
             print(f"config {spec.model_dump_json(indent=1, exclude_unset=False)}")

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from mmtrain.initialise import mean_embeddings
 from mmtrain.models import hf, tiny
 from mmtrain.models.families import family_of, tell_tokens, tokenizer_source
-from mmtrain.models.native_build import build_native, native_config
+from mmtrain.models.native_build import build_native, native_config, tell_vocabulary
 from mmtrain.models.source import folder_of, has_tokenizer
 from mmtrain.models.spec import ModelSpec, NativeSpec, TinySpec
 
@@ -27,6 +27,7 @@ def build(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> 
         family = family_of(spec, tokenizer)
         if isinstance(spec, NativeSpec):
             config = native_config(spec)
+            tell_vocabulary(config, len(tokenizer))
             if spec.path is None and spec.language.kind == "tiny":
                 config.text_config.vocab_size = len(tokenizer)
                 for name in ("pad_token_id", "bos_token_id", "eos_token_id"):

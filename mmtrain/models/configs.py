@@ -58,7 +58,7 @@ class VarlenAudioConfig(PreTrainedConfig):
 class NativeConfig(PreTrainedConfig):
     """Towers, connectors and language model. A part's config is ours or any of transformers', by its `model_type`;
     None for a tower that the model does not have. `connector` and `audio_connector` are their specs as dictionaries,
-    `views` are the parameters with which its media are made."""
+    `views` are the parameters with which its media are made, `objective` says what is learned (`NativeSpec`)."""
 
     model_type = "mmtrain_native"
     sub_configs: ClassVar[dict[str, Any]] = {
@@ -74,6 +74,7 @@ class NativeConfig(PreTrainedConfig):
         text_config: Any = None,
         connector: dict[str, Any] | str = "mlp",
         audio_connector: dict[str, Any] | str = "mlp",
+        objective: str = "language",
         merge: int = 1,
         vision_layer: int = -1,
         views: dict[str, dict[str, Any]] | None = None,
@@ -88,6 +89,7 @@ class NativeConfig(PreTrainedConfig):
         self.text_config = _config(text_config or {"model_type": "llama"})
         self.connector = connector
         self.audio_connector = audio_connector
+        self.objective = objective
         self.merge = merge
         self.vision_layer = vision_layer
         self.views = views or {}

@@ -95,7 +95,7 @@ class NativeModel(NativePreTrainedModel):
         patches = self.patches(media)
         if patches is not None:
             seen, at = self.vision_connector(patches), 0
-            for tokens, pictures in self._shown(media):
+            for tokens, pictures in self.shown(media):
                 count = sum(self._tokens(length) for length in pictures)
                 inputs_embeds = _placed(inputs_embeds, input_ids, tokens, seen[at : at + count])
                 at += count
@@ -112,8 +112,8 @@ class NativeModel(NativePreTrainedModel):
         )
 
     def patches(self, media: Mapping[str, Any]) -> Patches | None:
-        """What the vision tower makes of a batch's pictures, in the order of `_shown`; None without any."""
-        shown = self._shown(media)
+        """What the vision tower makes of a batch's pictures, in the order of `shown`; None without any."""
+        shown = self.shown(media)
         if not shown:
             return None
         lengths = tuple(length for _, pictures in shown for length in pictures)
@@ -131,7 +131,7 @@ class NativeModel(NativePreTrainedModel):
         sides = [media[name].shape[-1] // self.config.vision_config.patch_size for name in given for _ in media[name]]
         return Patches(rows=torch.cat(found), lengths=lengths, grids=tuple((side, side) for side in sides))
 
-    def _shown(self, media: Mapping[str, Any]) -> list[tuple[tuple[int | None, ...], list[int]]]:
+    def shown(self, media: Mapping[str, Any]) -> list[tuple[tuple[int | None, ...], list[int]]]:
         """The placeholders of a batch's pictures, and the patches of each picture, in the order in which the connector
         has them: images and frames of videos as they come, or of towers of fixed size all images first."""
         ids = self.config.image_token_id, self.config.video_token_id
@@ -156,7 +156,7 @@ class NativeModel(NativePreTrainedModel):
         in the order in which the connector has the pictures."""
         ids = batch["input_ids"].flatten()
         found = []
-        for tokens, pictures in self._shown(batch):
+        for tokens, pictures in self.shown(batch):
             places = torch.nonzero(_holes(ids, tokens))[:, 0]
             firsts = [0, *itertools.accumulate(self._tokens(length) for length in pictures)][:-1]
             found.append(places[torch.tensor(firsts, device=places.device)])

@@ -38,6 +38,9 @@ def native_config(spec: NativeSpec) -> NativeConfig:
             raise SpecError(f"model.path: {spec.path} holds no native model: {error}") from error
         if not isinstance(found, NativeConfig):
             raise SpecError(f"model.path: {spec.path} holds a {found.model_type}; use kind: hf")
+        if spec.objective == "qformer" and getattr(connectors.read(found.connector), "text", None) is None:
+            raise SpecError(f"model.objective: qformer, but the connector in {spec.path} has no side for text")
+        found.objective = spec.objective
         return found
     vision, layer = _vision_config(spec)
     text, merge = _text_config(spec.language), _merge(spec)
@@ -50,11 +53,25 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         text_config=text,
         connector=spec.connector.model_dump(),
         audio_connector=spec.audio_connector.model_dump(),
+        objective=spec.objective,
         merge=merge,
         vision_layer=layer,
         views=spec.views.given(),
         tie_word_embeddings=bool(text.tie_word_embeddings),
     )
+
+
+def tell_vocabulary(config: NativeConfig, tokens: int) -> None:
+    """Write into the config of a Q-Former with text how many tokens there are, where it does not say. Raises SpecError
+    for one that has fewer."""
+    connector = connectors.read(config.connector)
+    text = getattr(connector, "text", None)
+    if text is None:
+        return
+    if text.vocabulary is not None and text.vocabulary < tokens:
+        raise SpecError(f"model.connector.text.vocabulary: {text.vocabulary}, and the tokenizer has {tokens} tokens")
+    told = text.model_copy(update={"vocabulary": text.vocabulary or tokens})
+    config.connector = connector.model_copy(update={"text": told}).model_dump()
 
 
 def build_native(spec: NativeSpec, config: NativeConfig) -> NativeForConditionalGeneration:

@@ -194,15 +194,25 @@ class NativeSpec(Model):
     audio_connector: AudioConnector = MlpSpec()
     """What stands between the audio tower and the language model: a token for each vector, 25 a second."""
     language: Language = TinyLanguageSpec()
+    objective: Literal["language", "qformer"] = "language"
+    """What is learned: the next token of the language model; or, for a connector of kind qformer with `text`, BLIP-2's
+    ITC, ITM and ITG on samples of one picture each, without the language model (freeze `language`, `head` and `audio`
+    there)."""
     views: Views = Views()
     path: OutputPath | None = None
     """Folder of a native model that was saved or exported: its weights and config are taken, and of these keys only
-    `views` counts."""
+    `views` and `objective` count."""
 
     @model_validator(mode="after")
     def _sees_or_hears(self) -> Self:
         if self.vision is None and self.audio is None:
             raise ValueError("vision and audio are both null; use kind: hf for a language model alone")
+        return self
+
+    @model_validator(mode="after")
+    def _has_text_to_compare(self) -> Self:
+        if self.objective == "qformer" and self.path is None and getattr(self.connector, "text", None) is None:
+            raise ValueError("objective: qformer needs connector: {kind: qformer, text: {}}")
         return self
 
 

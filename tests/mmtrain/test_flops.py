@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,18 @@ from mmtrain import certificate
 from mmtrain.certificate import Strategy
 from mmtrain.collate import PackedCollator
 from mmtrain.flops import peak, train_flops
+from mmtrain.models import build, family_of
+from mmtrain.models.spec import NativeSpec
 from mmtrain.objective import losses, target_weights
-from tests.mmtrain.tiny_models import make, samples
+from tests.mmtrain.test_connectors import KINDS
+from tests.mmtrain.test_native_connectors import MODEL
+from tests.mmtrain.test_native_connectors import samples as captions
+from tests.mmtrain.tiny_models import make, samples, words
 
 ATEN = torch.ops.aten
 KNOWN = ("llama", "llava", "internvl", "idefics3", "smolvlm", "pixtral", "qwen2_audio")
 QUICK = ("llama", "llava", "pixtral", "qwen2_5_vl", "qwen2_audio")
+OFTEN = ("c_abstractor", "clusters", "token_merge", "qformer")
 KNOWN += ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next", "llava_onevision", "mistral3", "native")
 
 
@@ -85,6 +92,23 @@ def test_what_is_frozen_costs_less(name: str) -> None:
     assert frozen is not None
     assert frozen < whole
     assert frozen == pytest.approx(counted(model, [batch]), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [pytest.param(told, marks=() if told["kind"] in OFTEN else pytest.mark.soak) for told in KINDS],
+    ids=lambda told: "-".join(map(str, told.values())),
+)
+def test_counts_of_connectors_are_those_of_torch(told: dict[str, Any], folder: Path) -> None:
+    """All trained, and with a frozen tower; of a depthwise convolution torch counts the gradient as of a dense one."""
+    spec = NativeSpec(**{**MODEL, "connector": told})
+    model = build(spec, words(), seed=1)
+    certificate.adopt(model, "varlen")
+    batch = PackedCollator()(captions(folder, family_of(spec, words())))
+    close = 0.02 if told["kind"] == "c_abstractor" else 0.001
+    assert train_flops(model, batch) == pytest.approx(counted(model, [batch]), rel=close)
+    model.model.vision_tower.requires_grad_(False)
+    assert train_flops(model, batch) == pytest.approx(counted(model, [batch]), rel=0.03)
 
 
 def test_layers_behind_the_one_that_is_read_have_no_gradient() -> None:

@@ -182,6 +182,29 @@ def test_itg(both: tuple[QFormer, Blip2QFormerModel]) -> None:
     assert abs(float(summed - (torch.cat(expected) * torch.cat(weights)).sum())) < 1e-3
 
 
+def test_all_three_are_learned() -> None:
+    """Three pairs by heart: whose text is whose is known, and what it says."""
+    torch.manual_seed(4)
+    text = {"vocabulary": WORDS, "longest": 8, "projection": 8}
+    told = {"hidden": 16, "layers": 2, "heads": 2, "inner": 16, "tokens": QUERIES, "text": text}
+    mine: Any = make(read({"kind": "qformer", **told}), WIDTH, OUT, 1)
+    row, weights = pictures(), [torch.ones(len(text)) for text in TEXTS]
+    moves = torch.optim.AdamW(mine.parameters(), lr=1e-2)
+    lost = []
+    for _ in range(100):
+        contrast, likeness = itc(mine, row.context, TEXTS)
+        matching = itm(mine, row.context, TEXTS, likeness.detach())
+        written, _ = itg(mine, row.context, TEXTS, weights)
+        lost.append([float(contrast.mean().detach()), float(matching.mean().detach()), float(written.detach()) / 9])
+        moves.zero_grad()
+        (contrast.mean() + matching.mean() + written / 9).backward()
+        moves.step()
+    (itc_first, itm_first, itg_first), (itc_last, itm_last, itg_last) = lost[0], lost[-1]
+    assert itc_last < 0.6 < itc_first  # labels smoothed by 0.1 leave some of it
+    assert itm_last < 0.3 < itm_first
+    assert itg_last < 0.3 < itg_first
+
+
 def test_gradients_flow_where_they_should(both: tuple[QFormer, Blip2QFormerModel]) -> None:
     """Of ITG: from a text to its own picture, to no other; a word's loss not to the words behind it."""
     mine, _ = both

@@ -118,9 +118,6 @@ class Bottleneck(nn.Module):
 class ChannelNorm(nn.LayerNorm):
     """A layer norm over the channels of planes [n, C, H, W]."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
