@@ -23,6 +23,7 @@ SCRIPTS = (
     "stream_workers",
     "worker_pool",
     "near_dup",
+    "shard_writing",
     "build_memory",
     "build_vs_img2dataset",
 )

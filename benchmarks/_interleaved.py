@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -83,10 +84,15 @@ def ratio(rows: Sequence[Row], others: Sequence[Row], key: str) -> tuple[float, 
     return statistics.median(values), min(values), max(values)
 
 
-def write(name: str, found: Mapping[str, Sequence[Row]], missing: Mapping[str, str], **told: Any) -> Path:
-    """Keep what was measured."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+def machine() -> dict[str, Any]:
+    """What else there was to do: the cores, and the load averages of one, five and fifteen minutes."""
+    return {"cores": len(os.sched_getaffinity(0)), "load": [round(value, 2) for value in os.getloadavg()]}
+
+
+def write(name: str, found: Any, missing: Mapping[str, str], *, to: Path | None = None, **told: Any) -> Path:
+    """Keep what was measured, in `to` or in the folder of results."""
+    path = to or RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"measured": time.strftime("%Y-%m-%d"), **told, "rounds": found, "missing": missing}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from mmdata.ledger import LedgerRow
 from mmdata.shards import index as indexes
 from mmdata.shards import packet_table
 from mmdata.shards.index import IndexRow, Part, PartKind
+from mmdata.shards.sink import ShardSink
 from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
 from mmdata.shards.table import ShardEntry
 from mmdata.shards.tar import TarWriter
@@ -104,35 +106,25 @@ def write_unit(
     Returns the unit's manifest entry (`first` is left 0) and its ledger rows with shard places filled in.
     """
     files = UnitFiles(number=number, prefix=prefix)
-    index_rows: list[IndexRow] = []
-    places: dict[int, int] = {}
-    digest = hashlib.sha256()
     shard_path = folder / staged(files.shard, area)
-    with open(shard_path, "wb", buffering=0) as raw:
-        hashed = _Hashed(raw.fileno(), digest)
-        writer = TarWriter(hashed)
-        for item in kept:
-            places[item.row] = len(index_rows)
-            index_rows.append(_add(writer, item))
-        writer.finish()
-        hashed.flush()
-        size = writer.position
-        if index_rows:
-            os.fsync(raw.fileno())
+    shard = write_shard(shard_path, kept)
+    index_rows = shard.rows
     entry: dict[str, Any] = {}
     if index_rows:
+        _fsync(shard_path)
         data = indexes.to_bytes(index_rows)
         _write(folder / staged(files.index, area), data)
         entry = {
             "shard": files.shard,
-            "shard_bytes": size,
-            "shard_sha256": digest.hexdigest(),
+            "shard_bytes": shard.size,
+            "shard_sha256": shard.sha256,
             "index": files.index,
             "index_sha256": hashlib.sha256(data).hexdigest(),
             "index_crc32c": int(crc32c.crc32c(data)),
         }
     else:
         shard_path.unlink()
+    places = {row.row: at for at, row in enumerate(index_rows)}
     final, ledger_sha256 = write_ledger(folder, files, rows, places, area=area)
     return (
         ShardEntry(
@@ -147,6 +139,25 @@ def write_unit(
         ),
         final,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """A shard as it was written: its index rows, its bytes, and their sha256 where it was asked for."""
+
+    rows: list[IndexRow]
+    size: int
+    sha256: str | None
+
+
+def write_shard(path: Path, kept: Iterable[Kept], *, sha256: bool = True) -> Shard:
+    """Write a shard and say what its index holds. Raises OSError."""
+    with open(path, "wb", buffering=0) as raw, ShardSink(raw.fileno(), sha256=sha256) as sink:
+        writer = TarWriter(sink)
+        rows = [_add(writer, item) for item in kept]
+        writer.finish()
+        sink.flush()
+        return Shard(rows=rows, size=writer.position, sha256=sink.hexdigest() if sha256 else None)
 
 
 def write_ledger(
@@ -169,37 +180,10 @@ def _placed(row: LedgerRow, number: int, places: dict[int, int]) -> LedgerRow:
     return LedgerRow(**values)
 
 
-class _Hashed:
-    """A file that hashes what is written to it, so that the shard's digest needs no second reading.
-
-    Small pieces are gathered: a system call and a hash update per header would cost more than the copy.
-    """
-
-    def __init__(self, handle: int, digest: Any, gather: int = 1 << 20) -> None:
-        self._handle = handle
-        self._digest = digest
-        self._gather = gather
-        self._pieces: list[bytes | memoryview] = []
-        self._size = 0
-
-    def write(self, data: bytes | memoryview) -> int:
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size >= self._gather:
-            self.flush()
-        return len(data)
-
-    def flush(self) -> None:
-        data = memoryview(b"".join(self._pieces))
-        self._pieces, self._size = [], 0
-        self._digest.update(data)
-        while data:
-            data = data[os.write(self._handle, data) :]
-
-
 def _add(writer: TarWriter, item: Kept) -> IndexRow:
     sample = item.sample
-    single = len(sample.media) <= 1 and len(sample.texts) <= 1
+    media, texts = sample.media, sample.texts
+    single = len(media) <= 1 and len(texts) <= 1
     parts: list[Part] = []
 
     def add(name: str, kind: PartKind, data: bytes, **facts: Any) -> None:
@@ -221,7 +205,7 @@ def _add(writer: TarWriter, item: Kept) -> IndexRow:
         for stored in part.made:
             assert stored.data is not None, sample.key
             add(f"{before}{stored.name}.arrow", "stored", stored.data, format=stored.format, digest=stored.digest)
-    add("json", "meta", _meta_json(sample))
+    add("json", "meta", _meta_json(sample, media))
     return IndexRow(
         key=sample.key,
         row=item.row,
@@ -232,14 +216,22 @@ def _add(writer: TarWriter, item: Kept) -> IndexRow:
     )
 
 
+_FACTS = tuple(
+    name for name in Media.__slots__ if name not in ("kind", "data", "packets", "marks", "place", "made", "excerpt")
+)
+_facts = operator.attrgetter(*_FACTS)
+
+
 def _media_facts(media: Media) -> dict[str, Any]:
-    skipped = {"kind", "data", "packets", "marks", "place", "made", "excerpt"}
-    facts = {name: getattr(media, name) for name in Media.__slots__ if name not in skipped}
     packets = None if media.packets is None else packet_table.to_bytes(media.packets)
-    return {**facts, "packets": packets, "marks": sorted(media.marks.items()) or None}
+    marks = sorted(media.marks.items()) if media.marks else None
+    return dict(zip(_FACTS, _facts(media), strict=True), packets=packets, marks=marks)
 
 
-def _meta_json(sample: Sample) -> bytes:
+_meta_text = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+def _meta_json(sample: Sample, media: Sequence[Media]) -> bytes:
     """Provenance and the source's own columns, as canonical JSON: what readers of the plain tar get to see."""
     facts = [
         {
@@ -247,13 +239,13 @@ def _meta_json(sample: Sample) -> bytes:
             for name, value in (("url", m.uri), ("height", m.height), ("width", m.width), ("sha256", m.sha256))
             if value is not None
         }
-        for m in sample.media
+        for m in media
     ]
     value: dict[str, Any] = {"key": sample.key, "origin": sample.origin.uri, "origin_row": sample.origin.row}
     value |= facts[0] if len(facts) == 1 else {"media": facts}
     if sample.meta:
         value["meta"] = dict(sample.meta)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _meta_text(value).encode()
 
 
 def canonical(value: Any) -> bytes:

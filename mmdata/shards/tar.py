@@ -11,6 +11,8 @@ from typing import Protocol
 from mmdata.errors import DataError
 
 BLOCK = 512
+SMALL = 4096
+"""Bytes below which a member is written with its header in one piece: copying them costs less than two more calls."""
 _ZERO = bytes(BLOCK)
 # mode 0644, uid 0, gid 0 | size | mtime 0 | checksum (spaces while summing) | regular file | ustar
 _MODE_IDS = b"0000644\x000000000\x000000000\x00"
@@ -54,10 +56,13 @@ class TarWriter:
         size = len(data)
         head = header(name, size)
         padding = -size % BLOCK
-        self._file.write(head)
-        self._file.write(data)
-        if padding:
-            self._file.write(_ZERO[:padding])
+        if size < SMALL:
+            self._file.write(b"".join((head, data, _ZERO[:padding])))
+        else:
+            self._file.write(head)
+            self._file.write(data)
+            if padding:
+                self._file.write(_ZERO[:padding])
         offset = self.position + BLOCK
         self.position = offset + size + padding
         return offset

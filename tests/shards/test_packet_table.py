@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import zlib
 from pathlib import Path
 from typing import Any
 
+import crc32c
 import numpy as np
 import pytest
 from hypothesis import given
@@ -85,3 +87,20 @@ def test_the_index_holds_the_new_facts_and_covers_them_by_its_checksum(tmp_path:
         changed = index.IndexRow(key="a", row=0, origin="x", origin_row=0, parts=(part(**{**facts, name: value}),))
         checks.add(changed.crc32c())
     assert len(checks) == 5
+
+
+def test_the_checksum_of_a_row_is_that_of_its_json() -> None:
+    """Spelled out once more: pieces of the JSON are kept between rows, and must be those that belong there."""
+    media = [part(seconds=value, sha256=digest) for value in (1, 1.0) for digest in (None, "ab" * 32)]
+    texts = [
+        index.Part(name='"\u00e9".txt', kind="text", offset=0, size=3, crc32c=5, role=role, train=train)
+        for role in ("user", "assistant")
+        for train in (True, False)
+    ]
+    inline = index.Part(name="", kind="text", offset=0, size=0, crc32c=1, role="caption", train=True, inline=b"\1a")
+    meta = index.Part(name="json", kind="meta", offset=9, size=2, crc32c=7)
+    for parts in ([], [*media, *texts, inline, meta], [*reversed(media), *reversed(texts), meta]):
+        row = index.IndexRow(key="k", row=3, origin="o", origin_row=4, parts=tuple(parts), signatures={"b": b"\2"})
+        value = ["k", 3, "o", 4, [list(one) for one in parts], [["b", "02"]]]
+        told = json.dumps(value, separators=(",", ":"), default=bytes.hex)
+        assert row.crc32c() == crc32c.crc32c(told.encode())
