@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import itertools
 import json
 import shutil
 import signal
@@ -17,7 +18,10 @@ import pytest
 
 from mmdata.build import build_dataset, build_share
 from mmdata.errors import RunError, SpecError
+from mmdata.forget import forget
 from mmdata.shards import manifest as manifests
+from mmdata.shards.dataset import open_dataset
+from mmdata.stream.dataset import StreamingDataset
 from mmdata.verify import verify_dataset
 from tests.building import build, command, content, folder_of_pictures, ledger, picture, write_spec
 
@@ -305,3 +309,37 @@ def test_a_retry_goes_to_the_units_that_an_append_has_made(base: Path, pictures:
     assert [(entry.input_first, entry.rows) for entry in manifest.shards] == [(0, 3), (3, 1), (4, 1), (7, 0)]
     assert [row.row for row in ledger(tmp_path / "out") if row.state == "duplicate"] == [5, 6, 7]
     assert verify_dataset(tmp_path / "out").problems == []
+
+
+def test_a_stream_goes_on_and_takes_what_is_new_from_its_next_epoch(base: Path, appended: Path) -> None:
+    before = StreamingDataset(base / "out", seed=3, epochs=2)
+    order = [sample.key for sample in before]
+    half = len(order) // 4  # in the middle of the first epoch
+    stream = StreamingDataset(base / "out", seed=3, epochs=2)
+    taken = [sample.key for sample in itertools.islice(stream, half)]
+    state = stream.state_dict()
+    again = StreamingDataset(appended, seed=3, epochs=2)
+    again.load_state_dict(state)
+    rest = [sample.key for sample in again]
+    first = len(order) // 2
+    assert taken + rest[: first - half] == order[:first]
+    assert sorted(rest[first - half :]) == open_dataset(appended).keys()
+
+
+def test_a_dataset_of_ours_that_has_grown_is_appended_to(base: Path, appended: Path, tmp_path: Path) -> None:
+    """And refused where what is built from it was removed, or is another dataset."""
+    shutil.copytree(base / "out", tmp_path / "in")
+    spec = write_spec(tmp_path / "s.yaml", {"kind": "dataset", "path": "in"}, [{"kind": "exact_dedup"}])
+    build_dataset(spec, quiet=True)
+    shutil.rmtree(tmp_path / "in")
+    shutil.copytree(appended, tmp_path / "in")
+    first = open_dataset(tmp_path / "out").keys()
+    forget(tmp_path / "in", [open_dataset(appended).keys()[-1]], "opt_out")  # of the new ones: no harm
+    build_dataset(spec, append=True, quiet=True)
+    found = open_dataset(tmp_path / "out")
+    assert found.keys() == open_dataset(appended).keys()[:-1]
+    assert found.keys()[: len(first)] == first
+    assert [row.reason for row in ledger(tmp_path / "out")][-1] == "forgotten"
+    forget(tmp_path / "in", [first[0]], "opt_out")
+    with pytest.raises(SpecError, match="samples that are built have been removed from the dataset"):
+        build_dataset(spec, append=True, quiet=True)

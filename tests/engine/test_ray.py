@@ -26,7 +26,7 @@ def test_a_task_makes_the_file_of_its_unit(shared: Path, tmp_path: Path) -> None
     """What runs on a node, here: from the spec as JSON to bytes that hold the unit; nothing beyond the last row."""
     loaded, _ = load_build(str(shared), [f"output.path={tmp_path}/out"])
     data = loaded.model_dump(mode="json")
-    made = map_unit(data, 2)
+    made = map_unit(data, 2, 8, [])
     assert made is not None
     place = mapped.place(tmp_path, 2)
     place.parent.mkdir(parents=True)
@@ -34,9 +34,15 @@ def test_a_task_makes_the_file_of_its_unit(shared: Path, tmp_path: Path) -> None
     unit = mapped.read(tmp_path, 2)
     assert sorted(unit.rows) == [8, 9, 10, 11]
     assert all(row.drop is not None or row.held for row in unit.rows.values())
-    assert map_unit(data, 500) is None
-    assert map_unit({**data, "limit": 9}, 2) is not None
-    assert map_unit({**data, "limit": 8}, 2) is None
+    assert map_unit(data, 500, 2000, []) is None
+    assert map_unit({**data, "limit": 9}, 2, 8, []) is not None
+    assert map_unit({**data, "limit": 8}, 2, 8, []) is None
+    last = sorted((shared.parent / "in").glob("*.jpg"))[-2:]
+    beside = [path for each in last for path in each.parent.glob(f"{each.stem}.*")]
+    place.write_bytes(map_unit(data, 2, 1, [{path.name: path.stat().st_size for path in beside}]) or b"")
+    unit = mapped.read(tmp_path, 2)  # of an append: it begins where the rows before it end, and files keep their order
+    assert sorted(unit.rows) == [1, 2, 3, 4]
+    assert unit.rows[1].record.sample.origin.uri == last[1].name
 
 
 def test_without_ray_one_line_says_what_to_install(

@@ -300,7 +300,7 @@ def test_a_unit_that_is_written_again_is_the_same(built: Built, tmp_path: Path, 
     for name in ("staging", "units"):
         (tmp_path / ".build" / name).mkdir(parents=True)
     for entry in dataset.manifest.shards:
-        again, _ = commit.write_unit(tmp_path, entry.unit, entry.input_first, recover._old(dataset, entry), [])
+        again, _ = commit.write_unit(tmp_path, entry.unit, entry.input_first, recover.stored(dataset, entry), [])
         assert (again.shard_sha256, again.index_sha256) == (entry.shard_sha256, entry.index_sha256)
 
 
