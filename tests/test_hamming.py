@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import near_dup as benchmark
 from mmdata import hamming
 from mmdata.hamming import HammingIndex, pairs
-
-spec = importlib.util.spec_from_file_location("near_dup_benchmark", Path("benchmarks/near_dup.py").resolve())
-assert spec is not None
-assert spec.loader is not None
-benchmark = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(benchmark)
 
 
 def brute_pairs(hashes: list[int], radius: int) -> list[list[int]]:
@@ -139,3 +132,10 @@ def test_candidates_grow_slower_than_the_index() -> None:
     small, large = measured(30_000), measured(300_000)
     assert large < 4 * small
     assert large < 3_000
+
+
+def test_the_benchmark_compares_with_a_scan() -> None:
+    assert 0 < benchmark.against_a_scan(2_500, 6, 10) < 2_500
+    hashes = benchmark.clumpy(1_200, spread=10)
+    near = np.bitwise_count(hashes[:, None] ^ hashes) <= 6
+    assert benchmark.every_pair(1_200, 6, 10) == np.triu(near, 1).sum() > 0
