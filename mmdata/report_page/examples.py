@@ -115,7 +115,7 @@ def _left_out(sample: Sample, media: int, parts: int) -> list[str]:
 
 def preview(dataset: Dataset, position: int, media: Media, budget: Budget, side: int) -> dict[str, Any]:
     """A medium of the sample at a position, with what it looks like or why that cannot be shown."""
-    made: dict[str, Any] = {"kind": media.kind, "facts": facts(media)}
+    made: dict[str, Any] = {"kind": media.kind, "facts": facts(media), "uri": ""}
     if media.place is None:
         return {**made, "why": "its bytes were not kept"}
     if media.place.size > MOST_BYTES:
