@@ -97,7 +97,8 @@ class Attention(nn.Module):
             key = self._heads(self.k(context.rows if context.keys is None else context.keys))
             value, seen = self._heads(self.v(context.rows)), context.borders
         if rotary is not None:
-            cos, sin = (angle[:, None].to(x.dtype) for angle in rotary)  # the same for every head
+            # The same for every head, and of the type of the queries: under autocast a norm made float32 of x.
+            cos, sin = (angle[:, None].to(query.dtype) for angle in rotary)
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         found = varlen_attention(
             query, key, value, borders.cu_seqlens, seen.cu_seqlens, borders.longest, seen.longest, window=window

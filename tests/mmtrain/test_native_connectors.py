@@ -19,6 +19,8 @@ from mmdata.collate import PackedCollator, model_inputs
 from mmdata.errors import SpecError
 from mmdata.types import Packed
 from mmtrain import certificate, checkpoint, export, sft
+from mmtrain.adapters.spec import LoraSpec
+from mmtrain.adapters.targets import find
 from mmtrain.components import aliases
 from mmtrain.models import build, family_of
 from mmtrain.models.spec import NativeSpec
@@ -280,3 +282,17 @@ def test_what_the_qformers_objective_leaves_out_must_be_frozen(
     more = {"parameters": IDLE, "packs_per_forward": 2}
     assert sft.main(command(tmp_path / "run", folder, model, **more)) == 2
     assert "compares the samples of a pack" in capsys.readouterr().err
+
+
+def test_adapters_find_the_parts_of_a_connector() -> None:
+    told = {"kind": "perceiver", "tokens": 2, "layers": 2, "heads": 2}
+    model = build(NativeSpec(**{**MODEL, "connector": told}), words(), seed=0)
+
+    def found(targets: Any) -> set[str]:
+        entry = LoraSpec(kind="lora", component="connector", targets=targets)
+        return {target.alias.removeprefix("connector.vision_connector.") for target in find(model, [entry])}
+
+    layers = [f"layers.{number}" for number in range(2)]
+    assert found("attention") == {f"{layer}.attention.{name}" for layer in layers for name in ("q", "k", "v", "out")}
+    assert found("mlp") == {f"{layer}.mlp.{name}" for layer in layers for name in ("up", "down")}
+    assert found("all-linear") == found("attention") | found("mlp") | {"out"}
