@@ -24,6 +24,7 @@ SCRIPTS = (
     "worker_pool",
     "near_dup",
     "shard_writing",
+    "indexing",
     "build_memory",
     "build_vs_img2dataset",
 )
