@@ -16,6 +16,7 @@ COMMANDS = {
     "diff": "compare two builds: records added, gone, with another fate or other bytes",
     "export": "a dataset as Parquet for datasets, MDS for Streaming, or with Energon's metadata",
     "forget": "remove samples from a finished dataset by tombstones, without rewriting it",
+    "compact": "even-sized shards out of those that a build has left, keys and samples as they are",
     "index": "adopt WebDataset and Energon tars, Parquet and Arrow as a dataset, without rewriting them",
     "schemas": "write or check the JSON Schemas of specs and files",
     "doctor": "check this environment: packages, decoders, stores, limits; say what to install",

@@ -80,6 +80,7 @@ def _opened(
     forked = fork_workers(spec.steps, local.worker_count(spec))
     try:
         source = spec.source.open()
+        binding.refuse_others(folder)
         commit.prepare(folder)
         with contextlib.ExitStack() as locks:
             locks.enter_context(binding.locked(folder, "lock", shared=share is not None))
@@ -157,7 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     overrides = list(arguments.set)
     if arguments.output:
-        overrides.append(f"output.path={json.dumps(str(Path(arguments.output).absolute()))}")
+        output = arguments.output if "://" in arguments.output else str(Path(arguments.output).absolute())
+        overrides.append(f"output.path={json.dumps(output)}")
     if arguments.limit is not None:
         overrides.append(f"limit={arguments.limit}")
     sent: int | None = None

@@ -39,6 +39,8 @@ def told(error: BaseException) -> str:
     'no_such_reason: nobody has written about it'
     """
     message = str(error).strip() or type(error).__name__
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        message = f"{error.filename}: {error.strerror}"  # without the number
     entry = entry_of(reason_of(error))
     if not entry:
         return message

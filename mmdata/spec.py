@@ -7,7 +7,9 @@ Fields marked `runtime()` change how fast a build runs, never what it makes: the
 
 from __future__ import annotations
 
+import difflib
 import itertools
+import os
 import typing
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,8 +58,18 @@ def _exists(value: str, info: ValidationInfo) -> str:
         except OSError as error:  # a name too long, a folder that may not be entered
             raise ValueError(f"{error.strerror}: {resolved}") from error
         if not found:
-            raise ValueError(f"no such file or folder: {resolved}")
+            raise ValueError(f"no such file or folder: {resolved}{_near(Path(resolved))}")
     return resolved
+
+
+def _near(path: Path) -> str:
+    """A file or folder of nearly this name beside it, as a question."""
+    try:
+        names = sorted(os.listdir(path.parent))
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _plugin(value: str, info: ValidationInfo) -> str:

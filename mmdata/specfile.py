@@ -21,6 +21,12 @@ from mmdata.spec import BuildSpec, Model
 
 M = TypeVar("M", bound=Model)
 Loc = tuple[int | str, ...]
+_FORMS = {
+    frozenset({"source", "output"}): "a build: python -m mmdata.build --spec {file}",
+    frozenset({"data", "output"}): "a training run: python -m mmtrain.sft --config {file}",
+    frozenset({"dataset", "max_length"}): "a stream: StreamingDataset({file!s}), or `data:` of a training run",
+}
+"""Keys by which the specs of commands are told apart, and what takes them."""
 
 
 def find(name: str) -> Path:
@@ -32,13 +38,17 @@ def find(name: str) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, `~nobody/`, no permission
         raise SpecError(f"{name}: {error}") from error
     if path.is_dir():
-        raise SpecError(f"{name}: a folder, not a spec file")
+        if (path / "manifest.json").is_file():
+            raise SpecError(
+                f"{name}: a dataset, not a spec file; a spec names it (python -m mmdata.init train, or stream)"
+            )
+        raise SpecError(f"{name}: a folder, not a spec file; python -m mmdata.init --list tells of specs to begin with")
     if path.parent == Path("."):
         shipped = pipelines()
         for candidate in (shipped / name, shipped / f"{name}.yaml"):
             if candidate.is_file():
                 return candidate
-        known = sorted(file.name for file in shipped.glob("*.yaml"))
+        known = sorted({file.name for folder in (shipped, Path()) for file in folder.glob("*.yaml")})
         raise SpecError(f"{name}: no such file, nor a shipped pipeline; {registry.nearest(name, known)}")
     raise SpecError(f"{name}: no such file")
 
@@ -119,8 +129,9 @@ def load(model: type[M], name: str, overrides: Sequence[str] = (), *, check_path
     try:
         spec = model.model_validate(data, context={"base": file.parent, "check_paths": check_paths})
     except ValidationError as error:
+        _refuse_another(model, data, file)
         lines = _lines(file)
-        mistakes.extend(_mistake(model, data, lines, problem) for problem in error.errors(include_url=False))
+        mistakes.extend(_mistake(model, data, lines, problem) for problem in _distinct(error))
         spec = None
     if mistakes or spec is None:
         count = f"{len(mistakes)} mistake" + ("s" if len(mistakes) > 1 else "")
@@ -135,7 +146,38 @@ def values(file: Path) -> Any:
 
 def mistakes(model: type[BaseModel], data: Any, error: ValidationError) -> list[str]:
     """A line for each mistake that validating `data` found: path, value, what is wrong, what to do."""
-    return [_mistake(model, data, {}, problem) for problem in error.errors(include_url=False)]
+    return [_mistake(model, data, {}, problem) for problem in _distinct(error)]
+
+
+def _refuse_another(model: type[BaseModel], data: dict[str, Any], file: Path) -> None:
+    """Raise SpecError for the spec of another command: each of its keys would be told to be unknown."""
+    for keys, what in _FORMS.items():
+        if keys <= data.keys() and not keys <= model.model_fields.keys():
+            raise SpecError(f"{file}: this is the spec of {what.format(file=file)}")
+
+
+def _distinct(error: ValidationError) -> Iterator[Any]:
+    """What is wrong, each mistake once. Of a value that may be one of some words or something else pydantic tells that
+    it is none of all that: a word is meant to be one of the words."""
+    problems = error.errors(include_url=False)
+    words = {
+        _without_options(each["loc"])
+        for each in problems
+        if each["type"] == "literal_error" and isinstance(each["input"], str)
+    }
+    for problem in problems:
+        loc = _without_options(problem["loc"])
+        if loc in words and problem["type"] != "literal_error":
+            continue
+        yield {**problem, "loc": loc}
+
+
+def _without_options(loc: Loc) -> Loc:
+    """
+    >>> _without_options(("optim", "schedule", "literal['constant','cosine']"))
+    ('optim', 'schedule')
+    """
+    return tuple(name for name in loc if not (isinstance(name, str) and "[" in name))
 
 
 def bound(spec: Model) -> dict[str, Any]:
@@ -203,7 +245,10 @@ def _compose(file: Path) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise SpecError(f"{file}{place}: not valid YAML: {error.problem}") from error
+        began = error.context_mark
+        context = f" ({error.context} that begins on line {began.line + 1})" if error.context and began else ""
+        tabs = "; YAML is indented by spaces, not by tabs" if "'\\t'" in str(error.problem) else ""
+        raise SpecError(f"{file}{place}: not valid YAML: {error.problem}{context}{tabs}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(f"{file}: cannot be read: {error}") from error
     except RecursionError as error:
@@ -341,7 +386,7 @@ def _mistake(model: type[BaseModel], data: Any, lines: dict[Loc, int], problem: 
     kind, context, message = problem["type"], problem.get("ctx", {}), problem["msg"]
     value = "" if kind == "missing" else f": {_shown(problem['input'])}"
     if kind == "extra_forbidden":
-        known = [name for name in where.model_fields if name != "kind"] if where else []
+        known = list(where.model_fields) if where else []
         message = f"unknown key; {registry.nearest(path[-1], known)}"
     elif kind == "missing":
         description = (
@@ -354,6 +399,9 @@ def _mistake(model: type[BaseModel], data: Any, lines: dict[Loc, int], problem: 
         message = f"no such kind; {registry.nearest(context['tag'], known)}"
     elif kind == "union_tag_not_found":
         message = "required key 'kind' is missing"
+        keys = problem["input"] if isinstance(problem["input"], dict) else {}
+        if joined := [key for key in keys if str(key).startswith("kind:")]:
+            message += f"; write a space behind the colon: `{str(joined[0]).replace(':', ': ', 1)}`"
     elif kind == "literal_error" and isinstance(problem["input"], str):
         known = [str(option) for option in _literals(where, path)]
         if known:

@@ -290,7 +290,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         for problem in result.problems:
             print(f"damaged: {problem}")
-        verdict = f"{len(result.problems)} problems" if result.problems else "sound"
+        count = len(result.problems)
+        verdict = f"{count} problem{'s' * (count > 1)}" if count else "sound"
         size = f"{result.samples:,} samples, {result.shards} shards, {result.bytes:,} bytes"
         print(f"{arguments.dataset}: {size}: {verdict}")
     return 1 if result.problems else 0

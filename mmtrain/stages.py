@@ -99,7 +99,8 @@ def run_stages(
 
     names = [stage.name for stage in spec.stages]
     if only is not None and only not in names:
-        raise SpecError(f"--stage {only}: no such stage; {nearest(only, names)}")
+        there = nearest(only, names) if names else "the config has no `stages`"
+        raise SpecError(f"--stage {only}: no such stage; {there}")
     before: Path | None = None
     for number, (name, stage) in enumerate(zip(names, spec.runs, strict=True), 1):
         if only is None or name == only:

@@ -15,7 +15,7 @@ from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, Pre
 from mmdata.errors import SpecError
 from mmdata.shards.dataset import Dataset
 from mmdata.spec import Model
-from mmtrain.models.source import has_tokenizer
+from mmtrain.models.source import TOKENIZER_FILES, has_tokenizer
 from mmtrain.models.spec import SourcePath
 
 PAD, BOS, EOS, IMAGE = "<pad>", "<s>", "</s>", "<image>"
@@ -86,10 +86,18 @@ def make(
 def pretrained(path: str, key: str) -> PreTrainedTokenizerBase:
     """A tokenizer from a local folder or the hub. Raises SpecError, naming `key`, where there is none."""
     local = Path(path).is_dir()
+    if local and not has_tokenizer(Path(path)):
+        raise SpecError(f"{key}: {path} holds no tokenizer: none of {', '.join(TOKENIZER_FILES)}")
     try:
-        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, local_files_only=local)
+        found: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            path, local_files_only=local, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
-        raise SpecError(f"{key}: {path} holds no tokenizer: {str(error).strip().splitlines()[0]}") from error
+        why = str(error).strip().splitlines()[0]
+        told = (
+            f"{path} holds no tokenizer that can be read" if local else f"no folder {path!r}, nor could the hub give it"
+        )
+        raise SpecError(f"{key}: {told}: {why}") from error
     return found
 
 

@@ -142,7 +142,7 @@ def test_the_command(folders: list[Path], tokenizer: Path, capsys: pytest.Captur
     assert explain.main([*common]) == 0
     assert "quality 1.000" in capsys.readouterr().out
     assert explain.main([*common, "--block", "7"]) == 2
-    assert capsys.readouterr().err == "mmdata.explain: block: an epoch has 1 blocks, from 0\n"
+    assert capsys.readouterr().err.startswith("mmdata.explain: block: an epoch has 1 blocks, from 0 (more: ")
     page = tmp_path / "pack.html"
     assert explain.main([*common, "--step", "1", "--html", str(page)]) == 0
     text = page.read_text()
@@ -153,6 +153,6 @@ def test_the_command(folders: list[Path], tokenizer: Path, capsys: pytest.Captur
 
 def test_mistakes_are_one_line(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert explain.main([str(folders[0]), "--family", "llava"]) == 2
-    assert capsys.readouterr().err == "mmdata.explain: tokenizer: a family needs one; give --tokenizer FOLDER\n"
+    assert capsys.readouterr().err.startswith("mmdata.explain: tokenizer: a family needs one; give --tokenizer FOLDER")
     assert explain.main([str(folders[0] / "none")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

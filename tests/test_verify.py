@@ -33,7 +33,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"]
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in ("lock", "binding")]
 
 
 def test_a_sound_dataset_has_no_problem(sound: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,16 @@ def bound_spec(spec: BuildSpec, source: Source) -> dict[str, Any]:
     return {"spec": specfile.bound(spec), "inputs": source.inputs(), "plugins": plugins}
 
 
+def refuse_others(folder: Path) -> None:
+    """Raise SpecError for a folder in which files lie that are no build's: a dataset would mix with them."""
+    if not folder.is_dir() or any((folder / name).exists() for name in (".build", "manifest.json")):
+        return
+    others = sorted(path.name for path in folder.iterdir() if path.name[0] != "." and path.name != "lost+found")
+    if others:
+        shown = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
+        raise SpecError(f"output: {folder} holds other files ({shown}); give a new folder", reason="output_not_empty")
+
+
 def bind(folder: Path, spec: BuildSpec, source: Source, *, append: bool = False) -> dict[str, Any]:
     """Bind a build's folder; returns what it is bound to now. With `append`, also where the source has got more rows
     behind those that the folder is bound to.

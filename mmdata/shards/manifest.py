@@ -133,9 +133,13 @@ def read(folder: Path, *, every_byte: bool = False) -> Manifest:
         hint = (
             "the build has not finished: run it again to resume"
             if (folder / ".build").exists()
+            else "no such folder"
+            if not folder.exists()
             else "not a dataset made by mmdata.build; build one first: python -m mmdata.build --spec FILE"
         )
         raise DataError("manifest_missing", f"{path}: {hint}") from error
+    except NotADirectoryError as error:
+        raise DataError("manifest_unreadable", f"{folder}: a file, not the folder of a dataset") from error
     except OSError as error:
         raise DataError("manifest_unreadable", f"{path}: {error.strerror}") from error
     manifest = from_bytes(data, str(path))

@@ -109,11 +109,22 @@ def stream_family(family: str | Family | None, tokenizer: str | os.PathLike[str]
     if tokenizer is None:
         raise SpecError(f"tokenizer: family {family!r} needs one")
     if isinstance(tokenizer, str | os.PathLike):
-        from transformers import AutoTokenizer
-
-        loaded: Any = AutoTokenizer.from_pretrained(str(tokenizer), local_files_only=True)
-        return get_family(family, tokenizer=loaded)
+        return get_family(family, tokenizer=_read_tokenizer(str(tokenizer)))
     return get_family(family, tokenizer=tokenizer)
+
+
+def _read_tokenizer(path: str) -> Tokenizer:
+    """The tokenizer of a folder, or of the hub's cache; nothing is fetched, and no code of it is run."""
+    from transformers import AutoTokenizer
+
+    try:
+        loaded: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        if not os.path.isdir(path):
+            raise SpecError(f"tokenizer: no such folder: {path}, nor is it in the hub's cache here") from error
+        why = str(error).strip().splitlines()[0]
+        raise SpecError(f"tokenizer: {path} holds no tokenizer that can be read: {why}") from error
+    return loaded  # type: ignore[no-any-return]
 
 
 def stream_world(world: World | None) -> World:
