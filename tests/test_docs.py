@@ -83,8 +83,11 @@ def test_a_page_is_short_and_names_files_that_are_there(name: str) -> None:
 
 
 def test_the_index_lists_every_page() -> None:
-    listed = {(DOCS / target).resolve() for target in links(TEXTS["docs/README.md"])}
-    assert [str(page) for page in PAGES if page not in listed and page.name != "README.md"] == []
+    """In the README of its folder."""
+    for index in [page for page in PAGES if page.name == "README.md"]:
+        listed = {(index.parent / target).resolve() for target in links(index.read_text(encoding="utf-8"))}
+        beside = [page for page in PAGES if page.parent == index.parent and page != index]
+        assert [str(page) for page in beside if page not in listed] == []
 
 
 def test_the_layers_are_those_of_the_linter() -> None:
@@ -106,6 +109,20 @@ def test_the_pictures_are_what_the_code_draws() -> None:
         file = DOCS / "pictures" / f"packing_{name}.svg"
         assert file.read_text(encoding="utf-8") == draw(), f"{file.name}: run python docs/draw_packing.py"
         assert f"pictures/{file.name}" in TEXTS["docs/packing.md"]
+
+
+@pytest.mark.parametrize("page", ["build/steps.md", "families.md"])
+def test_the_tables_are_what_there_is(page: str) -> None:
+    tables = importlib.import_module("docs.make_tables")
+    assert set(tables.TABLES) == {"build/steps.md", "families.md"}
+    assert tables.written(page) == TEXTS[f"docs/{page}"], "run python docs/make_tables.py"
+
+
+@pytest.mark.parametrize("group", ["source", "step", "family"])
+def test_every_kind_is_named_on_some_page(group: str) -> None:
+    named = {word for name, text in TEXTS.items() if name != "README.md" for word in re.findall(r"\w+", text)}
+    assert [kind for kind in registry.kinds(group) if kind not in named] == []
+    assert "| others" not in TEXTS["docs/build/steps.md"]
 
 
 def reasons() -> set[str]:
