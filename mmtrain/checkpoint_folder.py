@@ -18,6 +18,7 @@ VERSION = 2
 FOLDER, PREFIX, INFO = "checkpoints", "step-", "checkpoint.json"
 LATEST, BEST = "latest", "best"
 _NAME = re.compile(rf"{PREFIX}\d{{8,}}")
+OTHER_VERSION = "checkpoint_version"
 _PIECE = 8 << 20
 
 
@@ -42,7 +43,9 @@ def step_of(folder: Path) -> int:
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint, compared with the sums that it was written with; None: nothing."""
+    """What is wrong with the bytes of a checkpoint, compared with the sums that it was written with; None: nothing.
+
+    Raises SpecError for one of another version of this format: it is whole, and nobody's to put aside."""
     try:
         info = read_info(folder)
         for name, expected in info["files"].items():
@@ -51,13 +54,15 @@ def damage(folder: Path) -> str | None:
             if checksum(folder / name) != list(expected):
                 return f"{name} is damaged: its bytes are not those that were written"
     except (SpecError, OSError, KeyError, AttributeError) as error:
+        if isinstance(error, SpecError) and error.reason == OTHER_VERSION:
+            raise
         return str(error)
     return None
 
 
 def newest(run: Path) -> Path | None:
     """The newest checkpoint that is whole. One that is not is said on the console and put aside as `….damaged`. Raises
-    RunError where there are checkpoints and all are damaged."""
+    RunError where there are checkpoints and all are damaged, SpecError where one is of another version."""
     saved = found(run)
     for folder in reversed(saved):
         why = damage(folder)
@@ -87,8 +92,15 @@ def read_info(folder: Path) -> dict[str, Any]:
         raise SpecError(f"{folder} is not a checkpoint: {INFO} is missing") from error
     except (ValueError, TypeError) as error:
         raise SpecError(f"{folder}: {INFO} is damaged: {error}") from error
-    if info.get("version") != VERSION:
-        raise SpecError(f"{folder} is a checkpoint of version {info.get('version')}; this mmtrain reads {VERSION}")
+    if (version := info.get("version")) != VERSION:
+        saved_by = (info.get("versions") or {}).get("mmdata", "another")
+        newer = isinstance(version, int) and version > VERSION
+        remedy = "update mmdata" if newer else f"go on with mmdata {saved_by}, or start over with --resume never"
+        raise SpecError(
+            f"{folder} is a checkpoint of version {version}, saved by mmdata {saved_by}; this mmtrain reads {VERSION}: "
+            f"{remedy}",
+            reason=OTHER_VERSION,
+        )
     if info.pop("crc32c", None) != _own_sum(info):
         raise SpecError(f"{folder}: {INFO} is damaged: its checksum does not fit")
     return info

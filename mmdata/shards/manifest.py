@@ -158,8 +158,13 @@ def from_bytes(data: bytes, name: str) -> Manifest:
         if isinstance(version, int) and version != VERSION:
             raise DataError(
                 "manifest_version",
-                f"{name}: version {version}, this code reads {VERSION}; remove it and run the same build again, "
-                "which keeps what it has committed and writes the manifest anew",
+                f"{name}: version {version}, this code reads {VERSION}; "
+                + (
+                    "it was made by a newer mmdata: update this one"
+                    if version > VERSION
+                    else "remove it and run the same build again, which keeps what it has committed and writes the "
+                    "manifest anew"
+                ),
             )
         said = body.pop("self_sha256", None)
         manifest = Manifest.model_validate({**body, "shards": ()})

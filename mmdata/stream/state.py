@@ -131,7 +131,16 @@ def dump(
 
 
 def parse(saved: Mapping[str, Any]) -> StreamState:
-    """A saved state, typed. Raises SpecError for something else."""
+    """A saved state, typed. Raises SpecError for something else, or one of another version."""
+    version = saved.get("version")
+    if isinstance(version, int) and version != VERSION:
+        saved_by = saved.get("code", "another")
+        remedy = "update mmdata" if version > VERSION else f"go on with mmdata {saved_by}, or begin a new run"
+        raise SpecError(
+            f"not a stream state that mmdata {mmdata.__version__} reads: version {version}, saved by mmdata "
+            f"{saved_by}, and not {VERSION}: {remedy}",
+            reason="state_version",
+        )
     try:
         return StreamState.model_validate(dict(saved))
     except ValidationError as error:
