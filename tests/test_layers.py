@@ -60,7 +60,11 @@ TESTED_BY = {
         "mmdata/families/__init__.py",
         "mmdata/families/_family.py",
     ],
-    "tests/test_explain.py": ["mmdata/explain_page/page.py", "mmdata/explain_page/pictures.py"],  # What it renders.
+    "tests/test_explain.py": [  # What it is told, and renders.
+        "mmdata/explain_page/page.py",
+        "mmdata/explain_page/pictures.py",
+        "mmdata/stream/command.py",
+    ],
     "tests/test_report.py": [  # The parts of one page.
         "mmdata/report_page/charts.py",
         "mmdata/report_page/examples.py",
@@ -146,6 +150,8 @@ TESTED_BY = {
     "tests/test_main.py": ["mmtrain/__main__.py"],  # Both lists of commands.
     "tests/test_doctor.py": ["mmdata/probes.py"],  # What it asks in processes of their own.
     "tests/testing/test_example.py": ["mmdata/testing/faults.py", "mmdata/testing/making.py"],  # What it is made of.
+    "tests/testing/test_corruptor.py": ["mmdata/testing/judging.py", "mmdata/testing/specimens.py"],  # What is damaged.
+    "tests/testing/test_web.py": ["mmdata/testing/accounts.py"],  # Ends, as it says them.
     "tests/testing/test_server.py": ["mmdata/testing/plan.py", "mmdata/testing/serving.py"],  # What it answers by.
     "tests/test_collate.py": ["mmdata/types.py", "mmtrain/collate.py"],  # Plain values, and a second name.
     "tests/test_templates.py": [  # What encoding makes of samples, whatever the template.
@@ -282,6 +288,7 @@ TESTED_BY = {
     "tests/mmtrain/test_gate.py": ["mmtrain/watch.py"],  # What it is told.
     "tests/mmtrain/test_held_out.py": ["mmtrain/answers.py", "mmtrain/examine.py", "mmtrain/samples_page.py"],
     "tests/mmtrain/test_replay.py": ["mmtrain/restore.py"],  # Runs opened again.
+    "tests/mmtrain/test_suspects.py": ["mmtrain/suspects_page.py"],  # The page of them.
     "tests/mmtrain/test_checkpoint.py": [  # What a checkpoint is made of.
         "mmtrain/checkpoint_folder.py",
         "mmtrain/random_state.py",

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmdata import specfile
-from mmdata.ledger import read_rows
 from mmdata.shards.dataset import open_dataset
+from mmdata.testing.accounts import ledger_ends, settle
 from mmdata.testing.example import SPEC, Example, make_example
 from mmdata.types import Sample
 
@@ -73,20 +73,16 @@ def run(folder: Path, records: int = RECORDS, *, train: bool = True) -> None:
 
 def _compare(example: Example, dataset: Path) -> None:
     """Every record must have ended in the state and under the reason that its damage calls for."""
-    expected = {row["row"]: row for row in example.expected()}
-    found = [row for file in sorted((dataset / "ledger").glob("*.parquet")) for row in read_rows(file)]
-    wrong = []
-    for row in found:
-        want = expected[row.row]
-        if (row.state, row.reason) != (want["healed_state"], want["healed_reason"]):
-            planted = f"{want['healed_state']} {want['healed_reason']}"
-            wrong.append(f"row {row.row} ({want['kind']}): {row.state} {row.reason} ({row.detail}), expected {planted}")
-    kinds = {row["kind"] for row in expected.values() if row["kind"]}
-    if wrong or len(found) != len(expected):
-        raise SystemExit("\n".join(["the ledger is not what was planted:", *wrong]))
-    print(
-        f"{len(found)} of {len(expected)} records ended as planted; {len(kinds)} kinds of damage, each under its reason"
+    expected = example.expected()
+    account = settle(
+        {row["row"]: [(row["healed_state"], row["healed_reason"])] for row in expected},
+        ledger_ends(dataset),
+        {row["row"]: row["kind"] for row in expected},
     )
+    if not account.exact:
+        raise SystemExit(f"the ledger is not what was planted: {account}")
+    kinds = {row["kind"] for row in expected if row["kind"]}
+    print(f"{account.records} records ended as planted; {len(kinds)} kinds of damage, each under its reason")
 
 
 def _stream(path: Path) -> None:

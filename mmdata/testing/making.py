@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from mmdata.testing import faults
 from mmdata.testing.damage import CATALOGUE, Damage
 from mmdata.testing.faults import RowFault, WebFault
 from mmdata.testing.photos import Variant, encode, phash, photos, variants
-from mmdata.testing.plan import Behaviour, OriginPlan, Plan, dump
+from mmdata.testing.plan import Behaviour, dump
+from mmdata.testing.web import behind, plans
 
 DAMAGED = 0.25
 FILES = 3
@@ -99,9 +100,9 @@ def write(folder: Path, records: int, kinds: Sequence[Kind], seed: int, urls: Ma
         expected.append(_expected(row, table[-1]["URL"]))
     _write_tables(folder / "metadata", table)
     pq.write_table(pa.Table.from_pylist(expected, schema=EXPECTED), folder / "expected.parquet")
-    live = [name for name in faults.ORIGINS if name != "down"]
-    (folder / "plan.json").write_text(dump(_plan(urls, live, answers, {"hole"})), encoding="utf-8")
-    (folder / "healed.json").write_text(dump(_plan(urls, faults.ORIGINS, healed, set())), encoding="utf-8")
+    now, then = plans(urls, answers, healed)
+    (folder / "plan.json").write_text(dump(now), encoding="utf-8")
+    (folder / "healed.json").write_text(dump(then), encoding="utf-8")
 
 
 def _rows(records: int, kinds: Sequence[Kind], seed: int) -> Iterator[tuple[_Row, bytes, str]]:
@@ -150,10 +151,8 @@ def _answers(row: _Row, file: str, urls: Mapping[str, str]) -> tuple[faults.Answ
     if not isinstance(kind, WebFault):
         row.url = f"{urls['mirror' if row.number % 4 == 3 else 'main']}/{file}"
         return {}, {}
-    path = f"/{kind.folder}/{file.rpartition('/')[2]}"
+    path, here, there = behind(kind, file)
     row.url = urls[kind.origin] + path
-    here = kind.answers(file, path)
-    there = {(kind.origin, path): (Behaviour(file=file),)} if kind.state == "failed_transient" else here
     return here, there
 
 
@@ -196,17 +195,3 @@ def _write_tables(folder: Path, table: Sequence[Mapping[str, Any]]) -> None:
     for number in range(FILES):
         part = pa.Table.from_pylist(list(table[number * size : (number + 1) * size]), schema=METADATA)
         pq.write_table(part, folder / f"part-{number}.parquet", row_group_size=ROW_GROUP)
-
-
-def _plan(
-    urls: Mapping[str, str],
-    live: Sequence[str],
-    answers: Mapping[tuple[str, str], tuple[Behaviour, ...]],
-    holes: Collection[str],
-) -> Plan:
-    origins = {}
-    for name in live:
-        paths = {path: steps for (origin, path), steps in answers.items() if origin == name}
-        port = int(urls[name].rpartition(":")[2])
-        origins[name] = OriginPlan(port=port, paths=paths, blackhole=name in holes)
-    return Plan(origins=origins)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdata.testing.kill import run_with_kills
+from mmdata.testing.kill import Preloaded, run_with_kills
 
 COUNT = """
 import os, sys, time
@@ -84,3 +84,29 @@ def test_a_failure_is_not_taken_for_a_kill(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="exit status 3\nsorry"):
         run_with_kills([sys.executable, "-c", "print('sorry'); exit(3)"], kills=2, seed=0, seconds=30, earliest=20)
     assert time.monotonic() - start < 10
+
+
+def test_listed_moments_and_a_command_per_start(tmp_path: Path) -> None:
+    starts = []
+
+    def each(number: int) -> list[str]:
+        starts.append(number)
+        return ["sleep", "0.3"]
+
+    runs = run_with_kills(each, moments=[0.05, 0.15])
+    assert starts == [0, 1, 2]
+    assert [run.killed_at is not None for run in runs] == [True, True, False]
+    assert 0.15 <= (runs[1].killed_at or 0) < 0.3
+
+
+def test_a_fork_that_is_preloaded_is_killed_and_finishes(tmp_path: Path) -> None:
+    """`python -m mmdata.testing.kill` itself, which the server has imported; its words and its exit status are told."""
+    marks = tmp_path / "marks"
+    told = ("--moments", "0.2", "--", "sh", "-c", f"echo x >> {marks}; sleep 0.4")
+    runs = run_with_kills(Preloaded(module="mmdata.testing.kill", arguments=told), moments=[0.1])
+    assert [run.returncode for run in runs] == [-9, 0]
+    assert "start 0: killed after 0.2" in runs[-1].output
+    assert "start 1: ended by itself" in runs[-1].output
+    assert marks.read_text().count("x") in (2, 3)
+    with pytest.raises(RuntimeError, match=r"python -m mmdata.testing.kill .*: exit status 1"):
+        run_with_kills(Preloaded(module="mmdata.testing.kill", arguments=("--kills", "0", "--", "false")), kills=0)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
+from torch.utils.data import IterableDataset
 
-from mmdata.testing.resume import Adapter, Topology, resume_at_every_step
+from mmdata.testing.resume import Adapter, Topology, resume_at_every_step, stateful
 from mmdata.types import World
 
 G = 6
@@ -115,3 +117,43 @@ def test_a_rank_that_fails_or_dies_is_named() -> None:
 
     with pytest.raises(RuntimeError, match="rank 0 of 2: it died"):
         resume_at_every_step(replace(SOUND, load=dying), saved_on=[ONE], resumed_on=[TWO], processes=True)
+
+
+def test_what_has_a_state_dict_needs_no_adapter_of_its_own() -> None:
+    """torchdata's loader over a dataset that knows its place: exact on one rank, whatever the workers."""
+    loaders = pytest.importorskip("torchdata.stateful_dataloader")
+
+    def opened(world: World) -> Iterable[Any]:
+        return loaders.StatefulDataLoader(Places(10), batch_size=None, num_workers=world.workers)
+
+    report = resume_at_every_step(
+        stateful(opened, ids=lambda item: [int(item)]),
+        saved_on=[Topology()],
+        resumed_on=[Topology()],
+    )
+    assert report.steps == 10
+    assert (report.replays, report.losses) == (0, 0), report
+    forgetful = resume_at_every_step(
+        replace(stateful(opened, ids=lambda item: [int(item)]), load=lambda loader, state: None),
+        saved_on=[Topology()],
+        resumed_on=[Topology()],
+    )
+    assert forgetful.replays == sum(range(11))
+
+
+class Places(IterableDataset[int]):
+    """0..n-1, with a state."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.at = n, 0
+
+    def __iter__(self) -> Iterator[int]:
+        while self.at < self.n:
+            self.at += 1
+            yield self.at - 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"at": self.at}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.at = state["at"]
