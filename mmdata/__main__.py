@@ -13,6 +13,7 @@ COMMANDS = {
     "verify": "prove that every byte of a dataset is the one that was built",
     "report": "render a dataset's report.html",
     "explain": "say which samples are in which step, from which rows, and show a pack",
+    "replay": "stream the packs of some steps once more, bit for bit, and compare them with a log",
     "diff": "compare two builds: records added, gone, with another fate or other bytes",
     "export": "a dataset as Parquet for datasets, MDS for Streaming, or with Energon's metadata",
     "forget": "remove samples from a finished dataset by tombstones, without rewriting it",

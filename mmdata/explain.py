@@ -13,6 +13,7 @@ import numpy as np
 
 from mmdata import pointer
 from mmdata.errors import DataError, RunError, SpecError
+from mmdata.stream import command
 from mmdata.stream.block import Block
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.deal import Deal
@@ -20,7 +21,7 @@ from mmdata.stream.order import Order
 from mmdata.stream.position import Position
 from mmdata.stream.quality import shuffle_quality
 from mmdata.stream.report import plan_report
-from mmdata.types import Item, MediaPlan, Pack, World
+from mmdata.types import Item, MediaPlan, Pack
 
 MOST_BLOCKS = 64
 """Blocks that are planned in search of a sample, or to count the packs before it."""
@@ -262,56 +263,10 @@ def _shuffle(stream: StreamingDataset) -> list[dict[str, Any]]:
     return found
 
 
-def _open(options: argparse.Namespace) -> StreamingDataset:
-    family = None
-    if options.family:
-        from mmdata.families import get_family
-        from mmdata.stream.arguments import stream_family
-
-        if options.tokenizer is None:
-            raise SpecError("tokenizer: a family needs one; give --tokenizer FOLDER")
-        image = dict(_setting(each) for each in options.image)
-        # By a plain name the tokenizer's folder is read; then the family is made anew with its views' settings.
-        named = stream_family(options.family, options.tokenizer)
-        assert named is not None, options.family
-        family = get_family(options.family, tokenizer=named.tokenizer, image=image) if image else named
-    given = {} if options.stream.endswith((".yaml", ".yml")) else {"max_length": options.max_length}
-    if not given and options.max_length is not None:
-        raise SpecError("max_length: the spec says it")
-    return StreamingDataset(
-        options.stream,
-        family=family,
-        template=options.template,
-        world=World(rank=options.rank, ranks=options.ranks),
-        global_batch=options.global_batch or options.ranks,
-        run_folder=options.run,
-        **given,
-    )
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise SpecError(f"image: {text!r}; write NAME=VALUE, for example size=336")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m mmdata.explain", description=__doc__.split(": ", 1)[1])
-    parser.add_argument("stream", help="spec of a stream (YAML), or folder of a dataset")
-    parser.add_argument("--family", help="model family; without one every sample is a pack of its own")
-    parser.add_argument("--tokenizer", help="folder of the tokenizer")
-    parser.add_argument("--image", action="append", default=[], metavar="NAME=VALUE", help="setting of the image view")
-    parser.add_argument("--template", help="how samples become tokens, for a folder")
-    parser.add_argument("--max-length", type=int, help="tokens per pack, for a folder")
-    parser.add_argument("--rank", type=int, default=0, help="whose packs (default: 0)")
-    parser.add_argument("--ranks", type=int, default=1, help="processes that share the stream (default: 1)")
-    parser.add_argument("--global-batch", type=int, help="packs per step of all ranks together (default: one each)")
-    parser.add_argument("--run", help="folder of the run, with its anchors and control log")
+    command.add_arguments(parser)
     parser.add_argument("--step", type=int, help="the samples of this global step on --rank, and their source rows")
     parser.add_argument("--key", help="where this sample comes in --epoch")
     parser.add_argument("--block", type=int, help="what this block of --epoch amounts to (default: the first)")
@@ -320,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--html", type=Path, metavar="FILE", help="render the first pack of --step on --rank as a page")
     options = parser.parse_args(arguments)
     try:
-        facts = _answer(_open(options), options)
+        facts = _answer(command.opened(options), options)
     except (SpecError, DataError, RunError, OSError) as error:
         print(f"mmdata.explain: {pointer.told(error)}", file=sys.stderr)
         return 2

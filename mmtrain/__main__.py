@@ -11,7 +11,7 @@ COMMANDS = {
     "sft": "supervised fine-tuning on packed samples: --config FILE",
     "evaluate": "losses, answers, speed and size of a run or an exported model: RUN",
     "export": "a run's model as a Hugging Face folder: RUN --output FOLDER",
-    "replay": "one step of a run again, alone: RUN --step N",
+    "replay": "steps of a run again: RUN --step N; from a spike to its samples: RUN --spikes; RUN --packs A..B",
 }
 
 

@@ -1,8 +1,10 @@
-"""One step of a run again, alone: python -m mmtrain.replay RUN --step N, or --quarantine K.
+"""Steps of a run again, alone: python -m mmtrain.replay RUN --step N, --quarantine K, --spikes [N], or --packs A..B.
 
 The same packs by the same plan, through the very weights that the run had then: those of the nearest checkpoint before
 it, trained up to the step once more (`--forward`). The loss of every sample, and where the first value comes to be that
-is not finite. Nothing is written to the run's folder.
+is not finite. `--spikes` finds the steps in the log that stand out, does them again, and writes a page with the samples
+that are to blame: pictures, the loss of every token, source rows, and the command that forgets them. `--packs` streams
+steps once more without a model. Nothing is written to the run's folder.
 """
 
 from __future__ import annotations
@@ -22,20 +24,22 @@ from typing import Any, Literal, get_args
 import crc32c
 import torch
 
-from mmdata import rng
+from mmdata import pointer, rng
+from mmdata import replay as packs
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.explain_page.page import render
+from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.deal import Deal
 from mmdata.stream.loader import Batch, StreamLoader
-from mmdata.types import World
-from mmtrain import auxiliary, checkpoint, loop, run, sft
+from mmdata.types import Item, World
+from mmtrain import auxiliary, checkpoint, loop, run, sft, spikes, suspects, suspects_page
 from mmtrain.certificate import Strategy
 from mmtrain.gate import quarantined
 from mmtrain.job import Job
 from mmtrain.objective import losses
 from mmtrain.optim import lr_factor, optimizer, staged, thaw
 from mmtrain.precision import LossScale, autocast
-from mmtrain.restore import Restored, adopted, restore
+from mmtrain.restore import Restored, adopted, opened, restore
 from mmtrain.rows import borders
 from mmtrain.spec import TrainSpec
 from mmtrain.weighting import step_weights
@@ -44,6 +48,8 @@ Forward = Literal["auto", "always", "never"]
 """Whether the steps between the checkpoint and the one that is asked for are taken again."""
 SOON = 120.0
 """Seconds that these took by the run's log, up to which `auto` takes them."""
+SPIKES = 5
+"""Spikes that are looked at, unless another number is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +59,13 @@ class SampleLoss:
     key: str
     targets: int
     loss: float
+    task: str = ""
+    share: float = 0.0
+    """Of the weights of all targets of the step, 0 to 1."""
+    part: float = 0.0
+    """What its targets are of the step's loss, in nats: these sum up to it."""
+    tokens: tuple[float, ...] = ()
+    """The loss of each of its tokens, not a number where nothing is learned."""
 
     @property
     def finite(self) -> bool:
@@ -65,6 +78,10 @@ class Replayed:
     """What a step was, seen alone."""
 
     step: int
+    stream: StreamingDataset
+    """Of the run, as it was opened for this."""
+    deals: list[Deal]
+    """The step's packs."""
     weights: int
     """Steps that the weights had taken: fewer than `step` where no checkpoint lies so near and none were taken
     again."""
@@ -76,11 +93,16 @@ class Replayed:
     logged: bool | None = None
     """Whether the samples are those that the run's log counted in this step; None where it has no such line."""
 
+    @property
+    def items(self) -> list[Item]:
+        """The plan of each of the samples."""
+        return [item for deal in self.deals if deal.pack is not None for item in deal.pack.items]
+
     def lines(self) -> list[str]:
         """For a person."""
-        log = {True: "the keys of the log", False: "OTHER KEYS than the log's", None: "a step that the log has not"}
+        log = suspects.KEYS[self.logged]
         told = [
-            f"step {self.step}: {len(self.samples)} samples, {log[self.logged]}; weights after {self.weights} steps",
+            f"step {self.step}: {len(self.samples)} samples, {log}; weights after {self.weights} steps",
             f"loss {self.loss:.6f}",
         ]
         if self.weights < self.step:
@@ -121,6 +143,8 @@ def replay(restored: Restored, step: int, *, html: Path | None = None, forward: 
     ]
     return Replayed(
         step=step,
+        stream=stream,
+        deals=dealt(loader.dealt),
         weights=step if trained else restored.step,
         loss=sum(part for part, _, _ in found),
         samples=[sample for _, samples, _ in found for sample in samples],
@@ -138,9 +162,7 @@ def _soon(restored: Restored, step: int) -> bool:
 
 def _sought(restored: Restored, loader: StreamLoader, step: int, *_: Any) -> list[Batch] | None:
     """The batches of a step; the model stays as it is."""
-    if restored.checkpoint is not None:
-        loader.load_state_dict(checkpoint.read_info(restored.checkpoint)["stream"])
-    loader.dataset.seek(step)
+    _recall(restored.folder, loader.dataset, step)
     return next(loader.steps(), None)
 
 
@@ -168,12 +190,32 @@ def _trained_up_to(
         job.parts["loss_scale"] = LossScale()
     if restored.checkpoint is not None:
         checkpoint.load(restored.checkpoint, job, check=False)
+    _recall(restored.folder, loader.dataset, restored.step)
     for batches in loader.steps():
         if job.step == step:
             return batches
         loop.advance(job, batches)
         job.step += 1
     return None
+
+
+def _recall(folder: Path, stream: StreamingDataset, step: int) -> None:
+    """Start a stream at a step, with what its datasets held then: as the first checkpoint after it knows, or else the
+    last before. Samples that were forgotten since keep their places."""
+    saved = checkpoint.found(folder)
+    before = [each for each in saved if checkpoint.step_of(each) < step]
+    after = saved[len(before) :]
+    refused: SpecError | None = None
+    for known in [*after[:1], *before[-1:]]:
+        stream.load_state_dict(checkpoint.read_info(known)["stream"])
+        try:
+            stream.seek(step)
+            return
+        except SpecError as error:  # it lies in an epoch that held something else
+            refused = error
+    if refused is not None:
+        raise refused
+    stream.seek(step)
 
 
 def dealt(deals: Sequence[Deal]) -> list[Deal]:
@@ -208,7 +250,7 @@ def _passed(
     model.zero_grad(set_to_none=True)
     part = summed / total if total else summed
     whole = part + sum(terms[name].weight * value for name, value in auxiliary.summed(terms, said, units).items())
-    if math.isfinite(float(part)):
+    if math.isfinite(float(part.detach())):
         whole.backward()
     where = first[0] if first else None
     if where is None:
@@ -217,10 +259,23 @@ def _passed(
         where = None if name is None else f"the gradient of {name}"
     model.zero_grad(set_to_none=True)
     samples = []
-    for key, (start, stop) in zip(batch["keys"], itertools.pairwise(borders(batch).tolist()), strict=False):
-        mine = weights[start:stop] != 0
-        loss = float(each[start:stop][mine].mean()) if mine.any() else math.nan
-        samples.append(SampleLoss(key=key, targets=int(mine.sum()), loss=loss))
+    tasks = batch.get("tasks") or itertools.repeat("")
+    for key, task, (start, stop) in zip(
+        batch["keys"], tasks, itertools.pairwise(borders(batch).tolist()), strict=False
+    ):
+        own, weight = each[start:stop], weights[start:stop]
+        mine = weight != 0
+        samples.append(
+            SampleLoss(
+                key=key,
+                targets=int(mine.sum()),
+                loss=float(own[mine].mean()) if mine.any() else math.nan,
+                task=task,
+                share=float(weight.sum()) / total if total else 0.0,
+                part=float((own[mine] * weight[mine]).sum()) / total if total else 0.0,
+                tokens=tuple(torch.where(mine, own, math.nan).tolist()),
+            )
+        )
     return float(part.detach()), samples, where
 
 
@@ -266,14 +321,48 @@ def _logged(folder: Path, step: int, keys: Sequence[str]) -> bool | None:
     return None if line is None else line["keys_crc32c"] == f"{total % 2**32:08x}"
 
 
+def investigate(
+    folder: Path, overrides: Sequence[str] = (), *, most: int = 0, forward: Forward = "auto"
+) -> list[suspects.Case]:
+    """The steps of a run's log that stand out, the greatest leap first, each done again and its samples ranked: those
+    that `spikes.RULE` calls spikes (`SPIKES` at most), or the `most` that stand out, spikes or not. Raises SpecError
+    for a run without a log."""
+    lines = run.log_lines(folder)
+    if not lines:
+        raise SpecError(f"{folder} holds no log of a run: {run.METRICS} is missing or empty")
+    found = spikes.spikes(lines)
+    chosen = found[:most] if most else [each for each in found if each.leaps][:SPIKES]
+    return [
+        suspects.ranked(each, replay(restore(folder, overrides, step=each.step), each.step, forward=forward))
+        for each in chosen
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; answers its exit code: 0 where all is finite, 3 where something is not, 2 for what cannot be done,
-    1 for what failed."""
-    parser = argparse.ArgumentParser(prog="python -m mmtrain.replay", description=(__doc__ or "").split(":")[0])
+    """The command; answers its exit code: 0 where all is finite (and as in the log), 3 where something is not, 2 for
+    what cannot be done, 1 for what failed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mmtrain.replay",
+        description=(__doc__ or "").split(":")[0],
+        epilog=f"The rule of --spikes: {spikes.RULE}. Samples are ranked by weight * (loss - expected) / weights of "
+        "the step: what each adds to the step's loss beyond what the running median of its task lets expect.",
+    )
     parser.add_argument("run", type=Path, help="folder of a run")
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--step", type=int, metavar="N", help="this step, as the log counts them")
     which.add_argument("--quarantine", type=int, metavar="K", help="the K-th step (from 0) that the run left out")
+    which.add_argument(
+        "--spikes",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help=f"find the steps whose loss leaps (the {SPIKES} greatest at most; with N, the N that stand out most), do "
+        "each again, rank its samples, and write a page with those to blame",
+    )
+    which.add_argument(
+        "--packs", metavar="A..B", help="stream these steps again without a model, and compare with the log"
+    )
     parser.add_argument(
         "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. where data lie"
     )
@@ -284,27 +373,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="train from the checkpoint before up to the step, so that losses are the log's; default: auto, where the "
         f"log says that it takes {SOON:.0f} s at most",
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="render its packs as a page")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="render its packs as a page; of --spikes by default RUN-spikes.html, here",
+    )
+    packs.add_arguments(parser)
     options = parser.parse_args(arguments)
     try:
-        step = options.step
-        if step is None:
-            left_out = list(dict.fromkeys(line["step"] for line in quarantined(options.run)))
-            if not 0 <= options.quarantine < len(left_out):
-                raise SpecError(
-                    f"--quarantine {options.quarantine}: the run left out {len(left_out)} steps: {left_out}"
-                )
-            step = left_out[options.quarantine]
-        restored = restore(options.run, options.set, step=step)
-        found = replay(restored, step, html=options.html, forward=options.forward)
+        return _answer(options)
     except SpecError as error:
-        print(f"mmtrain.replay: {error}", file=sys.stderr)
+        print(f"mmtrain.replay: {pointer.told(error)}", file=sys.stderr)
         return 2
     except (RunError, DataError, OSError) as error:
-        print(f"mmtrain.replay: {error}", file=sys.stderr)
+        print(f"mmtrain.replay: {pointer.told(error)}", file=sys.stderr)
         return 1
+
+
+def _answer(options: argparse.Namespace) -> int:
+    if options.packs is not None:
+        return _packs(options)
+    if options.spikes is not None:
+        return _spikes(options)
+    step = options.step
+    if step is None:
+        left_out = list(dict.fromkeys(line["step"] for line in quarantined(options.run)))
+        if not 0 <= options.quarantine < len(left_out):
+            raise SpecError(f"--quarantine {options.quarantine}: the run left out {len(left_out)} steps: {left_out}")
+        step = left_out[options.quarantine]
+    found = replay(restore(options.run, options.set, step=step), step, html=options.html, forward=options.forward)
     print("\n".join(found.lines()))
     return 3 if found.modules else 0
+
+
+def _spikes(options: argparse.Namespace) -> int:
+    cases = investigate(options.run, options.set, most=options.spikes, forward=options.forward)
+    if not cases:
+        print(
+            f"{options.run}: no step leaps out; --spikes N looks at the N that stand out most. The rule: {spikes.RULE}"
+        )
+        return 0
+    for case in cases:
+        print("\n".join(case.lines()))
+    page = options.html or Path(f"{options.run.resolve().name}-spikes.html")
+    page.write_bytes(suspects_page.render(options.run, run.log_lines(options.run), cases))
+    print(f"page   {page}")
+    for line in suspects.forget_lines(cases):
+        print(f"forget {line}")
+    return 3 if any(case.found.modules for case in cases) else 0
+
+
+def _packs(options: argparse.Namespace) -> int:
+    """The stream of a run as it was, one rank's, without its model."""
+    first, last = packs.parse_steps(options.packs)
+    spec, tokenizer = opened(options.run, options.set)
+    with tempfile.TemporaryDirectory() as aside:
+        stream = sft.make_stream(spec, tokenizer, World(), packs.known_to(options.run / run.STREAM, Path(aside)))
+        _recall(options.run, stream, first)
+        log = options.run / run.METRICS
+        same = packs.run(stream, first, last, log=log, output=options.output, record=options.record)
+    return 0 if same else 3
 
 
 if __name__ == "__main__":

@@ -48,10 +48,7 @@ def restore(
     example.
 
     Raises SpecError for a folder that holds no run, and as opening its parts does."""
-    if not (folder / run.SPEC).is_file():
-        raise SpecError(f"{folder} holds no run: {run.SPEC} is missing; give the folder that is the config's `output`")
-    spec, _ = specfile.load(TrainSpec, str(folder / run.SPEC), overrides)
-    tokenizer = AutoTokenizer.from_pretrained(str(folder / run.TOKENIZER), local_files_only=True)
+    spec, tokenizer = opened(folder, overrides)
     saved = (
         [start]
         if start is not None
@@ -78,6 +75,16 @@ def restore(
     if start is not None:
         checkpoint.load_weights(start, model, base=checkpoint.base_digest(model, settings) if trained else None)
     return Restored(spec=spec, folder=folder, tokenizer=tokenizer, model=model, settings=settings, checkpoint=start)
+
+
+def opened(folder: Path, overrides: Sequence[str] = ()) -> tuple[TrainSpec, PreTrainedTokenizerBase]:
+    """The spec and the tokenizer of a run. Raises SpecError for a folder that holds none."""
+    if not (folder / run.SPEC).is_file():
+        raise SpecError(f"{folder} holds no run: {run.SPEC} is missing; give the folder that is the config's `output`")
+    spec, _ = specfile.load(TrainSpec, str(folder / run.SPEC), overrides)
+    return spec, AutoTokenizer.from_pretrained(
+        str(folder / run.TOKENIZER), local_files_only=True, trust_remote_code=False
+    )
 
 
 def adopted(restored: Restored, stream: StreamingDataset) -> Strategy:

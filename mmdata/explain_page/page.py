@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -37,25 +37,36 @@ def render(stream: StreamingDataset, deals: Sequence[Deal], *, title: str | None
     return template().render(context).encode("utf-8", "xmlcharrefreplace")
 
 
+def segments(
+    stream: StreamingDataset, deal: Deal, packed: Packed, losses: Mapping[int, Sequence[float]] | None = None
+) -> list[dict[str, Any]]:
+    """What a page shows of each sample of a pack; with `losses`, of those samples that it has, by their numbers in the
+    pack: of each the loss of every token, not a number where nothing is learned."""
+    assert deal.pack is not None, deal
+    masked = dict(zip(packed.masked_segments, (reason for _, reason in packed.masked), strict=True))
+    bounds = itertools.pairwise(packed.cu_seqlens.tolist())
+    return [
+        _segment(stream, item, packed, start, stop, masked.get(number), None if losses is None else losses[number])
+        for number, (item, (start, stop)) in enumerate(zip(deal.pack.items, bounds, strict=False))
+        if losses is None or number in losses
+    ]
+
+
 def _pack(stream: StreamingDataset, deal: Deal) -> dict[str, Any]:
     packed = stream.read(deal)
     assert isinstance(packed, Packed), packed
     assert deal.pack is not None, deal
     bounds = packed.cu_seqlens.tolist()
-    masked = dict(zip(packed.masked_segments, (reason for _, reason in packed.masked), strict=True))
-    segments = [
-        _segment(stream, item, packed, start, stop, masked.get(number))
-        for number, (item, (start, stop)) in enumerate(zip(deal.pack.items, itertools.pairwise(bounds), strict=False))
-    ]
+    found = segments(stream, deal, packed)
     return {
         "step": deal.step,
         "pack": deal.pack,
         "row": stream.spec.row_tokens or bounds[-1],
         "trained": int((packed.labels != IGNORED).sum()),
-        "segments": segments,
+        "segments": found,
         "arrays": [(name, "x".join(map(str, array.shape)), str(array.dtype)) for name, array in packed.media.items()],
         "bounds": bounds,
-        "padding": [(start, stop) for start, stop in itertools.pairwise(bounds)][len(segments) :],
+        "padding": [(start, stop) for start, stop in itertools.pairwise(bounds)][len(found) :],
     }
 
 
@@ -97,7 +108,13 @@ def shown_media(
 
 
 def _segment(
-    stream: StreamingDataset, item: Item, packed: Packed, start: int, stop: int, masked: str | None
+    stream: StreamingDataset,
+    item: Item,
+    packed: Packed,
+    start: int,
+    stop: int,
+    masked: str | None,
+    losses: Sequence[float] | None,
 ) -> dict[str, Any]:
     slots = [slot for slot in packed.slots if start <= slot.start < stop]
     origin, media = shown_media(stream, item, masked)
@@ -111,14 +128,21 @@ def _segment(
         "trained": int((packed.labels[start:stop] != IGNORED).sum()),
         "masked": masked,
         "trim": item.trim,
-        "runs": _runs(stream, packed, start, stop, slots, media),
+        "runs": _runs(stream, packed, start, stop, slots, media, losses),
     }
 
 
 def _runs(
-    stream: StreamingDataset, packed: Packed, start: int, stop: int, slots: list[Slot], media: list[dict[str, Any]]
+    stream: StreamingDataset,
+    packed: Packed,
+    start: int,
+    stop: int,
+    slots: list[Slot],
+    media: list[dict[str, Any]],
+    losses: Sequence[float] | None,
 ) -> list[dict[str, Any]]:
-    """Stretches of a segment: a medium's slot, or tokens that are alike trained or not, each with its numbers."""
+    """Stretches of a segment: a medium's slot, or tokens that are alike trained or not, each with its numbers, and the
+    losses of the segment's tokens where they are known."""
     assert stream.family is not None, slots
     tokenizer: Any = stream.family.tokenizer
     inside = np.full(stop - start, -1)
@@ -138,6 +162,7 @@ def _runs(
                 {
                     "weight": _weight(trained, float(packed.loss_weights[i])),
                     "text": _visible(tokenizer.decode([int(packed.input_ids[i])])),
+                    "loss": None if losses is None or np.isnan(losses[i - start]) else float(losses[i - start]),
                     "about": f"{i} · position {positions[i]} · id {packed.input_ids[i]} · weight "
                     f"{packed.loss_weights[i]:g}",
                 }
