@@ -77,7 +77,7 @@ def _opened(
 ) -> Iterator[Job]:
     folder = _folder(spec)
     # First of all, while this process has one thread: reading tables starts others.
-    forked = fork_workers(spec.steps, local.worker_count(spec))
+    forked = fork_workers(spec.steps, local.worker_count(spec), spec.engine.worker_memory_mib)
     try:
         source = spec.source.open()
         binding.refuse_others(folder)

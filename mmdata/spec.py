@@ -277,6 +277,10 @@ class EngineSpec(Model):
     """Processes that decode, hash and resize. Default: one per core."""
     sample_seconds: float = runtime(30.0, gt=0)
     """Longest time that decoding one record may take before its process is killed: `decoder_timeout`."""
+    worker_memory_mib: int | None = runtime(8192, ge=64)
+    """What a worker may take beyond what it begins with: a record whose decoding asks for more ends as
+    `decoder_memory` (or `decoder_crashed`, where a library does not look at what it gets), and not the run. Null: no
+    limit. Linux only."""
     memory_mib: int = runtime(1024, ge=1)
     """Media held in memory while they wait for their turn; beyond it they wait on disk."""
     units_ahead: int = runtime(16, ge=1)

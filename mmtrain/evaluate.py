@@ -56,7 +56,7 @@ def opened(
     told = {"kind": "native" if native else "hf", "path": str(folder.absolute())}
     spec = TrainSpec.model_validate({"data": data.model_dump(exclude_unset=True), "model": told, "output": str(folder)})
     spec = specfile_set(spec, overrides)
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     model = place(models.build(spec.model, tokenizer, seed=spec.seed), device_of(spec.device), spec.params)
     return Restored(spec=spec, folder=folder, tokenizer=tokenizer, model=model, settings={}, checkpoint=None)
 

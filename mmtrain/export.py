@@ -101,7 +101,9 @@ def export(
                 )
         model.save_pretrained(temporary)
         copied = copy_processor(folder / run.MODEL, temporary)
-        AutoTokenizer.from_pretrained(str(folder / run.TOKENIZER), local_files_only=True).save_pretrained(temporary)
+        AutoTokenizer.from_pretrained(
+            str(folder / run.TOKENIZER), local_files_only=True, trust_remote_code=False
+        ).save_pretrained(temporary)
         if output.exists():
             output.rmdir()
         temporary.rename(output)
@@ -180,7 +182,9 @@ def beginning(folder: Path, spec: TrainSpec, source: Path | None, base: Path | N
         else:
             adapters.merge(model)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder / run.TOKENIZER), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder / run.TOKENIZER), local_files_only=True, trust_remote_code=False
+        )
         begun = spec.model if base is None else spec.model.model_copy(update={"path": str(base.absolute())})
         try:
             model = models.build(begun, tokenizer, seed=spec.seed)

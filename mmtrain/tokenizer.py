@@ -112,5 +112,7 @@ def load_or_make(
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    )
     return loaded

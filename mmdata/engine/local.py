@@ -170,7 +170,9 @@ async def run(
     """
     workers = worker_count(spec)
     setup = Setup(
-        plugins=spec.plugins, steps=tuple(step.model_dump(mode="python") | {"kind": step.kind} for step in spec.steps)
+        plugins=spec.plugins,
+        steps=tuple(step.model_dump(mode="python") | {"kind": step.kind} for step in spec.steps),
+        memory_mib=spec.engine.worker_memory_mib,
     )
     pool = Pool(setup, workers=workers, seconds=spec.engine.sample_seconds, forked=forked)
     try:

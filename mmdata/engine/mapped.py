@@ -99,8 +99,9 @@ def read(folder: Path, number: int) -> Unit:
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if module in _OURS or (module, name) in _NUMPY:
+        # A dotted name leads from one of our modules into what it imports, such as `os.subprocess.Popen`.
+        if "." not in name and (module in _OURS or (module, name) in _NUMPY):
             found = super().find_class(module, name)
-            if module not in _OURS or isinstance(found, type):
+            if module not in _OURS or (isinstance(found, type) and found.__module__ in _OURS):
                 return found
         raise pickle.UnpicklingError(f"holds a {module}.{name}")

@@ -76,7 +76,7 @@ class Process:
         return os.waitstatus_to_exitcode(status) if pid else None
 
 
-def fork_workers(steps: tuple[StepSpec, ...], count: int) -> list[Process]:
+def fork_workers(steps: tuple[StepSpec, ...], count: int, memory_mib: int | None = None) -> list[Process]:
     """Workers forked from this process, which has imported all they need: they are there in milliseconds.
 
     Forking is sound only while this process has a single thread; else there are none, and the pool starts
@@ -96,7 +96,7 @@ def fork_workers(steps: tuple[StepSpec, ...], count: int) -> list[Process]:
                 ours.close()
                 for other in processes:
                     other.channel.close()
-                settle_in(parent)
+                settle_in(parent, memory_mib)
                 serve(Channel(theirs.detach(), *areas), steps)
             except BaseException:
                 traceback.print_exc()

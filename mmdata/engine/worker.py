@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -27,6 +28,7 @@ from mmdata.registry import load_plugin, lookup
 from mmdata.spec import OrderedStepSpec, StepSpec
 from mmdata.types import Drop, Media, Packets, Sample, Text
 
+_TOO_MUCH = "asked for more memory than engine.worker_memory_mib allows"
 THUMBNAILS = 4
 """Pictures of rejected records kept per unit and reason."""
 _UNWRITTEN = ("data", "packets", "place", "made", "excerpt")
@@ -40,6 +42,7 @@ class Setup:
 
     plugins: tuple[str, ...]
     steps: tuple[dict[str, Any], ...]
+    memory_mib: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +193,8 @@ def serve(channel: Channel, steps: tuple[StepSpec, ...]) -> None:
             return
         try:
             outcome = _answer(job, steps, work, thumbnails)
+        except MemoryError:
+            outcome = Outcome(drop=Drop(reason="decoder_memory", detail=_TOO_MUCH, state="failed_permanent"))
         except Exception:
             outcome = Outcome(bug=traceback.format_exc())
         work.clear()
@@ -214,10 +219,26 @@ def _keep_memory() -> None:
             mallopt(trim_threshold, 128 << 20)
 
 
-def settle_in(parent: int) -> None:
-    """Make this process a worker of `parent`: it ends with it, and leaves interrupts to it."""
+def limit_memory(mib: int | None) -> None:
+    """Let this process allocate no more than `mib` MiB beyond what it has: `malloc` fails then, and so does a record.
+
+    RLIMIT_DATA counts private writable memory alone, so neither libraries' code nor the areas shared with the parent
+    nor address space that is only reserved (as CUDA does) use it up, as they would RLIMIT_AS."""
+    if mib is None or sys.platform != "linux":
+        return
+    with open("/proc/self/statm", encoding="ascii") as file:
+        has = int(file.read().split()[5]) * resource.getpagesize()  # data and stack, in pages
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = has + (mib << 20)
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+
+
+def settle_in(parent: int, memory_mib: int | None = None) -> None:
+    """Make this process a worker of `parent`: it ends with it, leaves interrupts to it, and takes no more memory than
+    it may."""
     _die_with_parent()
     _keep_memory()
+    limit_memory(memory_mib)
     if os.getppid() != parent:  # it had died before prctl took effect
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -240,4 +261,5 @@ def main() -> None:
         channel.receive()
         channel.send(Outcome(bug=traceback.format_exc()), channel.area)
         return
+    limit_memory(setup.memory_mib)  # what plugins load is no record's
     serve(channel, steps)

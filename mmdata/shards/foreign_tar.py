@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ GLANCE, FAR = 16 << 10, 1 << 20
 MOST_HEADER = 1 << 20
 """Bytes of an extended header: a name, in all honesty, is shorter."""
 _ZERO = bytes(BLOCK)
+_SIZE = re.compile(r"[0-9]{1,19}")
 _REGULAR = (b"0", b"\x00", b"7")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
@@ -76,7 +78,7 @@ class TarPass:
             extended = shared | own
             if kind == b"S" or any(key.startswith("GNU.sparse") for key in extended):
                 raise DataError("sparse_member", f"{self._source.uri}: byte {begins}: a sparse file; write it whole")
-            if "size" in extended and extended["size"].isdigit():
+            if _SIZE.fullmatch(extended.get("size", "")):
                 size = int(extended["size"])
             name = extended.get("path") or name or _name(head)
             offset = self._at

@@ -7,6 +7,18 @@ import posixpath
 from mmdata.errors import DataError
 
 
+def names_local(uri: str) -> bool:
+    """Whether a URL, or one of a chain of them (`zip://a.jpg::file:///b.zip`), leads to files of this machine.
+
+    >>> names_local("file:///etc/passwd"), names_local("simplecache::/etc/passwd"), names_local("https://a.org/x::y")
+    (True, True, False)
+    """
+    links = uri.split("::")
+    if any(link.partition("://")[0].strip().lower() in ("file", "local") for link in links if "://" in link):
+        return True
+    return len(links) > 1 and "://" not in links[-1] and not links[0].lower().startswith(("http://", "https://"))
+
+
 def within(root: str, path: str) -> str:
     """The place of a medium: a URL as it is, a path below `root` (a folder or a URL without a slash at its end).
 
@@ -19,7 +31,7 @@ def within(root: str, path: str) -> str:
     if not path.strip():
         raise DataError("bad_url", "the path is empty")
     if "://" in path:
-        if path.split("://", 1)[0].lower() in ("file", "local"):
+        if names_local(path):
             raise DataError("path_escape", f"{path[:200]!r} names a file of this machine")
         return path
     if "\\" in path or "\0" in path:

@@ -13,6 +13,7 @@ from pydantic import field_validator
 from mmdata.errors import SpecError
 from mmdata.registry import register
 from mmdata.sources import _growth, _tables
+from mmdata.sources._paths import names_local
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, Origin, Sample, Text
 
@@ -180,8 +181,8 @@ class _LaionTables:
         """A table comes from strangers: what it names must not be a file of ours, unless the spec says so."""
         if not uri:
             return Drop(reason="bad_url", detail="the URL is empty", state="failed_permanent")
-        scheme, found, _ = uri.partition("://")
-        if self._spec.local_files or (found and scheme.lower() not in ("file", "local")):
+        found = "://" in uri
+        if self._spec.local_files or (found and not names_local(uri)):
             return None
         if found:
             return Drop(reason="bad_scheme", detail=f"{uri[:200]}: source.local_files is off", state="failed_permanent")

@@ -99,8 +99,12 @@ def _load(checkpoint: str, device: str) -> tuple[Any, Any]:
 
     if device == "cpu":
         torch.set_num_threads(1)  # There is a worker for every core.
-    model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True).to(device).eval()
-    return model, AutoProcessor.from_pretrained(checkpoint, local_files_only=True)  # type: ignore[no-untyped-call]
+    model = (
+        AutoModel.from_pretrained(checkpoint, dtype=torch.float32, local_files_only=True, trust_remote_code=False)
+        .to(device)
+        .eval()
+    )
+    return model, AutoProcessor.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=8)

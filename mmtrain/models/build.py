@@ -52,5 +52,7 @@ def _new_tokens(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, model: Any)
     known = model.get_input_embeddings().num_embeddings
     source = tokenizer_source(spec)
     if source is not None and has_tokenizer(source):
-        known = min(known, len(AutoTokenizer.from_pretrained(str(source), local_files_only=True)))
+        known = min(
+            known, len(AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False))
+        )
     return list(range(known, len(tokenizer)))

@@ -31,7 +31,7 @@ def rebuild(folder: Path) -> Any:
     """A model of the config in `folder`, with whatever weights; they are to be loaded. Raises SpecError where there is
     none."""
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise SpecError(f"{folder}: no model was kept here: {str(error).splitlines()[0]}") from error
     with torch.random.fork_rng(devices=[]):

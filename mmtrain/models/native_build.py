@@ -33,7 +33,7 @@ def native_config(spec: NativeSpec) -> NativeConfig:
     not fit."""
     if spec.path is not None:
         try:
-            found = AutoConfig.from_pretrained(spec.path, local_files_only=True)
+            found = AutoConfig.from_pretrained(spec.path, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise SpecError(f"model.path: {spec.path} holds no native model: {error}") from error
         if not isinstance(found, NativeConfig):
