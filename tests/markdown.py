@@ -175,6 +175,7 @@ class Page:
             lines = [line for line in block.text.split("\n") if re.match(r"(from|import) ", line)]
             exec("\n".join(lines), {})
             return
+        self.names.setdefault("__name__", "page")  # the module of what it defines
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             exec(code, self.names)

@@ -159,7 +159,10 @@ def test_every_reason_has_its_entry() -> None:
     known = reasons()
     assert len(known) > 150
     assert sorted(known - anchors(page)) == [], "give each an entry in docs/troubleshooting.md"
-    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "mmdata").rglob("*.py"))
+    source = "\n".join(
+        path.read_text(encoding="utf-8")
+        for path in [*(ROOT / "mmdata").rglob("*.py"), *(ROOT / "mmtrain").rglob("*.py")]
+    )
     spelt = {*known, *registry.kinds("step")}
     left = [slug for slug in entries if slug not in spelt and not slug.startswith(("http_", "x_robots_"))]
     assert [slug for slug in left if f'"{slug}"' not in source and f"{slug}:" not in source] == []
