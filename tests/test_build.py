@@ -103,6 +103,19 @@ def test_rejected_pictures_have_thumbnails(built: Path) -> None:
     assert pictured["near_dup"] >= 1
 
 
+def test_the_first_rows_of_a_reason_are_pictured_whichever_worker_has_them(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path / "in", 60, captions=False)
+    spec = write_spec(
+        tmp_path / "s.yaml",
+        {"kind": "folder", "path": "in"},
+        [{"kind": "probe"}, {"kind": "min_side", "pixels": 1000}],
+        engine={"workers": 3},
+        output={"unit_rows": 30},
+    )
+    build(spec)
+    assert [row.row for row in ledger(tmp_path / "out") if row.thumbnail] == [0, 1, 2, 3, 30, 31, 32, 33]
+
+
 def test_retry_requests_only_transient_rows(example: Example, built: Path) -> None:
     """Comes after the tests that look at the first build: it changes the dataset."""
     before = {row.row: row for row in ledger(built)}

@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -297,7 +298,7 @@ class _Engine:
                 held = sum(len(media.data or b"") for media in sample.media)
                 self._in_flight += held
                 try:
-                    outcome = await self._pool.run(Job(unit=unit.number, sample=sample))
+                    outcome = await self._pool.run(Job(unit=unit.number, row=row.record.row, sample=sample))
                     _settle(unit, row, sample, outcome)
                 finally:
                     self._in_flight -= held
@@ -344,6 +345,7 @@ class _Engine:
                 unit.spool.close()
                 self._units_ahead.release()
                 continue
+            _few_thumbnails(unit)
             for number in sorted(unit.rows):
                 row = unit.rows[number]
                 before = row.drop
@@ -384,6 +386,16 @@ def _settle(unit: Unit, row: Row, given: Sample, outcome: Outcome) -> None:
         blobs[number, OWN] = data
     assert isinstance(unit.spool, Spool)
     row.held = {slot: unit.spool.put(data) for slot, data in blobs.items()}
+
+
+def _few_thumbnails(unit: Unit) -> None:
+    """Keep those of the first rows that map steps rejected for a reason: whichever worker had which row, the same."""
+    kept: Counter[str] = Counter()
+    for _, row in sorted(unit.rows.items()):
+        if row.drop is not None and row.thumbnail is not None:
+            kept[row.drop.reason] += 1
+            if kept[row.drop.reason] > THUMBNAILS:
+                row.thumbnail = None
 
 
 def _with_data(row: Row, spool: Spool | FileSpool) -> Sample:

@@ -6,6 +6,7 @@ Messages are pickled, by our own two processes and from our own values only.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import ctypes
 import json
@@ -14,7 +15,6 @@ import resource
 import signal
 import sys
 import traceback
-from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -47,9 +47,11 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """`steps`: run the pipeline. `thumbnail`: only make the picture of a record that was rejected later."""
+    """`steps`: run the pipeline. `thumbnail`: only make the picture of a record that was rejected later.
+    `row` is the record's, in the input."""
 
     unit: int
+    row: int = 0
     sample: Sample
     task: Literal["steps", "thumbnail"] = "steps"
 
@@ -147,20 +149,26 @@ def _first_facts(sample: Sample) -> Media | None:
 
 
 class _Thumbnails:
-    """At most THUMBNAILS pictures per unit and reason, so that a filter which rejects most of the input
-    does not spend its time on pictures of it."""
+    """Pictures of the first THUMBNAILS rows of a unit that end for one reason, so that a filter which rejects most of
+    the input does not spend its time on pictures of it.
+
+    A worker sees some of the rows, in any order: it makes a picture of each that is among the first it has seen so far.
+    Whichever workers there are, the first rows of all are among these; `local` leaves out the others."""
 
     def __init__(self) -> None:
         self._unit = -1
-        self._made: Counter[str] = Counter()
+        self._first: dict[str, list[int]] = {}
 
     def make(self, job: Job, reason: str, work: Work) -> bytes | None:
         if job.unit != self._unit:
-            self._unit, self._made = job.unit, Counter()
-        if not job.sample.media or self._made[reason] >= THUMBNAILS:
+            self._unit, self._first = job.unit, {}
+        first = self._first.setdefault(reason, [])
+        if not job.sample.media or (len(first) == THUMBNAILS and job.row > first[-1]):
             return None
         picture = work.thumbnail(job.sample.media[0])
-        self._made[reason] += picture is not None
+        if picture is not None:
+            bisect.insort(first, job.row)
+            del first[THUMBNAILS:]
         return picture
 
 
