@@ -132,7 +132,7 @@ def reasons() -> set[str]:
         if "testing" in path.parts:
             continue
         text = path.read_text(encoding="utf-8")
-        if not re.search(r"reason|empty=|kind|" + "|".join(f"{name}\\(" for name in GIVERS), text):
+        if not re.search(r"reason=|empty=|" + "|".join(f"{name}\\(" for name in GIVERS), text):
             continue
         for node in ast.walk(ast.parse(text)):
             if not isinstance(node, ast.Call):

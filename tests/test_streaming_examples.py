@@ -44,16 +44,16 @@ def expected(folder: Path, run: Path, packs: int) -> list[list[str]]:
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", NEEDS)
 def test_an_example_resumes_exactly(folder: Path, tmp_path: Path, name: str, workers: int) -> None:
-    """Five steps of two packs at once, and two and three."""
+    """Four steps of two packs at once, and two and two."""
     pytest.importorskip(NEEDS[name], reason=f"pip install mmdata[examples] brings {NEEDS[name]}")
     main = importlib.import_module(f"examples.streaming.{name}").main
     runs = [tmp_path / "whole", tmp_path / "parted"]
     for run in runs:
         run.mkdir()
-    whole = main(str(folder), str(runs[0]), steps=5, workers=workers)
+    whole = main(str(folder), str(runs[0]), steps=4, workers=workers)
     first = main(str(folder), str(runs[1]), steps=2, workers=workers)
-    second = main(str(folder), str(runs[1]), steps=5, workers=workers)
-    assert [keys for keys, _ in whole] == expected(folder, runs[0], 10)
+    second = main(str(folder), str(runs[1]), steps=4, workers=workers)
+    assert [keys for keys, _ in whole] == expected(folder, runs[0], 8)
     assert len(first) == 4
     assert first + second == whole
     assert whole[-1][1] != whole[0][1]
