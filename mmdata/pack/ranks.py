@@ -18,6 +18,11 @@ ENOUGH = 1.01
 """Once no load is more of its mean than this, ranks are alike enough."""
 SPLITS = 500
 """Two ranks divide their packs anew where there are at most so many ways to do it."""
+GROUP = 16
+"""Ranks that are balanced among themselves where there are more than `ALONE`: what swapping takes grows with the cube
+of their number, and a step must be dealt sooner than it is trained."""
+ALONE = 32
+"""Ranks up to which all are balanced together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,9 +41,10 @@ def balance(costs: npt.ArrayLike, ranks: int, per_rank: int | None = None) -> np
     ceil(n / ranks) unless given. Packs are dealt largest first (by their largest share of any kind) to the rank that
     then has the least to do (Graham's LPT rule), no rank getting more than `per_rank`, nor two fewer than another; then
     packs are swapped between ranks as long as that helps, and where ranks have few, the worst rank and another divide
-    theirs anew. Each rank does its packs largest first, so that micro-steps
-    are alike too. A pure function of the input; ties go to the lower rank and the earlier pack. Raises ValueError where
-    the packs do not fit.
+    theirs anew. Of more than `ALONE` ranks, groups of about `GROUP` get their packs first, by the same rule, and their
+    ranks share these as above; at last the worst of all ranks and another divide theirs. Each rank does its packs
+    largest first, so that micro-steps are alike too. A pure function of the input; ties go to the lower rank and the
+    earlier pack. Raises ValueError where the packs do not fit.
 
     >>> balance([9, 5, 4, 4, 3, 3], ranks=2).tolist()
     [[0, 4, 5], [1, 2, 3]]
@@ -54,7 +60,7 @@ def balance(costs: npt.ArrayLike, ranks: int, per_rank: int | None = None) -> np
     # Dummies of no cost make all ranks equally long, so that swaps also move packs.
     full = -(-len(values) // ranks)
     relative = np.concatenate([relative, np.zeros((ranks * full - len(values), relative.shape[1]))])
-    rank_of = _divided(relative, _swapped(relative, _dealt(relative, ranks, full), ranks), ranks, full)
+    rank_of = _even(relative, ranks, full) if ranks <= ALONE else _grouped(relative, ranks, full)
     result = np.full((ranks, rows), -1, np.int64)
     for rank in range(ranks):
         mine = np.flatnonzero(rank_of[: len(values)] == rank)
@@ -87,14 +93,35 @@ def _table(costs: npt.ArrayLike) -> Costs:
     return values
 
 
-def _dealt(relative: Costs, ranks: int, full: int) -> npt.NDArray[np.int64]:
-    loads = np.zeros((ranks, relative.shape[1]))
-    held = np.zeros(ranks, np.int64)
+def _even(relative: Costs, ranks: int, full: int) -> npt.NDArray[np.int64]:
+    """The rank of each of ranks * full packs, all balanced together."""
+    dealt = _dealt(relative, np.full(ranks, full))
+    return _divided(relative, _swapped(relative, dealt, ranks), ranks, full)
+
+
+def _grouped(relative: Costs, ranks: int, full: int) -> npt.NDArray[np.int64]:
+    """The same in groups: a group's packs come to its share of all costs."""
+    firsts = np.arange(-(-ranks // GROUP) + 1) * ranks // -(-ranks // GROUP)
+    sizes = np.diff(firsts)
+    group_of = _dealt(relative, sizes * full, sizes.astype(np.float64))
+    rank_of = np.empty(len(relative), np.int64)
+    for group, size in enumerate(sizes.tolist()):
+        members = np.flatnonzero(group_of == group)
+        rank_of[members] = firsts[group] + _even(relative[members], size, full)
+    return _divided(relative, rank_of, ranks, full)
+
+
+def _dealt(relative: Costs, room: npt.NDArray[np.int64], shares: Costs | None = None) -> npt.NDArray[np.int64]:
+    """To which of so many each pack goes that have room for so many packs, and a share each (1) of what packs cost."""
+    count = len(room)
+    parts = np.ones((count, 1)) if shares is None else shares[:, None]
+    loads = np.zeros((count, relative.shape[1]))
+    held = np.zeros(count, np.int64)
     rank_of = np.empty(len(relative), np.int64)
     for pack in np.lexsort((-relative.sum(1), -relative.max(1))).tolist():
-        after = loads + relative[pack]
+        after = (loads + relative[pack]) / parts
         # The largest kind first; of ranks alike in that, the one with the least in all.
-        worst = np.where(held < full, after.max(1) + 1e-6 * after.sum(1), np.inf)
+        worst = np.where(held < room, after.max(1) + 1e-6 * after.sum(1), np.inf)
         rank = int(np.argmin(worst))
         rank_of[pack] = rank
         loads[rank] += relative[pack]

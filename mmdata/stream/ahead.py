@@ -12,27 +12,31 @@ from mmdata.shards.index import Part
 from mmdata.shards.prefetch import Piece, Prefetcher, Request
 from mmdata.stream.deal import Deal
 from mmdata.stream.materialized import usable
+from mmdata.stream.order import Shuffle
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import Item, Media, Place
 
 AHEAD_BYTES = 256 << 20
 THREADS = 8
+SHARING = 8
+"""Ranks that may share a node and its cache: of a shard that more ranks read, no node wants more than its share."""
 
 
 class ReadAhead:
     """Reads what deals need of remote `datasets` from when they are known (`coming`) until they are read (`done`), with
     `THREADS` requests at a time and at most `AHEAD_BYTES`. Of local files nothing is read: the system does that.
 
-    Shards are kept whole in the cache where the order goes through them one by one or in blocks; under a global shuffle
-    only those of which at least half is wanted at a time. Belongs to one process; any of its threads may ask.
+    Shards are kept whole in the cache where the order goes through them one by one or in blocks, and so few of `ranks`
+    read each with others' nodes that at least half of it is wanted here; under a global shuffle only those of which at
+    least half is wanted at a time. Belongs to one process; any of its threads may ask.
     """
 
-    def __init__(self, datasets: Sequence[Dataset], spec: StreamSpec, family: Family | None) -> None:
+    def __init__(self, datasets: Sequence[Dataset], spec: StreamSpec, family: Family | None, ranks: int = 1) -> None:
         self._datasets = datasets
         self._remote = [dataset for dataset in datasets if dataset.folder.remote]
         self._spec = spec
         self._family = family
-        self._whole = spec.shuffle != "global"
+        self._share = share(spec.shuffle, ranks)
         self._expected: dict[str, int] = {}
         self.prefetcher: Prefetcher | None = None
         if self._remote:
@@ -54,8 +58,8 @@ class ReadAhead:
             if number not in left_out
         ]
         requests = [request for item in items for request in self._requests(item)]
-        if self._whole:
-            found = {request.source.uri: request.source.size for request in requests}
+        if self._share:
+            found = {request.source.uri: int(request.source.size * self._share) for request in requests}
             if found.keys() - self._expected.keys():
                 self._expected |= found
                 self.prefetcher.expect(self._expected)
@@ -110,3 +114,13 @@ class ReadAhead:
             made = next((stored for stored in fits if stored is not None), None)
             wanted.append(medium.place if made is None else made.place)
         return wanted
+
+
+def share(shuffle: Shuffle, ranks: int) -> float:
+    """Of a shard that is read, what a node will want of it by and by, 0 to 1; 0 where nobody can say. The packs of a
+    step are dealt to all ranks: with hundreds of nodes each would download every shard, to use a few samples of it.
+
+    >>> share("block", 8), share("block", 16), share("block", 4096), share("global", 1)
+    (1.0, 0.5, 0.001953125, 0.0)
+    """
+    return 0.0 if shuffle == "global" else min(1.0, SHARING / ranks)

@@ -20,6 +20,8 @@ from mmdata.stream.stats import LoaderStats, Tally
 from mmdata.stream.workers import ProcessReaders, Readers, ThreadReaders
 
 Batch = Any
+AHEAD = 8
+"""Batches that are made in front of the one that was last taken, unless told otherwise."""
 
 
 class StreamLoader:
@@ -52,7 +54,7 @@ class StreamLoader:
         batch_tokens: int | None = None,
         threads: int = 2,
         workers: int = 0,
-        ahead: int = 8,
+        ahead: int = AHEAD,
         device: str | torch.device | None = None,
         multiprocessing_context: str = "forkserver",
     ) -> None:

@@ -192,7 +192,7 @@ def _portable(error: Exception) -> Exception:
 
 def _read_ahead(making: Making) -> ReadAhead:
     dataset = making.dataset
-    return ReadAhead(dataset.datasets, dataset.spec, dataset.family)
+    return ReadAhead(dataset.datasets, dataset.spec, dataset.family, dataset.world.ranks)
 
 
 def _reading_pool(threads: int) -> ThreadPoolExecutor:

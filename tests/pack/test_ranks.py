@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks import _lengths
 from mmdata.pack import balance, imbalance, pack
+from mmdata.pack import ranks as dealing
 
 costs = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), max_size=24)
 
@@ -78,3 +80,30 @@ def test_more_packs_than_places_and_costs_below_nothing_are_refused() -> None:
         balance([-1.0], 1)
     with pytest.raises(ValueError, match="costs"):
         balance([float("nan")], 1)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(33, 100), st.integers(0, 300), st.integers(0, 5))
+def test_many_ranks_are_dealt_in_groups_under_the_same_rules(ranks: int, packs: int, seed: int) -> None:
+    values = np.random.default_rng(seed).gamma(2.0, 50.0, (packs, 2))
+    full = -(-packs // ranks)
+    deal = balance(values, ranks)
+    assert deal.shape == (ranks, full)
+    assert sorted(deal[deal >= 0].tolist()) == list(range(packs))
+    assert (balance(values, ranks) == deal).all()
+
+
+def test_groups_are_as_even_as_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).gamma(4.0, 400.0, (192, 2))
+    grouped = imbalance(values, balance(values, 48)).step
+    monkeypatch.setattr(dealing, "ALONE", 48)
+    assert (grouped <= imbalance(values, balance(values, 48)).step + 0.02).all()
+
+
+def test_thousands_of_ranks_are_dealt_in_seconds() -> None:
+    """All balanced together, 256 ranks of two packs took 8 s: the time grows as the number of ranks now."""
+    values = np.random.default_rng(0).gamma(4.0, 400.0, (2048, 2))
+    began = time.process_time()
+    deal = balance(values, 512)
+    assert time.process_time() - began < 10
+    assert (imbalance(values, deal).step < 1.05).all()

@@ -16,6 +16,7 @@ from mmdata.steps.materialize import Materialize
 from mmdata.stream.loader import StreamLoader
 from mmdata.stream.spec import StreamSpec
 from mmdata.testing.server import FaultServer
+from mmdata.types import World
 from tests.dataset_fixture import write_dataset
 from tests.stream.test_materialized import write
 
@@ -115,6 +116,33 @@ def test_what_a_view_made_is_read_ahead_where_it_is_wanted(
         if part.kind in kinds | {"text", "meta"} and part.place is not None
     )
     assert wanted.total() == made[0].stats.requests, "all that was read ahead was asked for"
+
+
+@pytest.mark.parametrize(("ranks", "whole"), [(2, True), (64, False)])
+def test_shards_that_many_nodes_read_are_kept_by_none(
+    server: FaultServer,
+    sound: Path,
+    family: Family,
+    tmp_path: Path,
+    ranks: int,
+    whole: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of many ranks wants a few samples of each shard: it reads those, and leaves the rest where it is."""
+    made: list[Prefetcher] = []
+    original = Prefetcher.__init__
+
+    def remembered(self: Prefetcher, **given: object) -> None:
+        original(self, **given)  # type: ignore[arg-type]
+        made.append(self)
+
+    monkeypatch.setattr(Prefetcher, "__init__", remembered)
+    spec = StreamSpec(dataset=f"{server.url}/dataset", cache=str(tmp_path), max_length=48, shuffle="block", seed=1)
+    far = StreamingDataset(spec, family=family, world=World(rank=0, ranks=ranks))
+    loader = StreamLoader(far, PackedCollator(), ahead=1)
+    assert len(next(iter(loader))["keys"]) > 0
+    (ahead,) = made
+    assert bool(ahead.stats.whole) == whole
 
 
 def test_processes_read_ahead_too(server: FaultServer, sound: Path, family: Family, tmp_path: Path) -> None:
