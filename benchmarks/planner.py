@@ -23,8 +23,6 @@ from unittest import mock
 def measure(samples: int, shuffle: str, block_samples: int, *, weighted: bool) -> dict[str, Any]:
     """In this process: seconds to the first pack, MiB at the peak above the imports, bytes of the state."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
 
     from mmdata.families import get_family
     from mmdata.stream import state
@@ -34,15 +32,11 @@ def measure(samples: int, shuffle: str, block_samples: int, *, weighted: bool) -
     from mmdata.stream.position import Position
     from mmdata.stream.spec import StreamSpec
     from mmdata.templates import get_template
-    from mmdata.testing.synthetic import SyntheticDataset, SyntheticLengths
+    from mmdata.testing.synthetic import SyntheticDataset, SyntheticLengths, tokenizer
 
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "<image>": 1, "</s>": 2}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", eos_token="</s>", additional_special_tokens=["<image>"]
-    )
-    family = get_family("llava", tokenizer=tokenizer, image={"size": 56})
-    template = get_template("caption", tokenizer=tokenizer, markers=family.markers)
+    words = tokenizer()
+    family = get_family("llava", tokenizer=words, image={"size": 56})
+    template = get_template("caption", tokenizer=words, markers=family.markers)
     torch.zeros(1)
     sources = (
         {"datasets": [{"path": f"/{name}", "weight": weight} for name, weight in (("a", 5), ("b", 3), ("c", 2))]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +17,15 @@ SIZES = 512
 
 
 class SyntheticDataset:
-    """What a planner asks of a dataset, for `samples` pictures with captions in shards of `per_shard` rows. Nothing is
-    stored but where shards begin; there are no bytes to read."""
+    """What a planner asks of a dataset, for `samples` pictures with captions in shards of `per_shard` rows; of some, a
+    share of `text_only`, there is no picture. Nothing is stored but where shards begin; there are no bytes to read."""
 
-    def __init__(self, samples: int, per_shard: int = 1000, name: str = "synthetic") -> None:
+    def __init__(self, samples: int, per_shard: int = 1000, name: str = "synthetic", *, text_only: float = 0.0) -> None:
         self.path = Path("/") / name
         self.shard_firsts = np.append(np.arange(0, samples, per_shard), samples).astype(np.int64)
         self.shard_rows = np.diff(self.shard_firsts)
         self.manifest = SimpleNamespace(root_digest=f"{samples:064x}", samples=samples)
+        self._text_only = round(1024 * text_only)
         sides = [(200 + 37 * number % 900, 200 + 61 * number % 900) for number in range(SIZES)]
         place = Place(offset=0, size=1, crc32c=0)
         self._media = [
@@ -41,7 +43,13 @@ class SyntheticDataset:
         return [f"{position:012d}" for position in positions.tolist()]
 
     def media_at(self, positions: npt.NDArray[np.int64]) -> list[tuple[Media, ...]]:
-        return [self._media[number] for number in (scattered(positions) % SIZES).tolist()]
+        numbers = scattered(positions)
+        media = (numbers % SIZES).tolist()
+        if not self._text_only:
+            return [self._media[number] for number in media]
+        # Other bits than those that say how large a picture is, or how long a text.
+        bare = ((numbers // (SIZES * 1024)) % 1024 < self._text_only).tolist()
+        return [() if without else self._media[number] for number, without in zip(media, bare, strict=True)]
 
 
 class SyntheticLengths:
@@ -54,6 +62,18 @@ class SyntheticLengths:
         share = (scattered(positions) // SIZES % 1024) / 1024
         tokens = (5 + 255 * share**3).astype(np.int32)
         return Texts(tokens=tokens, targets=tokens - 1)
+
+
+def tokenizer() -> Any:
+    """A tokenizer of three words, for families whose pictures stand in texts as `<image>`: it is needed to plan, and
+    reads nothing."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    made: Any = PreTrainedTokenizerFast
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<image>": 1, "</s>": 2}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return made(tokenizer_object=words, unk_token="<unk>", eos_token="</s>", additional_special_tokens=["<image>"])
 
 
 def scattered(positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
