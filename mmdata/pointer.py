@@ -41,6 +41,8 @@ def told(error: BaseException) -> str:
     message = str(error).strip() or type(error).__name__
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         message = f"{error.filename}: {error.strerror}"  # without the number
+    # Details hold what data say: no escape sequence of theirs reaches a terminal.
+    message = "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in message)
     entry = entry_of(reason_of(error))
     if not entry:
         return message

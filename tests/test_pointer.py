@@ -60,6 +60,10 @@ def test_the_system_s_own_reasons_are_seen_through_what_they_became(
     assert f"{page}#disk_full" in pointer.told(full), "from elsewhere, the whole path"
 
 
+def test_no_escape_sequence_of_data_reaches_a_terminal() -> None:
+    assert pointer.told(DataError("x", "\x1b[2J\x07a\u202eb\nc")) == "x: \ufffd[2J\ufffda\ufffdb\nc"
+
+
 def test_an_error_without_words_has_its_name() -> None:
     assert pointer.told(MemoryError()) == "MemoryError"
 

@@ -199,6 +199,26 @@ def test_no_spelling_of_loopback_is_fetched(host: str) -> None:
     assert not is_public("127.0.0.1")
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+        b"ffconcat version 1.0\nfile /etc/passwd\n",
+        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nc=IN IP4 127.0.0.1\r\nm=video 5004 RTP/AVP 96\r\n",
+        b"<?xml version='1.0'?><MPD><Period><AdaptationSet/></Period></MPD>",
+        b"http://127.0.0.1:1/x.mp4",
+    ],
+    ids=["hls", "concat", "sdp", "dash", "a url"],
+)
+def test_a_playlist_is_no_medium(data: bytes) -> None:
+    from mmdata.decode import audio, video
+
+    with pytest.raises(DataError):
+        video.read_facts(data)
+    with pytest.raises(DataError):
+        audio.decode(data)
+
+
 # Calls through which data could run code, and the few places that may make them, each with its reason.
 ALLOWED = {
     ("mmdata/engine/channel.py", "pickle.loads"),  # between a build and its own workers, by an inherited socket

@@ -124,7 +124,11 @@ def opened(
             "r",
             format=container.DEMUXERS[format],
             options=options,
-            container_options={"protocol_whitelist": "file", "max_streams": "64"},
+            # A file that names other files (a playlist, a reference of MP4) opens none of them.
+            container_options={
+                "protocol_whitelist": "none" if isinstance(held, bytes) else "file",
+                "max_streams": "64",
+            },
             metadata_errors="ignore",
             timeout=(limits.patience, limits.patience),
         )
