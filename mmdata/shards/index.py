@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import itertools
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -158,28 +157,21 @@ class IndexRow:
         one array of values per part (in the order of `Part`), and [name, hex] per signature, sorted by name; bytes
         are in hex."""
         signatures = [[name, data.hex()] for name, data in sorted(self.signatures.items())]
-        value = (
-            f"[{_json(self.key)},{self.row},{_json(self.origin)},{self.origin_row},"
-            f"[{','.join(map(_part_json, self.parts))}],{_json(signatures)}]"
-        )
-        return int(crc32c.crc32c(value.encode()))
+        value = [self.key, self.row, self.origin, self.origin_row, self.parts, signatures]
+        return int(crc32c.crc32c(_json(value).encode()))
 
 
-_json = json.JSONEncoder(separators=(",", ":"), default=bytes.hex).encode
-_PLACED = 5
-"""Values of a part that say what and where it is; those after them differ little from text to text."""
+def _encoder() -> Callable[[Any], str]:
+    """JSON without spaces, bytes in hex. `JSONEncoder.encode` makes its C encoder anew for each value, which takes
+    longer than a row does."""
+    plain = json.JSONEncoder(separators=(",", ":"), default=bytes.hex, check_circular=False)
+    if (make := getattr(json.encoder, "c_make_encoder", None)) is None:
+        return plain.encode
+    encode = make(None, bytes.hex, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True)
+    return lambda value: "".join(encode(value, 0))
 
 
-@functools.lru_cache(maxsize=256)
-def _tail_json(values: tuple[Any, ...]) -> str:
-    return _json(values)[1:]
-
-
-def _part_json(part: Part) -> str:
-    """`_json(part)`, of which what most texts and JSON members share is kept."""
-    if part.kind not in ("text", "meta") or part.inline is not None:  # of media no two are alike, and 1.0 looks up 1
-        return _json(part)
-    return f"{_json(part[:_PLACED])[:-1]},{_tail_json(part[_PLACED:])}"
+_json = _encoder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -205,24 +197,50 @@ class Places:
 def to_bytes(rows: list[IndexRow]) -> bytes:
     """The Arrow IPC file of these rows; the same rows give the same bytes."""
     parts = [part for row in rows for part in row.parts]
-    columns = list(zip(*parts, strict=True)) or [()] * len(PART)
+    columns = zip(*parts, strict=True) if parts else iter([()] * len(PART))
     struct = pa.StructArray.from_arrays(
-        [pa.array(column, member.type) for column, member in zip(columns, PART, strict=True)], fields=list(PART)
+        [_column(values, member) for values, member in zip(columns, PART, strict=True)], fields=list(PART)
     )
     ends = list(itertools.accumulate((len(row.parts) for row in rows), initial=0))
     arrays = [
-        pa.array([row.key for row in rows], pa.string()),
-        pa.array([row.row for row in rows], pa.int64()),
-        pa.array([row.origin for row in rows], pa.string()),
-        pa.array([row.origin_row for row in rows], pa.int64()),
-        pa.ListArray.from_arrays(pa.array(ends, pa.int32()), struct, type=SCHEMA.field("parts").type),
-        pa.array([sorted(row.signatures.items()) for row in rows], SCHEMA.field("signatures").type),
-        pa.array([row.crc32c() for row in rows], pa.uint32()),
+        _column([row.key for row in rows], SCHEMA.field("key")),
+        _column([row.row for row in rows], SCHEMA.field("row")),
+        _column([row.origin for row in rows], SCHEMA.field("origin")),
+        _column([row.origin_row for row in rows], SCHEMA.field("origin_row")),
+        pa.ListArray.from_arrays(arrow.column(ends, pa.int32()), struct, type=SCHEMA.field("parts").type),
+        _signatures(rows),
+        _column([row.crc32c() for row in rows], SCHEMA.field("crc32c")),
     ]
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
     return sink.getvalue()
+
+
+def _column(values: Sequence[Any], member: pa.Field) -> pa.Array:
+    if not pa.types.is_map(member.type):
+        return arrow.column(values, member.type)
+    if any(value is not None for value in values):
+        return pa.array(values, member.type)
+    # All null. `pa.nulls` gives such maps children of another length, and so other bytes.
+    count, none, start = len(values), arrow.column([], pa.int32()), arrow.column([0], pa.int32())
+    lists = pa.ListArray.from_arrays(start, none, type=member.type.item_type)
+    pairs = pa.StructArray.from_arrays(
+        [arrow.column([], pa.string()), lists], fields=[member.type.key_field, member.type.item_field]
+    )
+    ends = pa.py_buffer(np.zeros(count + 1, np.int32))
+    absent = pa.py_buffer(bytes(-(-count // 8))) if count else None
+    return pa.Array.from_buffers(member.type, count, [absent, ends], count, children=[pairs])
+
+
+def _signatures(rows: list[IndexRow]) -> pa.Array:
+    pairs = [sorted(row.signatures.items()) for row in rows]
+    flat = [pair for each in pairs for pair in each]
+    ends = list(itertools.accumulate(map(len, pairs), initial=0))
+    type = SCHEMA.field("signatures").type
+    names = arrow.column([name for name, _ in flat], type.key_type)
+    held = arrow.column([data for _, data in flat], type.item_type)
+    return pa.MapArray.from_arrays(arrow.column(ends, pa.int32()), names, held, type)
 
 
 class Index:
