@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from mmdata.errors import DataError
@@ -35,6 +37,8 @@ class ForeignMember:
 class TarPass:
     """One pass over a tar: `members`, and then `sha256` of the whole file.
 
+    Another thread takes the digest of one chunk while the next is read: hashlib lets go of the interpreter.
+
     With `wanted`, which is asked for the name and size of each member, the bytes of others are passed over: of a tar of
     media little more than its headers is read then, and there is no `sha256`.
     """
@@ -44,8 +48,11 @@ class TarPass:
         self._wanted = wanted
         self._chunk = CHUNK if wanted is None else GLANCE if local_path(source.uri) is not None else FAR
         self._at = 0
-        self._buffer = memoryview(b"")
+        self._buffer = b""
+        self._place = 0  # in the buffer, of what comes next
         self._digest = hashlib.sha256()
+        self._summing: Future[None] | None = None
+        self._thread: ThreadPoolExecutor | None = None
 
     def members(self) -> Iterator[ForeignMember]:
         """The regular members in their order, of ustar, PAX (POSIX.1-2001) and GNU tars alike; directories and links
@@ -75,10 +82,10 @@ class TarPass:
                 elif kind == b"L":
                     name = _text(value)
                 continue
-            extended = shared | own
-            if kind == b"S" or any(key.startswith("GNU.sparse") for key in extended):
+            extended = shared | own if shared else own
+            if kind == b"S" or (extended and any(key.startswith("GNU.sparse") for key in extended)):
                 raise DataError("sparse_member", f"{self._source.uri}: byte {begins}: a sparse file; write it whole")
-            if _SIZE.fullmatch(extended.get("size", "")):
+            if "size" in extended and _SIZE.fullmatch(extended["size"]):
                 size = int(extended["size"])
             name = extended.get("path") or name or _name(head)
             offset = self._at
@@ -96,31 +103,36 @@ class TarPass:
         assert self._wanted is None, "of members that were passed over there is no digest"
         while self._at < self._source.size:
             self._take(min(CHUNK, self._source.size - self._at), "its end")
+        self._summed()
         return self._digest.hexdigest()
 
     def _header(self, head: bytes, begins: int) -> int:
         """The size that a header gives; its checksum must be right, summed as POSIX says or as old tars did."""
         rest = head[:148] + b" " * 8 + head[156:]
-        signed = sum(byte - 256 if byte > 127 else byte for byte in rest)
+        if rest.isascii():  # the sum stays below the modulus of Adler-32, whose low half is 1 more
+            total = signed = (zlib.adler32(rest) & 0xFFFF) - 1
+        else:
+            total, signed = sum(rest), sum(byte - 256 if byte > 127 else byte for byte in rest)
         try:
             said = _number(head[148:156])
             size = _number(head[124:136])
         except ValueError:
             said = size = -1
-        if size < 0 or said not in (sum(rest), signed):
+        if size < 0 or said not in (total, signed):
             raise DataError("shard_header", f"{self._source.uri}: damaged member header at byte {begins}")
         return size
 
     def _body(self, size: int) -> bytes:
         data = self._take(size, "a member")
-        self._take(-size % BLOCK, "a member")
+        if padding := -size % BLOCK:
+            self._take(padding, "a member")
         return data
 
     def _pass_over(self, size: int) -> None:
         size += -size % BLOCK
         if self._at + size > self._source.size:
             raise DataError("shard_cut", f"{self._source.uri}: ends at byte {self._source.size} inside a member")
-        self._buffer = self._buffer[size:]
+        self._place = min(self._place + size, len(self._buffer))
         self._at += size
 
     def _records(self, value: bytes, begins: int) -> dict[str, str]:
@@ -140,21 +152,41 @@ class TarPass:
 
     def _take(self, size: int, what: str) -> bytes:
         """The next bytes of the file, which enter its digest."""
+        end = self._place + size
+        if end <= len(self._buffer):
+            data = self._buffer[self._place : end]
+            self._place = end
+            self._at += size
+            return data
         pieces = []
         while size:
-            if not self._buffer:
+            if self._place == len(self._buffer):
                 left = self._source.size - self._at
                 if not left:
                     raise DataError("shard_cut", f"{self._source.uri}: ends at byte {self._at} inside {what}")
-                self._buffer = memoryview(self._source.read(self._at, min(self._chunk, left)))
+                self._buffer, self._place = b"", 0  # let go of before the next is read
+                self._buffer = self._source.read(self._at, min(self._chunk, left))
                 if self._wanted is None:
-                    self._digest.update(self._buffer)
-            piece = self._buffer[:size]
-            self._buffer = self._buffer[len(piece) :]
+                    self._sum(self._buffer)
+            piece = self._buffer[self._place : self._place + size]
+            self._place += len(piece)
             self._at += len(piece)
             size -= len(piece)
             pieces.append(piece)
         return b"".join(pieces)
+
+    def _sum(self, chunk: bytes) -> None:
+        self._summed()
+        if self._thread is None and len(chunk) < CHUNK:
+            self._digest.update(chunk)  # all of a small file
+            return
+        self._thread = self._thread or ThreadPoolExecutor(1)
+        self._summing = self._thread.submit(self._digest.update, chunk)
+
+    def _summed(self) -> None:
+        if self._summing is not None:
+            self._summing.result()
+            self._summing = None
 
 
 def _number(field: bytes) -> int:
