@@ -60,6 +60,10 @@ TESTED_BY = {
         "mmdata/families/__init__.py",
         "mmdata/families/_family.py",
     ],
+    "tests/test_simulate.py": [  # What it is told, and tells.
+        "mmdata/simulation/cluster.py",
+        "mmdata/simulation/findings.py",
+    ],
     "tests/test_explain.py": [  # What it is told, and renders.
         "mmdata/explain_page/page.py",
         "mmdata/explain_page/pictures.py",
