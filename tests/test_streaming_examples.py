@@ -41,8 +41,12 @@ def expected(folder: Path, run: Path, packs: int) -> list[list[str]]:
     return [list(pack.keys) for pack, _ in zip(stream, range(packs), strict=False)]
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("name", NEEDS)
+LOADED = ("hf_trainer", "trl_sft", "lightning_fit")
+"""With a DataLoader of torch's; the others have a StreamLoader, whose processes have tests of their own."""
+CASES = [(name, 0) for name in NEEDS] + [pytest.param(name, 1, marks=pytest.mark.soak) for name in LOADED]
+
+
+@pytest.mark.parametrize(("name", "workers"), CASES)
 def test_an_example_resumes_exactly(folder: Path, tmp_path: Path, name: str, workers: int) -> None:
     """Four steps of two packs at once, and two and two."""
     pytest.importorskip(NEEDS[name], reason=f"pip install mmdata[examples] brings {NEEDS[name]}")
