@@ -259,6 +259,13 @@ TESTED_BY = {
         "mmtrain/models/native_build.py",
         "mmtrain/models/navit.py",
     ],
+    "tests/mmtrain/test_fusion.py": [  # All kinds, over the same row.
+        "mmtrain/models/fusion/__init__.py",
+        "mmtrain/models/fusion/bidirectional.py",
+        "mmtrain/models/fusion/gated.py",
+        "mmtrain/models/fusion/sight.py",
+        "mmtrain/models/fusion/sparse.py",
+    ],
     "tests/mmtrain/test_connectors.py": [  # All kinds, over the same pictures.
         "mmtrain/models/connectors/__init__.py",
         "mmtrain/models/connectors/compressed.py",

@@ -16,7 +16,7 @@ Role = Literal["attention", "mlp", "all-linear"]
 class Place(Model):
     """Where an adapter goes: into one component, or to the modules whose whole alias a pattern matches."""
 
-    component: Literal["vision", "audio", "connector", "language", "head"] | None = None
+    component: Literal["vision", "audio", "connector", "fusion", "language", "head"] | None = None
     """The part of the model. No target outside it is ever touched."""
     match: str | None = None
     """In place of `component`: a regular expression for the whole alias of a module,

@@ -16,7 +16,7 @@ from mmdata.shards.dataset import Dataset
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import MediaKind
 from mmdata.views.resampled import Resampled
-from mmtrain.models import connectors, hf
+from mmtrain.models import connectors, fusion, hf
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native_build import native_config
 from mmtrain.models.source import folder_of
@@ -82,8 +82,12 @@ def native_family(
         _check_merge(config, family)
     kept = {kind: rule for kind, rule in family.media.items() if has[kind]}
     connector = connectors.read(config.connector)
-    if vision is not None and not connector.merges:  # what a picture becomes is the connector's to say
-        told = {"tokens": connector.tokens, "at_most": connector.kind in connectors.AT_MOST}
+    marks = fusion.read(config.fusion).marks  # a picture is one marker, and comes in elsewhere
+    if vision is not None and (marks or not connector.merges):  # what a picture becomes is the connector's to say
+        told = {
+            "tokens": 1 if marks else connector.tokens,
+            "at_most": not marks and connector.kind in connectors.AT_MOST,
+        }
         pictured: tuple[MediaKind, ...] = ("image", "video")
         for kind in pictured:
             kept[kind] = replace(kept[kind], view=Resampled(view=kept[kind].view, **told))

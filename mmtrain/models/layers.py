@@ -57,15 +57,32 @@ class Context:
     keys: torch.Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyValues:
+    """What an attention makes of a context, and may be kept for later queries: both [Tk, heads, head width]."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+    borders: Borders
+
+
 class Attention(nn.Module):
     """Each of Tq rows sees the rows of its own segment, or those of a context: [Tq, hidden] -> [Tq, hidden].
 
     Without `context`, the width of what is seen, a row sees itself, and one product (`qkv`) makes queries, keys and
     values; else there are `q`, `k` and `v`. `head_width` is hidden / heads unless it is said. (Vaswani et al. 2017.)
+    With `rank`, the four maps of a cross-attention are products of two that meet in so few values.
     """
 
     def __init__(
-        self, hidden: int, heads: int, *, context: int | None = None, head_width: int | None = None, bias: bool = True
+        self,
+        hidden: int,
+        heads: int,
+        *,
+        context: int | None = None,
+        head_width: int | None = None,
+        bias: bool = True,
+        rank: int | None = None,
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -73,33 +90,42 @@ class Attention(nn.Module):
         if context is None:
             self.qkv = nn.Linear(hidden, 3 * inner, bias=bias)
         else:
-            self.q = nn.Linear(hidden, inner, bias=bias)
-            self.k = nn.Linear(context, inner, bias=bias)
-            self.v = nn.Linear(context, inner, bias=bias)
-        self.out = nn.Linear(inner, hidden, bias=bias)
+            self.q = _linear(hidden, inner, bias, rank)
+            self.k = _linear(context, inner, bias, rank)
+            self.v = _linear(context, inner, bias, rank)
+        self.out = _linear(inner, hidden, bias, rank)
+
+    def keep(self, context: Context) -> KeyValues:
+        """The keys and values of a context, as `forward` makes them."""
+        key = self._heads(self.k(context.rows if context.keys is None else context.keys))
+        return KeyValues(key=key, value=self._heads(self.v(context.rows)), borders=context.borders)
 
     def forward(
         self,
         x: torch.Tensor,
         borders: Borders,
-        context: Context | None = None,
+        context: Context | KeyValues | None = None,
         *,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         window: tuple[int, int] = FULL,
+        choose: Choose | None = None,
     ) -> torch.Tensor:
         """`rotary` are cosines and sines [T, head width] by which queries and keys of a row that sees itself are
-        turned; `window` is as `varlen_attention` has it."""
+        turned; `window` is as `varlen_attention` has it. `choose` says which keys of its segment a query sees."""
         if context is None:
             query, key, value = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)
             seen = borders
         else:
             query = self._heads(self.q(x))
-            key = self._heads(self.k(context.rows if context.keys is None else context.keys))
-            value, seen = self._heads(self.v(context.rows)), context.borders
+            kept = self.keep(context) if isinstance(context, Context) else context
+            key, value, seen = kept.key, kept.value, kept.borders
         if rotary is not None:
             # The same for every head, and of the type of the queries: under autocast a norm made float32 of x.
             cos, sin = (angle[:, None].to(query.dtype) for angle in rotary)
             query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        if choose is not None:
+            borders, kept = choose(query, borders, KeyValues(key=key, value=value, borders=seen))
+            key, value, seen = kept.key, kept.value, kept.borders
         found = varlen_attention(
             query, key, value, borders.cu_seqlens, seen.cu_seqlens, borders.longest, seen.longest, window=window
         )
@@ -110,19 +136,39 @@ class Attention(nn.Module):
         return x.view(len(x), self.heads, -1)
 
 
+Choose = Callable[[torch.Tensor, Borders, KeyValues], tuple[Borders, KeyValues]]
+"""Of queries [Tq, heads, head width], their segments, and the keys of these: segments anew, of the same queries in the
+same order, and what each sees."""
+
+
+def _linear(width: int, out: int, bias: bool, rank: int | None) -> nn.Module:
+    if rank is None:
+        return nn.Linear(width, out, bias=bias)
+    return nn.Sequential(nn.Linear(width, rank, bias=False), nn.Linear(rank, out, bias=bias))
+
+
 class Mlp(nn.Module):
-    """Two linear layers: [T, hidden] -> [T, hidden] by way of `inner` (4 * hidden unless it is said)."""
+    """Two linear layers: [T, hidden] -> [T, hidden] by way of `inner` (4 * hidden unless it is said). With `gated`, a
+    third one's product goes through the activation and scales the first's (SwiGLU: Shazeer 2020, arXiv 2002.05202)."""
 
     def __init__(
-        self, hidden: int, inner: int | None = None, *, bias: bool = True, activation: Activation = "gelu"
+        self,
+        hidden: int,
+        inner: int | None = None,
+        *,
+        bias: bool = True,
+        activation: Activation = "gelu",
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.activation = activation
         self.up = nn.Linear(hidden, inner or FFN_RATIO * hidden, bias=bias)
+        self.gate_proj = nn.Linear(hidden, inner or FFN_RATIO * hidden, bias=bias) if gated else None
         self.down = nn.Linear(inner or FFN_RATIO * hidden, hidden, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        made: torch.Tensor = self.down(ACTIVATIONS[self.activation](self.up(x)))
+        act, up = ACTIVATIONS[self.activation], self.up(x)
+        made: torch.Tensor = self.down(act(up) if self.gate_proj is None else act(self.gate_proj(x)) * up)
         return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,15 +15,31 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from mmdata.views.patches import patch_coordinates
-from mmtrain.models import connectors
+from mmtrain.models import connectors, fusion
 from mmtrain.models.audio import VarlenAudio, halved, pooled
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.connectors import Patches, in_blocks
+from mmtrain.models.fusion import Sight
 from mmtrain.models.navit import Navit
+from mmtrain.rows import borders
 
 _INTERPOLATE = "interpolate_pos_encoding"
 POOLED = 1
 """Sound's positions are pooled before the connector, so each is a token."""
+
+
+@dataclass
+class NativeOutput(BaseModelOutputWithPast):
+    """Hidden states, and with a cache what one more token of each row sees of its media."""
+
+    seen: Sight | None = None
+
+
+@dataclass
+class NativeCausalOutput(CausalLMOutputWithPast):
+    """Logits, and the same."""
+
+    seen: Sight | None = None
 
 
 class NativePreTrainedModel(PreTrainedModel):
@@ -55,6 +72,11 @@ class NativeModel(NativePreTrainedModel):
             told = connectors.read(config.audio_connector)
             self.audio_connector = connectors.make(told, config.audio_config.hidden_size, width, POOLED)
         self.language_model = AutoModel.from_config(config.text_config)
+        self.fusing, text = fusion.read(config.fusion), config.text_config
+        if self.fusing.kind in fusion.FUSIONS:
+            layers = int(text.num_hidden_layers)
+            self.fusion = fusion.FusionLayers(self.fusing, layers, width, text.num_attention_heads)
+            fusion.attach(self.fusion, self.language_model, layers)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -77,11 +99,13 @@ class NativeModel(NativePreTrainedModel):
         input_features: torch.Tensor | None = None,
         audio_frames: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        seen: Sight | None = None,
         **others: Any,
-    ) -> BaseModelOutputWithPast:
+    ) -> NativeOutput:
         """A row of tokens, and the media of family `native`, `native_navit` or `native_fixed` in the order of their
-        placeholders; `others` go to the language model, borders of packed rows among them. Raises ValueError where
-        features and placeholders differ in number."""
+        placeholders; `others` go to the language model, borders of packed rows among them. `seen` is what an earlier
+        call with a cache answered, of which tokens that go on see the keys and values as they are. Raises ValueError
+        where features and placeholders differ in number."""
         config = self.config
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
@@ -94,22 +118,40 @@ class NativeModel(NativePreTrainedModel):
         }
         patches = self.patches(media)
         if patches is not None:
-            seen, at = self.vision_connector(patches), 0
-            for tokens, pictures in self.shown(media):
+            made, at = self.vision_connector(patches), 0
+            if self.fusing.marks:
+                seen = self._sight(made, {"input_ids": input_ids, **media, **others})
+            for tokens, pictures in [] if self.fusing.marks else self.shown(media):
                 count = sum(self._tokens(length) for length in pictures)
-                inputs_embeds = _placed(inputs_embeds, input_ids, tokens, seen[at : at + count])
+                inputs_embeds = _placed(inputs_embeds, input_ids, tokens, made[at : at + count])
                 at += count
         if input_features is not None:
             assert audio_frames is not None, "the batch has sounds but not how long they are"
             heard = self._heard(input_features, audio_frames)
             inputs_embeds = _placed(inputs_embeds, input_ids, (config.audio_token_id,), heard)
+        if patches is None and seen is not None:
+            seen = seen.stretched(inputs_embeds.shape[1])
+        if hasattr(self, "fusion"):
+            others[fusion.BESIDE] = fusion.Beside(seen=seen)
         output = self.language_model(inputs_embeds=inputs_embeds, **others)
-        return BaseModelOutputWithPast(
+        if patches is not None and seen is not None:
+            seen = seen.after(*inputs_embeds.shape[:2])
+        return NativeOutput(
             last_hidden_state=output.last_hidden_state,
             past_key_values=getattr(output, "past_key_values", None),
             hidden_states=getattr(output, "hidden_states", None),
             attentions=getattr(output, "attentions", None),
+            seen=seen,
         )
+
+    def _sight(self, made: torch.Tensor, batch: Mapping[str, Any]) -> Sight:
+        """Who sees which of the connector's vectors. With a cache, what is made of them is kept for later calls."""
+        pictures = [length for _, lengths in self.shown(batch) for length in lengths]
+        tokens = [connectors.tokens_of(self.connecting, self.config.merge, length) for length in pictures]
+        firsts = self.first_tokens(batch)
+        frames = batch["input_ids"].flatten()[firsts] == self.config.video_token_id
+        found = fusion.sight(made, firsts, tokens, frames, borders(batch))
+        return replace(found, kept={}) if batch.get("use_cache") else found
 
     def patches(self, media: Mapping[str, Any]) -> Patches | None:
         """What the vision tower makes of a batch's pictures, in the order of `shown`; None without any."""
@@ -149,7 +191,8 @@ class NativeModel(NativePreTrainedModel):
         return found
 
     def _tokens(self, patches: int) -> int:
-        return connectors.tokens_of(self.connecting, self.config.merge, patches)
+        """How many placeholders a picture has."""
+        return 1 if self.fusing.marks else connectors.tokens_of(self.connecting, self.config.merge, patches)
 
     def first_tokens(self, batch: Mapping[str, Any]) -> torch.Tensor:
         """Where the first token of each picture stands when the rows of a batch are laid after each other: int64 [N],
@@ -158,6 +201,9 @@ class NativeModel(NativePreTrainedModel):
         found = []
         for tokens, pictures in self.shown(batch):
             places = torch.nonzero(_holes(ids, tokens))[:, 0]
+            wanted = sum(self._tokens(length) for length in pictures)
+            if len(places) != wanted:
+                raise ValueError(f"{len(places)} placeholders for the {wanted} of {len(pictures)} pictures")
             firsts = [0, *itertools.accumulate(self._tokens(length) for length in pictures)][:-1]
             found.append(places[torch.tensor(firsts, device=places.device)])
         return torch.cat(found) if found else ids[:0]
@@ -238,7 +284,7 @@ class NativeForConditionalGeneration(NativePreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         **others: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> NativeCausalOutput:
         """As `NativeModel`, to logits [B, T, vocabulary], and with `labels` the token-mean loss of transformers."""
         output = self.model(
             input_ids=input_ids,
@@ -261,13 +307,22 @@ class NativeForConditionalGeneration(NativePreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.lm_head.out_features)
-        return CausalLMOutputWithPast(
+        return NativeCausalOutput(
             loss=loss,
             logits=logits,
             past_key_values=output.past_key_values,
             hidden_states=output.hidden_states,
             attentions=output.attentions,
+            seen=output.seen,
         )
+
+    def _update_model_kwargs_for_generation(self, outputs: Any, model_kwargs: Any, *more: Any, **told: Any) -> Any:
+        """What was kept of the media goes with the cache."""
+        parent: Any = super()
+        return {
+            **parent._update_model_kwargs_for_generation(outputs, model_kwargs, *more, **told),
+            "seen": outputs.seen,
+        }
 
     def prepare_inputs_for_generation(self, input_ids: Any, *given: Any, **kwargs: Any) -> Any:
         """Media go in with the first tokens; later ones find them in the cache."""
@@ -275,8 +330,9 @@ class NativeForConditionalGeneration(NativePreTrainedModel, GenerationMixin):
         past = kwargs.get("past_key_values")
         first = past is None or past.get_seq_length() == 0 or not kwargs.get("use_cache", True)
         parent: Any = super()
+        seen = kwargs.pop("seen", None)
         inputs = parent.prepare_inputs_for_generation(input_ids, *given, **kwargs)
-        return {**inputs, **media} if first else inputs
+        return {**inputs, **media} if first else {**inputs, "seen": seen}
 
 
 SQUARES = ("pixel_values", "pixel_values_videos")

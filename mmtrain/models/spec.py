@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, 
 from mmdata.spec import Model, OutputPath, runtime
 from mmtrain.models.connectors import AudioConnector, Connector
 from mmtrain.models.connectors.merged import MlpSpec
+from mmtrain.models.fusion import EarlySpec, Fusion
 
 
 def _located(value: str, info: ValidationInfo) -> str:
@@ -194,6 +195,9 @@ class NativeSpec(Model):
     audio_connector: AudioConnector = MlpSpec()
     """What stands between the audio tower and the language model: a token for each vector, 25 a second."""
     language: Language = TinyLanguageSpec()
+    fusion: Fusion = EarlySpec()
+    """Where what a picture shows meets the words: as tokens among them, or in layers between those of the language
+    model."""
     objective: Literal["language", "qformer"] = "language"
     """What is learned: the next token of the language model; or, for a connector of kind qformer with `text`, BLIP-2's
     ITC, ITM and ITG on samples of one picture each, without the language model (freeze `language`, `head` and `audio`
@@ -207,6 +211,12 @@ class NativeSpec(Model):
     def _sees_or_hears(self) -> Self:
         if self.vision is None and self.audio is None:
             raise ValueError("vision and audio are both null; use kind: hf for a language model alone")
+        return self
+
+    @model_validator(mode="after")
+    def _sees_what_it_fuses(self) -> Self:
+        if self.fusion.marks and self.vision is None and self.path is None:
+            raise ValueError(f"fusion: {self.fusion.kind} is for pictures, and vision is null; use early")
         return self
 
     @model_validator(mode="after")
