@@ -15,7 +15,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import crc32c
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -118,8 +117,7 @@ def _on_disk(read: Callable[[Path], Any]) -> Callable[[bytes], None]:
 
 
 def _index(path: Path) -> None:
-    found = Index(path, crc32c=int(crc32c.crc32c(path.read_bytes())))  # damage that the checksum does not show
-    found.rows()
+    Index(path).rows()  # without the manifest's checksum, which would refuse any damage before Arrow looks at it
 
 
 def _spec(path: Path) -> None:

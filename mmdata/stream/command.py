@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", action="append", default=[], metavar="NAME=VALUE", help="setting of the image view")
     parser.add_argument("--template", help="how samples become tokens, for a folder")
     parser.add_argument("--max-length", type=int, help="tokens per pack, for a folder")
-    parser.add_argument("--rank", type=int, default=0)
-    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--rank", type=int, default=0, help="whose packs (default: 0)")
+    parser.add_argument("--ranks", type=int, default=1, help="processes that share the stream (default: 1)")
     parser.add_argument("--global-batch", type=int, help="packs per step of all ranks together (default: one each)")
     parser.add_argument("--run", help="folder of the run, with its anchors, its control log and what it masked")
 
