@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from mmdata import specfile
+from mmdata import pointer, specfile
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.labels import IGNORE
 from mmdata.shards.dataset import open_dataset
@@ -97,10 +97,10 @@ def main(arguments: list[str] | None = None) -> int:
                 dry=options.dry_run or options.inspect > 0,
             )
     except SpecError as error:
-        print(f"mmtrain.sft: {error}", file=sys.stderr)
+        print(f"mmtrain.sft: {pointer.told(error)}", file=sys.stderr)
         return 2
     except (RunError, DataError, OSError) as error:
-        print(f"mmtrain.sft: {error}", file=sys.stderr)
+        print(f"mmtrain.sft: {pointer.told(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nmmtrain.sft: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
