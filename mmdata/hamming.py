@@ -9,11 +9,13 @@ therefore miss nothing; each candidate is then measured in full.
 
 A table pays when its chunks are about as wide as log2(n), so hashes are kept as a log-structured merge tree:
 fresh ones in a small buffer that is scanned, older ones in sorted segments of growing size, each with the chunk
-width that is cheapest for its size.
+width that is cheapest for its size. Searches are made for many hashes at once: what numpy takes for a call, some
+50 us for all that one search needs, is several times what its probes and candidates take.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -23,16 +25,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 BITS = 64
-BUFFER = 2048  # Hashes scanned one by one before they are sorted into a segment; a scan takes some 10 us.
-GROWTH = 64  # A segment is at least so many times larger than the one after it.
+BUFFER = 2048  # Hashes scanned one by one before they are sorted into a segment.
+GROWTH = 4  # A segment is at least so many times larger than the one after it.
 WIDEST = 24  # Bits of the widest chunk: a table has at most 2**24 entries of 4 bytes.
-BLOCK = 1 << 20  # Candidates measured at a time by `pairs`: bounds its memory.
-CLUMPS = 8  # Real hashes are clumpy: a bucket that is looked up holds several times the average.
-# Measured on one core, in nanoseconds, for what a search does once, per table entry looked up, per candidate
-# measured, and per hash scanned without a table. Only their ratios matter, and only for speed.
-CALL, PROBE, CANDIDATE, SCAN = 25_000.0, 40.0, 10.0, 2.0
+BLOCK = 1 << 18  # Candidates measured at a time: bounds memory, and fits a cache.
+CLUMPS = 4  # Real hashes are clumpy: a bucket that is looked up holds several times the average.
+# Measured on one core, in nanoseconds, per table entry looked up, per candidate measured, and per hash scanned without
+# a table. Only their ratios matter, and only for speed.
+PROBE, CANDIDATE, SCAN = 10.0, 20.0, 2.0
 
-_NONE = (BITS + 1, 0)
+_FAR = BITS + 1
+"""The distance of nothing."""
 
 Hashes = NDArray[np.uint64]
 Ints = NDArray[np.int64]
@@ -99,14 +102,14 @@ def _plan(size_bits: int, radius: int) -> Tables | None:
     """The cheapest way to search up to 2**size_bits hashes; None where a scan of them is cheaper than any table."""
     best, plan = SCAN * 2.0**size_bits, 0
     # No table is much larger than what it holds.
-    fewest = -(-BITS // min(WIDEST, max(size_bits + 2, 8)))
+    fewest = -(-BITS // min(WIDEST, max(size_bits + 3, 8)))
     for count in range(fewest, max(radius + 1, fewest) + 1):
         sizes = [
             (w, sum(comb(w, k) for k in range(r + 1)))
             for w, r in zip(_widths(count), _radii(count, radius), strict=True)
         ]
         found = sum(CLUMPS * probes * 2.0 ** (size_bits - width) for width, probes in sizes)
-        cost = CALL + PROBE * sum(probes for _, probes in sizes) + CANDIDATE * found
+        cost = PROBE * sum(probes for _, probes in sizes) + CANDIDATE * found
         if cost < best:
             best, plan = cost, count
     return _tables(plan, radius) if plan else None
@@ -159,6 +162,72 @@ class _Segment:
         places = _expand(starts, lengths)
         return places if self._tables is None else self._order.take(places).astype(np.int64)
 
+    def nearest(self, queries: Hashes, radius: int) -> tuple[Ints, Ints]:
+        """For each query the distance of the nearest hash and the smallest id of those; `_FAR` if all are too far."""
+        distances, ids = _nothing(len(queries))
+        if not len(self.hashes):
+            return distances, ids
+        # Most copies of a picture have its hash: sorted hashes tell these at once.
+        places = np.searchsorted(self.hashes, queries)
+        same = self.hashes.take(places, mode="clip") == queries
+        distances[same], ids[same] = 0, self.ids[places[same]]
+        rest = np.flatnonzero(~same)
+        if self._tables is None:
+            distances[rest], ids[rest] = _scan(self.hashes, self.ids, queries[rest], radius)
+            return distances, ids
+        probes = len(self._tables.mask)
+        for at in range(0, len(rest), max(BLOCK // probes, 1)):
+            some = rest[at : at + max(BLOCK // probes, 1)]
+            starts, lengths = self.ranges(queries[some])
+            each = lengths.reshape(-1, probes).sum(axis=1)
+            for begin, end in _blocks(each, BLOCK):
+                probed = slice(begin * probes, end * probes)
+                positions = self.candidates(starts[probed], lengths[probed])
+                own = some[begin:end]
+                apart = np.bitwise_count(self.hashes.take(positions) ^ queries[own].repeat(each[begin:end]))
+                near = np.flatnonzero(apart <= radius)
+                which = own[np.searchsorted(each[begin:end].cumsum(), near, side="right")]
+                _least(which, apart[near], self.ids[positions[near]], distances, ids)
+        return distances, ids
+
+
+def _nothing(count: int) -> tuple[Ints, Ints]:
+    return np.full(count, _FAR, dtype=np.int64), np.zeros(count, dtype=np.int64)
+
+
+def _least(which: Ints, apart: NDArray[np.uint8], found: Ints, distances: Ints, ids: Ints) -> None:
+    """Put the least (distance, id) of each query that something was found for into its place."""
+    order = np.lexsort((found, apart, which))
+    which, apart, found = which[order], apart[order], found[order]
+    first = np.ones(len(which), dtype=bool)
+    first[1:] = which[1:] != which[:-1]
+    distances[which[first]], ids[which[first]] = apart[first], found[first]
+
+
+def _scan(hashes: Hashes, of: Ints, queries: Hashes, radius: int) -> tuple[Ints, Ints]:
+    """As `_Segment.nearest`, by measuring every hash; `of` i64[n] are the ids of `hashes` u64[n]."""
+    distances, ids = _nothing(len(queries))
+    step = max(BLOCK // max(len(hashes), 1), 1)
+    for at in range(0, len(queries), step):
+        apart = np.bitwise_count(queries[at : at + step, None] ^ hashes)
+        which, place = np.nonzero(apart <= radius)
+        _least(which + at, apart[which, place], of[place], distances, ids)
+    return distances, ids
+
+
+def _blocks(sizes: Ints, most: int) -> Iterator[tuple[int, int]]:
+    """Ranges of places that hold at most so much together, or one place alone.
+
+    >>> list(_blocks(np.array([2, 2, 9, 1]), most=4))
+    [(0, 2), (2, 3), (3, 4)]
+    """
+    ends = sizes.cumsum()
+    begin, before = 0, 0
+    while begin < len(sizes):
+        end = max(int(np.searchsorted(ends, before + most, side="right")), begin + 1)
+        yield begin, end
+        begin, before = end, int(ends[end - 1])
+
 
 def _sorted(values: NDArray[np.uint32]) -> Ints:
     """Stable argsort. By 16 bits at a time, for which numpy has a radix sort; all at once takes some 5 times longer."""
@@ -201,6 +270,8 @@ class HammingIndex:
         self._hashes = np.empty(BUFFER, dtype=np.uint64)
         self._ids = np.empty(BUFFER, dtype=np.int64)
         self._fresh = 0
+        self._expected: dict[int, tuple[int, int]] = {}  # (distance, id) of the nearest ...
+        self._seen = 0  # ... of all but the fresh hashes from here on
 
     def add(self, hash: int, id: int) -> None:
         """Remember a hash (0 <= hash < 2**64) under an id (0 <= id < 2**63)."""
@@ -210,27 +281,38 @@ class HammingIndex:
         if self._fresh == BUFFER:
             self._flush()
 
+    def expect(self, hashes: Iterable[int]) -> None:
+        """Search for these at once, ahead of `nearest`, which then looks only at what was added since: ten times as
+        fast for a thousand. It is for a few thousand at most, and forgotten with the next call."""
+        queries = np.unique(np.fromiter(hashes, dtype=np.uint64))
+        if self._fresh + len(queries) > BUFFER:  # else it would fill before all are asked for
+            self._flush()
+        distances, ids = self._search(queries)
+        self._expected = dict(zip(queries.tolist(), zip(distances.tolist(), ids.tolist(), strict=True), strict=True))
+        self._seen = self._fresh
+
     def nearest(self, hash: int) -> tuple[int, int] | None:
         """(distance, id) of the hash nearest to `hash`; the smallest id where several are. None if none is within
         the radius."""
-        query = np.array([hash], dtype=np.uint64)
-        best = self._closest(self._hashes[: self._fresh] ^ query, self._ids, None)
-        for segment in self._segments:
-            positions = segment.candidates(*segment.ranges(query))
-            best = min(best, self._closest(segment.hashes.take(positions) ^ query, segment.ids, positions))
-        return None if best is _NONE else best
+        best = self._expected.get(hash)
+        if best is None:
+            distances, ids = self._search(np.array([hash], dtype=np.uint64))
+            best = int(distances[0]), int(ids[0])
+        elif self._seen < self._fresh:
+            apart = np.bitwise_count(self._hashes[self._seen : self._fresh] ^ np.uint64(hash))
+            distance = int(apart.min())
+            if distance <= min(best[0], self.radius):
+                best = min(best, (distance, int(self._ids[self._seen : self._fresh][apart == distance].min())))
+        return None if best[0] == _FAR else best
 
-    def _closest(self, differences: Hashes, ids: Ints, positions: Ints | None) -> tuple[int, int]:
-        """(distance, id) of the smallest difference, the smallest id where several are; `_NONE` if it is too far.
-        The ids of the differences are those at `positions`, or the first ones."""
-        if not len(differences):
-            return _NONE
-        distances = np.bitwise_count(differences)
-        distance = int(distances.min())
-        if distance > self.radius:
-            return _NONE
-        hit = (distances == distance).nonzero()[0]
-        return distance, int(ids[hit if positions is None else positions[hit]].min())
+    def _search(self, queries: Hashes) -> tuple[Ints, Ints]:
+        """(distances, ids) of the nearest of all hashes, `_FAR` where none is."""
+        distances, ids = _scan(self._hashes[: self._fresh], self._ids[: self._fresh], queries, self.radius)
+        for segment in self._segments:
+            apart, found = segment.nearest(queries, self.radius)
+            nearer = (apart < distances) | ((apart == distances) & (found < ids))
+            distances[nearer], ids[nearer] = apart[nearer], found[nearer]
+        return distances, ids
 
     def _flush(self) -> None:
         hashes, ids = self._hashes[: self._fresh].copy(), self._ids[: self._fresh].copy()
@@ -238,7 +320,8 @@ class HammingIndex:
             last = self._segments.pop()
             hashes, ids = np.concatenate([last.hashes, hashes]), np.concatenate([last.ids, ids])
         self._segments.append(_Segment(hashes, ids, self.radius))
-        self._fresh = 0
+        self._fresh = self._seen = 0
+        self._expected.clear()
 
 
 def pairs(hashes: Hashes, radius: int) -> Ints:

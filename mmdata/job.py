@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmdata.engine import binding, commit, local, mapped, recover, shares
-from mmdata.engine.local import Finished, OrderedSteps, Unit
+from mmdata.engine.local import Finished, Unit
+from mmdata.engine.ordered import OrderedSteps
 from mmdata.engine.pool import Process
 from mmdata.engine.shares import Share
 from mmdata.engine.spool import Memory

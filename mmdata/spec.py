@@ -189,6 +189,14 @@ class OrderedState(Protocol):
         """Remember a row that the build keeps."""
 
 
+@runtime_checkable
+class ExpectingState(Protocol):
+    """An ordered state that answers sooner when it is told what it will be asked, as searches are."""
+
+    def expect(self, signatures: Sequence[Mapping[str, bytes]]) -> None:
+        """`check` comes next for some of these, in their order, with `keep` between them. Changes no answer."""
+
+
 class OrderedStepSpec(StepSpec):
     """A step that may look at the kept rows before it. Its map half computes a small signature in a worker;
     its state decides in input order. Signatures of kept rows are stored in the index, so that a resumed,

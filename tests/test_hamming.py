@@ -28,7 +28,6 @@ def tabled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables from the first hashes on, and segments after every 16: the machinery of millions, on hundreds."""
     monkeypatch.setattr(hamming, "BUFFER", 16)
     monkeypatch.setattr(hamming, "GROWTH", 3)
-    monkeypatch.setattr(hamming, "CALL", 0.0)
     monkeypatch.setattr(hamming, "SCAN", 1e9)
     hamming._plan.cache_clear()
     yield
@@ -62,6 +61,22 @@ def test_nearest_by_table(hashes: list[int], queries: list[int], radius: int) ->
         kept.append((value, id))
     for value in queries:
         assert index.nearest(value) == brute_nearest(kept, value, radius)
+
+
+@pytest.mark.usefixtures("tabled")
+@settings(max_examples=60, deadline=None)
+@given(hash_lists, st.integers(0, 16), st.integers(1, 40))
+def test_what_was_expected_is_found_with_what_came_since(hashes: list[int], radius: int, ahead: int) -> None:
+    """Blocks that fit the buffer and some that do not; hashes that are kept only if none is near, as in a build."""
+    index = HammingIndex(radius=radius)
+    kept: list[tuple[int, int]] = []
+    for number, value in enumerate(hashes):
+        if number % ahead == 0:
+            index.expect(hashes[number : number + ahead])
+        assert index.nearest(value) == brute_nearest(kept, value, radius)
+        if number % 3 == 0 or brute_nearest(kept, value, radius) is None:
+            index.add(value, 1000 - number)
+            kept.append((value, 1000 - number))
 
 
 @pytest.mark.usefixtures("tabled")

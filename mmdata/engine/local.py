@@ -20,13 +20,14 @@ from typing import Any
 
 from mmdata.engine.blobs import OWN, Slot, give, take
 from mmdata.engine.commit import Kept
+from mmdata.engine.ordered import OrderedSteps, merged
 from mmdata.engine.pool import Pool, Process
 from mmdata.engine.spool import FileSpool, Held, Memory, Spool
 from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup
-from mmdata.errors import RunError, SpecError
+from mmdata.errors import RunError
 from mmdata.fetch.client import Fetched, Fetcher
 from mmdata.ledger import LedgerRow
-from mmdata.spec import BuildSpec, OrderedState, OrderedStepSpec, Record
+from mmdata.spec import BuildSpec, Record
 from mmdata.types import Drop, Media, Sample
 
 
@@ -101,44 +102,6 @@ class Finished:
 Commit = Callable[[Finished], None]
 HandOver = Callable[[Unit], None]
 OnRow = Callable[[str, str], None]
-
-
-class OrderedSteps:
-    """The ordered steps of a pipeline and what they remember; decisions are taken in input order."""
-
-    def __init__(self, spec: BuildSpec) -> None:
-        kinds = [step.kind for step in spec.steps if isinstance(step, OrderedStepSpec)]
-        for kind in kinds:
-            if kinds.count(kind) > 1:  # their signatures share names in the index
-                raise SpecError(f"steps: {kind} occurs {kinds.count(kind)} times; a build takes it once")
-        self._states: dict[int, OrderedState] = {
-            number: step.state() for number, step in enumerate(spec.steps) if isinstance(step, OrderedStepSpec)
-        }
-
-    def decide(self, row: Row) -> None:
-        """Reject the row if an ordered step does, else remember it if the build keeps it.
-
-        A row that a later map step rejects is remembered by nobody: a duplicate repeats a *kept* row.
-        """
-        key = row.record.sample.key
-        for number, state in self._states.items():
-            if number in row.signatures and (row.step is None or number < row.step):
-                drop = state.check(key, row.signatures[number])
-                if drop is not None:
-                    row.drop, row.step = drop, number
-                    return
-        if row.drop is None:
-            self.keep(key, merged(row.signatures))
-
-    def keep(self, key: str, signatures: dict[str, bytes]) -> None:
-        """Remember a kept row, for example one committed by an earlier run."""
-        for state in self._states.values():
-            state.keep(key, signatures)
-
-
-def merged(signatures: dict[int, dict[str, bytes]]) -> dict[str, bytes]:
-    """The signatures of all steps as the index stores them."""
-    return {name: value for step in signatures.values() for name, value in step.items()}
 
 
 def worker_count(spec: BuildSpec) -> int:
@@ -346,14 +309,14 @@ class _Engine:
                 self._units_ahead.release()
                 continue
             _few_thumbnails(unit)
-            for number in sorted(unit.rows):
-                row = unit.rows[number]
+            in_order = [unit.rows[number] for number in sorted(unit.rows)]
+            for row in self._ordered.foreseen(in_order):
                 before = row.drop
                 self._ordered.decide(row)
                 if before is None:
                     self._on_row(row.drop.state if row.drop else "ok", row.drop.reason if row.drop else "")
             await self._picture_duplicates(unit)
-            rows = [unit.rows[number].ledger_row() for number in sorted(unit.rows)]
+            rows = [row.ledger_row() for row in in_order]
             finished = Finished(number=unit.number, rows=rows, kept=_kept(unit))
             async with self._committing:
                 await asyncio.to_thread(self._commit, finished)

@@ -19,7 +19,8 @@ from typing import Any
 
 from mmdata import registry, specfile
 from mmdata.engine import binding, local, mapped, shares
-from mmdata.engine.local import OrderedSteps, Unit
+from mmdata.engine.local import Unit
+from mmdata.engine.ordered import OrderedSteps
 from mmdata.engine.shares import Share
 from mmdata.engine.spool import Memory
 from mmdata.errors import DataError, RunError, SpecError

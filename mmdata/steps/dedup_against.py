@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
@@ -108,6 +108,10 @@ class _There:
                     f"dedup_against: the index of {folder} has no {NAMES[how]}; it was built without {step}, "
                     f"so leave {how!r} out of `of`, or build it with that step"
                 )
+
+    def expect(self, signatures: Sequence[Mapping[str, bytes]]) -> None:
+        hashed = (each["against_phash"] for each in signatures if "against_phash" in each)
+        self._index.expect(int.from_bytes(value, "big") for value in hashed)
 
     def check(self, key: str, signature: Mapping[str, bytes]) -> Drop | None:
         for how, digests in self._digests.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Literal
 
@@ -63,6 +63,9 @@ class _Kept:
     def __init__(self, radius: int) -> None:
         self._keys = Keys()
         self._index = HammingIndex(radius=radius)
+
+    def expect(self, signatures: Sequence[Mapping[str, bytes]]) -> None:
+        self._index.expect(int.from_bytes(each["phash"], "big") for each in signatures if "phash" in each)
 
     def check(self, key: str, signature: Mapping[str, bytes]) -> Drop | None:
         if "phash" not in signature:
