@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -14,11 +15,11 @@ from typing import Any, Literal
 
 from mmdata import __version__, pointer, specfile
 from mmdata.engine import adopt, commit
-from mmdata.engine.adopt import Unit
+from mmdata.engine.adopt import Digest, Unit
 from mmdata.engine.adopt_rows import adopt_rows
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.progress import Progress
-from mmdata.report_page.page import render
+from mmdata.report_page.ahead import Reporter
 from mmdata.shards import manifest as manifests
 from mmdata.shards.access import local_path, open_source
 from mmdata.shards.index import Index
@@ -27,7 +28,6 @@ from mmdata.shards.rows import is_table
 from mmdata.shards.storage import sha256_file, write_atomic
 from mmdata.sources._columns import ROLES, Naming
 from mmdata.sources._shard_files import ShardFile, shard_files
-from mmdata.stats import compute
 
 
 def index_tars(
@@ -38,9 +38,12 @@ def index_tars(
     verify: Literal["full", "header"] = "header",
     naming: Naming = Naming(),  # noqa: B008 frozen
     quiet: bool = False,
+    digest: Digest = "crc32c",
+    report: bool = True,
 ) -> Manifest:
     """Make a dataset in `output` of tars or tables that stay where they are, or go on where a run was stopped.
-    `naming` says what the columns of tables are.
+    `naming` says what the columns of tables are, `digest` whether the sha256 of each medium is kept, too. Without
+    `report` no page is rendered.
 
     Raises SpecError for sources that name no tar, or others than those that `output` was begun with; DataError for a
     damaged dataset; RunError when the storage fails or `output` cannot be written.
@@ -61,18 +64,26 @@ def index_tars(
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(f"{output}: another run is writing to this dataset") from None
-            return _index(tars, output, split, verify, naming, quiet)
+            with Reporter() if report else contextlib.nullcontext() as reporter:
+                return _index(tars, output, split, verify, naming, digest, reporter, quiet)
     except OSError as error:
         raise RunError(f"{getattr(error, 'filename', None) or output}: {error.strerror or error}") from error
 
 
 def _index(
-    tars: list[ShardFile], output: Path, split: str, verify: Literal["full", "header"], naming: Naming, quiet: bool
+    tars: list[ShardFile],
+    output: Path,
+    split: str,
+    verify: Literal["full", "header"],
+    naming: Naming,
+    digest: Digest,
+    reporter: Reporter | None,
+    quiet: bool,
 ) -> Manifest:
     names = [_name(tar.uri, output) for tar in tars]
     told = {"columns": naming.given()} if naming.given() else {}
     bound: dict[str, Any] = {
-        "spec": {"index": {"split": split, "verify": verify, "version": 1, **told}},
+        "spec": {"index": {"split": split, "verify": verify, "digest": digest, "version": 2, **told}},
         "inputs": [_input(tar, name) for tar, name in zip(tars, names, strict=True)],
         "plugins": {},
     }
@@ -98,16 +109,18 @@ def _index(
                 fields=tar.fields,
             )
             if is_table(tar.uri):
-                entry, fates = adopt_rows(output, unit, verify=verify, keys=keys, pool=pool, naming=naming)
+                entry, fates = adopt_rows(
+                    output, unit, verify=verify, keys=keys, pool=pool, naming=naming, digest=digest
+                )
             else:
-                entry, fates = adopt.adopt(output, unit, verify=verify, keys=keys, pool=pool)
+                entry, fates = adopt.adopt(output, unit, verify=verify, keys=keys, pool=pool, digest=digest)
             commit.record(output, entry, fates)
             commit.publish(output, entry)
             first += entry.input_rows
             for fate in fates:
                 progress.update(fate.state, fate.reason)
             progress.commit(number, entry.rows)
-    return _finish(output, bound)
+    return _finish(output, bound, reporter)
 
 
 def _input(tar: ShardFile, name: str) -> dict[str, Any]:
@@ -119,7 +132,7 @@ def _input(tar: ShardFile, name: str) -> dict[str, Any]:
     return told
 
 
-def _finish(output: Path, bound: dict[str, Any]) -> Manifest:
+def _finish(output: Path, bound: dict[str, Any], reporter: Reporter | None) -> Manifest:
     records = list(commit.records(output))
     counts, reasons = commit.sums(records)
     first, entries = 0, []
@@ -138,10 +151,16 @@ def _finish(output: Path, bound: dict[str, Any]) -> Manifest:
         shards=entries,
         root_digest=manifests.root_digest(entries),
     )
-    figures = compute(output, manifest, {})
+    if reporter is not None:
+        figures, page = reporter.make(output, manifest, {}, seed=0)
+        write_atomic(output / "report.html", page)
+    else:
+        from mmdata.stats import compute
+
+        figures = compute(output, manifest, {})
     write_atomic(output / "stats.json", (json.dumps(figures, indent=1, sort_keys=True) + "\n").encode())
-    write_atomic(output / "report.html", render(output, manifest, figures))
-    files = {name: sha256_file(output / name) for name in ("stats.json", "report.html")}
+    made = ("stats.json", "report.html") if reporter is not None else ("stats.json",)
+    files = {name: sha256_file(output / name) for name in made}
     return manifests.write(output, manifest.model_copy(update={"files": files}))
 
 
@@ -208,6 +227,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="header",
         help="header: facts from headers; full: decode every medium (default: header)",
     )
+    parser.add_argument(
+        "--digest",
+        choices=("crc32c", "sha256"),
+        default="crc32c",
+        help="of each medium: crc32c, or sha256 as well, which `exact_dedup` and `mmdata.diff` compare without reading "
+        "the media again, and which halves the speed; of each tar sha256 in any case (default: crc32c)",
+    )
+    parser.add_argument("--no-report", action="store_true", help="stats.json alone, no report.html")
     columns = parser.add_argument_group("columns of tables", "each may be given several times, but for the last two")
     for kind in ("image", "audio", "video"):
         columns.add_argument(f"--{kind}-column", action="append", default=[], metavar="NAME", help=f"holds {kind}s")
@@ -237,6 +264,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 key=options.key_column,
             ),
             quiet=options.quiet,
+            digest=options.digest,
+            report=not options.no_report,
         )
     except (SpecError, DataError) as error:
         print(f"error: {pointer.told(error)}", file=sys.stderr)
@@ -248,7 +277,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     reasons = json.dumps({reason: n for found in manifest.reasons.values() for reason, n in found.items()})
     shards = manifest.table.shards if manifest.table else 0
     print(f"{manifest.input_rows:,} samples found = {states}" + (f" {reasons}" if manifest.reasons else ""))
-    print(f"report: {options.output / 'report.html'}")
+    if not options.no_report:
+        print(f"report: {options.output / 'report.html'}")
     print(f"{manifest.samples:,} samples in {shards} shards, root digest {manifest.root_digest[:16]}")
     return 0
 

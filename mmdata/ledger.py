@@ -11,6 +11,7 @@ from typing import get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmdata.arrays import column
 from mmdata.errors import DataError
 from mmdata.types import State
 
@@ -76,7 +77,7 @@ class LedgerRow:
 
 def to_table(rows: Iterable[LedgerRow]) -> pa.Table:
     listed = list(rows)
-    columns = {member.name: pa.array([getattr(row, member.name) for row in listed], member.type) for member in SCHEMA}
+    columns = {member.name: column([getattr(row, member.name) for row in listed], member.type) for member in SCHEMA}
     return pa.table(columns, schema=SCHEMA)
 
 

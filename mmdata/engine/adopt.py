@@ -14,6 +14,7 @@ import crc32c
 import pyarrow.parquet as pq
 
 from mmdata import ledger
+from mmdata.decode.glance import glance
 from mmdata.decode.work import Work
 from mmdata.engine import commit
 from mmdata.errors import DataError
@@ -30,6 +31,8 @@ from mmdata.sources._tables import printable
 from mmdata.steps.probe import Probe
 from mmdata.types import Drop, Media, Origin, Sample, State, Text
 
+Digest = Literal["crc32c", "sha256"]
+"""What is taken of each medium: its crc32c, as of every part, or its sha256 as well."""
 GATHERED = 64
 """Samples that are probed side by side."""
 
@@ -47,8 +50,26 @@ class Unit:
     fields: FieldMap | None = None
 
 
+def prober(verify: Literal["full", "header"], digest: Digest) -> Probe:
+    """What looks at the media of others: their bytes are never changed."""
+    return Probe(
+        verify=verify,
+        orientation="keep",
+        cmyk="reject",
+        sixteen_bit="reject",
+        animated="reject",
+        digest="sha256" if digest == "sha256" else "none",
+    )
+
+
 def adopt(
-    folder: Path, unit: Unit, *, verify: Literal["full", "header"], keys: dict[str, str], pool: ThreadPoolExecutor
+    folder: Path,
+    unit: Unit,
+    *,
+    verify: Literal["full", "header"],
+    keys: dict[str, str],
+    pool: ThreadPoolExecutor,
+    digest: Digest = "crc32c",
 ) -> tuple[ShardEntry, list[LedgerRow]]:
     """Read a tar once and write its index and ledger into the staging area of `folder`.
 
@@ -61,27 +82,25 @@ def adopt(
     fates: list[LedgerRow] = []
     try:
         tar = TarPass(source)
-        probe = Probe(
-            verify=verify, orientation="keep", cmyk="reject", sixteen_bit="reject", animated="reject", digest="sha256"
-        )
-        for batch in _batches(_told(groups(tar.members()), unit)):
-            for group, made in zip(batch, pool.map(lambda g: _row(g, unit, probe), batch), strict=True):
-                number = unit.input_first + len(fates)
-                if isinstance(made, IndexRow) and made.key in keys:
+        probe = prober(verify, digest)
+        for number, (group, made) in enumerate(_made(_told(groups(tar.members()), unit), unit, probe, pool)):
+            if isinstance(made, IndexRow):
+                if made.key in keys:
                     detail = f"a sample of {keys[made.key]} has the same key"
                     made = Drop(reason="duplicate_key", detail=detail, state="duplicate", of=made.key)
-                if isinstance(made, IndexRow):
+                else:
                     keys[made.key] = unit.name
-                    rows.append(replace(made, row=number, origin_row=len(fates)))
-                fates.append(_fate(printable(group.key), unit, number, len(fates), made, len(rows) - 1))
-        digest = tar.sha256()
+                    rows.append(made)
+            row = unit.input_first + number
+            fates.append(_fate(printable(group.key), unit, row, number, made, len(rows) - 1))
+        whole = tar.sha256()
     except DataError as error:
         drop = Drop(reason=error.reason, detail=error.detail, state="failed_permanent")
         fates.append(_fate("", unit, unit.input_first + len(fates), len(fates), drop, 0))
-        digest = _sha256(source)
+        whole = _sha256(source)
     finally:
         source.close()
-    return _write(folder, unit, rows, fates, source.size, digest), fates
+    return _write(folder, unit, rows, fates, source.size, whole), fates
 
 
 def _told(groups: Iterator[Group], unit: Unit) -> Iterator[Group]:
@@ -91,6 +110,20 @@ def _told(groups: Iterator[Group], unit: Unit) -> Iterator[Group]:
         elif group.drop is None and (wrong := odd(group.key)):
             group.drop = Drop(reason="member_name", detail=wrong, state="failed_permanent")
         yield group
+
+
+def _made(
+    groups: Iterator[Group], unit: Unit, probe: Probe, pool: ThreadPoolExecutor
+) -> Iterator[tuple[Group, IndexRow | Drop]]:
+    """Each group with what it gives, in order. To read headers takes less than to hand them to a thread."""
+    if probe.verify == "header":
+        yield from ((group, _row(group, unit, probe, at)) for at, group in enumerate(groups))
+        return
+    at = 0
+    for batch in _batches(groups):
+        numbers = range(at, at + len(batch))
+        yield from zip(batch, pool.map(lambda g, n: _row(g, unit, probe, n), batch, numbers), strict=True)
+        at += len(batch)
 
 
 def _batches(groups: Iterator[Group]) -> Iterator[list[Group]]:
@@ -109,34 +142,61 @@ def _batches(groups: Iterator[Group]) -> Iterator[list[Group]]:
         yield batch
 
 
-def _row(group: Group, unit: Unit, probe: Probe) -> IndexRow | Drop:
+def _row(group: Group, unit: Unit, probe: Probe, at: int) -> IndexRow | Drop:
     if group.drop is not None:
         return group.drop
+    listed: list[Part] = []
     try:
         told, meta = parts(group) if unit.fields is None else mapped(group, unit.fields)
-        media = [part for part in told if isinstance(part, Media)]
-        sample = Sample(key=group.key, parts=tuple(media), origin=Origin(uri=unit.name, row=0))
-        probed = probe.apply(sample, Work(max_pixels=probe.max_pixels))
-        if isinstance(probed, Drop):
-            return probed
+        for part in told:
+            if isinstance(part, Media):
+                found = _glanced(group, part, probe) or _probed(group, part, probe, unit)
+                if isinstance(found, Drop):
+                    return found
+                listed.append(found)
+            elif isinstance(part, Text):
+                inline = part.text.encode()
+                checksum = int(crc32c.crc32c(inline))
+                own = {"role": part.role, "train": part.train, "inline": inline}
+                listed.append(Part(name="", kind="text", offset=0, size=0, crc32c=checksum, **own))  # type: ignore[arg-type]
+            else:
+                listed.append(_part(group, part, "text", role="caption", train=True))
     except DataError as error:
         return Drop(reason=error.reason, detail=error.detail, state="failed_permanent")
-    facts = iter(probed.media)
-    listed: list[Part] = []
-    for part in told:
-        if isinstance(part, Media):
-            medium = next(facts)
-            listed.append(_part(group, part.uri or "", part.kind, **commit._media_facts(replace(medium, uri=None))))
-        elif isinstance(part, Text):
-            inline = part.text.encode()
-            checksum = int(crc32c.crc32c(inline))
-            own = {"role": part.role, "train": part.train, "inline": inline}
-            listed.append(Part(name="", kind="text", offset=0, size=0, crc32c=checksum, **own))  # type: ignore[arg-type]
-        else:
-            listed.append(_part(group, part, "text", role="caption", train=True))
     if meta:
         listed.append(_part(group, "json", "meta", format=FOREIGN))
-    return IndexRow(key=group.key, row=0, origin=unit.name, origin_row=0, parts=tuple(listed))
+    return IndexRow(key=group.key, row=unit.input_first + at, origin=unit.name, origin_row=at, parts=tuple(listed))
+
+
+def _glanced(group: Group, media: Media, probe: Probe) -> Part | None:
+    """As `_probed`, of a common picture whose header alone is wanted; None where it takes more than a glance."""
+    if media.kind != "image" or probe.verify == "full" or media.data is None:
+        return None
+    seen = glance(media.data, max_pixels=probe.max_pixels)
+    if seen is None:
+        return None
+    return _part(
+        group,
+        media.uri or "",
+        "image",
+        role=media.role,
+        format=seen.format,
+        height=seen.height,
+        width=seen.width,
+        mode=seen.mode,
+        frames=1,
+        sha256=hashlib.sha256(media.data).hexdigest() if probe.digest == "sha256" else None,
+        verified="header",
+    )
+
+
+def _probed(group: Group, media: Media, probe: Probe, unit: Unit) -> Part | Drop:
+    sample = Sample(key=group.key, parts=(media,), origin=Origin(uri=unit.name, row=0))
+    probed = probe.apply(sample, Work(max_pixels=probe.max_pixels))
+    if isinstance(probed, Drop):
+        return probed
+    (medium,) = probed.media
+    return _part(group, media.uri or "", media.kind, **commit._media_facts(replace(medium, uri=None)))
 
 
 def _part(group: Group, extension: str, kind: Any, **facts: Any) -> Part:

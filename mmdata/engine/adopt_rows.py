@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mmdata.decode.work import Work
 from mmdata.engine import adopt, commit
-from mmdata.engine.adopt import Unit
+from mmdata.engine.adopt import Digest, Unit
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
 from mmdata.shards import cache as caches
@@ -36,6 +36,7 @@ def adopt_rows(
     keys: dict[str, str],
     pool: ThreadPoolExecutor,
     naming: Naming = Naming(),  # noqa: B008 frozen
+    digest: Digest = "crc32c",
 ) -> tuple[ShardEntry, list[LedgerRow]]:
     """As `adopt.adopt`, of a table. The key of a row is the name of its file and its number, or what its key column
     says. Of a damaged row group every row is counted under that reason, and the others are taken."""
@@ -59,9 +60,7 @@ def adopt_rows(
         source = tables.open_shard(unit.uri, cache=cache)
         assert isinstance(source, tables.RowSource), unit.uri
         told = columns(source.schema, unit.name, naming)
-        probe = Probe(
-            verify=verify, orientation="keep", cmyk="reject", sixteen_bit="reject", animated="reject", digest="sha256"
-        )
+        probe = adopt.prober(verify, digest)
         for number, (first, end) in enumerate(
             zip(source.firsts[:-1].tolist(), source.firsts[1:].tolist(), strict=True)
         ):

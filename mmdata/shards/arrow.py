@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-_TYPES = {
-    pa.int8(): np.int8,
-    pa.uint8(): np.uint8,
-    pa.int32(): np.int32,
-    pa.uint32(): np.uint32,
-    pa.int64(): np.int64,
-    pa.float64(): np.float64,
-}
+from mmdata.arrays import TYPES
 
 
 def indices(rows: np.ndarray) -> pa.Array:
@@ -28,8 +20,8 @@ def numbers(column: pa.Array) -> np.ndarray:
     """The values of a fixed-width column as they lie in memory; what null rows hold means nothing."""
     data = column.buffers()[1]
     if data is None:  # no rows, or nothing but null
-        return np.zeros(len(column), _TYPES[column.type])
-    return np.frombuffer(data, _TYPES[column.type], len(column), column.offset * column.type.bit_width // 8)
+        return np.zeros(len(column), TYPES[column.type])
+    return np.frombuffer(data, TYPES[column.type], len(column), column.offset * column.type.bit_width // 8)
 
 
 def valid(column: pa.Array) -> np.ndarray:
@@ -84,36 +76,3 @@ def _bits(bitmap: Any, offset: int, count: int) -> np.ndarray:
         return np.ones(count, bool)
     whole = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
     return whole[offset : offset + count].astype(bool)
-
-
-# Columns of Python values. `pa.array` asks whether its list is a pandas series, and imports pandas to find out.
-
-
-def column(values: Sequence[Any], type: pa.DataType) -> pa.Array:
-    """An array of these values, None is null: `pa.array(values, type)`, whose bytes it has, of numbers, bool, strings
-    and bytes. Raises as numpy does where a value is none of `type`."""
-    count = len(values)
-    missing = values.count(None)
-    if missing == count and count:
-        return pa.nulls(count, type)
-    valid = _bitmap([value is not None for value in values]) if missing else None
-    if pa.types.is_string(type) or pa.types.is_binary(type):
-        if pa.types.is_string(type):
-            values = [value.encode() if value else b"" for value in values]
-        elif missing:
-            values = [value or b"" for value in values]
-        data = b"".join(values)
-        if len(data) >= 1 << 31:
-            raise ValueError(f"{len(data):,} bytes in one column")
-        ends = np.zeros(count + 1, np.int32)
-        np.cumsum(np.fromiter(map(len, values), np.int32, count), out=ends[1:])
-        return pa.Array.from_buffers(type, count, [valid, pa.py_buffer(ends), pa.py_buffer(data)], missing)
-    if missing:
-        values = [0 if value is None else value for value in values]
-    if pa.types.is_boolean(type):
-        return pa.Array.from_buffers(type, count, [valid, _bitmap(values)], missing)
-    return pa.Array.from_buffers(type, count, [valid, pa.py_buffer(np.array(values, _TYPES[type]))], missing)
-
-
-def _bitmap(flags: Sequence[Any]) -> pa.Buffer:
-    return pa.py_buffer(np.packbits(np.array(flags, bool), bitorder="little"))

@@ -15,6 +15,7 @@ import crc32c
 import numpy as np
 import pyarrow as pa
 
+from mmdata import arrays
 from mmdata.errors import DataError
 from mmdata.shards import arrow, packet_table
 from mmdata.types import Media, Place, Stored, Text
@@ -202,31 +203,31 @@ def to_bytes(rows: list[IndexRow]) -> bytes:
         [_column(values, member) for values, member in zip(columns, PART, strict=True)], fields=list(PART)
     )
     ends = list(itertools.accumulate((len(row.parts) for row in rows), initial=0))
-    arrays = [
+    columns_of_rows = [
         _column([row.key for row in rows], SCHEMA.field("key")),
         _column([row.row for row in rows], SCHEMA.field("row")),
         _column([row.origin for row in rows], SCHEMA.field("origin")),
         _column([row.origin_row for row in rows], SCHEMA.field("origin_row")),
-        pa.ListArray.from_arrays(arrow.column(ends, pa.int32()), struct, type=SCHEMA.field("parts").type),
+        pa.ListArray.from_arrays(arrays.column(ends, pa.int32()), struct, type=SCHEMA.field("parts").type),
         _signatures(rows),
         _column([row.crc32c() for row in rows], SCHEMA.field("crc32c")),
     ]
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, SCHEMA) as writer:
-        writer.write_batch(pa.record_batch(arrays, schema=SCHEMA))
+        writer.write_batch(pa.record_batch(columns_of_rows, schema=SCHEMA))
     return sink.getvalue()
 
 
 def _column(values: Sequence[Any], member: pa.Field) -> pa.Array:
     if not pa.types.is_map(member.type):
-        return arrow.column(values, member.type)
+        return arrays.column(values, member.type)
     if any(value is not None for value in values):
         return pa.array(values, member.type)
     # All null. `pa.nulls` gives such maps children of another length, and so other bytes.
-    count, none, start = len(values), arrow.column([], pa.int32()), arrow.column([0], pa.int32())
+    count, none, start = len(values), arrays.column([], pa.int32()), arrays.column([0], pa.int32())
     lists = pa.ListArray.from_arrays(start, none, type=member.type.item_type)
     pairs = pa.StructArray.from_arrays(
-        [arrow.column([], pa.string()), lists], fields=[member.type.key_field, member.type.item_field]
+        [arrays.column([], pa.string()), lists], fields=[member.type.key_field, member.type.item_field]
     )
     ends = pa.py_buffer(np.zeros(count + 1, np.int32))
     absent = pa.py_buffer(bytes(-(-count // 8))) if count else None
@@ -238,9 +239,9 @@ def _signatures(rows: list[IndexRow]) -> pa.Array:
     flat = [pair for each in pairs for pair in each]
     ends = list(itertools.accumulate(map(len, pairs), initial=0))
     type = SCHEMA.field("signatures").type
-    names = arrow.column([name for name, _ in flat], type.key_type)
-    held = arrow.column([data for _, data in flat], type.item_type)
-    return pa.MapArray.from_arrays(arrow.column(ends, pa.int32()), names, held, type)
+    names = arrays.column([name for name, _ in flat], type.key_type)
+    held = arrays.column([data for _, data in flat], type.item_type)
+    return pa.MapArray.from_arrays(arrays.column(ends, pa.int32()), names, held, type)
 
 
 class Index:

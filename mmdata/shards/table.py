@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
+from mmdata.arrays import column
 from mmdata.errors import DataError
 from mmdata.shards import arrow
 
@@ -109,7 +110,7 @@ def to_bytes(entries: Iterable[ShardEntry], metadata: dict[str, str]) -> bytes:
             values = [getattr(row, field.name) for row in rows]
             if field.type == pa.binary(32):
                 values = [None if value is None else bytes.fromhex(value) for value in values]
-        columns.append(pa.array(values, field.type))
+        columns.append(column(values, field.type))
     schema = SCHEMA.with_metadata(metadata)
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, schema) as writer:
