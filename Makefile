@@ -29,6 +29,7 @@ lint: setup
 	$(BIN)/python -m mmdata.schemas --check schemas
 
 soak: setup
+	$(BIN)/python -m mmdata.testing.soak
 	$(BIN)/python -m pytest -m soak
 
 bench: setup

@@ -155,6 +155,14 @@ TESTED_BY = {
     "tests/test_doctor.py": ["mmdata/probes.py"],  # What it asks in processes of their own.
     "tests/testing/test_example.py": ["mmdata/testing/faults.py", "mmdata/testing/making.py"],  # What it is made of.
     "tests/testing/test_corruptor.py": ["mmdata/testing/judging.py", "mmdata/testing/specimens.py"],  # What is damaged.
+    "tests/testing/test_soak.py": [  # The parts of one command, which runs them all.
+        "mmdata/testing/reading.py",
+        "mmdata/testing/soak/__main__.py",
+        "mmdata/testing/soak/figures.py",
+        "mmdata/testing/soak/kills.py",
+        "mmdata/testing/soak/links.py",
+        "mmdata/testing/soak/media.py",
+    ],
     "tests/testing/test_web.py": ["mmdata/testing/accounts.py"],  # Ends, as it says them.
     "tests/testing/test_server.py": ["mmdata/testing/plan.py", "mmdata/testing/serving.py"],  # What it answers by.
     "tests/test_collate.py": ["mmdata/types.py", "mmtrain/collate.py"],  # Plain values, and a second name.

@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from mmdata.ledger import read_rows
 
 SHOWN = 20
 """Problems that an account describes in words; it counts all."""
+K = TypeVar("K", bound=Hashable)
 End = tuple[str, str]
 """State and reason: `("ok", "")`, `("failed_permanent", "truncated_image")`."""
 
@@ -36,9 +38,9 @@ class Account:
 
 
 def settle(
-    expected: Mapping[Hashable, Collection[End]],
-    found: Iterable[tuple[Hashable, End]],
-    names: Mapping[Hashable, str] | None = None,
+    expected: Mapping[K, Collection[End]],
+    found: Iterable[tuple[K, End]],
+    names: Mapping[K, str] | None = None,
 ) -> Account:
     """Compare what became of records with the ends that each of them may have. `names` says what a record is, for the
     problems' sake.
@@ -50,13 +52,13 @@ def settle(
     0: has 2 ends
     1: ok, not failed_permanent http_404
     """
-    ends: dict[Hashable, list[End]] = {}
+    ends: dict[K, list[End]] = {}
     for key, end in found:
         ends.setdefault(key, []).append(end)
     count: Counter[str] = Counter()
     problems: list[str] = []
 
-    def wrong(what: str, key: Hashable, text: str) -> None:
+    def wrong(what: str, key: K, text: str) -> None:
         count[what] += 1
         if len(problems) < SHOWN:
             problems.append(f"{key}{f' ({names[key]})' if names and key in names else ''}: {text}")
@@ -85,7 +87,7 @@ def _said(end: End) -> str:
     return " ".join(filter(None, end))
 
 
-def ledger_ends(dataset: str | Path) -> Iterator[tuple[Hashable, End]]:
+def ledger_ends(dataset: str | Path) -> Iterator[tuple[int, End]]:
     """The ends of a built dataset's input records, by row."""
     for file in sorted((Path(dataset) / "ledger").glob("*.parquet")):
         for row in read_rows(file):

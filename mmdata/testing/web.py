@@ -29,6 +29,7 @@ from mmdata.testing.server import FaultServer
 
 CLEAN = "clean"
 HOLES = frozenset({"hole"})
+LEAST_BYTES = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,10 +84,10 @@ def fault_web(
     `mmdata.testing.faults.WEB` lists the kinds: statuses, resets, hang-ups, bodies too short, too long, too slow and
     endless, bombs, redirects that loop or leave, refusals by robots.txt and headers, and what looks odd and is fine.
     Those that are `slow` end only at a reader's deadlines. URLs hold the `ports` of `faults.ORIGINS`, by default free
-    ones. Raises ValueError for no files.
+    ones. Raises ValueError for no files, and for one of less than 4,000 bytes: some faults end after 3,000.
     """
-    if not files:
-        raise ValueError("files: a web needs one at least")
+    if not files or min(map(len, files)) < LEAST_BYTES:
+        raise ValueError(f"files: a web needs one at least, and each of {LEAST_BYTES:,} bytes or more")
     from mmdata.testing.example import free_ports
 
     folder = Path(folder)

@@ -15,7 +15,7 @@ from mmdata.testing.faults import WEB
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> FaultWeb:
-    return fault_web(tmp_path_factory.mktemp("web"), [specimen("jpeg", n) for n in range(3)], clean=6)
+    return fault_web(tmp_path_factory.mktemp("web"), [specimen("png", n) for n in range(3)], clean=6)
 
 
 def test_every_kind_has_a_link_and_an_end(web: FaultWeb) -> None:
@@ -42,7 +42,7 @@ def test_servers_fail_and_heal_as_it_says(web: FaultWeb) -> None:
             return error.code, b""
 
     with web.serve():
-        assert ask("clean")[1] == specimen("jpeg", 0)
+        assert ask("clean")[1] == specimen("png", 0)
         assert [ask(kind)[0] for kind in ("http_404", "http_503", "redirected", "late_500")] == [404, 503, 200, 500]
     with web.serve(healed=True):
         assert [ask(kind)[0] for kind in ("http_404", "http_503")] == [404, 200]
@@ -60,5 +60,6 @@ def test_accounts_tell_what_is_lost(web: FaultWeb) -> None:
 
 
 def test_no_files_make_no_web(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one at least"):
-        fault_web(tmp_path / "web", [])
+    for files in ([], [b"too short"]):
+        with pytest.raises(ValueError, match="one at least, and each of 4,000 bytes or more"):
+            fault_web(tmp_path / "web", files)
