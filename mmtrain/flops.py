@@ -87,6 +87,8 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
         return None  # texts, and pairs that are drawn
     if getattr(model.config, "fusion", {"kind": "early"})["kind"] != "early":
         return None  # who sees what is in the places of the markers
+    if getattr(model.config, "experts", None):
+        return None
     if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
         return None  # which experts a token meets is not in the lengths
     heads = text.num_attention_heads

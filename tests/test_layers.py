@@ -267,6 +267,7 @@ TESTED_BY = {
         "mmtrain/models/native_build.py",
         "mmtrain/models/navit.py",
     ],
+    "tests/mmtrain/test_experts.py": ["mmtrain/models/beside.py", "mmtrain/models/experts.py"],
     "tests/mmtrain/test_fusion.py": [  # All kinds, over the same row.
         "mmtrain/models/fusion/__init__.py",
         "mmtrain/models/fusion/bidirectional.py",

@@ -57,9 +57,9 @@ class VarlenAudioConfig(PreTrainedConfig):
 
 class NativeConfig(PreTrainedConfig):
     """Towers, connectors and language model. A part's config is ours or any of transformers', by its `model_type`;
-    None for a tower that the model does not have. `connector`, `audio_connector` and `fusion` are their specs as
-    dictionaries, `views` are the parameters with which its media are made, `objective` says what is learned
-    (`NativeSpec`)."""
+    None for a tower that the model does not have. `connector`, `audio_connector`, `fusion` and `experts` are
+    their specs as dictionaries, `views` are the parameters with which its media are made, `objective` says what is
+    learned (`NativeSpec`)."""
 
     model_type = "mmtrain_native"
     sub_configs: ClassVar[dict[str, Any]] = {
@@ -76,6 +76,7 @@ class NativeConfig(PreTrainedConfig):
         connector: dict[str, Any] | str = "mlp",
         audio_connector: dict[str, Any] | str = "mlp",
         fusion: dict[str, Any] | None = None,
+        experts: dict[str, Any] | None = None,
         objective: str = "language",
         merge: int = 1,
         vision_layer: int = -1,
@@ -92,6 +93,7 @@ class NativeConfig(PreTrainedConfig):
         self.connector = connector
         self.audio_connector = audio_connector
         self.fusion = fusion or {"kind": "early"}
+        self.experts = experts
         self.objective = objective
         self.merge = merge
         self.vision_layer = vision_layer

@@ -15,8 +15,9 @@ from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from mmdata.views.patches import patch_coordinates
-from mmtrain.models import connectors, fusion
+from mmtrain.models import connectors, experts, fusion
 from mmtrain.models.audio import VarlenAudio, halved, pooled
+from mmtrain.models.beside import BESIDE, MODALITIES, Beside, Tokens
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.connectors import Patches, in_blocks
 from mmtrain.models.fusion import Sight
@@ -77,6 +78,8 @@ class NativeModel(NativePreTrainedModel):
             layers = int(text.num_hidden_layers)
             self.fusion = fusion.FusionLayers(self.fusing, layers, width, text.num_attention_heads)
             fusion.attach(self.fusion, self.language_model, layers)
+        if (told := experts.read(config.experts)) is not None:
+            experts.install(told, self.language_model, text)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -131,8 +134,8 @@ class NativeModel(NativePreTrainedModel):
             inputs_embeds = _placed(inputs_embeds, input_ids, (config.audio_token_id,), heard)
         if patches is None and seen is not None:
             seen = seen.stretched(inputs_embeds.shape[1])
-        if hasattr(self, "fusion"):
-            others[fusion.BESIDE] = fusion.Beside(seen=seen)
+        if hasattr(self, "fusion") or config.experts is not None:
+            others[BESIDE] = Beside(seen=seen, tokens=self._stand_for(input_ids, inputs_embeds, others))
         output = self.language_model(inputs_embeds=inputs_embeds, **others)
         if patches is not None and seen is not None:
             seen = seen.after(*inputs_embeds.shape[:2])
@@ -150,8 +153,19 @@ class NativeModel(NativePreTrainedModel):
         tokens = [connectors.tokens_of(self.connecting, self.config.merge, length) for length in pictures]
         firsts = self.first_tokens(batch)
         frames = batch["input_ids"].flatten()[firsts] == self.config.video_token_id
-        found = fusion.sight(made, firsts, tokens, frames, borders(batch))
+        found = fusion.sight(made, firsts, tokens, frames, _borders(batch))
         return replace(found, kept={}) if batch.get("use_cache") else found
+
+    def _stand_for(self, ids: torch.Tensor | None, embeds: torch.Tensor, others: Mapping[str, Any]) -> Tokens:
+        """What the tokens of a batch are, and of which sample."""
+        given = embeds[..., 0].long() * 0 if ids is None else ids
+        modality, config = torch.zeros_like(given), self.config
+        modality[_holes(given, (config.image_token_id, config.video_token_id))] = MODALITIES.index("picture")
+        modality[_holes(given, (config.audio_token_id,))] = MODALITIES.index("sound")
+        mask = others.get("attention_mask")
+        if torch.is_tensor(mask) and mask.shape == given.shape:
+            modality[mask == 0] = -1
+        return Tokens(modality=modality.flatten(), cu_seqlens=_borders({"input_ids": given, **others}))
 
     def patches(self, media: Mapping[str, Any]) -> Patches | None:
         """What the vision tower makes of a batch's pictures, in the order of `shown`; None without any."""
@@ -358,6 +372,15 @@ def _audio(config: Any) -> nn.Module:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     return WhisperEncoder(config)
+
+
+def _borders(batch: Mapping[str, Any]) -> torch.Tensor:
+    """`mmtrain.rows.borders`; of a packed row that dense masks keep apart, where its positions begin anew."""
+    mask, places = batch.get("attention_mask"), batch.get("position_ids")
+    if mask is None or (torch.is_tensor(mask) and mask.ndim == 2) or places is None:
+        return borders(batch)
+    begins = torch.nonzero(places[:, 1:] != places[:, :-1] + 1)[:, 1] + 1
+    return torch.cat([begins.new_zeros(1), begins, begins.new_full((1,), places.shape[1])])
 
 
 def _lengths(media: Mapping[str, Any]) -> list[int]:

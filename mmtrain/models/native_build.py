@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, LlamaConfig
 from transformers.models.auto import modeling_auto
 
 from mmdata.errors import SpecError
-from mmtrain.models import connectors, fusion, hf
+from mmtrain.models import connectors, experts, fusion, hf
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native import NativeForConditionalGeneration
 from mmtrain.models.source import folder_of
@@ -55,6 +55,7 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         connector=spec.connector.model_dump(),
         audio_connector=spec.audio_connector.model_dump(),
         fusion=spec.fusion.model_dump(),
+        experts=None if spec.experts is None else spec.experts.model_dump(),
         objective=spec.objective,
         merge=merge,
         vision_layer=layer,
@@ -93,7 +94,8 @@ def build_native(spec: NativeSpec, config: NativeConfig) -> NativeForConditional
     if isinstance(spec.language, HfLanguageSpec) and not spec.language.random:
         folder = folder_of(spec.language, "model.language")
         text = hf.load(folder, config.text_config, random=False, key="model.language")
-        model.model.language_model.load_state_dict(text.base_model.state_dict())
+        mine, theirs = model.model.language_model, text.base_model.state_dict()
+        mine.load_state_dict(theirs if config.experts is None else experts.upcycled(theirs, mine))
         model.lm_head.load_state_dict(text.get_output_embeddings().state_dict())
         model.tie_weights()
         model.generation_config = text.generation_config

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, 
 from mmdata.spec import Model, OutputPath, runtime
 from mmtrain.models.connectors import AudioConnector, Connector
 from mmtrain.models.connectors.merged import MlpSpec
+from mmtrain.models.experts import ExpertsSpec
 from mmtrain.models.fusion import EarlySpec, Fusion
 
 
@@ -198,6 +199,8 @@ class NativeSpec(Model):
     fusion: Fusion = EarlySpec()
     """Where what a picture shows meets the words: as tokens among them, or in layers between those of the language
     model."""
+    experts: ExpertsSpec | None = None
+    """null: every token goes through the MLPs of the language model."""
     objective: Literal["language", "qformer"] = "language"
     """What is learned: the next token of the language model; or, for a connector of kind qformer with `text`, BLIP-2's
     ITC, ITM and ITG on samples of one picture each, without the language model (freeze `language`, `head` and `audio`

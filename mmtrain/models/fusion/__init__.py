@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Tag, TypeAdapter
@@ -17,11 +17,12 @@ from torch import nn
 
 from mmdata.errors import SpecError
 from mmdata.spec import Model
+from mmtrain.models.beside import beside_of, decoder_layers
 from mmtrain.models.fusion.bidirectional import BidirectionalLayer, BidirectionalSpec
 from mmtrain.models.fusion.gated import GatedLayer, GatedSpec, ProgressiveSpec
 from mmtrain.models.fusion.sight import Sight, sight
 
-__all__ = ["FUSIONS", "Beside", "Fusion", "FusionLayers", "Sight", "attach", "check", "read", "sight"]
+__all__ = ["FUSIONS", "Fusion", "FusionLayers", "Sight", "attach", "check", "read", "sight"]
 
 
 class EarlySpec(Model):
@@ -82,18 +83,6 @@ def check(spec: Any, layers: int, hidden: int, heads: int) -> None:
         )
 
 
-@dataclass(slots=True, kw_only=True)
-class Beside:
-    """What layers of the language model are told beside their rows, in one forward pass: what tokens see, as the
-    fusion's last layer left it."""
-
-    seen: Sight | None = None
-
-
-BESIDE = "beside"
-"""The argument by which a language model hands it on to its layers."""
-
-
 class FusionLayers(nn.Module):
     """The layers of a fusion, each before one of the language model's."""
 
@@ -104,17 +93,9 @@ class FusionLayers(nn.Module):
         self.layers = nn.ModuleList(FUSIONS[spec.kind](spec, hidden, heads, **each) for each in more)
 
 
-def decoder_layers(language_model: nn.Module, count: int) -> nn.ModuleList:
-    """The list of a language model's layers. Raises SpecError where there is none."""
-    for module in language_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise SpecError(f"model.fusion: {type(language_model).__name__} has no list of {count} layers; use early")
-
-
 def attach(fusion: FusionLayers, language_model: nn.Module, count: int) -> None:
     """Let each layer of the fusion run before its layer of the language model, whose parts stay as they are called."""
-    decoder = decoder_layers(language_model, count)
+    decoder = decoder_layers(language_model, count, "fusion")
     for number, at in enumerate(fusion.at):
         decoder[at].register_forward_pre_hook(functools.partial(_before, fusion, number), with_kwargs=True)
 
@@ -122,10 +103,7 @@ def attach(fusion: FusionLayers, language_model: nn.Module, count: int) -> None:
 def _before(
     fusion: FusionLayers, number: int, layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    told = dict(kwargs)
-    beside = told.pop(BESIDE, None)
-    if not isinstance(beside, Beside):
-        raise ValueError(f"{type(layer).__name__} is not told what its tokens see; use model.fusion: early")
+    told, beside = dict(kwargs), beside_of(layer, kwargs)
     hidden = args[0] if args else told.pop("hidden_states")
     rows, media = fusion.layers[number](hidden.flatten(0, 1), beside.seen, number)
     if beside.seen is not None and media is not None:
