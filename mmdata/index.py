@@ -43,7 +43,7 @@ def index_tars(
 ) -> Manifest:
     """Make a dataset in `output` of tars or tables that stay where they are, or go on where a run was stopped.
     `naming` says what the columns of tables are, `digest` whether the sha256 of each medium is kept, too. Without
-    `report` no page is rendered.
+    `report` there is neither stats.json nor report.html.
 
     Raises SpecError for sources that name no tar, or others than those that `output` was begun with; DataError for a
     damaged dataset; RunError when the storage fails or `output` cannot be written.
@@ -151,16 +151,12 @@ def _finish(output: Path, bound: dict[str, Any], reporter: Reporter | None) -> M
         shards=entries,
         root_digest=manifests.root_digest(entries),
     )
-    if reporter is not None:
-        figures, page = reporter.make(output, manifest, {}, seed=0)
-        write_atomic(output / "report.html", page)
-    else:
-        from mmdata.stats import compute
-
-        figures = compute(output, manifest, {})
+    if reporter is None:
+        return manifests.write(output, manifest)
+    figures, page = reporter.make(output, manifest, {}, seed=0)
     write_atomic(output / "stats.json", (json.dumps(figures, indent=1, sort_keys=True) + "\n").encode())
-    made = ("stats.json", "report.html") if reporter is not None else ("stats.json",)
-    files = {name: sha256_file(output / name) for name in made}
+    write_atomic(output / "report.html", page)
+    files = {name: sha256_file(output / name) for name in ("stats.json", "report.html")}
     return manifests.write(output, manifest.model_copy(update={"files": files}))
 
 
@@ -234,7 +230,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="of each medium: crc32c, or sha256 as well, which `exact_dedup` and `mmdata.diff` compare without reading "
         "the media again, and which halves the speed; of each tar sha256 in any case (default: crc32c)",
     )
-    parser.add_argument("--no-report", action="store_true", help="stats.json alone, no report.html")
+    parser.add_argument(
+        "--no-report",
+        action="store_true",
+        help="no stats.json and report.html; python -m mmdata.report makes the latter later",
+    )
     columns = parser.add_argument_group("columns of tables", "each may be given several times, but for the last two")
     for kind in ("image", "audio", "video"):
         columns.add_argument(f"--{kind}-column", action="append", default=[], metavar="NAME", help=f"holds {kind}s")

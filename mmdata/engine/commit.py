@@ -228,7 +228,7 @@ def _media_facts(media: Media) -> dict[str, Any]:
     return dict(zip(_FACTS, _facts(media), strict=True), packets=packets, marks=marks)
 
 
-_meta_text = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_meta_text = indexes.encoder(sort_keys=True, ascii=False, allow_nan=False)
 
 
 def _meta_json(sample: Sample, media: Sequence[Media]) -> bytes:

@@ -162,17 +162,22 @@ class IndexRow:
         return int(crc32c.crc32c(_json(value).encode()))
 
 
-def _encoder() -> Callable[[Any], str]:
-    """JSON without spaces, bytes in hex. `JSONEncoder.encode` makes its C encoder anew for each value, which takes
-    longer than a row does."""
-    plain = json.JSONEncoder(separators=(",", ":"), default=bytes.hex, check_circular=False)
+def encoder(
+    default: Callable[[Any], Any] | None = None, *, sort_keys: bool = False, ascii: bool = True, allow_nan: bool = True
+) -> Callable[[Any], str]:
+    """JSON without spaces, as `json.dumps` writes it, of values that hold no circle. `JSONEncoder.encode` makes its C
+    encoder anew for each value, which takes longer than a row does."""
+    plain = json.JSONEncoder(
+        separators=(",", ":"), default=default, sort_keys=sort_keys, ensure_ascii=ascii, allow_nan=allow_nan
+    )
     if (make := getattr(json.encoder, "c_make_encoder", None)) is None:
         return plain.encode
-    encode = make(None, bytes.hex, json.encoder.encode_basestring_ascii, None, ":", ",", False, False, True)
+    text = json.encoder.encode_basestring_ascii if ascii else json.encoder.encode_basestring
+    encode = make(None, plain.default, text, None, ":", ",", sort_keys, False, allow_nan)
     return lambda value: "".join(encode(value, 0))
 
 
-_json = _encoder()
+_json = encoder(bytes.hex)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import fsspec
-
 from mmdata.errors import SpecError
 from mmdata.shards.access import local_path
 from mmdata.shards.rows import SUFFIXES
@@ -49,5 +47,7 @@ def _matching(pattern: str) -> list[str]:
         return sorted(glob.glob(local, recursive=True))
     if not any(sign in pattern.partition("?")[0] for sign in "*["):
         return [pattern]
+    import fsspec  # when it is needed: it takes a tenth of a second
+
     filesystem, path = fsspec.core.url_to_fs(pattern)
     return sorted(filesystem.unstrip_protocol(name) for name in filesystem.glob(path))

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -77,6 +76,8 @@ def list_files(path: str, formats: Sequence[str] = FORMATS, named: Sequence[str]
 
     Raises DataError where there are none.
     """
+    import fsspec  # when it is needed: it takes a tenth of a second
+
     fs, root = fsspec.core.url_to_fs(path)
     root = root.rstrip("/")
     pattern = any(character in root for character in "*?[")
@@ -122,6 +123,8 @@ def fingerprint(file: TableFile) -> dict[str, Any]:
 def opened(file: TableFile, compression: str | None = None) -> IO[bytes]:
     """The bytes of a file, unpacked by `compression`. Raises DataError `source_unreadable`."""
     try:
+        import fsspec  # when it is needed: it takes a tenth of a second
+
         stream: IO[bytes] = fsspec.open(file.url, "rb", compression=compression).open()
     except (OSError, ValueError) as error:
         raise DataError("source_unreadable", f"{file.name}: {error}") from error
