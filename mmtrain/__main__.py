@@ -10,6 +10,7 @@ from mmdata.__main__ import dispatch
 COMMANDS = {
     "sft": "supervised fine-tuning on packed samples: --config FILE",
     "evaluate": "losses, answers, speed and size of a run or an exported model: RUN",
+    "certify": "whether a Hugging Face model keeps packed samples apart, and how: MODEL",
     "export": "a run's model as a Hugging Face folder: RUN --output FOLDER",
     "replay": "steps of a run again: RUN --step N; from a spike to its samples: RUN --spikes; RUN --packs A..B",
 }
