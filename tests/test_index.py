@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,19 @@ import pytest
 import webdataset as wds
 
 from mmdata import StreamingDataset, ledger
+from mmdata.decode.work import Work
+from mmdata.engine.adopt import prober
 from mmdata.errors import DataError, SpecError
 from mmdata.index import index_tars, main
+from mmdata.report import report
 from mmdata.shards.access import open_source
 from mmdata.shards.dataset import open_dataset
 from mmdata.shards.foreign_tar import TarPass
 from mmdata.sources._energon import braces
-from mmdata.types import Media, Sample, Text
+from mmdata.types import Drop, Media, Origin, Sample, Text
 from mmdata.verify import verify_dataset
 from tests.dataset_fixture import jpeg
+from tests.decode.test_glance import COMMON, UNUSUAL
 
 
 def write_tars(folder: Path, count: int = 3, each: int = 5) -> list[Path]:
@@ -299,3 +304,46 @@ def test_wrong_sources_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SpecError, match="named twice"):
         index_tars([str(paths[0]), str(paths[0])], tmp_path / "e", quiet=True)
     assert braces("{a,b}{1..2}") == ["a1", "a2", "b1", "b2"]
+
+
+def test_digests_of_media_and_the_report_are_options(tmp_path: Path) -> None:
+    import hashlib
+
+    (path,) = write_tars(tmp_path, count=1, each=3)
+    assert main([str(path), "--output", str(tmp_path / "plain"), "--quiet", "--no-report"]) == 0
+    assert main([str(path), "--output", str(tmp_path / "d"), "--quiet", "--digest", "sha256"]) == 0
+    plain, whole = open_dataset(tmp_path / "plain"), open_dataset(tmp_path / "d")
+    for number in range(3):
+        parts = whole.row(number).parts
+        assert parts[0].sha256 == hashlib.sha256(jpeg(number)[0]).hexdigest()
+        assert plain.row(number).parts == (parts[0]._replace(sha256=None), *parts[1:])
+    assert not (tmp_path / "plain" / "report.html").exists()
+    assert (tmp_path / "d" / "report.html").exists()
+    assert verify_dataset(tmp_path / "plain").problems == verify_dataset(tmp_path / "d").problems == []
+    assert report(tmp_path / "plain").exists()
+    assert verify_dataset(tmp_path / "plain").problems == []
+    with pytest.raises(SpecError, match="begun with other files or options"):
+        index_tars([str(path)], tmp_path / "d", quiet=True)
+
+
+@pytest.mark.parametrize("verify", ["header", "full"])
+def test_pictures_of_all_kinds_have_the_facts_that_probe_finds(tmp_path: Path, verify: str) -> None:
+    held = {name.replace(" ", ""): data for name, data in (COMMON | UNUSUAL).items() if data}
+    members = [(f"{name}.jpg", data) for name, data in held.items()]
+    with tarfile.open(tmp_path / "t.tar", "w") as tar:
+        for name, data in members:
+            add(tar, name, data)
+    index_tars([str(tmp_path / "t.tar")], tmp_path / "d", verify=verify, quiet=True, report=False)  # type: ignore[arg-type]
+    dataset, probe = open_dataset(tmp_path / "d"), prober(verify, "crc32c")  # type: ignore[arg-type]
+    dropped = {key: reason for key, state, reason in fates(tmp_path / "d") if state != "ok"}
+    assert list(held) == [key for key, _, _ in fates(tmp_path / "d")]
+    assert dropped
+    for key, data in held.items():
+        origin = Origin(uri="t.tar", row=0)
+        sample = Sample(key=key, parts=(Media(kind="image", data=data),), origin=origin)
+        probed = probe.apply(sample, Work(max_pixels=probe.max_pixels))
+        if isinstance(probed, Drop):
+            assert dropped[key] == probed.reason
+        else:
+            found = dataset[key].media[0]
+            assert replace(found, place=None, uri=None) == probed.media[0]
