@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +37,9 @@ def header(name: str, size: int) -> bytes:
     if size > MAX_SIZE:
         raise DataError("member_size", f"{name}: {size} bytes; a tar member holds less than 8 GiB")
     size_field = b"%011o\x00" % size
-    checksum = _FIXED_SUM + sum(raw) + sum(size_field)
-    return b"".join((raw, bytes(100 - len(raw)), _MODE_IDS, size_field, _MTIME, b"%06o\x00 " % checksum, _TAIL))
+    # Adler-32 sums bytes faster than `sum`: its low half is 1 more than they come to, below its modulus of 65,521.
+    checksum = _FIXED_SUM + (zlib.adler32(raw + size_field) & 0xFFFF) - 1
+    return b"%b%b%b%b%06o\x00 %b" % (raw.ljust(100, b"\x00"), _MODE_IDS, size_field, _MTIME, checksum, _TAIL)
 
 
 class Sink(Protocol):
