@@ -23,6 +23,7 @@ SCRIPTS = (
     "stream_workers",
     "worker_pool",
     "near_dup",
+    "mixed_build",
     "shard_writing",
     "indexing",
     "build_memory",
