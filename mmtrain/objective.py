@@ -13,6 +13,7 @@ from mmdata.labels import IGNORE
 from mmtrain.certificate import Strategy, prepared
 from mmtrain.losses import Norm, normed, weighted_cross_entropy
 from mmtrain.models.connectors.objectives import qformer_losses
+from mmtrain.models.fusion.late import contrastive_losses
 from mmtrain.precision import compute_dtype
 from mmtrain.rows import borders
 from mmtrain.sharding import within
@@ -50,6 +51,8 @@ def _losses(
     dtype = compute_dtype(batch["input_ids"].device, model.dtype)
     inputs = prepared(batch, strategy, model.config, dtype)
     labels = inputs.pop("labels").flatten()
+    if getattr(model.config, "objective", "language") == "contrastive":
+        return contrastive_losses(model, batch, inputs, weights)
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
     return weighted_cross_entropy(hidden, model.get_output_embeddings(), labels, weights)
 
@@ -57,20 +60,26 @@ def _losses(
 def check(model: Any, trained: Collection[str], packs_per_forward: int) -> None:
     """Raises SpecError where a model's objective leaves out what is `trained` (aliases of parameters), whose weights
     would decay and learn nothing, or compares samples of several packs, whose loss would depend on their passes."""
-    if getattr(model.config, "objective", "language") == "language":
+    objective = getattr(model.config, "objective", "language")
+    if objective == "language":
         return
-    idle = {alias.split(".")[0] for alias in trained} & {"language", "head", "audio"}
-    idle |= {alias for alias in trained if alias.startswith(("connector.audio_connector.", OUTWARD))}
+    parts, outward = {"head", "audio"}, ["connector.audio_connector."]
+    if objective == "qformer":
+        parts, outward = parts | {"language"}, [*outward, OUTWARD]
+    elif model.config.tie_word_embeddings:
+        parts = {"audio"}  # the head is the embeddings
+    idle = {alias.split(".")[0] for alias in trained} & parts
+    idle |= {alias for alias in trained if alias.startswith(tuple(outward))}
     if idle:
         first = sorted(idle)[0]
         raise SpecError(
-            f"model.objective: qformer has no part for {first}; freeze it: parameters: "
+            f"model.objective: {objective} has no part for {first}; freeze it: parameters: "
             f"[{{match: '{re.escape(first)}.*', train: false}}]"
         )
     if packs_per_forward > 1:
         raise SpecError(
-            f"packs_per_forward: {packs_per_forward}, but model.objective: qformer compares the samples of a pack; set "
-            "packs_per_forward: 1, and larger packs"
+            f"packs_per_forward: {packs_per_forward}, but model.objective: {objective} compares the samples of a "
+            "pack; set packs_per_forward: 1, and larger packs"
         )
 
 

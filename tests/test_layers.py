@@ -268,6 +268,7 @@ TESTED_BY = {
         "mmtrain/models/navit.py",
     ],
     "tests/mmtrain/test_experts.py": ["mmtrain/models/beside.py", "mmtrain/models/experts.py"],
+    "tests/mmtrain/test_late.py": ["mmtrain/models/fusion/late.py", "mmtrain/models/pairs.py"],
     "tests/mmtrain/test_fusion.py": [  # All kinds, over the same row.
         "mmtrain/models/fusion/__init__.py",
         "mmtrain/models/fusion/bidirectional.py",

@@ -21,6 +21,7 @@ from mmtrain.models.beside import BESIDE, MODALITIES, Beside, Tokens
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.connectors import Patches, in_blocks
 from mmtrain.models.fusion import Sight
+from mmtrain.models.layers import Borders, Context
 from mmtrain.models.navit import Navit
 from mmtrain.rows import borders
 
@@ -31,9 +32,11 @@ POOLED = 1
 
 @dataclass
 class NativeOutput(BaseModelOutputWithPast):
-    """Hidden states, and with a cache what one more token of each row sees of its media."""
+    """Hidden states; with a cache what one more token of each row sees of its media; of a dual encoder the vectors of
+    each picture, in the order of `NativeModel.shown`."""
 
     seen: Sight | None = None
+    pictures: Context | None = None
 
 
 @dataclass
@@ -74,10 +77,8 @@ class NativeModel(NativePreTrainedModel):
             self.audio_connector = connectors.make(told, config.audio_config.hidden_size, width, POOLED)
         self.language_model = AutoModel.from_config(config.text_config)
         self.fusing, text = fusion.read(config.fusion), config.text_config
-        if self.fusing.kind in fusion.FUSIONS:
-            layers = int(text.num_hidden_layers)
-            self.fusion = fusion.FusionLayers(self.fusing, layers, width, text.num_attention_heads)
-            fusion.attach(self.fusion, self.language_model, layers)
+        if (found := fusion.make(self.fusing, self.language_model, text)) is not None:
+            self.fusion = found
         if (told := experts.read(config.experts)) is not None:
             experts.install(told, self.language_model, text)
         self.post_init()
@@ -119,10 +120,12 @@ class NativeModel(NativePreTrainedModel):
             "patch_counts": patch_counts,
             "pixel_values_videos": pixel_values_videos,
         }
-        patches = self.patches(media)
+        patches, pictured = self.patches(media), None
         if patches is not None:
             made, at = self.vision_connector(patches), 0
-            if self.fusing.marks:
+            if self.fusing.kind == "late":
+                pictured = Context(rows=made, borders=Borders.of(self._made(media), made.device))
+            elif self.fusing.marks:
                 seen = self._sight(made, {"input_ids": input_ids, **media, **others})
             for tokens, pictures in [] if self.fusing.marks else self.shown(media):
                 count = sum(self._tokens(length) for length in pictures)
@@ -145,13 +148,17 @@ class NativeModel(NativePreTrainedModel):
             hidden_states=getattr(output, "hidden_states", None),
             attentions=getattr(output, "attentions", None),
             seen=seen,
+            pictures=pictured,
         )
+
+    def _made(self, media: Mapping[str, Any]) -> list[int]:
+        """How many vectors the connector makes of each picture."""
+        pictures = [length for _, lengths in self.shown(media) for length in lengths]
+        return [connectors.tokens_of(self.connecting, self.config.merge, length) for length in pictures]
 
     def _sight(self, made: torch.Tensor, batch: Mapping[str, Any]) -> Sight:
         """Who sees which of the connector's vectors. With a cache, what is made of them is kept for later calls."""
-        pictures = [length for _, lengths in self.shown(batch) for length in lengths]
-        tokens = [connectors.tokens_of(self.connecting, self.config.merge, length) for length in pictures]
-        firsts = self.first_tokens(batch)
+        tokens, firsts = self._made(batch), self.first_tokens(batch)
         frames = batch["input_ids"].flatten()[firsts] == self.config.video_token_id
         found = fusion.sight(made, firsts, tokens, frames, _borders(batch))
         return replace(found, kept={}) if batch.get("use_cache") else found

@@ -40,6 +40,10 @@ def native_config(spec: NativeSpec) -> NativeConfig:
             raise SpecError(f"model.path: {spec.path} holds a {found.model_type}; use kind: hf")
         if spec.objective == "qformer" and getattr(connectors.read(found.connector), "text", None) is None:
             raise SpecError(f"model.objective: qformer, but the connector in {spec.path} has no side for text")
+        if (found.fusion["kind"] == "late") != (spec.objective == "contrastive"):
+            raise SpecError(
+                f"model.objective: {spec.objective}, but the fusion in {spec.path} is {found.fusion['kind']}"
+            )
         found.objective = spec.objective
         return found
     vision, layer = _vision_config(spec)

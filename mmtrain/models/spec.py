@@ -201,10 +201,11 @@ class NativeSpec(Model):
     model."""
     experts: ExpertsSpec | None = None
     """null: every token goes through the MLPs of the language model."""
-    objective: Literal["language", "qformer"] = "language"
-    """What is learned: the next token of the language model; or, for a connector of kind qformer with `text`, BLIP-2's
-    ITC, ITM and ITG on samples of one picture each, without the language model (freeze `language`, `head` and `audio`
-    there)."""
+    objective: Literal["language", "qformer", "contrastive"] = "language"
+    """What is learned: the next token of the language model; which picture and which text are a pair, for fusion late
+    on samples of one picture each (freeze `head` and `audio`); or, for a connector of kind qformer with `text`,
+    BLIP-2's ITC, ITM and ITG on samples of one picture each, without the language model (freeze `language`, `head` and
+    `audio` there)."""
     views: Views = Views()
     path: OutputPath | None = None
     """Folder of a native model that was saved or exported: its weights and config are taken, and of these keys only
@@ -220,6 +221,12 @@ class NativeSpec(Model):
     def _sees_what_it_fuses(self) -> Self:
         if self.fusion.marks and self.vision is None and self.path is None:
             raise ValueError(f"fusion: {self.fusion.kind} is for pictures, and vision is null; use early")
+        return self
+
+    @model_validator(mode="after")
+    def _compares_what_meets_late(self) -> Self:
+        if self.path is None and (self.fusion.kind == "late") != (self.objective == "contrastive"):
+            raise ValueError("fusion: {kind: late} and objective: contrastive go together")
         return self
 
     @model_validator(mode="after")

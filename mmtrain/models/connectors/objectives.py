@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,21 +13,13 @@ from mmtrain.auxiliary import record
 from mmtrain.losses import weighted_cross_entropy
 from mmtrain.models.connectors.qformer import QFormer
 from mmtrain.models.layers import Borders, Context
+from mmtrain.models.pairs import Pair, pairs_of
 from mmtrain.rows import borders
 
 SMOOTHING = 0.1
 """Of the labels of ITC (LAVIS, `blip2_qformer.py`)."""
 LEAST = 1e-4
 """What a negative is drawn with besides its likeness (LAVIS)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """A picture and a text of one sample: its segment, the picture's number, and where the text's tokens stand."""
-
-    segment: int
-    picture: int
-    places: torch.Tensor
 
 
 def qformer_losses(model: Any, batch: Mapping[str, Any], weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,21 +114,13 @@ def itg(
 
 
 def _pairs(former: QFormer, cu: torch.Tensor, firsts: torch.Tensor, weights: torch.Tensor) -> list[Pair]:
-    """The picture and the text of each sample in which something is trained."""
-    places, longest = firsts.tolist(), former.text_side.longest - 1
-    found = []
-    for number, (start, stop) in enumerate(itertools.pairwise(cu.tolist())):
-        text = start + torch.nonzero(weights[start:stop] != 0)[:, 0]
-        if not len(text):
-            continue
-        mine = [at for at, place in enumerate(places) if start <= place < stop]
-        if len(mine) != 1:
-            raise RunError(f"objective qformer: a sample has {len(mine)} pictures, and one is wanted in each")
-        if len(text) > longest:
+    """`pairs_of`, of texts that are not too long."""
+    found, longest = pairs_of(cu, firsts, weights, "qformer"), former.text_side.longest - 1
+    for pair in found:
+        if len(pair.places) > longest:
             raise RunError(
-                f"objective qformer: a text of {len(text)} tokens; model.connector.text.longest allows {longest}"
+                f"objective qformer: a text of {len(pair.places)} tokens; model.connector.text.longest allows {longest}"
             )
-        found.append(Pair(segment=number, picture=mine[0], places=text))
     return found
 
 

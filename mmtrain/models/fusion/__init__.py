@@ -2,7 +2,8 @@
 
 `model.fusion.kind` names one. Each has a spec (pydantic, with its shapes and source) and a module beside it. `early` is
 no module: a picture's tokens stand among the words. For all others a picture is one marker among the words, whatever
-the connector makes of it, and layers of the fusion stand before layers of the language model; sound stays early.
+the connector makes of it: layers of the fusion stand before layers of the language model, or (`late`) a head compares
+what both towers come to. Sound stays early.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from mmdata.spec import Model
 from mmtrain.models.beside import beside_of, decoder_layers
 from mmtrain.models.fusion.bidirectional import BidirectionalLayer, BidirectionalSpec
 from mmtrain.models.fusion.gated import GatedLayer, GatedSpec, ProgressiveSpec
+from mmtrain.models.fusion.late import LateHead, LateSpec
 from mmtrain.models.fusion.sight import Sight, sight
 
-__all__ = ["FUSIONS", "Fusion", "FusionLayers", "Sight", "attach", "check", "read", "sight"]
+__all__ = ["FUSIONS", "Fusion", "FusionLayers", "Sight", "check", "make", "read", "sight"]
 
 
 class EarlySpec(Model):
@@ -36,9 +38,10 @@ class EarlySpec(Model):
 FUSIONS: dict[str, Callable[..., nn.Module]] = {
     "bidirectional": BidirectionalLayer,
     "gated": GatedLayer,
+    "late": LateHead,
     "progressive": GatedLayer,
 }
-"""Layers by the name in `model.fusion.kind`, of those that have any."""
+"""Layers by the name in `model.fusion.kind`, or the head of `late`; `early` has none."""
 
 
 def _kind(value: Any) -> Any:
@@ -49,6 +52,7 @@ Fusion = Annotated[
     Annotated[BidirectionalSpec, Tag("bidirectional")]
     | Annotated[EarlySpec, Tag("early")]
     | Annotated[GatedSpec, Tag("gated")]
+    | Annotated[LateSpec, Tag("late")]
     | Annotated[ProgressiveSpec, Tag("progressive")],
     Discriminator(_kind),
 ]
@@ -66,14 +70,16 @@ def places_of(spec: Any, layers: int) -> list[int]:
     >>> places_of(GatedSpec(kind="gated", every=4), 6)
     [0, 4]
     """
-    if spec.kind not in FUSIONS:
+    if spec.kind in ("early", "late"):
         return []
     return list(spec.layers) if spec.kind == "progressive" else list(range(0, layers, spec.every))
 
 
 def check(spec: Any, layers: int, hidden: int, heads: int) -> None:
     """Raises SpecError for what cannot be made beside a language model of so many layers, width and heads."""
-    if spec.kind not in FUSIONS:
+    if spec.kind == "late" and spec.pool == "attention" and hidden % spec.heads:
+        raise SpecError(f"model.fusion.heads: {spec.heads} do not divide the width of {hidden}")
+    if spec.kind in ("early", "late"):
         return
     if (far := max(places_of(spec, layers))) >= layers:
         raise SpecError(f"model.fusion.layers: {far}, and the language model has {layers} layers, numbered from 0")
@@ -91,6 +97,18 @@ class FusionLayers(nn.Module):
         self.at = places_of(spec, layers)
         more = [{"refine": True} if spec.kind == "progressive" and number else {} for number in range(len(self.at))]
         self.layers = nn.ModuleList(FUSIONS[spec.kind](spec, hidden, heads, **each) for each in more)
+
+
+def make(spec: Any, language_model: nn.Module, config: Any) -> nn.Module | None:
+    """The module of a fusion beside a language model of this config, attached to its layers; None for `early`."""
+    if spec.kind == "early":
+        return None
+    if spec.kind == "late":
+        return LateHead(spec, int(config.hidden_size))
+    layers = int(config.num_hidden_layers)
+    found = FusionLayers(spec, layers, int(config.hidden_size), int(config.num_attention_heads))
+    attach(found, language_model, layers)
+    return found
 
 
 def attach(fusion: FusionLayers, language_model: nn.Module, count: int) -> None:
