@@ -101,8 +101,8 @@ def _tables(count: int, radius: int) -> Tables:
 def _plan(size_bits: int, radius: int) -> Tables | None:
     """The cheapest way to search up to 2**size_bits hashes; None where a scan of them is cheaper than any table."""
     best, plan = SCAN * 2.0**size_bits, 0
-    # No table is much larger than what it holds.
-    fewest = -(-BITS // min(WIDEST, max(size_bits + 3, 8)))
+    # No table is larger than twice what it holds: larger ones save candidates, but each probe misses the caches.
+    fewest = -(-BITS // min(WIDEST, max(size_bits + 1, 8)))
     for count in range(fewest, max(radius + 1, fewest) + 1):
         sizes = [
             (w, sum(comb(w, k) for k in range(r + 1)))
