@@ -135,7 +135,11 @@ def _connector(model: Any, batch: Mapping[str, Any]) -> Work | None:
         return None
     lengths = [length for _, pictures in model.base_model.shown(batch) for length in pictures]
     width, out = config.vision_config.hidden_size, config.get_text_config().hidden_size
-    return work(read(config.connector), config.merge, width, out, lengths)
+    sides = [math.isqrt(length) for length in lengths]
+    grids = [(h, w) for t, h, w in _values(batch, "image_grid_thw") for _ in range(t)] or list(
+        zip(sides, sides, strict=True)
+    )
+    return work(read(config.connector), config.merge, width, out, lengths, grids)
 
 
 _LAYER = re.compile(r"\.(?:layers|layer|blocks)\.(\d+)\.")

@@ -279,6 +279,7 @@ TESTED_BY = {
     "tests/mmtrain/test_connectors.py": [  # All kinds, over the same pictures.
         "mmtrain/models/connectors/__init__.py",
         "mmtrain/models/connectors/compressed.py",
+        "mmtrain/models/connectors/hierarchical.py",
         "mmtrain/models/connectors/merged.py",
         "mmtrain/models/connectors/patches.py",
         "mmtrain/models/connectors/pooled.py",

@@ -40,6 +40,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "perceiver", "tokens": 5, "layers": 2, "heads": 2, "head_width": 6},
     {"kind": "perceiver", "tokens": 5, "layers": 1, "heads": 2, "head_width": 6, "hidden": 8},
     {"kind": "qformer", "tokens": 3, "hidden": 16, "layers": 3, "heads": 2, "inner": 20},
+    {"kind": "hierarchical_pool", "tokens": 3, "regions": 9, "heads": 2},
     {"kind": "clusters", "tokens": 4},
     {"kind": "token_merge", "tokens": 5},
     {"kind": "token_merge", "tokens": 5, "rule": "greedy"},
@@ -229,6 +230,32 @@ def test_pooling_is_the_mean_of_each_bin() -> None:
                 means.append(grid[down, along].mean((0, 1)))
     expected = mine.down(F.gelu(mine.up(torch.stack(means))))
     assert (mine(Patches(rows=row(), lengths=LENGTHS, grids=GRIDS)) - expected).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_hierarchical_pool_pools_regions_and_then_pictures() -> None:
+    """With torch's own attention modules: region (a, b) has the patches (i, j) with a = 3 i // rows and
+    b = 3 j // columns; those without any are not seen."""
+    _, mine, _ = made({"kind": "hierarchical_pool", "tokens": 3, "regions": 9, "heads": 2})
+    attend = []
+    for inner in (mine.attention, mine.region_attention):
+        theirs = nn.MultiheadAttention(WIDTH, 2)
+        theirs.in_proj_weight.copy_(torch.cat([inner.q.weight, inner.k.weight, inner.v.weight]))
+        theirs.in_proj_bias.copy_(torch.cat([inner.q.bias, inner.k.bias, inner.v.bias]))
+        theirs.out_proj.load_state_dict(inner.out.state_dict())
+        attend.append(theirs)
+    expected = []
+    for picture, (rows, columns) in zip(row().split(LENGTHS), GRIDS, strict=True):
+        grid = mine.norm(picture).view(rows, columns, WIDTH)
+        cells: dict[tuple[int, int], list[torch.Tensor]] = {}
+        for i in range(rows):
+            for j in range(columns):
+                cells.setdefault((3 * i // rows, 3 * j // columns), []).append(grid[i, j])
+        regions = [attend[0](mine.query, x, x)[0][0] for x in (torch.stack(cells[at]) for at in sorted(cells))]
+        seen = mine.region_norm(torch.stack(regions))
+        expected.append(mine.out(attend[1](mine.queries, seen, seen)[0]))
+    found = mine(Patches(rows=row(), lengths=LENGTHS, grids=GRIDS))
+    assert (found - torch.cat(expected)).abs().max() < 1e-5
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch import nn
 
 from mmdata.errors import SpecError
 from mmtrain.models.connectors.compressed import Clusters, ClustersSpec, TokenMerge, TokenMergeSpec
+from mmtrain.models.connectors.hierarchical import HierarchicalPool, HierarchicalPoolSpec
 from mmtrain.models.connectors.merged import (
     Linear,
     LinearSpec,
@@ -38,6 +39,7 @@ CONNECTORS: dict[str, Callable[..., nn.Module]] = {
     "c_abstractor": CAbstractor,
     "clusters": Clusters,
     "cross_attention": CrossAttention,
+    "hierarchical_pool": HierarchicalPool,
     "linear": Linear,
     "mlp": Mlp,
     "patch_merger": PatchMerger,
@@ -49,7 +51,7 @@ CONNECTORS: dict[str, Callable[..., nn.Module]] = {
 """Modules by the name in `model.connector.kind`."""
 BLOCKS = ("patch_merger", "pixel_shuffle")
 """Kinds that are nothing without blocks."""
-GRIDS = ("adaptive_pool", "c_abstractor", "cross_attention")
+GRIDS = ("adaptive_pool", "c_abstractor", "cross_attention", "hierarchical_pool")
 """Kinds that want whole grids of patches."""
 AT_MOST = ("token_merge",)
 """Kinds whose pictures of fewer patches have fewer tokens."""
@@ -64,6 +66,7 @@ Connector = Annotated[
     | Annotated[CAbstractorSpec, Tag("c_abstractor")]
     | Annotated[ClustersSpec, Tag("clusters")]
     | Annotated[CrossAttentionSpec, Tag("cross_attention")]
+    | Annotated[HierarchicalPoolSpec, Tag("hierarchical_pool")]
     | Annotated[LinearSpec, Tag("linear")]
     | Annotated[MlpSpec, Tag("mlp")]
     | Annotated[PatchMergerSpec, Tag("patch_merger")]
@@ -111,6 +114,8 @@ def check(spec: Any, merge: int, width: int, out: int, *, dropping: bool) -> Non
         )
     if dropping and kind in GRIDS:
         raise SpecError(f"{key}.kind: {kind} wants whole grids, and model.vision.drop leaves none; set drop: 0")
+    if kind == "hierarchical_pool" and width % spec.heads:
+        raise SpecError(f"{key}.heads: {spec.heads} heads do not divide the tower's width of {width}")
     if kind == "cross_attention":
         hidden = spec.hidden or out
         if hidden % spec.heads:

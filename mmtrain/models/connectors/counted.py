@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,8 +23,11 @@ class Work:
     choices: int = 0
 
 
-def work(spec: Any, merge: int, width: int, out: int, lengths: Sequence[int]) -> Work:
-    """Of the connector of a spec (between vectors of `width` and of `out`) for pictures of so many patches."""
+def work(
+    spec: Any, merge: int, width: int, out: int, lengths: Sequence[int], grids: Sequence[tuple[int, int]] = ()
+) -> Work:
+    """Of the connector of a spec (between vectors of `width` and of `out`) for pictures of so many patches, in grids of
+    (rows, columns) where it wants whole ones."""
     patches, pictures = sum(lengths), len(lengths)
     tokens = sum(tokens_of(spec, merge, length) for length in lengths)
     match spec.kind:
@@ -40,6 +44,16 @@ def work(spec: Any, merge: int, width: int, out: int, lengths: Sequence[int]) ->
             seen = ("inward", "attention.k", "attention.v")
             attention = 4 * spec.tokens * patches * hidden
             return Work(rows=lambda name: patches if name in seen else tokens, attention=attention)
+        case "hierarchical_pool":
+            side = math.isqrt(spec.regions)
+            each = [min(side, down) * min(side, along) for down, along in grids]
+
+            def rows(name: str) -> int:
+                if name.startswith("attention."):
+                    return patches if name.endswith((".k", ".v")) else sum(each)
+                return sum(each) if name.endswith((".k", ".v")) else tokens
+
+            return Work(rows=rows, attention=4 * (patches + spec.tokens * sum(each)) * width)
         case "perceiver":
 
             def rows(name: str) -> int:

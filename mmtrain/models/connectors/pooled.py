@@ -15,7 +15,8 @@ from mmdata.spec import Model
 from mmtrain.models.connectors.patches import Patches, alike
 
 
-def _square(value: int) -> int:
+def square(value: int) -> int:
+    """The number of a square grid's cells. Raises ValueError for another."""
     if math.isqrt(value) ** 2 != value:
         raise ValueError(f"{value} tokens are no square grid; {math.isqrt(value) ** 2} would be one")
     return value
@@ -30,7 +31,7 @@ class AdaptivePoolSpec(Model):
     tokens: int = Field(144, ge=1)
     """Of each picture; a square number."""
     merges: ClassVar[bool] = False
-    _whole = field_validator("tokens")(_square)
+    _whole = field_validator("tokens")(square)
 
 
 class CAbstractorSpec(Model):
@@ -47,7 +48,7 @@ class CAbstractorSpec(Model):
     depth: int = Field(3, ge=1)
     """Bottlenecks before the pooling, and as many behind it."""
     merges: ClassVar[bool] = False
-    _whole = field_validator("tokens")(_square)
+    _whole = field_validator("tokens")(square)
 
 
 class AdaptivePool(nn.Module):
