@@ -13,6 +13,7 @@ from mmdata.types import Packed
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
 from mmtrain.flops import train_flops
+from mmtrain.models.fusion.gated import GatedLayer
 from mmtrain.rules import Setting
 from mmtrain.spec import TrainSpec
 
@@ -62,7 +63,9 @@ def activations(spec: TrainSpec, model: Any, *, tokens: int, patches: int = 0, t
 
     A layer of a Llama-like decoder keeps 9 h + 2 k + 4 f values per token (h: width, k: width of the keys, f: width of
     the MLP): the inputs of both norms and what they scale, queries, keys, values, the output of attention, the gate,
-    the other half, and their products. A layer of a tower keeps 8 h + 4 f per patch. Around them are 3 h, and the
+    the other half, and their products; with routed experts, the last four for each of them that a token meets. A layer
+    of a fusion keeps 6 h + 2 k + 4 f per token, and keys and values of the media, of which there are as many as patches
+    at most. A layer of a tower keeps 8 h + 4 f per patch. Around them are 3 h, and the
     logits of the targets, as float32, twice. With layers that run again, each keeps its input alone, and one is whole.
     """
     width = COMPUTE[spec.precision]
@@ -71,9 +74,14 @@ def activations(spec: TrainSpec, model: Any, *, tokens: int, patches: int = 0, t
     head = getattr(text, "head_dim", None) or text.hidden_size // heads
     keys = (getattr(text, "num_key_value_heads", None) or heads) * head
     hidden = text.hidden_size
-    layer = 9 * hidden + 2 * keys + 4 * text.intermediate_size
+    routed = getattr(model.config, "experts", None) or {}
+    layer = 9 * hidden + 2 * keys + 4 * text.intermediate_size * int(routed.get("top_k", 1))
     total = width * tokens * (_kept(spec, layer, hidden, text.num_hidden_layers) + 3 * hidden)
     total += 2 * 4 * min(targets, 1024) * text.vocab_size
+    for module in model.modules():
+        if isinstance(module, GatedLayer):
+            inside, across = module.mlp.up.out_features, module.across
+            total += width * (tokens * (6 * hidden + 2 * across + 4 * inside) + patches * 2 * across)
     own = getattr(model.config, "vision_config", None)
     if own is not None and patches:
         inside = getattr(own, "embed_dim", None) or own.hidden_size

@@ -3,6 +3,7 @@ the bit, runs that go on and models that load again, words one by one."""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from mmdata.types import Packed
 from mmtrain import certificate, checkpoint, export, sft
 from mmtrain.adapters.spec import LoraSpec
 from mmtrain.adapters.targets import find
+from mmtrain.blocks import recompute
 from mmtrain.components import aliases
 from mmtrain.models import build, family_of
 from mmtrain.models.spec import NativeSpec
 from mmtrain.objective import loss_sum
+from tests.families.processors import PHOTOS, image, packed
 from tests.mmtrain.test_fusion import KINDS
 from tests.mmtrain.test_native import samples, words
 from tests.mmtrain.test_native_connectors import command
@@ -144,6 +147,29 @@ def test_shut_gates_leave_the_language_model_as_it_was(media: Path) -> None:  # 
         assert torch.equal(model(**inputs).logits, alone(**text).logits)
     opened(model)
     assert not torch.equal(model(**inputs).logits, alone(**text).logits)
+
+
+@pytest.mark.parametrize("fusion", [{"kind": "bidirectional", "every": 1}, {"kind": "progressive", "layers": [0, 1]}])
+def test_layers_that_run_again_and_copies_of_a_model_see_the_same(fusion: dict[str, Any]) -> None:
+    spec = told(fusion, audio=None)
+    model = opened(build(spec, words(), seed=1)).train()
+    certificate.adopt(model, "varlen")
+    said = [["<s>see ", image(PHOTOS[0]), " a temple</s>"], ["<s>only words</s>"]]
+    batch = PackedCollator()([packed(family_of(spec, words()), said, trained=3)])
+
+    def run(model: Any) -> dict[str, torch.Tensor]:
+        model.zero_grad(set_to_none=True)
+        loss_sum(model, batch)[0].backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    expected, other = run(model), copy.deepcopy(model)
+    assert recompute(model, "full") == 6
+    again = run(model)
+    assert again.keys() == expected.keys()
+    assert all(torch.equal(again[name], gradient) for name, gradient in expected.items())
+    for parameter in model.model.fusion.parameters():
+        parameter.data.zero_()
+    assert all(torch.equal(gradient, expected[name]) for name, gradient in run(other).items())
 
 
 def test_towers_of_one_size_show_images_and_clips(media: Path, tmp_path: Path) -> None:  # noqa: F811

@@ -97,6 +97,7 @@ class GatedLayer(GradientCheckpointingLayer):
         self.mlp_norm = nn.RMSNorm(hidden, eps=EPS)
         self.mlp = Mlp(hidden, spec.inner, bias=False, activation="silu", gated=True)
         self.mlp_gate = Gate(spec.gate, hidden)
+        self.across = heads * (spec.head_width or hidden // heads)
         self.choose = None if spec.sparse is None else spec.sparse.choose
 
     def forward(self, x: torch.Tensor, seen: Sight | None, at: int) -> tuple[torch.Tensor, torch.Tensor | None]:
