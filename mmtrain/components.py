@@ -28,7 +28,7 @@ def components(model: Any) -> dict[str, str]:
         tower = model.get_encoder(modality=modality)
         if tower is not model and tower is not model.get_decoder():
             found[alias] = names[id(tower)]
-    fusion = getattr(model.base_model, "fusion", None)
+    fusion = getattr(getattr(model, "base_model", model), "fusion", None)
     if fusion is not None:
         found["fusion"] = names[id(fusion)]
     found["language"] = names[id(model.get_decoder())]
