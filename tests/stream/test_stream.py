@@ -246,7 +246,7 @@ def test_another_stream_is_refused_with_the_difference(folder: Path, family: Fam
         stream(folder, get_family("llava", tokenizer=changed, image={"size": 28})).load_state_dict(saved)
     with pytest.raises(SpecError, match="place: Field required"):
         stream(folder, family).load_state_dict({})
-    with pytest.raises(SpecError, match="version 1, saved by mmdata .*, and not 3"):
+    with pytest.raises(SpecError, match=r"version 1, saved by mmdata .*, and not 3"):
         stream(folder, family).load_state_dict({**saved, "version": 1})
     moved = write_dataset(tmp_path / "moved", samples=43)
     stream(moved, family).load_state_dict(saved)
