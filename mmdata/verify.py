@@ -17,7 +17,7 @@ from pathlib import Path
 import crc32c
 
 from mmdata import ledger
-from mmdata.engine import commit
+from mmdata.engine import binding, commit
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
 from mmdata.outputs import energon
@@ -147,6 +147,11 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[str]:
     path = folder / ".build" / "build.json"
     if not path.is_file() or path.read_bytes() != commit.canonical(bound):
         yield f"build_state: {path} does not match the manifest"
+    for number, told in enumerate(manifest.inputs):
+        if "sha256_listing" in told and (folder / binding.INPUTS).is_dir():  # older builds kept no lists
+            path = folder / binding.INPUTS / f"{number:03d}.json"
+            if not binding.listed(path, told):
+                yield f"build_state: {path} does not match the manifest"
 
 
 def _sha256(path: Path) -> str:

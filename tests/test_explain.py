@@ -148,7 +148,8 @@ def test_the_command(folders: list[Path], tokenizer: Path, capsys: pytest.Captur
     text = page.read_text()
     assert "<h1>Step 1, rank 0 of 1</h1>" in text
     assert "data:image/webp;base64," in text
-    assert "http" not in text
+    assert "http:" not in text
+    assert "https:" not in text
 
 
 def test_mistakes_are_one_line(folders: list[Path], capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from mmtrain.spec import TrainSpec
 from tests.building import folder_of_pictures
 
 PIPELINES = sorted(file.stem for file in specfile.pipelines().glob("*.yaml"))
-NAMES = [*PIPELINES, *registry.kinds("source"), "stream", "train"]
+NAMES = [*PIPELINES, *registry._builtin("source"), "stream", "train"]
 SETTING = re.compile(r"^( *)#(?=[a-z_0-9]+:)", re.MULTILINE)
 
 

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mmdata.engine import commit, mapped
 from mmdata.errors import RunError, SpecError
 from mmdata.shards import manifest as manifests
 from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
+from mmdata.sources import _growth
 from mmdata.spec import BuildSpec, Growing, Listed, Source
 
 INPUTS = ".build/inputs"
@@ -164,6 +165,20 @@ def _listings(folder: Path, count: int) -> Iterator[dict[str, int]]:
         yield manifests.read_json(path)
 
 
+def listed(path: Path, told: Mapping[str, Any]) -> bool:
+    """Whether a kept list of files is, to the byte, the one that the inputs of a build tell of."""
+    try:
+        data = path.read_bytes()
+        batch: dict[str, int] = json.loads(data)
+        return _kept(batch) == data and _growth.listing(batch).items() <= told.items()
+    except (OSError, ValueError, TypeError, AttributeError):
+        return False
+
+
+def _kept(batch: dict[str, int]) -> bytes:
+    return json.dumps(batch).encode()
+
+
 def _keep_listings(folder: Path, source: Source, first: int) -> None:
     """Keep the lists of files from the `first` on, and those before it that are not kept yet."""
     if not isinstance(source, Listed):
@@ -172,4 +187,4 @@ def _keep_listings(folder: Path, source: Source, first: int) -> None:
     for number, batch in enumerate(source.listings()):
         path = folder / INPUTS / f"{number:03d}.json"
         if number >= first or not path.exists():
-            write_atomic(path, json.dumps(batch).encode())
+            write_atomic(path, _kept(batch))

@@ -87,7 +87,8 @@ def test_packed_is_alone_and_what_is_saved_loads(told: dict[str, Any], folder: P
     again = hf.AutoModelForImageTextToText.from_pretrained(tmp_path / "saved", local_files_only=True).eval()
     inputs = {k: v for k, v in model_inputs(collate(found[0])).items() if k not in (*certificate.BORDERS, "labels")}
     with torch.no_grad():
-        assert torch.equal(again(**inputs).logits, made.eval()(**inputs).logits)
+        # Not to the bit: a convolution's kernel goes by where its weights lie in memory.
+        torch.testing.assert_close(again(**inputs).logits, made.eval()(**inputs).logits, rtol=1e-5, atol=1e-6)
 
 
 def test_a_row_of_images_and_frames_has_a_picture_for_each() -> None:

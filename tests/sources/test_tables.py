@@ -37,7 +37,7 @@ def records(spec: SourceSpec) -> list[Record]:
     for start in range(len(found)):
         assert list(source.records(start)) == found[start:]
     for record in found:
-        _meta_json(record.sample)
+        _meta_json(record.sample, record.sample.media)
         texts = [text.text for text in record.sample.texts] + [media.uri or "" for media in record.sample.media]
         for text in (*texts, record.sample.origin.uri, record.drop.detail if record.drop else ""):
             text.encode()

@@ -43,6 +43,7 @@ def test_nothing_is_lost(soaked: Path) -> None:
     assert (figures.sum("losses"), figures.sum("duplicates"), figures.sum("undetected")) == (0, 0, 0)
 
 
+@pytest.mark.soak
 def test_run_again_it_has_nothing_to_do_and_another_seed_is_refused(soaked: Path) -> None:
     before = json.loads((soaked / "soak.json").read_text())["parts"]
     again = run(soaked, "--json")
@@ -57,6 +58,7 @@ def test_without_time_it_says_so(tmp_path: Path) -> None:
     assert run(tmp_path / "soak", "--minutes", "0").returncode == 3
 
 
+@pytest.mark.soak
 def test_a_reader_that_checks_nothing_would_be_found(
     soaked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
