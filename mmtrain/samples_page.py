@@ -30,13 +30,13 @@ def render(
             _, media = shown_media(streams[name], item)
             shown.append({"answer": answer, "media": media})
         parts.append({"name": name, "shown": shown})
-    page = template().render({"title": title, "values": values, "parts": parts})
+    page = template("samples.html.jinja").render({"title": title, "values": values, "parts": parts})
     return page.encode("utf-8", "xmlcharrefreplace")
 
 
 @functools.cache
-def template() -> Any:
-    """The page, compiled; its looks are those of the pages of packs."""
+def template(name: str) -> Any:
+    """A page of this package, compiled; its looks are those of the pages of packs."""
     environment = jinja2.Environment(
         loader=jinja2.ChoiceLoader(
             [jinja2.PackageLoader("mmtrain", "."), jinja2.PackageLoader("mmdata.explain_page", ".")]
@@ -46,4 +46,4 @@ def template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("samples.html.jinja")
+    return environment.get_template(name)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from mmdata.errors import DataError, RunError
 from mmdata.explain_page.page import segments
 from mmdata.types import Packed
+from mmtrain.samples_page import template
 from mmtrain.suspects import SHOWN, Case, Suspect, forget_lines
 
 AROUND = 40
@@ -25,7 +23,7 @@ def render(folder: Path, log: Sequence[Mapping[str, Any]], cases: Sequence[Case]
     """The cases as one self-contained HTML page in UTF-8: no script, no request, pictures as data URIs, all texts
     escaped."""
     shown = [{"case": case, "curve": curve(log, case), "samples": _samples(case)} for case in cases]
-    page = template().render(
+    page = template("suspects.html.jinja").render(
         {"title": f"Spikes of {folder.name}", "folder": folder, "cases": shown, "forget": forget_lines(cases)}
     )
     return page.encode("utf-8", "xmlcharrefreplace")
@@ -103,18 +101,3 @@ def _meta(case: Case, suspect: Suspect) -> list[tuple[str, str]]:
     except (DataError, RunError, OSError):
         return []
     return [(str(name), str(value)) for name, value in meta.items()]
-
-
-@functools.cache
-def template() -> Any:
-    """The page, compiled; its looks are those of the pages of packs."""
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("mmtrain", "."), jinja2.PackageLoader("mmdata.explain_page", ".")]
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("suspects.html.jinja")

@@ -85,6 +85,9 @@ def test_packed_is_alone_and_what_is_saved_loads(told: dict[str, Any], folder: P
         assert (made.get_parameter(name).grad - gradient).abs().max() < 1e-5 * max(1.0, largest), name
     made.save_pretrained(tmp_path / "saved")
     again = hf.AutoModelForImageTextToText.from_pretrained(tmp_path / "saved", local_files_only=True).eval()
+    weights = again.state_dict()
+    assert weights.keys() == made.state_dict().keys()
+    assert all(torch.equal(value, weights[name]) for name, value in made.state_dict().items())
     inputs = {k: v for k, v in model_inputs(collate(found[0])).items() if k not in (*certificate.BORDERS, "labels")}
     with torch.no_grad():
         # Not to the bit: a convolution's kernel goes by where its weights lie in memory.
