@@ -10,7 +10,12 @@ from transformers import AutoConfig, PreTrainedConfig
 
 
 class NavitConfig(PreTrainedConfig):
-    """Our vision tower, of the fields of `NavitSpec`."""
+    """Our vision tower, of the fields of `NavitSpec`, and what other people's towers of patches need beside them.
+
+    `view` says how pictures become patches (`mmtrain.models.towers.presets`), `view_options` its parameters. Heads are
+    `head_width` wide (hidden_size / heads unless it is said), MLPs `intermediate_size` (4 * hidden_size); `norm` and
+    `layer_norm_eps` are those of `mmtrain.models.layers.norm_of`. A tower of no layers answers the patches as they are.
+    """
 
     model_type = "mmtrain_navit"
 
@@ -23,6 +28,17 @@ class NavitConfig(PreTrainedConfig):
         positions: str = "rope",
         max_grid: int = 256,
         drop: float = 0.0,
+        mixup: float = 0.0,
+        view: str = "native",
+        view_options: dict[str, Any] | None = None,
+        intermediate_size: int | None = None,
+        head_width: int | None = None,
+        bias: bool = True,
+        gated: bool = False,
+        activation: str = "gelu",
+        norm: str = "layer",
+        layer_norm_eps: float = 1e-5,
+        attention_scale: float | None = None,
         **others: Any,
     ) -> None:
         self.hidden_size = hidden_size
@@ -32,6 +48,17 @@ class NavitConfig(PreTrainedConfig):
         self.positions = positions
         self.max_grid = max_grid
         self.drop = drop
+        self.mixup = mixup
+        self.view = view
+        self.view_options = view_options or {}
+        self.intermediate_size = intermediate_size or 4 * hidden_size
+        self.head_width = head_width
+        self.bias = bias
+        self.gated = gated
+        self.activation = activation
+        self.norm = norm
+        self.layer_norm_eps = layer_norm_eps
+        self.attention_scale = attention_scale
         super().__init__(**others)
 
 

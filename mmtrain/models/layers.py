@@ -7,10 +7,11 @@ a varlen kernel, elsewhere its exact twin (`mmtrain.attention`).
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,8 +22,14 @@ from mmdata.views.rotary import rotate
 from mmtrain.attention import FULL, varlen_attention
 
 FFN_RATIO = 4
-Activation = Literal["gelu", "relu", "silu"]
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu}
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
+Norm = Literal["layer", "rms"]
 Sees = Literal["itself", "context", "both"]
 
 
@@ -66,12 +73,22 @@ class KeyValues:
     borders: Borders
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bias:
+    """What is added to the scores of a row that sees itself, as products that a varlen kernel can take: of query t and
+    key u it is `query`[t, head] . `key`[u]; [T, heads, E] and [T, E]."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+
+
 class Attention(nn.Module):
     """Each of Tq rows sees the rows of its own segment, or those of a context: [Tq, hidden] -> [Tq, hidden].
 
     Without `context`, the width of what is seen, a row sees itself, and one product (`qkv`) makes queries, keys and
     values; else there are `q`, `k` and `v`. `head_width` is hidden / heads unless it is said. (Vaswani et al. 2017.)
-    With `rank`, the four maps of a cross-attention are products of two that meet in so few values.
+    With `rank`, the four maps of a cross-attention are products of two that meet in so few values. `scale` is what
+    scores are multiplied by, in place of head width ** -0.5.
     """
 
     def __init__(
@@ -83,9 +100,11 @@ class Attention(nn.Module):
         head_width: int | None = None,
         bias: bool = True,
         rank: int | None = None,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         self.heads = heads
+        self.scale = scale
         inner = heads * (head_width or hidden // heads)
         if context is None:
             self.qkv = nn.Linear(hidden, 3 * inner, bias=bias)
@@ -109,9 +128,11 @@ class Attention(nn.Module):
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         window: tuple[int, int] = FULL,
         choose: Choose | None = None,
+        bias: Bias | None = None,
     ) -> torch.Tensor:
         """`rotary` are cosines and sines [T, head width] by which queries and keys of a row that sees itself are
-        turned; `window` is as `varlen_attention` has it. `choose` says which keys of its segment a query sees."""
+        turned; `window` is as `varlen_attention` has it. `choose` says which keys of its segment a query sees, `bias`
+        what is added to the scores of a row that sees itself."""
         if context is None:
             query, key, value = self.qkv(x).view(len(x), 3, self.heads, -1).unbind(1)
             seen = borders
@@ -126,10 +147,13 @@ class Attention(nn.Module):
         if choose is not None:
             borders, kept = choose(query, borders, KeyValues(key=key, value=value, borders=seen))
             key, value, seen = kept.key, kept.value, kept.borders
-        found = varlen_attention(
-            query, key, value, borders.cu_seqlens, seen.cu_seqlens, borders.longest, seen.longest, window=window
-        )
-        made: torch.Tensor = self.out(found.flatten(1))
+        scale, width = self.scale, value.shape[-1]
+        if bias is not None:
+            query, key, value = _biased(query, key, value, bias, width**-0.5 if scale is None else scale)
+            scale = 1.0
+        places = borders.cu_seqlens, seen.cu_seqlens, borders.longest, seen.longest
+        found = varlen_attention(query, key, value, *places, window=window, scale=scale)
+        made: torch.Tensor = self.out(found[..., :width].flatten(1))
         return made
 
     def _heads(self, x: torch.Tensor) -> torch.Tensor:
@@ -139,6 +163,29 @@ class Attention(nn.Module):
 Choose = Callable[[torch.Tensor, Borders, KeyValues], tuple[Borders, KeyValues]]
 """Of queries [Tq, heads, head width], their segments, and the keys of these: segments anew, of the same queries in the
 same order, and what each sees."""
+
+
+KERNEL_WIDTHS = 8
+"""Varlen kernels take heads of multiples of this, up to 256."""
+
+
+def _biased(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: Bias, scale: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Heads made wider, so that the product of query and key is scale * query . key + bias; values end in zeros."""
+    more = bias.key[:, None].expand(-1, key.shape[1], -1)
+    query = torch.cat([query * scale, bias.query.to(query.dtype)], -1)
+    key = torch.cat([key, more.to(key.dtype)], -1)
+    fill = -query.shape[-1] % KERNEL_WIDTHS
+    query, key = F.pad(query, (0, fill)), F.pad(key, (0, fill))
+    return query, key, F.pad(value, (0, query.shape[-1] - value.shape[-1]))
+
+
+def norm_of(kind: Norm, width: int, eps: float | None = None) -> nn.Module:
+    """A norm of [T, width]: LayerNorm, or the root of the mean square alone (T5, Pix2Struct)."""
+    if kind == "rms":
+        return nn.RMSNorm(width, eps=1e-6 if eps is None else eps)
+    return nn.LayerNorm(width, eps=1e-5 if eps is None else eps)
 
 
 def _linear(width: int, out: int, bias: bool, rank: int | None) -> nn.Module:
@@ -190,20 +237,25 @@ class Layer(GradientCheckpointingLayer):
         inner: int | None = None,
         bias: bool = True,
         activation: Activation = "gelu",
+        gated: bool = False,
+        norm: Norm = "layer",
+        eps: float | None = None,
+        scale: float | None = None,
     ) -> None:
         super().__init__()
         self.sees = sees
-        self.attention_norm = nn.LayerNorm(hidden)
+        self.attention_norm = norm_of(norm, hidden, eps)
+        told: dict[str, Any] = {"head_width": head_width, "bias": bias, "scale": scale}
         if sees != "itself":
             width = context or hidden
             if sees == "both" and width != hidden:
                 raise ValueError(f"a layer of width {hidden} sees itself and {width} wide rows; they must be as wide")
-            self.context_norm = nn.LayerNorm(width)
-            self.attention = Attention(hidden, heads, context=width, head_width=head_width, bias=bias)
+            self.context_norm = norm_of(norm, width, eps)
+            self.attention = Attention(hidden, heads, context=width, **told)
         else:
-            self.attention = Attention(hidden, heads, head_width=head_width, bias=bias)
-        self.mlp_norm = nn.LayerNorm(hidden)
-        self.mlp = Mlp(hidden, inner, bias=bias, activation=activation)
+            self.attention = Attention(hidden, heads, **told)
+        self.mlp_norm = norm_of(norm, hidden, eps)
+        self.mlp = Mlp(hidden, inner, bias=bias, activation=activation, gated=gated)
 
     def forward(
         self,
@@ -211,14 +263,15 @@ class Layer(GradientCheckpointingLayer):
         borders: Borders,
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         context: Context | None = None,
+        bias: Bias | None = None,
     ) -> torch.Tensor:
-        """`rotary` as `Attention` has it."""
+        """`rotary` and `bias` as `Attention` has them."""
         mine = self.attention_norm(x)
         if context is not None:
             context = Context(rows=self.context_norm(context.rows), borders=context.borders)
             if self.sees == "both":
                 context = joined(context, Context(rows=mine, borders=borders))
-        x = x + self.attention(mine, borders, context, rotary=rotary)
+        x = x + self.attention(mine, borders, context, rotary=rotary, bias=bias)
         made: torch.Tensor = x + self.mlp(self.mlp_norm(x))
         return made
 

@@ -22,7 +22,7 @@ from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.connectors import Patches, in_blocks
 from mmtrain.models.fusion import Sight
 from mmtrain.models.layers import Borders, Context
-from mmtrain.models.navit import Navit
+from mmtrain.models.towers.navit import Navit
 from mmtrain.rows import borders
 
 _INTERPOLATE = "interpolate_pos_encoding"
