@@ -1,0 +1,28 @@
+"""Towers: what makes vectors of pictures and sounds, ours or anyone's, by their configs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from transformers import AutoModel
+
+from mmtrain.models.audio import VarlenAudio
+from mmtrain.models.configs import NavitConfig, VarlenAudioConfig
+from mmtrain.models.towers.navit import Navit
+
+__all__ = ["Navit", "audio", "vision"]
+
+
+def vision(config: Any) -> nn.Module:
+    """The vision tower of a config, ours or any of transformers'."""
+    return Navit(config) if isinstance(config, NavitConfig) else AutoModel.from_config(config)
+
+
+def audio(config: Any) -> nn.Module:
+    """The audio tower of a config: ours, or Whisper's encoder."""
+    if isinstance(config, VarlenAudioConfig):
+        return VarlenAudio(config)
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    return WhisperEncoder(config)
