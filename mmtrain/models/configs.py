@@ -84,7 +84,7 @@ class VarlenAudioConfig(PreTrainedConfig):
 
 class NativeConfig(PreTrainedConfig):
     """Towers, connectors and language model. A part's config is ours or any of transformers', by its `model_type`;
-    None for a tower that the model does not have. `connector`, `audio_connector`, `fusion` and `experts` are
+    None for a tower that the model does not have. `connector`, `audio_connector`, `fusion`, `experts` and `heads` are
     their specs as dictionaries, `views` are the parameters with which its media are made, `objective` says what is
     learned (`NativeSpec`)."""
 
@@ -104,6 +104,7 @@ class NativeConfig(PreTrainedConfig):
         audio_connector: dict[str, Any] | str = "mlp",
         fusion: dict[str, Any] | None = None,
         experts: dict[str, Any] | None = None,
+        heads: dict[str, Any] | None = None,
         objective: str = "language",
         merge: int = 1,
         vision_layer: int = -1,
@@ -121,6 +122,7 @@ class NativeConfig(PreTrainedConfig):
         self.audio_connector = audio_connector
         self.fusion = fusion or {"kind": "early"}
         self.experts = experts
+        self.heads = heads
         self.objective = objective
         self.merge = merge
         self.vision_layer = vision_layer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,18 +13,17 @@ from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from mmdata.views.patches import patch_coordinates
-from mmtrain.models import connectors, experts, fusion
+from mmtrain.models import connectors, experts, fusion, towers
 from mmtrain.models.audio import VarlenAudio, halved, pooled
 from mmtrain.models.beside import BESIDE, MODALITIES, Beside, Tokens
-from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
-from mmtrain.models.connectors import Patches, in_blocks
+from mmtrain.models.configs import NativeConfig
+from mmtrain.models.connectors import Patches
 from mmtrain.models.fusion import Sight
+from mmtrain.models.heads import make as make_heads
 from mmtrain.models.layers import Borders, Context
-from mmtrain.models.towers.navit import Navit
-from mmtrain.rows import borders
+from mmtrain.models.placeholders import holes, placed, segments
+from mmtrain.models.towers import pictures
 
-_INTERPOLATE = "interpolate_pos_encoding"
 POOLED = 1
 """Sound's positions are pooled before the connector, so each is a token."""
 
@@ -66,13 +64,13 @@ class NativeModel(NativePreTrainedModel):
         super().__init__(config)
         width = config.text_config.hidden_size
         if config.vision_config is not None:
-            self.vision_tower = _vision(config.vision_config)
+            self.vision_tower = towers.vision(config.vision_config)
             self.connecting = connectors.read(config.connector)
             self.vision_connector = connectors.make(
                 self.connecting, config.vision_config.hidden_size, width, config.merge
             )
         if config.audio_config is not None:
-            self.audio_tower = _audio(config.audio_config)
+            self.audio_tower = towers.audio(config.audio_config)
             told = connectors.read(config.audio_connector)
             self.audio_connector = connectors.make(told, config.audio_config.hidden_size, width, POOLED)
         self.language_model = AutoModel.from_config(config.text_config)
@@ -81,6 +79,8 @@ class NativeModel(NativePreTrainedModel):
             self.fusion = found
         if (told := experts.read(config.experts)) is not None:
             experts.install(told, self.language_model, text)
+        if (reading := make_heads(config.heads, width)) is not None:
+            self.heads = reading
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -127,14 +127,14 @@ class NativeModel(NativePreTrainedModel):
                 pictured = Context(rows=made, borders=Borders.of(self._made(media), made.device))
             elif self.fusing.marks:
                 seen = self._sight(made, {"input_ids": input_ids, **media, **others})
-            for tokens, pictures in [] if self.fusing.marks else self.shown(media):
-                count = sum(self._tokens(length) for length in pictures)
-                inputs_embeds = _placed(inputs_embeds, input_ids, tokens, made[at : at + count])
+            for tokens, lengths in [] if self.fusing.marks else self.shown(media):
+                count = sum(self._tokens(length) for length in lengths)
+                inputs_embeds = placed(inputs_embeds, input_ids, tokens, made[at : at + count])
                 at += count
         if input_features is not None:
             assert audio_frames is not None, "the batch has sounds but not how long they are"
             heard = self._heard(input_features, audio_frames)
-            inputs_embeds = _placed(inputs_embeds, input_ids, (config.audio_token_id,), heard)
+            inputs_embeds = placed(inputs_embeds, input_ids, (config.audio_token_id,), heard)
         if patches is None and seen is not None:
             seen = seen.stretched(inputs_embeds.shape[1])
         if hasattr(self, "fusion") or config.experts is not None:
@@ -153,63 +153,34 @@ class NativeModel(NativePreTrainedModel):
 
     def _made(self, media: Mapping[str, Any]) -> list[int]:
         """How many vectors the connector makes of each picture."""
-        pictures = [length for _, lengths in self.shown(media) for length in lengths]
-        return [connectors.tokens_of(self.connecting, self.config.merge, length) for length in pictures]
+        each = [length for _, lengths in self.shown(media) for length in lengths]
+        return [connectors.tokens_of(self.connecting, self.config.merge, length) for length in each]
 
     def _sight(self, made: torch.Tensor, batch: Mapping[str, Any]) -> Sight:
         """Who sees which of the connector's vectors. With a cache, what is made of them is kept for later calls."""
         tokens, firsts = self._made(batch), self.first_tokens(batch)
         frames = batch["input_ids"].flatten()[firsts] == self.config.video_token_id
-        found = fusion.sight(made, firsts, tokens, frames, _borders(batch))
+        found = fusion.sight(made, firsts, tokens, frames, segments(batch))
         return replace(found, kept={}) if batch.get("use_cache") else found
 
     def _stand_for(self, ids: torch.Tensor | None, embeds: torch.Tensor, others: Mapping[str, Any]) -> Tokens:
         """What the tokens of a batch are, and of which sample."""
         given = embeds[..., 0].long() * 0 if ids is None else ids
         modality, config = torch.zeros_like(given), self.config
-        modality[_holes(given, (config.image_token_id, config.video_token_id))] = MODALITIES.index("picture")
-        modality[_holes(given, (config.audio_token_id,))] = MODALITIES.index("sound")
+        modality[holes(given, (config.image_token_id, config.video_token_id))] = MODALITIES.index("picture")
+        modality[holes(given, (config.audio_token_id,))] = MODALITIES.index("sound")
         mask = others.get("attention_mask")
         if torch.is_tensor(mask) and mask.shape == given.shape:
             modality[mask == 0] = -1
-        return Tokens(modality=modality.flatten(), cu_seqlens=_borders({"input_ids": given, **others}))
+        return Tokens(modality=modality.flatten(), cu_seqlens=segments({"input_ids": given, **others}))
 
     def patches(self, media: Mapping[str, Any]) -> Patches | None:
         """What the vision tower makes of a batch's pictures, in the order of `shown`; None without any."""
-        shown = self.shown(media)
-        if not shown:
-            return None
-        lengths = tuple(length for _, pictures in shown for length in pictures)
-        if isinstance(self.vision_tower, Navit):
-            pixels, grids = media["pixel_values"], None
-            where = media.get("patch_coordinates")
-            if where is None:
-                each = media["image_grid_thw"].tolist()
-                places = [torch.from_numpy(patch_coordinates(tuple(grid), self.config.merge)) for grid in each]
-                where, grids = torch.cat(places), tuple((h, w) for t, h, w in each for _ in range(t))
-            rows = self.vision_tower(pixels, where.to(pixels.device), list(lengths))
-            return Patches(rows=rows, lengths=lengths, grids=grids)
-        given = [name for name in SQUARES if media.get(name) is not None]
-        found = [self._squares(media[name]) for name in given]
-        sides = [media[name].shape[-1] // self.config.vision_config.patch_size for name in given for _ in media[name]]
-        return Patches(rows=torch.cat(found), lengths=lengths, grids=tuple((side, side) for side in sides))
+        return pictures.see(self.vision_tower, self.config, media) if self.shown(media) else None
 
-    def shown(self, media: Mapping[str, Any]) -> list[tuple[tuple[int | None, ...], list[int]]]:
-        """The placeholders of a batch's pictures, and the patches of each picture, in the order in which the connector
-        has them: images and frames of videos as they come, or of towers of fixed size all images first."""
-        ids = self.config.image_token_id, self.config.video_token_id
-        pixels = media.get("pixel_values")
-        if self.config.vision_config is None:
-            return []
-        if isinstance(self.vision_tower, Navit):
-            return [] if pixels is None else [(ids, _lengths(media))]
-        patch = self.config.vision_config.patch_size
-        found: list[tuple[tuple[int | None, ...], list[int]]] = []
-        for name, token in zip(SQUARES, ids, strict=True):
-            squares = media.get(name)
-            if squares is not None:
-                found.append(((token,), [(squares.shape[-1] // patch) ** 2] * len(squares)))
-        return found
+    def shown(self, media: Mapping[str, Any]) -> pictures.Shown:
+        """`mmtrain.models.towers.pictures.shown`."""
+        return pictures.shown(getattr(self, "vision_tower", None), self.config, media)
 
     def _tokens(self, patches: int) -> int:
         """How many placeholders a picture has."""
@@ -220,29 +191,14 @@ class NativeModel(NativePreTrainedModel):
         in the order in which the connector has the pictures."""
         ids = batch["input_ids"].flatten()
         found = []
-        for tokens, pictures in self.shown(batch):
-            places = torch.nonzero(_holes(ids, tokens))[:, 0]
-            wanted = sum(self._tokens(length) for length in pictures)
+        for tokens, lengths in self.shown(batch):
+            places = torch.nonzero(holes(ids, tokens))[:, 0]
+            wanted = sum(self._tokens(length) for length in lengths)
             if len(places) != wanted:
-                raise ValueError(f"{len(places)} placeholders for the {wanted} of {len(pictures)} pictures")
-            firsts = [0, *itertools.accumulate(self._tokens(length) for length in pictures)][:-1]
+                raise ValueError(f"{len(places)} placeholders for the {wanted} of {len(lengths)} pictures")
+            firsts = [0, *itertools.accumulate(self._tokens(length) for length in lengths)][:-1]
             found.append(places[torch.tensor(firsts, device=places.device)])
         return torch.cat(found) if found else ids[:0]
-
-    def _squares(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pictures [N, 3, S, S] through a tower of fixed size -> [patches, width]; tokens for classes and registers are
-        left out. Of another size than the tower was trained with, its table of positions is interpolated, by those
-        towers that do not anyway."""
-        tower: Any = self.vision_tower
-        layer, patch = self.config.vision_layer, tower.config.patch_size
-        told: dict[str, Any] = {"output_hidden_states": layer != -1}
-        if pixels.shape[-1] != tower.config.image_size and _INTERPOLATE in inspect.signature(tower.forward).parameters:
-            told[_INTERPOLATE] = True
-        output = tower(pixels.to(tower.dtype), **told)
-        hidden = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
-        rows = pixels.shape[-1] // patch
-        patches = hidden[:, hidden.shape[1] - rows * rows :]
-        return in_blocks(patches, rows, self.config.merge)
 
     def _heard(self, mels: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
         """Sounds [N, n_mels, F] through the audio tower -> [tokens, width], 25 a second."""
@@ -356,8 +312,6 @@ class NativeForConditionalGeneration(NativePreTrainedModel, GenerationMixin):
         return {**inputs, **media} if first else {**inputs, "seen": seen}
 
 
-SQUARES = ("pixel_values", "pixel_values_videos")
-"""Pictures and frames for towers of fixed size."""
 MEDIA = (
     "pixel_values",
     "image_grid_thw",
@@ -367,56 +321,6 @@ MEDIA = (
     "input_features",
     "audio_frames",
 )
-
-
-def _vision(config: Any) -> nn.Module:
-    return Navit(config) if isinstance(config, NavitConfig) else AutoModel.from_config(config)
-
-
-def _audio(config: Any) -> nn.Module:
-    if isinstance(config, VarlenAudioConfig):
-        return VarlenAudio(config)
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder
-
-    return WhisperEncoder(config)
-
-
-def _borders(batch: Mapping[str, Any]) -> torch.Tensor:
-    """`mmtrain.rows.borders`; of a packed row that dense masks keep apart, where its positions begin anew."""
-    mask, places = batch.get("attention_mask"), batch.get("position_ids")
-    if mask is None or (torch.is_tensor(mask) and mask.ndim == 2) or places is None:
-        return borders(batch)
-    begins = torch.nonzero(places[:, 1:] != places[:, :-1] + 1)[:, 1] + 1
-    return torch.cat([begins.new_zeros(1), begins, begins.new_full((1,), places.shape[1])])
-
-
-def _lengths(media: Mapping[str, Any]) -> list[int]:
-    """The patches of every picture (a frame of a video is one)."""
-    counts, grids = media.get("patch_counts"), media.get("image_grid_thw")
-    if counts is not None:
-        return [int(count) for count in counts.tolist()]
-    assert grids is not None, "the batch has patches but no grid"
-    return [rows * columns for frames, rows, columns in grids.tolist() for _ in range(frames)]
-
-
-def _placed(
-    embeds: torch.Tensor, ids: torch.Tensor | None, tokens: tuple[int | None, ...], features: torch.Tensor
-) -> torch.Tensor:
-    """Features [n, D] in place of the n placeholders of a row, in order."""
-    assert ids is not None, "media need token ids, for their placeholders"
-    mask = _holes(ids, tokens)
-    if int(mask.sum()) != len(features):
-        raise ValueError(f"{len(features)} features for {int(mask.sum())} placeholders")
-    return embeds.masked_scatter(mask[..., None], features.to(embeds.dtype))
-
-
-def _holes(ids: torch.Tensor, tokens: tuple[int | None, ...]) -> torch.Tensor:
-    """Where placeholders stand."""
-    mask = torch.zeros_like(ids, dtype=torch.bool)
-    for token in tokens:
-        if token is not None:
-            mask |= ids == token
-    return mask
 
 
 AutoModel.register(NativeConfig, NativeModel, exist_ok=True)

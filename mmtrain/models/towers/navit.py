@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,7 +48,7 @@ class Navit(nn.Module):
         elif config.positions == "bias":
             self.row_bias = nn.Embedding(2 * config.max_grid - 1, heads)
             self.column_bias = nn.Embedding(2 * config.max_grid - 1, heads)
-        told = {"head_width": config.head_width, "inner": config.intermediate_size, "bias": config.bias}
+        told: dict[str, Any] = {"head_width": config.head_width, "inner": config.intermediate_size, "bias": config.bias}
         told |= {"activation": config.activation, "gated": config.gated, "scale": config.attention_scale}
         told |= {"norm": config.norm, "eps": config.layer_norm_eps}
         self.layers.extend(Layer(hidden, heads, **told) for _ in range(config.num_hidden_layers))
