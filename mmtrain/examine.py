@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 class Examiner:
     """Evaluates a job every so many steps. Raises SpecError for a metric that no evaluation has."""
 
-    def __init__(self, job: Job, log: Log | None) -> None:
+    def __init__(self, job: Job, log: Log | None, evaluated: Callable[..., Found] = evaluate) -> None:
         assert job.spec.evaluation is not None, "a spec without evaluation"
         assert job.loader.dataset.family is not None, "packs have a family"
         self.told = job.spec.evaluation
         self.job = job
         self._log = log
+        self._evaluated = evaluated
         self.streams = held_out(self.told, job.spec, job.loader.dataset.family, world=job.world)
         self._found: Found | None = None
         if job.world.rank == 0:
@@ -43,7 +45,7 @@ class Examiner:
         """Evaluate the model as it is; all ranks call it together."""
         job, began = self.job, time.monotonic()
         with swapped(job, self.told.weights):
-            found = evaluate(
+            found = self._evaluated(
                 self.told,
                 self.streams,
                 spec=job.spec,

@@ -74,6 +74,8 @@ class Tower:
 
 def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
     """Operations of the forward and backward pass of a batch; None for a model whose towers are not known here."""
+    if getattr(model, "config", None) is None:
+        return None
     lengths = borders(dict(batch)).diff().long().tolist()
     targets = int(((batch["labels"].flatten() != IGNORE) & (batch["loss_weights"].flatten() != 0)).sum())
     towers: dict[str, Tower] = {}

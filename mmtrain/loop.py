@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mmdata.stream.loader import Batch
@@ -14,6 +14,7 @@ from mmtrain.distributed import first
 from mmtrain.drift import Drift
 from mmtrain.examine import Examiner
 from mmtrain.gate import forget_quarantine
+from mmtrain.held_out import Found, evaluate
 from mmtrain.job import Job
 from mmtrain.monitor import line, measured
 from mmtrain.optim import thaw
@@ -22,8 +23,15 @@ from mmtrain.step import Step, train_step
 CONSOLE_LINES = 20
 
 
-def train(job: Job, start: Path | None) -> None:
-    """Train to the last step, from the checkpoint `start` if there is one. Raises RunError as `train_step` does."""
+def train(
+    job: Job,
+    start: Path | None,
+    *,
+    take: Callable[[Job, list[Batch]], Step] = train_step,
+    evaluated: Callable[..., Found] = evaluate,
+) -> None:
+    """Train to the last step, from the checkpoint `start` if there is one; `take` takes a step, `evaluated` evaluates
+    as `mmtrain.held_out.evaluate` does. Raises RunError as `train_step` does."""
     spec, world, loader = job.spec, job.world, job.loader
     if start is not None:
         checkpoint.load(start, job, check=False)  # `open_run` has looked at every byte
@@ -32,7 +40,7 @@ def train(job: Job, start: Path | None) -> None:
         run.keep_spec(job.folder, spec)
         forget_quarantine(job.folder, job.step)
     log = run.Log(job.folder, job.step) if world.rank == 0 else None
-    examiner = None if spec.evaluation is None else Examiner(job, log)
+    examiner = None if spec.evaluation is None else Examiner(job, log, evaluated)
     began, done, loss, saved = time.monotonic(), job.step, math.nan, job.step
 
     try:
@@ -40,7 +48,7 @@ def train(job: Job, start: Path | None) -> None:
             if job.step >= spec.steps or job.stopped:
                 break
             started = time.monotonic()
-            result = advance(job, batches)
+            result = advance(job, batches, take)
             values = measured(job, result, batches, waited=waited, seconds=time.monotonic() - started)
             if isinstance(drift := job.parts.get("drift"), Drift) and drift.due(job.step + 1):
                 values["drift/vision"] = drift.measure()
@@ -79,12 +87,12 @@ def train(job: Job, start: Path | None) -> None:
         print(f"masked {sum(loader.bad.values())} samples that could not be read: {dict(loader.bad)}")
 
 
-def advance(job: Job, batches: list[Batch]) -> Step:
+def advance(job: Job, batches: list[Batch], take: Callable[[Job, list[Batch]], Step] = train_step) -> Step:
     """Take step `job.step` with what is trained then; the caller counts it. Raises RunError as `train_step` does."""
     job.model.train()
     if job.staged:
         thaw(job.model, job.settings, job.step / job.spec.steps)
-    return train_step(job, batches)
+    return take(job, batches)
 
 
 def say(world: World, line: str) -> None:

@@ -141,6 +141,7 @@ def measured(job: Job, result: Step, batches: list[Batch], *, waited: float, sec
         "loss": result.loss,
         **{f"loss/{task}": loss / weight for task, (loss, weight) in result.tasks.items() if weight},
         **{f"aux/{name}": mean for name, mean in result.terms.items()},
+        **result.values,
         "lr": max(group["lr"] for group in job.optim.param_groups),
         "grad_norm": result.grad_norm,
         **{f"grad_norm/{part}": norm for part, norm in result.norms.items()},

@@ -37,6 +37,8 @@ class Step:
     """Of each task of the step, all ranks together: the sum of weight * loss over its targets, and of their weights."""
     terms: Mapping[str, float] = field(default_factory=dict)
     """The mean of each auxiliary loss over the step's units (`mmtrain.auxiliary`), before its weight."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """What else the log tells of it, by the names that it has there."""
     moved: bool = True
     """Whether weights were moved: not in a step without targets, nor in one of fp16 that overflowed, nor in one that
     was skipped."""
@@ -72,7 +74,14 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
     length = optim.total(norms)
     result = Step(loss=loss, grad_norm=length, weight=total, norms=norms, tasks=tasks, terms=terms)
     whole = loss + sum(job.terms[name].weight * value for name, value in terms.items())
-    if scale is not None:
+    return finish(job, batches, result, whole)
+
+
+def finish(job: Job, batches: Sequence[Batch], result: Step, whole: float) -> Step:
+    """Move the weights by the gradients that they have, if the gate lets the step pass; `whole` is its loss with all
+    that is added to it. Raises RunError as `train_step` does."""
+    spec, scale, length, norms = job.spec, job.parts.get("loss_scale"), result.grad_norm, result.norms
+    if isinstance(scale, LossScale):
         scale.update(finite=math.isfinite(length))
         if math.isfinite(whole) and not math.isfinite(length):
             return replace(result, moved=False)
