@@ -151,8 +151,12 @@ def _twin(
     softcap: float | None,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """SDPA segment by segment: no mask of T x T is ever made."""
+    """SDPA segment by segment, or all together where all are as long: no mask of T x T is ever made."""
     sizes_q, sizes_k = (cu.diff().tolist() for cu in (cu_q, cu_k))
+    if len(sizes_q) > 1 and len({*sizes_q}) == len({*sizes_k}) == 1 and softcap is None and sinks is None:
+        q = query.unflatten(0, (len(sizes_q), sizes_q[0])).transpose(1, 2)  # [S, H, L, D]
+        k, v = (x.unflatten(0, (len(sizes_k), sizes_k[0])).transpose(1, 2) for x in (key, value))
+        return _sdpa(q, k, v, window=window, scale=scale).transpose(1, 2).flatten(0, 1)
     pieces = []
     for q, k, v in zip(query.split(sizes_q), key.split(sizes_k), value.split(sizes_k), strict=True):
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))  # [1, H, L, D]

@@ -91,6 +91,8 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
         return None  # who sees what is in the places of the markers
     if getattr(model.config, "experts", None):
         return None
+    if getattr(model.config, "video", None):
+        return None  # which frames are a video is not in the lengths
     if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
         return None  # which experts a token meets is not in the lengths
     heads = text.num_attention_heads

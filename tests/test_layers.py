@@ -288,6 +288,17 @@ TESTED_BY = {
         "mmtrain/models/connectors/pooled.py",
         "mmtrain/models/connectors/queries.py",
     ],
+    "tests/mmtrain/test_video.py": [  # All kinds, over the same frames.
+        "mmtrain/models/video/__init__.py",
+        "mmtrain/models/video/attending.py",
+        "mmtrain/models/video/footage.py",
+        "mmtrain/models/video/hierarchical.py",
+        "mmtrain/models/video/planned.py",
+        "mmtrain/models/video/reducing.py",
+        "mmtrain/models/video/times.py",
+    ],
+    "tests/mmtrain/test_streaming_video.py": ["mmtrain/models/video/streaming.py"],
+    "tests/mmtrain/test_native_video.py": ["mmtrain/models/video/batches.py"],
     "tests/mmtrain/test_flops.py": ["mmtrain/models/connectors/counted.py"],  # Beside what torch counts.
     "tests/mmtrain/test_qformer.py": [  # One model and its objectives.
         "mmtrain/models/connectors/objectives.py",

@@ -101,6 +101,7 @@ class NativeConfig(PreTrainedConfig):
         audio_config: Any = None,
         text_config: Any = None,
         connector: dict[str, Any] | str = "mlp",
+        video: dict[str, Any] | None = None,
         audio_connector: dict[str, Any] | str = "mlp",
         fusion: dict[str, Any] | None = None,
         experts: dict[str, Any] | None = None,
@@ -119,6 +120,7 @@ class NativeConfig(PreTrainedConfig):
         self.audio_config = _config(audio_config)
         self.text_config = _config(text_config or {"model_type": "llama"})
         self.connector = connector
+        self.video = video
         self.audio_connector = audio_connector
         self.fusion = fusion or {"kind": "early"}
         self.experts = experts

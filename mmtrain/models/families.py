@@ -21,6 +21,7 @@ from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native_build import native_config
 from mmtrain.models.source import folder_of
 from mmtrain.models.spec import HfSpec, HfVisionSpec, ModelSpec, NativeSpec, TinySpec
+from mmtrain.models.video import planned
 
 _MARK = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
 
@@ -91,6 +92,8 @@ def native_family(
         pictured: tuple[MediaKind, ...] = ("image", "video")
         for kind in pictured:
             kept[kind] = replace(kept[kind], view=Resampled(view=kept[kind].view, **told))
+    if config.video is not None:
+        kept = planned.filmed(config, connector, kept, family.media, marks=marks)
     return replace(family, media=kept, tokenizer=tokenizer)
 
 

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
-from mmtrain.models import connectors, experts, fusion, towers
+from mmtrain.models import connectors, experts, fusion, towers, video
 from mmtrain.models.audio import VarlenAudio, halved, pooled
 from mmtrain.models.beside import BESIDE, MODALITIES, Beside, Tokens
 from mmtrain.models.configs import NativeConfig
@@ -23,6 +23,7 @@ from mmtrain.models.heads import make as make_heads
 from mmtrain.models.layers import Borders, Context
 from mmtrain.models.placeholders import holes, placed, segments
 from mmtrain.models.towers import pictures
+from mmtrain.models.video.batches import filmed, left
 
 POOLED = 1
 """Sound's positions are pooled before the connector, so each is a token."""
@@ -69,6 +70,8 @@ class NativeModel(NativePreTrainedModel):
             self.vision_connector = connectors.make(
                 self.connecting, config.vision_config.hidden_size, width, config.merge
             )
+        if (looking := video.read(config.video)) is not None:
+            self.video = video.make(looking, config.vision_config.hidden_size, config.merge)
         if config.audio_config is not None:
             self.audio_tower = towers.audio(config.audio_config)
             told = connectors.read(config.audio_connector)
@@ -100,6 +103,8 @@ class NativeModel(NativePreTrainedModel):
         patch_coordinates: torch.Tensor | None = None,
         patch_counts: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
+        frame_counts: torch.Tensor | None = None,
+        frame_ms: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
         audio_frames: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
@@ -119,6 +124,8 @@ class NativeModel(NativePreTrainedModel):
             "patch_coordinates": patch_coordinates,
             "patch_counts": patch_counts,
             "pixel_values_videos": pixel_values_videos,
+            "frame_counts": frame_counts,
+            "frame_ms": frame_ms,
         }
         patches, pictured = self.patches(media), None
         if patches is not None:
@@ -175,12 +182,17 @@ class NativeModel(NativePreTrainedModel):
         return Tokens(modality=modality.flatten(), cu_seqlens=segments({"input_ids": given, **others}))
 
     def patches(self, media: Mapping[str, Any]) -> Patches | None:
-        """What the vision tower makes of a batch's pictures, in the order of `shown`; None without any."""
-        return pictures.see(self.vision_tower, self.config, media) if self.shown(media) else None
+        """What the vision tower makes of a batch's pictures, and `model.video` of that, in the order of `shown`; None
+        without any."""
+        if not (shown := pictures.shown(getattr(self, "vision_tower", None), self.config, media)):
+            return None
+        found = pictures.see(self.vision_tower, self.config, media)
+        return filmed(self.video, found, shown, media) if found is not None and hasattr(self, "video") else found
 
     def shown(self, media: Mapping[str, Any]) -> pictures.Shown:
-        """`mmtrain.models.towers.pictures.shown`."""
-        return pictures.shown(getattr(self, "vision_tower", None), self.config, media)
+        """`mmtrain.models.towers.pictures.shown`, or what `model.video` leaves of it."""
+        found = pictures.shown(getattr(self, "vision_tower", None), self.config, media)
+        return left(self.video.spec, found, media) if hasattr(self, "video") else found
 
     def _tokens(self, patches: int) -> int:
         """How many placeholders a picture has."""
@@ -251,6 +263,8 @@ class NativeForConditionalGeneration(NativePreTrainedModel, GenerationMixin):
         patch_coordinates: torch.Tensor | None = None,
         patch_counts: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
+        frame_counts: torch.Tensor | None = None,
+        frame_ms: torch.Tensor | None = None,
         input_features: torch.Tensor | None = None,
         audio_frames: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
@@ -270,6 +284,8 @@ class NativeForConditionalGeneration(NativePreTrainedModel, GenerationMixin):
             patch_coordinates=patch_coordinates,
             patch_counts=patch_counts,
             pixel_values_videos=pixel_values_videos,
+            frame_counts=frame_counts,
+            frame_ms=frame_ms,
             input_features=input_features,
             audio_frames=audio_frames,
             attention_mask=attention_mask,
@@ -318,6 +334,8 @@ MEDIA = (
     "patch_coordinates",
     "patch_counts",
     "pixel_values_videos",
+    "frame_counts",
+    "frame_ms",
     "input_features",
     "audio_frames",
 )

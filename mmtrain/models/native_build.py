@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModel, LlamaConfig
 from transformers.models.auto import modeling_auto
 
 from mmdata.errors import SpecError
-from mmtrain.models import connectors, experts, fusion, hf
+from mmtrain.models import connectors, experts, fusion, hf, video
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native import NativeForConditionalGeneration
 from mmtrain.models.source import folder_of
@@ -51,12 +51,15 @@ def native_config(spec: NativeSpec) -> NativeConfig:
     if vision is not None:
         dropping = isinstance(vision, NavitConfig) and vision.drop > 0
         connectors.check(spec.connector, merge, vision.hidden_size, text.hidden_size, dropping=dropping)
+        if spec.video is not None:
+            video.check(spec.video, spec.connector.kind, vision.hidden_size, merge, dropping=dropping)
     fusion.check(spec.fusion, text.num_hidden_layers, text.hidden_size, text.num_attention_heads)
     return NativeConfig(
         vision_config=vision,
         audio_config=_audio_config(spec),
         text_config=text,
         connector=spec.connector.model_dump(),
+        video=None if spec.video is None else spec.video.model_dump(),
         audio_connector=spec.audio_connector.model_dump(),
         fusion=spec.fusion.model_dump(),
         experts=None if spec.experts is None else spec.experts.model_dump(),

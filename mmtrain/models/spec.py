@@ -12,6 +12,7 @@ from mmtrain.models.connectors import AudioConnector, Connector
 from mmtrain.models.connectors.merged import MlpSpec
 from mmtrain.models.experts import ExpertsSpec
 from mmtrain.models.fusion import EarlySpec, Fusion
+from mmtrain.models.video import VideoSpec
 
 
 def _located(value: str, info: ValidationInfo) -> str:
@@ -196,6 +197,9 @@ class NativeSpec(Model):
     audio_connector: AudioConnector = MlpSpec()
     """What stands between the audio tower and the language model: a token for each vector, 25 a second."""
     language: Language = TinyLanguageSpec()
+    video: VideoSpec | None = None
+    """What looks across the frames of a video, between the vision tower and the connector (an image is a video of one
+    frame), and makes fewer of them; null: frames stay alone."""
     fusion: Fusion = EarlySpec()
     """Where what a picture shows meets the words: as tokens among them, or in layers between those of the language
     model."""
@@ -215,6 +219,12 @@ class NativeSpec(Model):
     def _sees_or_hears(self) -> Self:
         if self.vision is None and self.audio is None:
             raise ValueError("vision and audio are both null; use kind: hf for a language model alone")
+        return self
+
+    @model_validator(mode="after")
+    def _sees_what_it_films(self) -> Self:
+        if self.video is not None and self.vision is None and self.path is None:
+            raise ValueError(f"video: {self.video.kind} is for frames, and vision is null; leave video out")
         return self
 
     @model_validator(mode="after")

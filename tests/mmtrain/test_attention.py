@@ -123,6 +123,22 @@ def test_segments_do_not_see_each_other() -> None:
     assert not torch.equal(before[:4], after[:4])
 
 
+@pytest.mark.parametrize("window", [FULL, CAUSAL, (1, 1)])
+def test_segments_of_one_length_go_together(window: tuple[int, int]) -> None:
+    """As each would alone, gradients too."""
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(12, 2, 8, generator=draw, requires_grad=True) for _ in range(3))
+    whole, one = torch.arange(0, 13, 4, dtype=torch.int32), torch.tensor([0, 4], dtype=torch.int32)
+    together = varlen_attention(query, key, value, whole, whole, 4, 4, window=window)
+    pieces = zip(query.split(4), key.split(4), value.split(4), strict=True)
+    alone = torch.cat([varlen_attention(q, k, v, one, one, 4, 4, window=window) for q, k, v in pieces])
+    assert torch.allclose(together, alone, atol=1e-6)
+    for mine, theirs in zip(
+        *(torch.autograd.grad(x.square().sum(), (query, key, value)) for x in (together, alone)), strict=True
+    ):
+        assert torch.allclose(mine, theirs, atol=1e-5)
+
+
 def test_the_cuda_call_takes_these_arguments() -> None:
     """torch's own fake implementation checks the signature and gives the shapes; nothing runs."""
     with FakeTensorMode(allow_non_fake_inputs=True):
