@@ -270,9 +270,14 @@ TESTED_BY = {
         "mmtrain/models/towers/navit.py",
         "mmtrain/models/towers/pictures.py",
     ],
+    ],
+    "tests/mmtrain/test_towers.py": [  # Beside their originals, and through a config.
+        "mmdata/views/fuyu.py",
     "tests/mmtrain/test_experts.py": ["mmtrain/models/beside.py", "mmtrain/models/experts.py"],
+        "mmtrain/models/towers/mixup.py",
     "tests/mmtrain/test_late.py": ["mmtrain/models/fusion/late.py", "mmtrain/models/pairs.py"],
     "tests/mmtrain/test_fusion.py": [  # All kinds, over the same row.
+        "mmtrain/models/towers/presets.py",
         "mmtrain/models/fusion/__init__.py",
         "mmtrain/models/fusion/bidirectional.py",
         "mmtrain/models/fusion/gated.py",

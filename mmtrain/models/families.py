@@ -21,6 +21,7 @@ from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native_build import native_config
 from mmtrain.models.source import folder_of
 from mmtrain.models.spec import HfSpec, HfVisionSpec, ModelSpec, NativeSpec, TinySpec
+from mmtrain.models.towers import presets
 from mmtrain.models.video import planned
 
 _MARK = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
@@ -72,11 +73,19 @@ def native_family(
     told: Any = {
         kind: {**values, **(config.views.get(kind) or {}), **views.get(kind, {})} for kind, values in given.items()
     }
-    has = {"image": vision is not None, "video": vision is not None, "audio": config.audio_config is not None}
+    own = isinstance(vision, NavitConfig) and vision.view != "native"  # of pictures, which films are not made by
+    has = {"image": vision is not None, "video": vision is not None and not own}
+    has["audio"] = config.audio_config is not None
     for kind in views:
         if not has[kind]:
             raise SpecError(f"model.views.{kind}: this model takes no {kind}")
+    if own:
+        told["image"] = given["image"]
     family = get_family(name, tokenizer=_AnyToken(), checkpoint=processor, **told)
+    if own:
+        seen = {**(config.views.get("image") or {}), **views.get("image", {})}
+        rule = presets.rule_of(vision, family.media["image"], seen)
+        family = replace(family, media={**family.media, "image": rule})
     if vision is not None:
         _check_views(config, family)
     if name == "native_fixed":
@@ -90,7 +99,7 @@ def native_family(
             "at_most": not marks and connector.kind in connectors.AT_MOST,
         }
         pictured: tuple[MediaKind, ...] = ("image", "video")
-        for kind in pictured:
+        for kind in (each for each in pictured if each in kept):
             kept[kind] = replace(kept[kind], view=Resampled(view=kept[kind].view, **told))
     if config.video is not None:
         kept = planned.filmed(config, connector, kept, family.media, marks=marks)

@@ -15,15 +15,19 @@ from mmtrain.models.native import NativeForConditionalGeneration
 from mmtrain.models.source import folder_of
 from mmtrain.models.spec import (
     HfAudioSpec,
+    FuyuSpec,
     HfLanguageSpec,
     HfVisionSpec,
     NativeSpec,
+    NaflexSpec,
     NavitSpec,
     TinyLanguageSpec,
+    Pix2StructSpec,
     TowerSpec,
     VarlenAudioSpec,
 )
 
+from mmtrain.models.towers import presets
 FFN_RATIO = 3
 MAX_POSITIONS = 4096
 
@@ -54,6 +58,7 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         if spec.video is not None:
             video.check(spec.video, spec.connector.kind, vision.hidden_size, merge, dropping=dropping)
     fusion.check(spec.fusion, text.num_hidden_layers, text.hidden_size, text.num_attention_heads)
+    grid = vision is not None and spec.connector.merges and not (spec.fusion.marks or getattr(vision, "drop", 0))
     return NativeConfig(
         vision_config=vision,
         audio_config=_audio_config(spec),
@@ -91,9 +96,7 @@ def build_native(spec: NativeSpec, config: NativeConfig) -> NativeForConditional
         return loaded
     model = NativeForConditionalGeneration(config)
     if isinstance(spec.vision, HfVisionSpec) and not spec.vision.random:
-        folder = folder_of(spec.vision, "model.vision")
-        tower = hf.pretrained(_tower_class(config.vision_config), folder, config.vision_config, "model.vision")
-        model.model.vision_tower.load_state_dict(tower.state_dict())
+        model.model.vision_tower.load_state_dict(_vision_weights(spec.vision, config.vision_config))
     if isinstance(spec.audio, HfAudioSpec) and not spec.audio.random:
         folder = folder_of(spec.audio, "model.audio")
         whisper = hf.pretrained(AutoModel, folder, config.audio_config, "model.audio")
@@ -112,13 +115,12 @@ def build_native(spec: NativeSpec, config: NativeConfig) -> NativeForConditional
 def _merge(spec: NativeSpec) -> int:
     """How many patches by how many are a block."""
     part, kind = spec.vision, spec.connector
-    if part is None or not kind.merges:
-        return 1 if part is None else part.merge or 1
-    if part.merge is not None:
-        return part.merge
+    told = getattr(part, "merge", None)
+    if part is None or not kind.merges or told is not None:
+        return told or 1
     if isinstance(part, NavitSpec):
         return 1 if part.drop else 2
-    return 2 if kind.kind in connectors.BLOCKS else 1
+    return 2 if isinstance(part, HfVisionSpec) and kind.kind in connectors.BLOCKS else 1
 
 
 def _vision_config(spec: NativeSpec) -> tuple[Any, int]:
@@ -127,21 +129,27 @@ def _vision_config(spec: NativeSpec) -> tuple[Any, int]:
     if part is None:
         return None, -1
     if isinstance(part, NavitSpec):
-        config = NavitConfig(
-            **_sizes(part),
-            patch_size=part.patch,
-            positions=part.positions,
-            max_grid=part.max_grid,
-            drop=part.drop,
-        )
-        return config, -1
-    whole = hf.read_config(folder_of(part, "model.vision"), "model.vision")
-    found = getattr(whole, "vision_config", whole)
+        told: dict[str, Any] = {"max_grid": part.max_grid, "drop": part.drop, "mixup": part.mixup}
+        config = NavitConfig(**_sizes(part), patch_size=part.patch, positions=part.positions, **told)
+        return config, part.layer
+    if isinstance(part, FuyuSpec):
+        return presets.fuyu(patch=part.patch, height=part.height, width=part.width), -1
+    if isinstance(part, NaflexSpec | Pix2StructSpec):
+        sizes = part.hidden, part.layers, part.heads, part.inner
+        if isinstance(part, NaflexSpec):
+            return presets.naflex(*sizes, patch=part.patch, budget=part.budget, side=part.side), part.layer
+        told = {"head_width": part.hidden // part.heads, "most": part.budget}
+        return presets.pix2struct(*sizes, patch=part.patch, budget=part.budget, **told), part.layer
+    folder, found = _of_folder(part)
+    if found.model_type in presets.KINDS:
+        if part.merge not in (None, 1):
+            raise SpecError(f"model.vision.merge: {part.merge}, but pictures of any shape have no whole blocks; 1")
+        return presets.of_hf(found, folder), part.layer
     wanted = ("hidden_size", "image_size", "patch_size")
     if missing := [name for name in wanted if not isinstance(getattr(found, name, None), int)]:
         raise SpecError(
             f"model.vision.path: a {found.model_type} has no {missing[0]}; towers of fixed size are wanted, such as "
-            "CLIP, SigLIP, DINOv2 or ViT"
+            "CLIP, SigLIP, DINOv2 or ViT, or those of SigLIP 2 NaFlex and Pix2Struct"
         )
     return found, part.layer
 
@@ -149,6 +157,21 @@ def _vision_config(spec: NativeSpec) -> tuple[Any, int]:
 def _audio_config(spec: NativeSpec) -> Any:
     part = spec.audio
     if part is None:
+def _of_folder(part: HfVisionSpec) -> tuple[Path, Any]:
+    """The folder of a tower, and its config there, beside a text tower or not."""
+    folder = folder_of(part, "model.vision")
+    whole = hf.read_config(folder, "model.vision")
+    return folder, getattr(whole, "vision_config", whole)
+
+
+def _vision_weights(part: HfVisionSpec, config: Any) -> dict[str, Any]:
+    folder, theirs = _of_folder(part)
+    if isinstance(config, NavitConfig):
+        return presets.weights_of(theirs, folder, "model.vision")
+    found: dict[str, Any] = hf.pretrained(_tower_class(config), folder, config, "model.vision").state_dict()
+    return found
+
+
         return None
     if isinstance(part, VarlenAudioSpec):
         return VarlenAudioConfig(**_sizes(part), num_mel_bins=part.mels)

@@ -102,17 +102,27 @@ class NavitSpec(TowerSpec):
     merge: int | None = Field(None, ge=1)
     """So many patches by so many become one token; by default 2 for connectors that merge blocks, where nothing is
     dropped, else 1."""
-    positions: Literal["rope", "factorised"] = "rope"
-    """2-D rotary, or a learned table for rows and one for columns, added to the patches (NaViT)."""
+    positions: Literal["rope", "factorised", "table", "bias"] = "rope"
+    """2-D rotary; a learned table for rows and one for columns, added to the patches (NaViT); one table for both,
+    resized to each picture (SigLIP 2); or a learned bias of each head for distances in rows and in columns."""
     max_grid: int = Field(256, ge=1)
-    """Rows and columns that the tables of `factorised` hold."""
+    """Rows and columns that the tables of `factorised` and `table` hold (16 is SigLIP 2's); for `bias` distances that
+    are told apart. On CUDA, `bias` takes pictures whose rows, columns and head width come to 256."""
+    layer: int = Field(-1, le=-1)
+    """Whose output is taken: -1 the last layer's, through the norm; -2 that of the layer before it (LLaVA), ..."""
     drop: float = Field(0.0, ge=0, lt=1)
     """Mean share of each picture's patches that are left out in training, drawn anew for each sample and epoch (NaViT);
     needs `merge: 1`."""
 
+    mixup: float = Field(0.0, ge=0)
+    """alpha of the Beta distribution by which, in training, a picture's features are mixed with those of the same
+    picture at half the size, stretched over its grid; 0: never."""
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.positions == "rope" and self.hidden % (4 * self.heads):
+        if self.drop and (self.mixup or self.positions == "table"):
+            told = "mixup" if self.mixup else "positions: table"
+            raise ValueError(f"drop: {self.drop} leaves no whole grids, which {told} wants; set drop: 0")
             raise ValueError(f"hidden {self.hidden} must be a multiple of 4 * heads = {4 * self.heads} for `rope`")
         if self.drop and self.merge not in (None, 1):
             raise ValueError(f"drop: {self.drop} leaves no whole blocks of {self.merge} x {self.merge}; set merge: 1")
@@ -120,8 +130,50 @@ class NavitSpec(TowerSpec):
 
 
 class HfVisionSpec(SourceSpec):
-    """Any Hugging Face vision tower of fixed size: CLIP, SigLIP, DINOv2, ViT, ... Its processor's files say how
-    pictures become squares."""
+class NaflexSpec(TowerSpec):
+    """SigLIP 2's NaFlex tower from numbers: pictures of their own shape, `budget` patches at most."""
+
+    kind: Literal["naflex"]
+    hidden: int = Field(768, ge=8)
+    layers: int = Field(12, ge=1)
+    heads: int = Field(12, ge=1)
+    inner: int = Field(3072, ge=1)
+    """Width inside the MLPs."""
+    patch: int = Field(16, ge=2)
+    budget: int = Field(256, ge=1)
+    side: int = Field(16, ge=1)
+    """Rows and columns of the table of positions, which is resized to each picture."""
+    layer: int = Field(-1, le=-1)
+    """As `navit` has it."""
+
+
+class Pix2StructSpec(TowerSpec):
+    """Pix2Struct's encoder from numbers: pictures of their own shape, as many patches as `budget` holds."""
+
+    kind: Literal["pix2struct"]
+    hidden: int = Field(768, ge=8)
+    layers: int = Field(12, ge=1)
+    heads: int = Field(12, ge=1)
+    inner: int = Field(2048, ge=1)
+    """Width inside the MLPs."""
+    patch: int = Field(16, ge=2)
+    budget: int = Field(2048, ge=1)
+    layer: int = Field(-1, le=-1)
+    """As `navit` has it."""
+
+
+class FuyuSpec(Model):
+    """Fuyu: no tower, patches go to the connector as they are (take `linear`), with a line break after each row of
+    them; pictures are made smaller only where they do not fit into `height` x `width`."""
+
+    kind: Literal["fuyu"]
+    patch: int = Field(30, ge=2)
+    height: int = Field(1080, ge=2)
+    width: int = Field(1920, ge=2)
+
+
+    """Any Hugging Face vision tower of fixed size: CLIP, SigLIP, DINOv2, ViT, ...; and SigLIP 2's NaFlex tower and
+    Pix2Struct's encoder, whose patches are packed. Its processor's files say how pictures become squares or patches."""
 
     kind: Literal["hf"]
     merge: int | None = Field(None, ge=1)
@@ -171,7 +223,11 @@ def _kind(default: str) -> Discriminator:
 
 
 Vision = Annotated[
-    Annotated[NavitSpec, Tag("navit")] | Annotated[HfVisionSpec, Tag("hf")],
+    Annotated[NavitSpec, Tag("navit")]
+    | Annotated[NaflexSpec, Tag("naflex")]
+    | Annotated[Pix2StructSpec, Tag("pix2struct")]
+    | Annotated[FuyuSpec, Tag("fuyu")]
+    | Annotated[HfVisionSpec, Tag("hf")],
     _kind("navit"),
 ]
 Audio = Annotated[

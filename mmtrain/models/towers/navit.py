@@ -75,14 +75,14 @@ class Navit(nn.Module):
         if not len(self.layers):
             return patches
         x = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
-        x, rotary, bias = self._placed(x, coordinates, grids)
+        x, rotary, bias = self._placed(x, coordinates, lengths, grids)
         borders = Borders.of(lengths, x.device)
         for each in self.layers[: len(self.layers) + 1 + layer]:
             x = each(x, borders, rotary, bias=bias)
         return self.norm(x) if layer == -1 else x
 
     def _placed(
-        self, x: torch.Tensor, coordinates: torch.Tensor, grids: Grids | None
+        self, x: torch.Tensor, coordinates: torch.Tensor, lengths: list[int], grids: Grids | None
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None, Bias | None]:
         """Patches with what is added to them, the angles of queries and keys, and what is added to scores."""
         config = self.config
@@ -98,7 +98,9 @@ class Navit(nn.Module):
                 raise ValueError("positions: table wants whole grids of patches, and some were dropped")
             square = self.table.weight.view(config.max_grid, config.max_grid, -1)
             each = {grid: resize_table(square, *grid, variant="naflex") for grid in set(grids)}
-            return x + torch.cat([each[grid] for grid in grids]) if grids else x, None, None
+            pieces = zip(grids, coordinates.split(lengths), strict=True)
+            added = [each[grid][place[:, 0] * grid[1] + place[:, 1]] for grid, place in pieces]
+            return x + torch.cat(added), None, None
         if config.positions == "bias":
             return x, None, relative_bias(self.row_bias.weight, self.column_bias.weight, coordinates)
         # Made on the CPU in float32, as the models that use it do, and the same on every device.
