@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
+from types import MethodType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -13,6 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from mmdata.errors import SpecError
 from mmtrain.components import components
 
+_CHANCE = re.compile("drop|mixup")
+"""What values are called by which something is left to chance."""
 Checkpointing = Literal["none", "full"] | Annotated[int, Field(ge=1)]
 """Which layers are recomputed: none, all, or every k-th."""
 
@@ -45,17 +49,24 @@ def recompute(model: Any, which: Checkpointing) -> int:
     if not chosen:
         raise SpecError(f"activation_checkpointing: {type(model).__name__} has no list of layers; use none")
     for layer in chosen:
-        # The method and not the module is wrapped: parameters keep their names, and hooks (FSDP's) stay around it.
-        layer.forward = _recomputed(layer, layer.forward)
+        # The method and not the module is wrapped: parameters keep their names, and hooks (FSDP's) stay around it. Both
+        # are bound methods, which a copy of the layer has bound to itself.
+        setattr(layer, ONCE, layer.forward)
+        layer.forward = MethodType(_recomputed(type(layer).forward), layer)
     return len(chosen)
 
 
-def _recomputed(layer: torch.nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+ONCE = "_forward_once"
+"""Where a layer that runs again has its own `forward`."""
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def run(layer: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        once = getattr(layer, ONCE)
         if not torch.is_grad_enabled() or not layer.training:
-            return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+            return once(*args, **kwargs)
+        return checkpoint(once, *args, use_reentrant=False, **kwargs)
 
     return run
 
@@ -72,7 +83,7 @@ def compile_layers(model: Any) -> int:
 
 
 def chance(model: torch.nn.Module) -> list[str]:
-    """Names of modules in which something is dropped at random while they are trained.
+    """Names of modules in which something is dropped, or mixed, at random while they are trained.
 
     >>> chance(torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.1), torch.nn.Dropout(0.0)))
     ['1']
@@ -81,7 +92,7 @@ def chance(model: torch.nn.Module) -> list[str]:
     for name, module in model.named_modules():
         drops = isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0
         values = vars(module).items()
-        if drops or any("drop" in key and isinstance(value, float) and value > 0 for key, value in values):
+        if drops or any(_CHANCE.search(key) and isinstance(value, float) and value > 0 for key, value in values):
             found.append(name)
     return found
 

@@ -141,7 +141,7 @@ def _adamw(spec: OptimSpec, devices: set[str]) -> Any:
 
 def staged(settings: Mapping[str, Setting]) -> bool:
     """Whether some parameters are not trained, always or at first, so that `thaw` has something to say."""
-    return any(setting.freeze_until or not setting.train for setting in settings.values())
+    return any(setting.thaws or not setting.train for setting in settings.values())
 
 
 def thaw(model: Any, settings: Mapping[str, Setting], progress: float) -> list[str]:
@@ -152,7 +152,7 @@ def thaw(model: Any, settings: Mapping[str, Setting], progress: float) -> list[s
     named = aliases(model)
     for name, parameter in model.named_parameters():
         setting = settings[named[name]]
-        parameter.requires_grad_(setting.train and progress >= setting.freeze_until)
+        parameter.requires_grad_(setting.train and progress >= setting.thaws)
         if parameter.requires_grad:
             trained.append(named[name])
     for module in model.modules():

@@ -31,9 +31,15 @@ class Rule(Model):
     weight_decay: float | None = Field(None, ge=0)
     """In place of `optim.weight_decay`; vectors and embeddings have none unless a rule says so."""
     layer_decay: float | None = Field(None, gt=0, le=1)
-    """Factor on the rate for each layer below the last one of the part: 0.9 gives 1, 0.9, 0.81 ... from the top."""
+    """Factor on the rate for each layer from the top of the part: with 0.9, what lies behind its last layer (a norm)
+    has 1, the last layer 0.9, the one before 0.81, ..., what lies before the first (embeddings) one factor more.
+    (BEiT: Bao et al. 2021, arXiv 2106.08254, `optim_factory.py`; timm, `param_groups_layer_decay`.)"""
     freeze_until: float | None = Field(None, ge=0, le=1)
     """Share of the steps for which they stay as they are."""
+    freeze_step: float | None = Field(None, ge=0, le=1)
+    """Share of the steps for which each layer stays longer than the one above it: the last layer of the part is
+    thawed at `freeze_until`, then one after the other down to the embeddings. (Gradual unfreezing: Howard & Ruder 2018,
+    arXiv 1801.06146, §3.3.)"""
     lora_rank: int | None = Field(None, ge=0)
     """Rank of the LoRA on the linear layers whose weights match, in place of the entry's under `adapters`; 0 for none.
     Without any LoRA there, such a rule puts one in."""
@@ -57,15 +63,21 @@ class Setting:
     weight_decay: float | None = None
     layer_decay: float | None = None
     freeze_until: float = 0.0
+    freeze_step: float = 0.0
     lora_rank: int | None = None
     depth: int = 0
-    """Layers of its part above it."""
+    """How far from the top of its part: 0 behind the last layer, 1 in it, 2 in the one before, ..."""
     adapter: bool = False
     """Whether it belongs to an adapter."""
 
     def rate(self, base: float) -> float:
         """Its peak rate, where others have `base`."""
         return (base if self.lr is None else self.lr) * (self.layer_decay or 1.0) ** self.depth
+
+    @property
+    def thaws(self) -> float:
+        """The share of the steps after which it is trained."""
+        return self.freeze_until + self.freeze_step * max(0, self.depth - 1)
 
 
 FIELDS = tuple(field.name for field in fields(Setting) if field.name not in ("depth", "adapter"))
@@ -154,6 +166,8 @@ def table(settings: Mapping[str, Setting], sizes: Mapping[str, int], *, lr: floa
             how = f"lr {rates[-1]:.2e}" if len(rates) == 1 else f"lr {rates[0]:.2e} to {rates[-1]:.2e} by layer"
             if setting.freeze_until:
                 how += f", frozen for the first {setting.freeze_until:.0%} of the steps"
+            if setting.freeze_step:
+                how += f", each layer {setting.freeze_step:.0%} longer than the one above it"
             if setting.adapter:
                 how = f"adapters, {how}"
             if setting.weight_decay is not None and not (setting.adapter and not setting.weight_decay):
@@ -163,8 +177,8 @@ def table(settings: Mapping[str, Setting], sizes: Mapping[str, int], *, lr: floa
 
 
 def _depths(names: Sequence[str]) -> dict[str, int]:
-    """Layers above each parameter in its part: those of the last layer, and all behind it in the model, have 0; what
-    comes before the first layer (embeddings) lies one deeper than it."""
+    """`Setting.depth` of each parameter: what lies behind the last layer of its part in the model has 0, as all of a
+    part without layers has; what comes before the first layer (embeddings) lies one deeper than it."""
     result = {}
     for part in dict.fromkeys(name.split(".")[0] for name in names):
         mine = [name for name in names if name.split(".")[0] == part]
@@ -174,9 +188,9 @@ def _depths(names: Sequence[str]) -> dict[str, int]:
         for name in mine:
             seen |= name in layers
             if name in layers:
-                result[name] = total - 1 - layers[name]
+                result[name] = total - layers[name]
             else:
-                result[name] = 0 if seen or not layers else total
+                result[name] = 0 if seen or not layers else total + 1
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,18 @@ def test_recomputing_changes_no_bit_and_keeps_less(which: Any, count: int) -> No
     assert found[1].keys() == expected[1].keys()
     assert all(torch.equal(found[1][name], expected[1][name]) for name in expected[1])
     assert found[2] < 0.75 * expected[2]
+
+
+def test_a_copy_runs_its_own_layers_again() -> None:
+    model = llava()
+    recompute(model, "full")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.5)
+    expected = run(other.eval())  # which recomputes nothing
+    assert run(other.train())[0] == expected[0] != run(model)[0]
+    assert run(other)[1].keys() == expected[1].keys()
 
 
 def test_nothing_is_recomputed_where_nothing_is_kept() -> None:

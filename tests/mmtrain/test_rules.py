@@ -39,7 +39,12 @@ def test_from_general_to_particular() -> None:
 def test_rates_fall_layer_by_layer() -> None:
     found = resolve([Rule(match=r"vision\..*", lr=1.0, layer_decay=0.5)], NAMES)
     rates = [found[name].rate(9.0) for name in NAMES]
-    assert rates == [0.125, 0.25, 0.5, 1.0, 1.0, 9.0, 9.0, 9.0, 9.0, 9.0]
+    assert rates == [0.0625, 0.125, 0.25, 0.5, 1.0, 9.0, 9.0, 9.0, 9.0, 9.0]
+
+
+def test_layers_thaw_one_after_the_other() -> None:
+    found = resolve([Rule(match=r"vision\..*", freeze_until=0.1, freeze_step=0.2)], NAMES)
+    assert [round(found[name].thaws, 6) for name in NAMES[:6]] == [0.7, 0.5, 0.3, 0.1, 0.1, 0.0]
 
 
 def test_a_pattern_that_matches_nothing_is_an_error() -> None:
@@ -77,4 +82,4 @@ def test_the_table_says_what_holds() -> None:
     lines = table(settings, dict.fromkeys(NAMES, 10), lr=1e-3).splitlines()
     assert lines[0].split() == ["vision", "5", "tensors", "50", "values", "frozen"]
     assert "lr 1.00e-03" in lines[1]
-    assert "lr 2.50e-04 to 1.00e-03 by layer, frozen for the first 30% of the steps" in lines[2]
+    assert "lr 1.25e-04 to 5.00e-04 by layer, frozen for the first 30% of the steps" in lines[2]

@@ -159,7 +159,7 @@ class TextSide(nn.Module):
         self.of_picture = nn.Linear(hidden, told.projection)
         self.of_text = nn.Linear(hidden, told.projection)
         self.match = nn.Linear(hidden, 2)
-        self.temperature = nn.Parameter(torch.tensor(TEMPERATURE))
+        self.temperature = nn.Parameter(torch.tensor([TEMPERATURE]))  # one value: shards take no scalar
 
     def embedded(self, texts: Sequence[torch.Tensor], mode: Mode) -> Context:
         """Texts int64 [n] each -> [sum of n + 1, hidden], each begun by a token for the mode, before the norm."""
