@@ -14,20 +14,20 @@ from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.native import NativeForConditionalGeneration
 from mmtrain.models.source import folder_of
 from mmtrain.models.spec import (
-    HfAudioSpec,
     FuyuSpec,
+    HfAudioSpec,
     HfLanguageSpec,
     HfVisionSpec,
-    NativeSpec,
     NaflexSpec,
+    NativeSpec,
     NavitSpec,
-    TinyLanguageSpec,
     Pix2StructSpec,
+    TinyLanguageSpec,
     TowerSpec,
     VarlenAudioSpec,
 )
-
 from mmtrain.models.towers import presets
+
 FFN_RATIO = 3
 MAX_POSITIONS = 4096
 
@@ -58,7 +58,6 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         if spec.video is not None:
             video.check(spec.video, spec.connector.kind, vision.hidden_size, merge, dropping=dropping)
     fusion.check(spec.fusion, text.num_hidden_layers, text.hidden_size, text.num_attention_heads)
-    grid = vision is not None and spec.connector.merges and not (spec.fusion.marks or getattr(vision, "drop", 0))
     return NativeConfig(
         vision_config=vision,
         audio_config=_audio_config(spec),
@@ -154,9 +153,6 @@ def _vision_config(spec: NativeSpec) -> tuple[Any, int]:
     return found, part.layer
 
 
-def _audio_config(spec: NativeSpec) -> Any:
-    part = spec.audio
-    if part is None:
 def _of_folder(part: HfVisionSpec) -> tuple[Path, Any]:
     """The folder of a tower, and its config there, beside a text tower or not."""
     folder = folder_of(part, "model.vision")
@@ -172,6 +168,9 @@ def _vision_weights(part: HfVisionSpec, config: Any) -> dict[str, Any]:
     return found
 
 
+def _audio_config(spec: NativeSpec) -> Any:
+    part = spec.audio
+    if part is None:
         return None
     if isinstance(part, VarlenAudioSpec):
         return VarlenAudioConfig(**_sizes(part), num_mel_bins=part.mels)

@@ -113,23 +113,22 @@ class NavitSpec(TowerSpec):
     drop: float = Field(0.0, ge=0, lt=1)
     """Mean share of each picture's patches that are left out in training, drawn anew for each sample and epoch (NaViT);
     needs `merge: 1`."""
-
     mixup: float = Field(0.0, ge=0)
     """alpha of the Beta distribution by which, in training, a picture's features are mixed with those of the same
     picture at half the size, stretched over its grid; 0: never."""
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.positions == "rope" and self.hidden % (4 * self.heads):
         if self.drop and (self.mixup or self.positions == "table"):
             told = "mixup" if self.mixup else "positions: table"
             raise ValueError(f"drop: {self.drop} leaves no whole grids, which {told} wants; set drop: 0")
+        if self.positions == "rope" and self.hidden % (4 * self.heads):
             raise ValueError(f"hidden {self.hidden} must be a multiple of 4 * heads = {4 * self.heads} for `rope`")
         if self.drop and self.merge not in (None, 1):
             raise ValueError(f"drop: {self.drop} leaves no whole blocks of {self.merge} x {self.merge}; set merge: 1")
         return self
 
 
-class HfVisionSpec(SourceSpec):
 class NaflexSpec(TowerSpec):
     """SigLIP 2's NaFlex tower from numbers: pictures of their own shape, `budget` patches at most."""
 
@@ -172,6 +171,7 @@ class FuyuSpec(Model):
     width: int = Field(1920, ge=2)
 
 
+class HfVisionSpec(SourceSpec):
     """Any Hugging Face vision tower of fixed size: CLIP, SigLIP, DINOv2, ViT, ...; and SigLIP 2's NaFlex tower and
     Pix2Struct's encoder, whose patches are packed. Its processor's files say how pictures become squares or patches."""
 
