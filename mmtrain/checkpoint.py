@@ -174,7 +174,7 @@ def _digest(model: torch.nn.Module, names: Iterable[str]) -> str:
 
 def _moments(job: Job) -> dict[str, torch.Tensor]:
     """The optimiser's state as tensors: `<parameter>/<name>`, numbers as float64 scalars."""
-    names = {parameter: name for name, parameter in job.model.named_parameters()}
+    names: dict[Any, str] = {parameter: name for name, parameter in job.optimised().items()}
     return {
         f"{names[parameter]}/{key}": value
         if isinstance(value, torch.Tensor)
@@ -275,7 +275,7 @@ def _load_moments(folder: Path, job: Job) -> None:
     if not _has(folder, "optimizer"):
         return
     files = TensorFiles(folder, "optimizer")
-    parameters = dict(job.model.named_parameters())
+    parameters = job.optimised()
     groups = {parameter: group for group in job.optim.param_groups for parameter in group["params"]}
     read: dict[str, torch.Tensor] = {}
     for full, (shape, dtype) in files.described.items():

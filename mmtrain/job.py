@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from mmdata.stream.loader import StreamLoader
 from mmdata.types import World
 from mmtrain.auxiliary import Term
+from mmtrain.balance import PART as BALANCE
+from mmtrain.balance import Balance, started
 from mmtrain.certificate import Strategy
 from mmtrain.gate import Gate
 from mmtrain.monitor import Monitor
@@ -70,6 +72,19 @@ class Job:
         self.parts["gate"] = self.gate
         if self.spec.early_stopping is not None:
             self.parts["stopping"] = Stopping(self.spec.early_stopping)
+
+        if self.spec.balance is not None:
+            self.parts[BALANCE] = started(self)
+
+    @property
+    def balance(self) -> Balance | None:
+        """What weighs its tasks."""
+        found = self.parts.get(BALANCE)
+        return found if isinstance(found, Balance) else None
+
+    def optimised(self) -> dict[str, torch.nn.Parameter]:
+        """All that the optimiser may move, by name: the model's parameters, and what the balance learns."""
+        return {**dict(self.model.named_parameters()), **({} if self.balance is None else self.balance.learned)}
 
     def state(self) -> dict[str, Any]:
         """The state of every part, by its name."""

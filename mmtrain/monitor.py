@@ -140,6 +140,7 @@ def measured(job: Job, result: Step, batches: list[Batch], *, waited: float, sec
         "step": job.step,
         "loss": result.loss,
         **{f"loss/{task}": loss / weight for task, (loss, weight) in result.tasks.items() if weight},
+        **{f"weight/{task}": weight for task, weight in result.task_weights.items()},
         **{f"aux/{name}": mean for name, mean in result.terms.items()},
         **result.values,
         "lr": max(group["lr"] for group in job.optim.param_groups),

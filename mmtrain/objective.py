@@ -11,7 +11,7 @@ import torch
 from mmdata.errors import SpecError
 from mmdata.labels import IGNORE
 from mmtrain.certificate import Strategy, prepared
-from mmtrain.losses import Norm, normed, weighted_cross_entropy
+from mmtrain.losses import Groups, Norm, normed, weighted_cross_entropy
 from mmtrain.models.connectors.objectives import qformer_losses
 from mmtrain.models.fusion.late import contrastive_losses
 from mmtrain.precision import compute_dtype
@@ -33,18 +33,23 @@ def loss_sum(
 
 
 def losses(
-    model: Any, batch: dict[str, Any], weights: torch.Tensor, strategy: Strategy = "varlen"
+    model: Any,
+    batch: dict[str, Any],
+    weights: torch.Tensor,
+    strategy: Strategy = "varlen",
+    groups: Groups | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum over the batch's targets of weight * cross-entropy, a float32 scalar to be differentiated, and the
     cross-entropy of each target at its place, float32 [T] without a gradient, 0 where there is no target of any weight.
 
-    Padded rows are laid after each other, T = B * L: the first label of a row is -100, so none predicts the next.
+    Padded rows are laid after each other, T = B * L: the first label of a row is -100, so none predicts the next. With
+    `groups` (of language models) there is a sum for each group of labels, float32 [groups].
     """
-    return within(model, _losses, batch, weights, strategy)
+    return within(model, _losses, batch, weights, strategy, groups)
 
 
 def _losses(
-    model: Any, batch: dict[str, Any], weights: torch.Tensor, strategy: Strategy
+    model: Any, batch: dict[str, Any], weights: torch.Tensor, strategy: Strategy, groups: Groups | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if getattr(model.config, "objective", "language") == "qformer":
         return qformer_losses(model, batch, weights)
@@ -54,7 +59,7 @@ def _losses(
     if getattr(model.config, "objective", "language") == "contrastive":
         return contrastive_losses(model, batch, inputs, weights)
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
-    return weighted_cross_entropy(hidden, model.get_output_embeddings(), labels, weights)
+    return weighted_cross_entropy(hidden, model.get_output_embeddings(), labels, weights, groups=groups)
 
 
 def check(model: Any, trained: Collection[str], packs_per_forward: int) -> None:

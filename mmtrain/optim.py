@@ -213,6 +213,8 @@ def total(norms: Mapping[str, float]) -> float:
 def _members(optim: torch.optim.Optimizer) -> dict[str, list[torch.nn.Parameter]]:
     result: dict[str, list[torch.nn.Parameter]] = {}
     for group in optim.param_groups:
+        if group.get("beside"):  # no part of the model, and of its gradient
+            continue
         result.setdefault(group["part"], []).extend(p for p in group["params"] if p.grad is not None)
     return result
 

@@ -11,6 +11,7 @@ from mmdata.specfile import mistakes
 from mmdata.stream.spec import StreamSpec
 from mmtrain import precision, weighting
 from mmtrain.adapters.spec import AdapterSpec, RanksSpec, is_qlora
+from mmtrain.balance.spec import BalanceSpec
 from mmtrain.blocks import Checkpointing
 from mmtrain.checkpoint import CheckpointSpec
 from mmtrain.distributed import DistributedSpec
@@ -52,6 +53,9 @@ class TrainSpec(Model):
     """What tokens weigh in each part of the run, in ascending order: early all, late answers only, say."""
     task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """What the samples of a task (their `task`, or the name of their dataset) weigh; others weigh 1."""
+    balance: BalanceSpec | None = None
+    """How tasks share the loss, each by its own mean, or the stream: `fixed`, `inverse_loss`, `uncertainty`, `gradnorm`
+    or `sampling`. The log has `loss/TASK` and `weight/TASK`. Without it all targets count alike, whatever their task."""
     auxiliary: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Weights of auxiliary losses by name, in place of their modules' own; what there is depends on the model
     (`reconstruction` of connector clusters, `itc` and `itm` of the Q-Former), and `--dry-run` prints it. The log has

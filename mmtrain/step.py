@@ -11,6 +11,7 @@ import torch
 from mmdata import rng
 from mmdata.stream.loader import Batch
 from mmtrain import auxiliary, optim
+from mmtrain.balance.weights import balanced, task_groups
 from mmtrain.distributed import add_gradients, gather, sums
 from mmtrain.ema import PART, Ema
 from mmtrain.gate import Reason, quarantine
@@ -35,6 +36,8 @@ class Step:
     """Of the gradient of each part (vision, connector, ...), before clipping."""
     tasks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Of each task of the step, all ranks together: the sum of weight * loss over its targets, and of their weights."""
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+    """What the mean loss of each task was multiplied by, or its share of the mixture (`mmtrain.balance`)."""
     terms: Mapping[str, float] = field(default_factory=dict)
     """The mean of each auxiliary loss over the step's units (`mmtrain.auxiliary`), before its weight."""
     values: Mapping[str, float] = field(default_factory=dict)
@@ -65,6 +68,9 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
         for batch in batches
     ]
     (total,) = sums([float(sum(each.sum() for each in weights))], job.world)
+    shares: dict[str, float] = {}
+    if job.balance is not None:
+        weights, shares = balanced(job.balance, batches, weights, job.world)
     job.monitor.start()
     if not total:
         job.gate.empty += 1
@@ -72,7 +78,7 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
     loss, tasks, terms = backward(job, batches, weights, total, 1.0 if scale is None else scale.scale)
     norms = optim.gradient_norms(job.optim)
     length = optim.total(norms)
-    result = Step(loss=loss, grad_norm=length, weight=total, norms=norms, tasks=tasks, terms=terms)
+    result = Step(loss=loss, grad_norm=length, weight=total, norms=norms, tasks=tasks, task_weights=shares, terms=terms)
     whole = loss + sum(job.terms[name].weight * value for name, value in terms.items())
     return finish(job, batches, result, whole)
 
@@ -92,7 +98,11 @@ def finish(job: Job, batches: Sequence[Batch], result: Step, whole: float) -> St
         return replace(result, moved=False, skipped=reason)
     optim.clip(job.optim, norms, spec.optim.limits)
     optim.set_rates(job.optim, schedule(job.step, spec.steps, spec.optim))
+    if job.balance is not None:
+        job.balance.learn({task: each / weight for task, (each, weight) in result.tasks.items()}, job.world)
     job.optim.step()
+    if job.balance is not None:
+        job.balance.settle(job.step)
     if isinstance(average := job.parts.get(PART), Ema):
         average.update(job.model, job.step)
     job.monitor.lap("compute")
@@ -111,11 +121,15 @@ def backward(
     units = [auxiliary.units(job.model, *each, job.terms) for each in zip(batches, weights, strict=True)]
     counts = dict(zip(auxiliary.UNITS, sums(auxiliary.totals(units), job.world) if job.terms else (), strict=False))
     means = dict.fromkeys(job.terms, 0.0)
+    measured = job.balance is not None and job.balance.measures(job.step)
     for batch, weight, mine in zip(batches, weights, units, strict=True):
         torch.manual_seed(int(rng.generator("step", job.spec.seed, job.step, *batch["keys"]).integers(2**63)))
+        groups = task_groups(batch, job.balance.tasks) if job.balance is not None and measured else None
         with autocast(batch["input_ids"].device, job.spec.precision), auxiliary.recording() as said:
-            summed, each = losses(job.model, batch, weight, job.strategy)
-        part = summed / total
+            summed, each = losses(job.model, batch, weight, job.strategy, groups)
+        if job.balance is not None and measured:
+            job.balance.measure(summed / total, scale)
+        part = summed.sum() / total
         loss += float(part.detach())
         for name, value in auxiliary.summed(job.terms, said, mine).items():
             mean = value / max(counts[job.terms[name].per], 1e-30)

@@ -35,6 +35,10 @@ TESTED_BY = {
         "mmdata/tally.py",
     ],
     "tests/test_compact.py": ["mmdata/engine/compaction.py"],
+    "tests/mmtrain/balance/test_weights.py": [  # What balances have in common, and what they may be told.
+        "mmtrain/balance/__init__.py",
+        "mmtrain/balance/spec.py",
+    ],
     "tests/test_append.py": ["mmdata/sources/_growth.py"],  # What sources have got since.
     "tests/engine/test_shares.py": ["mmdata/engine/mapped.py"],  # What workers hand over.
     "tests/decode/test_image.py": [  # Reached through the one door, `image`, with every format and damage.
@@ -266,18 +270,18 @@ TESTED_BY = {
         "mmtrain/models/native.py",
         "mmtrain/models/native_build.py",
         "mmtrain/models/placeholders.py",
+        "mmtrain/models/towers/__init__.py",
+        "mmtrain/models/towers/navit.py",
+        "mmtrain/models/towers/pictures.py",
+    ],
     ],
     "tests/mmtrain/test_towers.py": [  # Beside their originals, and through a config.
         "mmdata/views/fuyu.py",
-        "mmtrain/models/towers/__init__.py",
-        "mmtrain/models/towers/mixup.py",
-        "mmtrain/models/towers/navit.py",
-        "mmtrain/models/towers/pictures.py",
-        "mmtrain/models/towers/presets.py",
-    ],
     "tests/mmtrain/test_experts.py": ["mmtrain/models/beside.py", "mmtrain/models/experts.py"],
+        "mmtrain/models/towers/mixup.py",
     "tests/mmtrain/test_late.py": ["mmtrain/models/fusion/late.py", "mmtrain/models/pairs.py"],
     "tests/mmtrain/test_fusion.py": [  # All kinds, over the same row.
+        "mmtrain/models/towers/presets.py",
         "mmtrain/models/fusion/__init__.py",
         "mmtrain/models/fusion/bidirectional.py",
         "mmtrain/models/fusion/gated.py",

@@ -83,6 +83,13 @@ class ControlLog:
     def __len__(self) -> int:
         return len(self._entries)
 
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries, as the file has them now."""
+        with self._lock:
+            self._read()
+            return tuple(self._entries)
+
     def weights(self, block: int) -> dict[str, Fraction]:
         """What entries say of a block, by name; raises RunError for one that came too late for this process."""
         with self._lock:

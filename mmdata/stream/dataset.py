@@ -149,6 +149,11 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         return state.config(self.spec, self.family, self.templates)
 
     @property
+    def control(self) -> ControlLog | None:
+        """Weights that were set while the run goes on; None for a stream without weights or a `run_folder`."""
+        return self._control
+
+    @property
     def template(self) -> Template:
         """How its samples become tokens."""
         return self.templates[0]

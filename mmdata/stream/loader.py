@@ -16,6 +16,7 @@ from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.deal import Cursor, Deal
 from mmdata.stream.device import Copier
 from mmdata.stream.making import Made, Making, job
+from mmdata.stream.position import Position
 from mmdata.stream.stats import LoaderStats, Tally
 from mmdata.stream.workers import ProcessReaders, Readers, ThreadReaders
 
@@ -113,6 +114,11 @@ class StreamLoader:
     def state_dict(self) -> dict[str, Any]:
         """After the batch (or step) that was last taken, whatever has been read ahead; JSON values, at most 4 KB."""
         return self.dataset.state_at(self._progress or self.dataset.start)
+
+    @property
+    def position(self) -> Position:
+        """Where the pack after the batch (or step) that was last taken lies: the same on all ranks after a step."""
+        return (self._progress or self.dataset.start).position
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on after the state. Raises SpecError for a state of other data or another config."""
