@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,18 @@ from mmdata.labels import IGNORE, segment_ids
 from mmdata.types import Packed
 
 OWN_KEYS = frozenset(
-    {"keys", "packs", "targets", "loss_weights", "media_tokens", "padding", "token_classes", "tasks", "sample_weights"}
+    {
+        "keys",
+        "packs",
+        "targets",
+        "loss_weights",
+        "media_tokens",
+        "padding",
+        "token_classes",
+        "tasks",
+        "sample_weights",
+        "fields",
+    }
 )
 """What a batch carries for the trainer; a model's `forward` never sees it."""
 
@@ -41,6 +52,7 @@ class PackedCollator:
     | `keys` | list of the samples' keys; a dummy pack has none (ours) |
     | `packs` | int, packs that are no dummies (ours) |
     | `tasks`, `sample_weights` | list of words, float32 [S]: of each segment, '' and 1 for dummies (ours) |
+    | `fields` | list of mappings, of each segment, where the stream carries any (ours) |
     | `token_classes` | int8 [1, T], what each trained token is (ours) |
     | `targets` | int, labels that are not -100: the batch's own count, to be summed over the step (ours) |
     | `media_tokens`, `padding` | int, placeholders of media among the tokens; tokens that fill rows up (ours) |
@@ -220,14 +232,17 @@ def _classes(pack: Packed) -> np.ndarray:
 
 
 def _told(packs: list[Packed], more: int) -> dict[str, Any]:
-    """Of each segment, what it is counted under and what it weighs; `more` segments hold nothing."""
+    """Of each segment, what it is counted under, what it weighs, what is carried of it; `more` hold nothing."""
     tasks: list[str] = []
     weights: list[float] = []
+    fields: list[Mapping[str, Any]] = []
     for pack in packs:
         segments = len(pack.cu_seqlens) - 1
         tasks += pack.tasks or [""] * segments
         weights += pack.sample_weights or [1.0] * segments
-    return {"tasks": tasks + [""] * more, "sample_weights": torch.tensor(weights + [1.0] * more)}
+        fields += pack.fields or [{}] * segments
+    carried = {"fields": fields + [{}] * more} if any(pack.fields for pack in packs) else {}
+    return {"tasks": tasks + [""] * more, "sample_weights": torch.tensor(weights + [1.0] * more), **carried}
 
 
 def _placeholders(pack: Packed) -> set[int]:

@@ -490,6 +490,8 @@ class Packed:
     """Of each sample, what it is counted under: its own `task`, or the name of its dataset"""
     sample_weights: tuple[float, ...] = ()
     """Of each sample, what all its tokens' weights are multiplied by"""
+    fields: tuple[Mapping[str, Any], ...] = ()
+    """Of each sample, the fields of its meta that the stream was told to carry (`StreamSpec.carry`)"""
     token_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
     """int64 [L] by name of the batch's array: what kind of token each is, for families that ask."""
     type_ids: tuple[str, ...] | None = None

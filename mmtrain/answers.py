@@ -149,7 +149,7 @@ def _answer(
     references = tuple(str(each) for each in meta.get("answers") or ()) or (wanted,)
     ids = generated(model, inputs_of(packed, device), told.max_new_tokens)
     text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    scores: dict[str, float] = {metric: score(metric, text, references) for metric in told.metrics}
+    scores: dict[str, float] = {metric: score(metric, text, references, told.coordinates) for metric in told.metrics}
     choices = [str(each) for each in meta.get("choices") or ()]
     if choices:
         right = choice_of(meta, choices, references)

@@ -30,10 +30,10 @@ from mmdata.errors import SpecError
 from mmdata.registry import nearest
 from mmtrain.rows import borders
 
-Unit = Literal["picture", "token", "sample", "pack"]
-UNITS: tuple[Unit, ...] = ("picture", "token", "sample", "pack")
+Unit = Literal["picture", "token", "sample", "pack", "box", "sound"]
+UNITS: tuple[Unit, ...] = ("picture", "token", "sample", "pack", "box", "sound")
 """Pictures (a frame of a video is one) and tokens as the model sees them, segments of a row; `pack` is one value for
-all of a forward pass, which weighs as much as its targets do."""
+all of a forward pass, which weighs as much as its targets do; boxes and sounds are what a head says they are."""
 Recorded = dict[str, list[torch.Tensor]]
 _recorded: ContextVar[Recorded | None] = ContextVar("recorded", default=None)
 
@@ -91,7 +91,15 @@ def units(model: Any, batch: Mapping[str, Any], weights: torch.Tensor, terms: Ma
     if "picture" in wanted:
         places = model.base_model.first_tokens(batch)
         found["picture"] = trained[segment[places]]
+    for head in heads_of(model).values() if {"box", "sound"} & wanted else ():
+        found |= head.units(batch, weights)
     return {unit: values for unit, values in found.items() if unit in wanted}
+
+
+def heads_of(model: Any) -> Mapping[str, Any]:
+    """The heads of a native model beside its language head, by name (`mmtrain.models.heads`)."""
+    found = getattr(getattr(model, "base_model", None), "heads", None)
+    return dict(found.items()) if isinstance(found, torch.nn.ModuleDict) else {}
 
 
 def totals(each: Sequence[Mapping[Unit, torch.Tensor]]) -> list[float]:

@@ -1,4 +1,4 @@
-"""What a model's parts are called, whichever family it is of: vision, audio, connector, fusion, language, head."""
+"""What a model's parts are called, whichever family it is of: vision, audio, connector, language, head, and so on."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def components(model: Any) -> dict[str, str]:
         tower = model.get_encoder(modality=modality)
         if tower is not model and tower is not model.get_decoder():
             found[alias] = names[id(tower)]
-    fusion = getattr(getattr(model, "base_model", model), "fusion", None)
-    if fusion is not None:
-        found["fusion"] = names[id(fusion)]
+    for alias in ("fusion", "heads"):
+        part = getattr(getattr(model, "base_model", model), alias, None)
+        if part is not None and id(part) in names:
+            found[alias] = names[id(part)]
     found["language"] = names[id(model.get_decoder())]
     head = model.get_output_embeddings()
     if head is not None:

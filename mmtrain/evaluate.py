@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mmdata import pointer, specfile
+from mmdata.boxes import FORMATS
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream.dataset import StreamingDataset
@@ -29,7 +30,7 @@ from mmdata.types import World
 from mmtrain import ema, export, models, run
 from mmtrain.answers import generated, generating, inputs_of, prompts
 from mmtrain.held_out import EvaluationSpec, Found, evaluate, held_out, undisturbed
-from mmtrain.metrics import Metric
+from mmtrain.metrics import OF_BOXES, Metric
 from mmtrain.precision import autocast, device_of, place
 from mmtrain.restore import Restored, adopted, restore
 from mmtrain.samples_page import render
@@ -150,6 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=get_args(Metric),
         help="of answers; default: exact_match",
     )
+    parser.add_argument("--coordinates", choices=FORMATS, help="how answers write boxes, for metrics of boxes")
     parser.add_argument("--html", type=Path, metavar="FILE", help="a page of the answers")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
     options = parser.parse_args(arguments)
@@ -198,12 +200,16 @@ def _told(spec: TrainSpec, given: dict[str, StreamSpec], options: argparse.Names
     data = given or (dict(spec.evaluation.data) if spec.evaluation is not None else {})
     if not data:
         raise SpecError("--data: the run was never evaluated; give NAME=DATASET or NAME=STREAM.yaml")
+    coordinates = options.coordinates or (spec.evaluation.coordinates if spec.evaluation is not None else None)
+    if coordinates is None and (mine := [metric for metric in options.metrics if metric in OF_BOXES]):
+        raise SpecError(f"--metrics {mine[0]}: it reads boxes; say with --coordinates how answers write them")
     return EvaluationSpec(
         data=data,
         batches=options.batches,
         generate=options.generate,
         max_new_tokens=options.max_new_tokens,
         metrics=tuple(options.metrics),
+        coordinates=coordinates,
     )
 
 

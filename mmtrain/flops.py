@@ -89,7 +89,7 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
         return None  # texts, and pairs that are drawn
     if getattr(model.config, "fusion", {"kind": "early"})["kind"] != "early":
         return None  # who sees what is in the places of the markers
-    if getattr(model.config, "experts", None):
+    if getattr(model.config, "experts", None) or getattr(model.config, "heads", None):
         return None
     if getattr(model.config, "video", None):
         return None  # which frames are a video is not in the lengths

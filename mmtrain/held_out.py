@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch.distributed.fsdp import FSDPModule
 
+from mmdata.boxes import BoxFormat
 from mmdata.errors import DataError, SpecError
 from mmdata.families import Family
 from mmdata.spec import Model
@@ -23,7 +24,7 @@ from mmtrain import ema, rows, sharding
 from mmtrain.answers import Answer, answers, generating
 from mmtrain.certificate import Strategy
 from mmtrain.distributed import gather
-from mmtrain.metrics import Metric
+from mmtrain.metrics import OF_BOXES, Metric
 from mmtrain.objective import losses
 from mmtrain.precision import autocast, device_of
 from mmtrain.weighting import by_task, merged, step_weights
@@ -48,9 +49,18 @@ class EvaluationSpec(Model):
     """Of an answer."""
     metrics: tuple[Metric, ...] = ("exact_match",)
     """What answers are measured by, beside what the sample says (or `answers` in its meta)."""
+    coordinates: BoxFormat | None = None
+    """How answers write boxes, for `box_iou`, `box_accuracy` and `pointing`."""
     weights: ema.Choice = "auto"
     """Which weights are measured: averaged ones (`ema`), those that are trained (`raw`); `auto` takes averaged ones
     where the run keeps them, as export does. So `best` and early stopping are of these."""
+
+    @model_validator(mode="after")
+    def _reads_boxes(self) -> Self:
+        mine = [metric for metric in self.metrics if metric in OF_BOXES]
+        if mine and self.coordinates is None:
+            raise ValueError(f"metrics: {mine[0]} reads boxes; say with `coordinates` how answers write them")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""How good a short answer is: exact match, ANLS, relaxed accuracy, VQA accuracy, rates of errors. Pure, on texts."""
+"""How good a short answer is: exact match, ANLS, relaxed and VQA accuracy, rates of errors, boxes. Pure, on texts."""
 
 from __future__ import annotations
 
@@ -7,22 +7,39 @@ import string
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-Metric = Literal["exact_match", "anls", "relaxed_accuracy", "vqa_accuracy", "cer", "wer"]
+from mmdata.boxes import BoxFormat
+from mmtrain.box_metrics import box_accuracy, box_iou, pointing
+
+Metric = Literal[
+    "exact_match",
+    "anls",
+    "relaxed_accuracy",
+    "vqa_accuracy",
+    "cer",
+    "wer",
+    "box_iou",
+    "box_accuracy",
+    "pointing",
+]
 LOWER_IS_BETTER = ("cer", "wer")
 ANLS_THRESHOLD = 0.5
 TOLERANCE = 0.05
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def score(metric: Metric, answer: str, references: Sequence[str]) -> float:
+def score(metric: Metric, answer: str, references: Sequence[str], coordinates: BoxFormat | None = None) -> float:
     """What an answer is worth beside the references, one at least. 0 to 1, the more the better; of `cer` and `wer` the
-    rate of errors, from 0 on, the less the better.
+    rate of errors, from 0 on, the less the better. `coordinates` says how boxes are written, for those of boxes.
 
     >>> score("exact_match", "The cat.", ["cat"]), score("anls", "hallo", ["hello"]), score("cer", "hallo", ["hello"])
     (1.0, 0.8, 0.2)
     """
     if not references:
         raise ValueError(f"{metric}: no reference to compare with")
+    if metric in OF_BOXES:
+        if coordinates is None:
+            raise ValueError(f"{metric}: nobody says how boxes are written")
+        return OF_BOXES[metric](answer, references, coordinates)
     return METRICS[metric](answer, references)
 
 
@@ -114,3 +131,9 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "cer": cer,
     "wer": wer,
 }
+OF_BOXES: dict[str, Callable[[str, Sequence[str], BoxFormat], float]] = {
+    "box_iou": box_iou,
+    "box_accuracy": box_accuracy,
+    "pointing": pointing,
+}
+"""Those that read boxes (`mmtrain.box_metrics`)."""

@@ -14,6 +14,7 @@ from mmtrain.certificate import Strategy, prepared
 from mmtrain.losses import Groups, Norm, normed, weighted_cross_entropy
 from mmtrain.models.connectors.objectives import qformer_losses
 from mmtrain.models.fusion.late import contrastive_losses
+from mmtrain.models.heads import learn
 from mmtrain.precision import compute_dtype
 from mmtrain.rows import borders
 from mmtrain.sharding import within
@@ -59,6 +60,7 @@ def _losses(
     if getattr(model.config, "objective", "language") == "contrastive":
         return contrastive_losses(model, batch, inputs, weights)
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
+    learn(model, batch, hidden)
     return weighted_cross_entropy(hidden, model.get_output_embeddings(), labels, weights, groups=groups)
 
 

@@ -119,6 +119,15 @@ TESTED_BY = {
         "mmdata/boxes/_forms.py",
         "mmdata/boxes/_numbers.py",
     ],  # Formats.
+    "tests/mmtrain/test_box_metrics.py": ["mmdata/boxes/points.py"],  # What they read.
+    "tests/mmtrain/test_grounding.py": [  # A head and what it learns from.
+        "mmtrain/models/heads/__init__.py",
+        "mmtrain/models/heads/box_losses.py",
+        "mmtrain/models/heads/grounding.py",
+        "mmtrain/models/heads/located.py",
+        "mmtrain/models/heads/masks.py",
+        "mmtrain/models/heads/targets.py",
+    ],
     "tests/steps/test_instruct.py": [  # What the step is told, and says.
         "mmdata/steps/_instruct_task.py",
         "mmdata/steps/_phrasings.py",

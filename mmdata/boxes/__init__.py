@@ -19,6 +19,7 @@ __all__ = [
     "BoxFormat",
     "Located",
     "Size",
+    "boxes_at",
     "format_answer",
     "format_boxes",
     "format_objects",
@@ -29,6 +30,10 @@ __all__ = [
 ]
 
 FORMATS: tuple[BoxFormat, ...] = get_args(BoxFormat)
+
+
+_SIGNED = re.compile(r"-?\d+(?:\.\d+)?")
+"""Generated text may tell of places outside of the picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +103,22 @@ def parse_boxes(text: str, size: Size, name: BoxFormat, *, seen: Size | None = N
     return [
         Located(box=form.restore(numbers, size, seen or size), phrase=phrase) for phrase, numbers in form.find(text)
     ]
+
+
+def boxes_at(text: str, size: Size, name: BoxFormat) -> list[tuple[int, int, Box]]:
+    """Where the numbers of each box stand in a text, [start, stop) in characters, and the box in pixels of a picture of
+    `size`; of a size of (1, 1) in shares of its sides (`shikra` and `llava`: of the square that it is padded to;
+    `qwen2_5_vl`: pixels, whatever the size).
+
+    >>> boxes_at("a cat <box>[[100, 0, 500, 250]]</box>", (1, 1), "internvl")
+    [(12, 30, (0.1, 0.0, 0.5, 0.25))]
+    """
+    form = FORMS_BY_NAME[name]
+    found = []
+    for match in form.pattern.finditer(text):
+        numbers = tuple(float(number) for number in _SIGNED.findall(match[0]))
+        found.append((match.start(), match.end(), form.restore(numbers, size, size)))
+    return found
 
 
 def rewrite_boxes(text: str, size: Size, name: BoxFormat, move: Callable[[Box], Box], after: Size) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -109,6 +109,8 @@ def read_pack(
     packed = assemble(
         segments, plans, arrays, family, keys=pack.keys, masked=masked, tasks=tasks, sample_weights=weights
     )
+    if spec.carry:
+        packed = replace(packed, fields=tuple(carried(sample, spec.carry) for sample in texts))
     spent.samples += len(pack.items)
     spent.lap("collate")
     return packed
@@ -171,6 +173,21 @@ def _told(item: Item, sample: Sample | DataError, spec: StreamSpec) -> tuple[str
     if isinstance(sample, DataError):
         return title, 1.0
     return str(sample.meta.get(spec.task_field) or title), weight_of(sample, spec.weight_field)
+
+
+def carried(sample: Sample | DataError, names: Sequence[str]) -> dict[str, Any]:
+    """What a batch carries of a sample: the fields that it has, and how large its only picture and how long its only
+    sound is. Nothing of one that could not be read."""
+    if isinstance(sample, DataError):
+        return {}
+    found = {name: sample.meta[name] for name in names if name in sample.meta}
+    pictures = [medium for medium in sample.media if medium.kind == "image"]
+    sounds = [medium for medium in sample.media if medium.kind == "audio"]
+    if len(pictures) == 1 and pictures[0].height and pictures[0].width:
+        found["size"] = [pictures[0].height, pictures[0].width]
+    if len(sounds) == 1 and sounds[0].seconds:
+        found["seconds"] = sounds[0].seconds
+    return found
 
 
 def _encoded(

@@ -77,6 +77,10 @@ class StreamSpec(Model):
     """Field of samples' meta by which all their tokens' weights are multiplied; a sample without it weighs 1."""
     task_field: str = runtime("task")
     """Field of samples' meta that says what task they are of; for others that is the name of their dataset."""
+    carry: tuple[str, ...] = runtime(())
+    """Fields of samples' meta that batches carry as `fields`, one mapping for each segment, for losses that need more
+    than tokens (boxes, polygons, events); as augmentation left them. Beside them `size`, [height, width] of a sample's
+    only picture, and `seconds` of its only sound."""
     max_length: int | None = Field(None, ge=2)
     """Tokens of the longest sample, and of a pack unless `pack_tokens` says otherwise."""
     overlong: OverlongPolicy = "drop"

@@ -15,7 +15,7 @@ from mmdata.boxes import FORMATS, moves_with_size
 from mmdata.rng import generator
 from mmdata.spec import Model
 from mmdata.types import Augmented, Colour, Crop, Flip, Media, PixelOp, Resize, Sample, Text
-from mmdata.views.geometry import Box, Coordinates, boxes_in, movement, rewrite
+from mmdata.views.geometry import Box, Coordinates, boxes_in, move_polygons, movement, rewrite
 
 TRIES = 10
 _SIDES = re.compile(r"\b(left|right)\b", re.I)
@@ -45,6 +45,8 @@ class Augment(Model):
     """Greatest turn of the colour wheel, in turns."""
     boxes: str = "boxes"
     """Field of `meta` with [left, top, right, bottom] in pixels for each box of a sample's only picture."""
+    polygons: str = "polygons"
+    """Field of `meta` with the outlines [x, y, x, y, ...] in pixels of what lies in each box, a list for each."""
     coordinates: Coordinates = "thousandths"
     """How texts write coordinates: between tags, `thousandths` 0..1000, `bins` 0..999, `unit` 0..1, or `pixels`; or as
     the step `instruct` writes boxes for a family (`paligemma`, `florence2`, `kosmos2`, `qwen3_vl`, `shikra`, ...)."""
@@ -104,6 +106,8 @@ def augment(sample: Sample, rules: Augment, rng: np.random.Generator) -> Sample:
             ]
             if rules.boxes in meta:
                 meta = {**meta, rules.boxes: [list(move.box(box)) for box in meta[rules.boxes]]}
+            if rules.polygons in meta:
+                meta = {**meta, rules.polygons: move_polygons(meta[rules.polygons], move)}
     return replace(sample, parts=tuple(parts), meta=meta)
 
 

@@ -109,6 +109,21 @@ def move_mask(mask: np.ndarray, ops: Sequence[PixelOp]) -> np.ndarray:
     return np.ascontiguousarray(mask)
 
 
+def move_polygons(polygons: Sequence[Sequence[Sequence[float]]], move: Move) -> list[list[list[float]]]:
+    """The outlines [x, y, x, y, ...] of each box, moved like the picture. What leads out of it is drawn outside of it.
+
+    >>> move_polygons([[[0, 0, 10, 0, 10, 20]]], movement((20, 40), (Flip(), Resize(10, 20))))
+    [[[20.0, 0.0, 15.0, 0.0, 15.0, 10.0]]]
+    """
+    return [
+        [
+            [value for x, y in zip(outline[::2], outline[1::2], strict=True) for value in move.point(x, y)]
+            for outline in outlines
+        ]
+        for outlines in polygons
+    ]
+
+
 def _is_format(coordinates: Coordinates) -> TypeIs[BoxFormat]:
     return coordinates in FORMATS
 

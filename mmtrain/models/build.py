@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mmtrain.initialise import mean_embeddings
-from mmtrain.models import hf, tiny
+from mmtrain.models import heads, hf, tiny
 from mmtrain.models.families import family_of, tell_tokens, tokenizer_source
 from mmtrain.models.native_build import build_native, native_config, tell_vocabulary
 from mmtrain.models.source import folder_of, has_tokenizer
@@ -40,6 +40,7 @@ def build(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> 
             tell_tokens(config, family, tokenizer)
             model = hf.load(folder, config, random=spec.random, key="model")
         mean_embeddings(model, _new_tokens(spec, tokenizer, model))
+    heads.tell(model, tokenizer)
     if model.generation_config.eos_token_id is None:
         model.generation_config.eos_token_id = tokenizer.eos_token_id
     if model.generation_config.pad_token_id is None:

@@ -11,6 +11,7 @@ from transformers.models.auto import modeling_auto
 from mmdata.errors import SpecError
 from mmtrain.models import connectors, experts, fusion, hf, video
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
+from mmtrain.models.heads import check as check_heads
 from mmtrain.models.native import NativeForConditionalGeneration
 from mmtrain.models.source import folder_of
 from mmtrain.models.spec import (
@@ -57,6 +58,8 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         connectors.check(spec.connector, merge, vision.hidden_size, text.hidden_size, dropping=dropping)
         if spec.video is not None:
             video.check(spec.video, spec.connector.kind, vision.hidden_size, merge, dropping=dropping)
+    grid = vision is not None and spec.connector.merges and not (spec.fusion.marks or bool(getattr(vision, "drop", 0)))
+    check_heads(spec.heads, grid=grid)
     fusion.check(spec.fusion, text.num_hidden_layers, text.hidden_size, text.num_attention_heads)
     return NativeConfig(
         vision_config=vision,
@@ -67,6 +70,7 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         audio_connector=spec.audio_connector.model_dump(),
         fusion=spec.fusion.model_dump(),
         experts=None if spec.experts is None else spec.experts.model_dump(),
+        heads=spec.heads.model_dump(exclude_none=True) or None,
         objective=spec.objective,
         merge=merge,
         vision_layer=layer,

@@ -12,6 +12,7 @@ from mmtrain.models.connectors import AudioConnector, Connector
 from mmtrain.models.connectors.merged import MlpSpec
 from mmtrain.models.experts import ExpertsSpec
 from mmtrain.models.fusion import EarlySpec, Fusion
+from mmtrain.models.heads import HeadsSpec
 from mmtrain.models.video import VideoSpec
 
 
@@ -261,6 +262,8 @@ class NativeSpec(Model):
     model."""
     experts: ExpertsSpec | None = None
     """null: every token goes through the MLPs of the language model."""
+    heads: HeadsSpec = HeadsSpec()
+    """What else is read off the language model's hidden states, with losses of its own: boxes and masks."""
     objective: Literal["language", "qformer", "contrastive"] = "language"
     """What is learned: the next token of the language model; which picture and which text are a pair, for fusion late
     on samples of one picture each (freeze `head` and `audio`); or, for a connector of kind qformer with `text`,

@@ -1,0 +1,74 @@
+"""Heads beside the language head: small modules that read hidden states, with targets and losses of their own.
+
+Each has a spec, and a module that declares its losses (`mmtrain.auxiliary`) and records them in `learn`, which the
+objective calls after the language model. They are saved and exported with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmdata.errors import SpecError
+from mmdata.spec import Model
+from mmtrain.auxiliary import heads_of
+from mmtrain.models.heads.grounding import GroundingHead, GroundingSpec
+
+__all__ = ["HEADS", "HeadsSpec", "check", "learn", "make", "read", "tell"]
+
+HEADS: dict[str, Callable[..., nn.Module]] = {"grounding": GroundingHead}
+"""The module of each key of `model.heads`."""
+
+
+class HeadsSpec(Model):
+    """Heads by name; null: there is none."""
+
+    grounding: GroundingSpec | None = None
+    """Boxes and masks of what answers locate."""
+
+    def given(self) -> dict[str, Any]:
+        """By name, those that there are."""
+        return {name: spec for name, spec in self if spec is not None}
+
+
+def read(value: Any) -> HeadsSpec:
+    """The spec that a model's `config.json` holds."""
+    return HeadsSpec.model_validate(value or {})
+
+
+def check(spec: HeadsSpec, *, grid: bool) -> None:
+    """Raises SpecError for heads that the other parts give nothing to see; `grid`: pictures are grids of tokens."""
+    if spec.grounding is not None and spec.grounding.masks and not grid:
+        raise SpecError(
+            "model.heads.grounding.masks: the connector's tokens are no grid of the picture; take a connector that "
+            "merges blocks (mlp), fusion early and vision.drop 0, or set masks: false"
+        )
+
+
+def make(told: Any, width: int) -> nn.ModuleDict | None:
+    """The modules that a model's `config.json` tells of, beside a language model of this width; None without any."""
+    given = read(told).given()
+    return nn.ModuleDict({name: HEADS[name](each, width) for name, each in given.items()}) if given else None
+
+
+def tell(model: Any, tokenizer: Any) -> None:
+    """Let heads read tokens: they find their targets in what answers say."""
+    known: dict[int, str] = {}
+
+    def decode(token: int) -> str:
+        if token not in known:
+            known[token] = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return known[token]
+
+    for head in heads_of(model).values():
+        if hasattr(head, "decode"):
+            head.decode = decode
+
+
+def learn(model: Any, batch: Any, hidden: torch.Tensor) -> None:
+    """Record the losses of all heads; `hidden` [T, width] are the last states of the language model."""
+    for head in heads_of(model).values():
+        head.learn(model, batch, hidden)
