@@ -9,6 +9,10 @@ from __future__ import annotations
 import functools
 import importlib.util
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +23,31 @@ NAME = "varlen"
 
 FULL = (-1, -1)
 CAUSAL = (-1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Of one attention, what its scores are made of: query and key [T, heads, D] of segments that see themselves, and
+    what their products are multiplied by."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    cu_seqlens: torch.Tensor
+    scale: float
+
+
+_watched: ContextVar[list[Scores] | None] = ContextVar("watched", default=None)
+
+
+@contextmanager
+def watched() -> Iterator[list[Scores]]:
+    """Every attention that runs inside, in order: of packed rows, and of batches without a mask (`hf_attention`)."""
+    found: list[Scores] = []
+    token = _watched.set(found)
+    try:
+        yield found
+    finally:
+        _watched.reset(token)
 
 
 def varlen_attention(
@@ -50,6 +79,8 @@ def varlen_attention(
     """
     if query.shape[1] % key.shape[1]:
         raise ValueError(f"{query.shape[1]} query heads are no multiple of {key.shape[1]} key heads")
+    if (seen := _watched.get()) is not None:
+        seen.append(Scores(query, key, cu_seqlens_q, query.shape[-1] ** -0.5 if scale is None else scale))
     if not query.is_cuda or query.dtype == torch.float32:
         return _twin(query, key, value, cu_seqlens_q, cu_seqlens_k, window, scale, softcap, sinks)
     if sinks is not None:
@@ -293,6 +324,10 @@ def hf_attention(
         keys = attention_mask.bool()[:, None, None, :]
         mask = keys if mask is None else mask[None, None] & keys
     elif softcap is None and s_aux is None:
+        if (seen := _watched.get()) is not None:
+            mine, theirs = (x.transpose(1, 2).flatten(0, 1) for x in (query, key))
+            borders = torch.arange(0, len(mine) + 1, query.shape[2], device=query.device)
+            seen.append(Scores(mine, theirs, borders, query.shape[-1] ** -0.5 if scaling is None else scaling))
         return _sdpa(query, key, value, window=window, scale=scaling, dropout=dropout).transpose(1, 2), None
     return _masked(query, key, value, mask, scaling, softcap, s_aux, dropout), None
 

@@ -32,6 +32,7 @@ from mmdata.stream.report import plan_report
 from mmdata.types import Packed, World
 from mmtrain import (
     adapters,
+    anchor,
     auxiliary,
     blocks,
     certificate,
@@ -157,6 +158,7 @@ def sft(
     begun += written if start is None else []
     blocks.check_chance(model, spec.packs_per_forward)
     settings = resolve(spec.parameters, list(aliases(model).values()), adapters.defaults(model))
+    anchored = anchor.hold(model, spec.anchor)
     terms = auxiliary.declared(model, spec.auxiliary)
     objective.check(model, [name for name, setting in settings.items() if setting.train], spec.packs_per_forward)
     if world.rank == 0:
@@ -195,6 +197,8 @@ def sft(
         job.parts["loss_scale"] = LossScale()
     if spec.ema is not None:
         job.parts[PART] = Ema(model, settings, spec.ema)
+    if anchored is not None:
+        job.parts["anchor"] = anchored
     if spec.watch.drift is not None:
         pad: Any = tokenizer.pad_token_id
         job.parts["drift"] = Drift(spec.watch.drift, model, stream, strategy, pad)

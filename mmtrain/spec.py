@@ -11,6 +11,7 @@ from mmdata.specfile import mistakes
 from mmdata.stream.spec import StreamSpec
 from mmtrain import precision, weighting
 from mmtrain.adapters.spec import AdapterSpec, RanksSpec, is_qlora
+from mmtrain.anchor import AnchorSpec
 from mmtrain.balance.spec import BalanceSpec
 from mmtrain.blocks import Checkpointing
 from mmtrain.checkpoint import CheckpointSpec
@@ -60,6 +61,8 @@ class TrainSpec(Model):
     """Weights of auxiliary losses by name, in place of their modules' own; what there is depends on the model
     (`reconstruction` of connector clusters, `itc` and `itm` of the Q-Former), and `--dry-run` prints it. The log has
     the mean of each as `aux/NAME`."""
+    anchor: AnchorSpec | None = None
+    """What of the vision tower is held to what it was, as auxiliary losses `distill` and `attention`."""
     optim: OptimSpec = OptimSpec()
     precision: Precision = "fp32"
     """What products of matrices are computed in: `bf16` and `fp16` (with a loss scale) by autocast."""

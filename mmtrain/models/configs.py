@@ -107,6 +107,7 @@ class NativeConfig(PreTrainedConfig):
         experts: dict[str, Any] | None = None,
         heads: dict[str, Any] | None = None,
         objective: str = "language",
+        modality_dropout: dict[str, float] | None = None,
         merge: int = 1,
         vision_layer: int = -1,
         views: dict[str, dict[str, Any]] | None = None,
@@ -126,6 +127,7 @@ class NativeConfig(PreTrainedConfig):
         self.experts = experts
         self.heads = heads
         self.objective = objective
+        self.modality_dropout = modality_dropout or {}
         self.merge = merge
         self.vision_layer = vision_layer
         self.views = views or {}

@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForImageTextToText, PreTrainedModel
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from mmtrain.auxiliary import Term
 from mmtrain.models import connectors, experts, fusion, towers, video
 from mmtrain.models.audio import VarlenAudio, halved, pooled
 from mmtrain.models.beside import BESIDE, MODALITIES, Beside, Tokens
@@ -21,7 +22,7 @@ from mmtrain.models.connectors import Patches
 from mmtrain.models.fusion import Sight
 from mmtrain.models.heads import make as make_heads
 from mmtrain.models.layers import Borders, Context
-from mmtrain.models.placeholders import holes, placed, segments
+from mmtrain.models.placeholders import blanked, holes, placed, segments
 from mmtrain.models.towers import pictures
 from mmtrain.models.video.batches import filmed, left
 
@@ -64,6 +65,11 @@ class NativeModel(NativePreTrainedModel):
     def __init__(self, config: NativeConfig) -> None:
         super().__init__(config)
         width = config.text_config.hidden_size
+        self.anchor: Any = None
+        """`mmtrain.anchor.Anchor`, while a tower is held to what it was; no part of the model."""
+        self.auxiliary: dict[str, Term] = {}
+        dropout = config.modality_dropout
+        self.picture_dropout, self.sound_dropout = (float(dropout.get(kind, 0)) for kind in ("picture", "sound"))
         if config.vision_config is not None:
             self.vision_tower = towers.vision(config.vision_config)
             self.connecting = connectors.read(config.connector)
@@ -130,6 +136,10 @@ class NativeModel(NativePreTrainedModel):
         patches, pictured = self.patches(media), None
         if patches is not None:
             made, at = self.vision_connector(patches), 0
+            if self.picture_dropout and self.training:
+                batch = {"input_ids": input_ids, **media, **others}
+                firsts = self.first_tokens(batch)
+                made = blanked(made, self._made(media), firsts, segments(batch), self.picture_dropout)
             if self.fusing.kind == "late":
                 pictured = Context(rows=made, borders=Borders.of(self._made(media), made.device))
             elif self.fusing.marks:
@@ -141,6 +151,10 @@ class NativeModel(NativePreTrainedModel):
         if input_features is not None:
             assert audio_frames is not None, "the batch has sounds but not how long they are"
             heard = self._heard(input_features, audio_frames)
+            if self.sound_dropout and self.training and input_ids is not None:
+                places = torch.nonzero(holes(input_ids.flatten(), (config.audio_token_id,)))[:, 0]
+                cu = segments({"input_ids": input_ids, **others})
+                heard = blanked(heard, [1] * len(places), places, cu, self.sound_dropout)
             inputs_embeds = placed(inputs_embeds, input_ids, (config.audio_token_id,), heard)
         if patches is None and seen is not None:
             seen = seen.stretched(inputs_embeds.shape[1])
@@ -186,7 +200,8 @@ class NativeModel(NativePreTrainedModel):
         without any."""
         if not (shown := pictures.shown(getattr(self, "vision_tower", None), self.config, media)):
             return None
-        found = pictures.see(self.vision_tower, self.config, media)
+        anchored = self.anchor is not None and self.training and torch.is_grad_enabled()
+        found = self.anchor.see(self, media) if anchored else pictures.see(self.vision_tower, self.config, media)
         return filmed(self.video, found, shown, media) if found is not None and hasattr(self, "video") else found
 
     def shown(self, media: Mapping[str, Any]) -> pictures.Shown:

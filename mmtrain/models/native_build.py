@@ -50,6 +50,8 @@ def native_config(spec: NativeSpec) -> NativeConfig:
                 f"model.objective: {spec.objective}, but the fusion in {spec.path} is {found.fusion['kind']}"
             )
         found.objective = spec.objective
+        if "modality_dropout" in spec.model_fields_set:
+            found.modality_dropout = dict(spec.modality_dropout)
         return found
     vision, layer = _vision_config(spec)
     text, merge = _text_config(spec.language), _merge(spec)
@@ -72,6 +74,7 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         experts=None if spec.experts is None else spec.experts.model_dump(),
         heads=spec.heads.model_dump(exclude_none=True) or None,
         objective=spec.objective,
+        modality_dropout={kind: share for kind, share in dict(spec.modality_dropout).items() if share},
         merge=merge,
         vision_layer=layer,
         views=spec.views.given(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,3 +41,19 @@ def segments(batch: Mapping[str, Any]) -> torch.Tensor:
         return borders(batch)
     begins = torch.nonzero(places[:, 1:] != places[:, :-1] + 1)[:, 1] + 1
     return torch.cat([begins.new_zeros(1), begins, begins.new_full((1,), places.shape[1])])
+
+
+def blanked(
+    rows: torch.Tensor, tokens: Sequence[int], places: torch.Tensor, cu_seqlens: torch.Tensor, share: float
+) -> torch.Tensor:
+    """Modality dropout: rows [sum(tokens), D] of media of so many `tokens`, of which the first stand at `places` int64
+    [N] in the row, with 0 in place of all media of some samples. Their placeholders stay, and are filled with nothing.
+    (ModDrop: Neverova et al. 2015, arXiv 1501.00102, §3.5.)
+
+    One number is drawn for each sample of a row, on the CPU, from torch's generator, which the trainer seeds by step
+    and pack; a sample without such media uses its number up, so that others' do not depend on it.
+    """
+    gone = (torch.rand(len(cu_seqlens) - 1) < share).to(rows.device)
+    sample = torch.searchsorted(cu_seqlens.contiguous(), places.to(cu_seqlens.dtype), right=True) - 1
+    each = torch.repeat_interleave(gone[sample], torch.tensor(tokens, device=rows.device))
+    return rows.masked_fill(each[:, None], 0)

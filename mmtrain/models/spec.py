@@ -241,6 +241,16 @@ Language = Annotated[
 ]
 
 
+class ModalityDropoutSpec(Model):
+    """Share of the samples whose media of a kind are left out in a training pass, drawn for each sample anew by step
+    and pack: what stands in their places is 0, so that words are learned without them. (ModDrop: Neverova et al. 2015,
+    arXiv 1501.00102.)"""
+
+    picture: float = Field(0.0, ge=0, lt=1)
+    """Images and videos."""
+    sound: float = Field(0.0, ge=0, lt=1)
+
+
 class NativeSpec(Model):
     """Our compact composition: towers, connectors, a language model; each built from numbers or taken from a folder."""
 
@@ -269,10 +279,18 @@ class NativeSpec(Model):
     on samples of one picture each (freeze `head` and `audio`); or, for a connector of kind qformer with `text`,
     BLIP-2's ITC, ITM and ITG on samples of one picture each, without the language model (freeze `language`, `head` and
     `audio` there)."""
+    modality_dropout: ModalityDropoutSpec = ModalityDropoutSpec()
+    """How often, in training, a sample goes without its pictures or sounds."""
     views: Views = Views()
     path: OutputPath | None = None
     """Folder of a native model that was saved or exported: its weights and config are taken, and of these keys only
     `views` and `objective` count."""
+
+    @model_validator(mode="after")
+    def _compares_what_it_has(self) -> Self:
+        if self.objective != "language" and any(dict(self.modality_dropout).values()):
+            raise ValueError(f"modality_dropout: objective: {self.objective} learns from pictures alone; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _sees_or_hears(self) -> Self:
