@@ -2,121 +2,238 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from mmdata.shards.storage import user_cache
 from mmdata.stream.dataset import StreamingDataset
-from mmdata.stream.position import Position
+from mmdata.stream.device import each_tensor
+from mmdata.stream.loader import StreamLoader
 from mmdata.types import Packed
+from mmtrain import auxiliary, blocks, certificate, optim, rows, sharding
+from mmtrain.certificate import Strategy
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
 from mmtrain.flops import train_flops
-from mmtrain.models.fusion.gated import GatedLayer
+from mmtrain.memory import CASTS, LOSS, StepMemory, measure
+from mmtrain.objective import losses
+from mmtrain.precision import autocast, device_of
 from mmtrain.rules import Setting
 from mmtrain.spec import TrainSpec
+from mmtrain.weighting import step_weights
 
-MOMENTS = 2
-"""AdamW keeps two values for each that it trains."""
-COMPUTE = {"fp32": 4, "bf16": 2, "fp16": 2}
-"""Bytes of what layers keep for the backward pass."""
+ERROR = 0.1
+"""Relative error of the total, on a CPU; `tests/mmtrain/test_estimate.py` holds it over families and connectors."""
+LOOKED_AT = 256
+"""Batches of the first steps among which the largest is looked for."""
+DENSE = ("gemma3", "paligemma")
+"""Models that look both ways within a picture, which packed rows need dense masks for."""
+PARTS = ("vision", "audio", "connector", "fusion", "language", LOSS, CASTS)
+SMALL, BLOCK = 4096, 256
+"""bitsandbytes' moments in 8 bits: tensors of fewer values keep float32, others a float32 scale for each block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes on one rank that holds a whole model. What frameworks and kernels take besides is not in it."""
+    """Bytes on one rank. What frameworks, allocators and kernels take for themselves is not in it."""
 
     weights: int
     gradients: int
     optimizer: int
     average: int
-    activations: int
+    step: StepMemory
+    passes: int = 1
+    """Forward passes of a step."""
+    whole: int = 0
+    """Of the weights, gradients too, that a sharded model holds whole while it computes: those in no layer, the weights
+    of two of its largest layers and the gradient of one."""
 
-    def total(self, shards: int = 1) -> int:
-        """All together; with everything but activations in shards over so many ranks."""
+    @property
+    def activations(self) -> int:
+        """What is kept from forward to backward pass."""
+        return sum(self.step.kept.values())
+
+    @property
+    def total(self) -> int:
+        """The most at once in a step on a rank that holds a whole model."""
+        held = self.weights + self.optimizer + self.average
+        before = 0 if self.passes == 1 else self.gradients
+        return held + max(before + self.step.peak, self.gradients + self.step.moving)
+
+    def sharded(self, ranks: int) -> int:
+        """About the same, with all but activations in shards over so many ranks."""
         state = self.weights + self.gradients + self.optimizer + self.average
-        return -(-state // shards) + self.activations
+        return -(-state // ranks) + self.whole + self.activations
 
 
 def memory(
-    spec: TrainSpec, model: Any, settings: Mapping[str, Setting], *, tokens: int, patches: int = 0, targets: int = 0
+    spec: TrainSpec,
+    model: Any,
+    settings: Mapping[str, Setting],
+    batch: Mapping[str, Any],
+    strategy: Strategy = "varlen",
+    *,
+    passes: int = 1,
 ) -> Memory:
-    """The estimate for rows of so many tokens, of which `targets` are trained, with so many patches."""
+    """The estimate for steps of so many passes over batches like this one, all that is ever trained trained. The model
+    is left as it was, but for what needs gradients. Raises RuntimeError for a model whose step hangs on values."""
     named = aliases(model)
-    sizes = [(settings[named[name]].train, p.numel(), p.element_size()) for name, p in model.named_parameters()]
-    trained = sum(count * each for train, count, each in sizes if train)
-    moments = trained * MOMENTS
-    if spec.optim.implementation == "paged_8bit":
-        moments = sum(count for train, count, _ in sizes if train) * MOMENTS
+    trained = [p for name, p in model.named_parameters() if settings[named[name]].train]
+    model.train()
+    optim.thaw(model, settings, 1.0)
+    certificate.adopt(model, strategy)
+    eight = spec.optim.implementation == "paged_8bit"
+    told = spec.optim.model_copy(update={"clip": None})
+    with _again(model, spec):
+        step = measure(
+            model,
+            batch,
+            functools.partial(_loss, spec, model, dict(batch), strategy),
+            None if eight else lambda: optim.optimizer(model, told, settings),
+            passes=passes,
+        )
     return Memory(
-        weights=sum(count * each for _, count, each in sizes),
-        gradients=trained,
-        optimizer=moments,
-        average=0 if spec.ema is None else trained,
-        activations=activations(spec, model, tokens=tokens, patches=patches, targets=targets),
+        weights=sum(p.nbytes for p in model.parameters()),
+        gradients=sum(p.nbytes for p in trained),
+        optimizer=sum(map(eight_bits, trained)) if eight else step.state,
+        average=0 if spec.ema is None else 4 * sum(p.numel() for p in trained),
+        step=step,
+        passes=passes,
+        whole=_whole(model),
     )
 
 
-def activations(spec: TrainSpec, model: Any, *, tokens: int, patches: int = 0, targets: int = 0) -> int:
-    """Bytes that a forward pass keeps for the backward pass.
-
-    A layer of a Llama-like decoder keeps 9 h + 2 k + 4 f values per token (h: width, k: width of the keys, f: width of
-    the MLP): the inputs of both norms and what they scale, queries, keys, values, the output of attention, the gate,
-    the other half, and their products; with routed experts, the last four for each of them that a token meets. A layer
-    of a fusion keeps 6 h + 2 k + 4 f per token, and keys and values of the media, of which there are as many as patches
-    at most. A layer of a tower keeps 8 h + 4 f per patch. Around them are 3 h, and the
-    logits of the targets, as float32, twice. With layers that run again, each keeps its input alone, and one is whole.
-    """
-    width = COMPUTE[spec.precision]
-    text = model.config.get_text_config()
-    heads = text.num_attention_heads
-    head = getattr(text, "head_dim", None) or text.hidden_size // heads
-    keys = (getattr(text, "num_key_value_heads", None) or heads) * head
-    hidden = text.hidden_size
-    routed = getattr(model.config, "experts", None) or {}
-    layer = 9 * hidden + 2 * keys + 4 * text.intermediate_size * int(routed.get("top_k", 1))
-    total = width * tokens * (_kept(spec, layer, hidden, text.num_hidden_layers) + 3 * hidden)
-    total += 2 * 4 * min(targets, 1024) * text.vocab_size
-    for module in model.modules():
-        if isinstance(module, GatedLayer):
-            inside, across = module.mlp.up.out_features, module.across
-            total += width * (tokens * (6 * hidden + 2 * across + 4 * inside) + patches * 2 * across)
-    own = getattr(model.config, "vision_config", None)
-    if own is not None and patches:
-        inside = getattr(own, "embed_dim", None) or own.hidden_size
-        wide = getattr(own, "intermediate_size", None) or int(inside * getattr(own, "mlp_ratio", 4))
-        depth = getattr(own, "num_hidden_layers", None) or getattr(own, "depth", None) or own.layers
-        total += width * patches * _kept(spec, 8 * inside + 4 * wide, inside, int(depth))
-    return int(total)
+def eight_bits(parameter: torch.Tensor) -> int:
+    """Bytes of AdamW's two moments of a parameter as bitsandbytes keeps them."""
+    count = parameter.numel()
+    return 2 * (4 * count if count < SMALL else count + 4 * -(-count // BLOCK))
 
 
-def _kept(spec: TrainSpec, layer: int, hidden: int, layers: int) -> int:
-    """Values per token of all layers of a part."""
-    again = spec.activation_checkpointing
-    if again == "none":
-        return layer * layers
-    some = layers if again == "full" else layers // int(again)
-    return hidden * some + layer * (layers - some) + layer
+def _loss(spec: TrainSpec, model: Any, batch: dict[str, Any], strategy: Strategy) -> torch.Tensor:
+    """The loss of one pass as `mmtrain.step` has it, auxiliary ones with it."""
+    weights = step_weights(batch, spec.loss_norm, phases=spec.token_weight_schedule, tasks=spec.task_weights)
+    terms = auxiliary.declared(model, spec.auxiliary)
+    with autocast(batch["input_ids"].device, spec.precision), auxiliary.recording() as said:
+        summed, _ = losses(model, batch, weights, strategy)
+    for name, value in auxiliary.summed(terms, said, auxiliary.units(model, batch, weights, terms)).items():
+        summed = summed + terms[name].weight * value
+    return summed
 
 
-def lines(spec: TrainSpec, model: Any, settings: Mapping[str, Setting], stream: StreamingDataset) -> Iterator[str]:
-    """For `--dry-run`: memory for the largest pack of the first block, operations of the first step."""
-    block = stream.planner.block(Position())
-    at_once = spec.packs_per_forward
-    longest = stream.spec.row_tokens or int(block.tokens.max())
-    tokens = max(longest, min(at_once * longest, spec.max_tokens_per_forward or at_once * longest))
-    patches = at_once * max(int(cost[2]) for cost in block.costs)
-    found = memory(spec, model, settings, tokens=tokens, patches=patches, targets=tokens)
-    parts = ("weights", "gradients", "optimizer", "average", "activations")
-    told = ", ".join(f"{name} {_size(getattr(found, name))}" for name in parts if getattr(found, name))
-    ranks = stream.world.ranks
-    shards = max(2, ranks)
-    yield f"memory {told} = {_size(found.total())} on each rank; {_size(found.total(shards))} sharded over {shards}"
+@contextmanager
+def _again(model: Any, spec: TrainSpec) -> Iterator[None]:
+    """Inside, the layers that `activation_checkpointing` names run again for their gradient."""
+    own = [(module, vars(module).get("forward")) for module in model.modules()]
+    blocks.recompute(model, spec.activation_checkpointing)
+    try:
+        yield
+    finally:
+        for module, forward in own:
+            if forward is not None:
+                module.forward = forward
+            elif "forward" in vars(module):
+                del module.forward
+
+
+def _whole(model: Any) -> int:
+    layers = [
+        (sum(p.nbytes for p in layer.parameters()), sum(p.nbytes for p in layer.parameters() if p.requires_grad))
+        for layer in sharding.layers(model)
+    ]
+    weights = sum(p.nbytes for p in model.parameters())
+    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    rest = weights + gradients - sum(map(sum, layers))
+    return rest + max((2 * weight + gradient for weight, gradient in layers), default=0)
+
+
+def lines(
+    spec: TrainSpec, model: Any, settings: Mapping[str, Setting], stream: StreamingDataset, pad_id: int
+) -> Iterator[str]:
+    """For `--dry-run`: memory for the largest of the first batches, operations of the first step."""
     flops = step_flops(model, stream)
+    yield from memory_lines(spec, model, settings, stream, pad_id)
     if flops is not None:
         run = flops * spec.steps
         yield f"flops  {flops / 1e12:,.4g} TFLOP in the first step, {run / 1e18:,.4g} EFLOP in {spec.steps:,} steps"
+
+
+def memory_lines(
+    spec: TrainSpec, model: Any, settings: Mapping[str, Setting], stream: StreamingDataset, pad_id: int
+) -> Iterator[str]:
+    """What the largest batch takes, by kind and part, and what it would take with layers that run again."""
+    strategy = _strategy(spec, model, stream)
+    passes, batches = _largest(spec, stream, rows.collator(spec.collate, strategy, pad_id))
+
+    try:
+        found = [memory(spec, model, settings, batch, strategy, passes=passes) for batch in batches]
+        here, batch = max(zip(found, batches, strict=True), key=lambda pair: pair[0].total)
+        again = None
+        if spec.activation_checkpointing == "none" and blocks.layers(model):
+            every = spec.model_copy(update={"activation_checkpointing": "full"})
+            again = memory(every, model, settings, batch, strategy, passes=passes)
+    except RuntimeError as error:  # as torch says of shapes that hang on values
+        yield f"memory is not told: a step of this model hangs on values ({str(error).splitlines()[0]})"
+        return
+    kinds = {
+        "weights": here.weights,
+        "gradients": here.gradients,
+        f"optimizer ({optimizer_kind(spec)})": here.optimizer,
+        "average (fp32)": here.average,
+    }
+    yield "memory " + ", ".join(f"{name} {_size(value)}" for name, value in kinds.items() if value)
+    parts = ", ".join(f"{part} {_size(here.step.kept[part])}" for part in PARTS if part in here.step.kept)
+    less = "" if again is None else f"; with activation_checkpointing: full {_size(again.activations)}"
+    yield f"       activations {_size(here.activations)} ({parts}){less}"
+    ranks = max(2, stream.world.ranks)
+    yield (
+        f"       {_size(here.total)} at the most on each rank, within {ERROR:.0%} of what torch allocates on a CPU; "
+        f"about {_size(here.sharded(ranks))} sharded over {ranks}"
+    )
+
+
+def optimizer_kind(spec: TrainSpec) -> str:
+    """What the moments are kept in.
+
+    >>> optimizer_kind(TrainSpec.model_validate({"data": {"dataset": "x"}, "output": "y"}))
+    'AdamW, two moments in fp32'
+    """
+    eight = spec.optim.implementation == "paged_8bit"
+    return f"AdamW, two moments in {'8 bits' if eight else spec.params}"
+
+
+def _strategy(spec: TrainSpec, model: Any, stream: StreamingDataset) -> Strategy:
+    """How the model will be told of borders: as its certificate says, where one is kept; else as is likely."""
+    if spec.collate == "padded":
+        return "single"
+    with autocast(device_of(spec.device), spec.precision):
+        _, found = certificate.cached(model, user_cache("certificates"))
+    if found is not None:
+        return found.strategy
+    return "masks" if str(model.config.model_type).startswith(DENSE) else "varlen"
+
+
+def _largest(
+    spec: TrainSpec, stream: StreamingDataset, collate: Callable[[Any], dict[str, Any]]
+) -> tuple[int, list[dict[str, Any]]]:
+    """Passes of the first step; of the first batches that with the most tokens and that with the most of media."""
+    loader = StreamLoader(stream, collate, batch_size=spec.packs_per_forward, batch_tokens=spec.max_tokens_per_forward)
+    groups = list(itertools.islice(loader.groups(), LOOKED_AT))
+    passes = sum(group[0].step == groups[0][0].step for group in groups)
+    costs = [[deal.pack.cost for deal in group if deal.pack is not None] for group in groups]
+    tokens = [sum(cost.tokens for cost in each) for each in costs]
+    media = [sum(cost.patches + cost.mel_frames for cost in each) for each in costs]
+    chosen = {max(range(len(groups)), key=by.__getitem__) for by in (tokens, media)}
+    device = device_of(spec.device)
+    return passes, [
+        dict(each_tensor(collate([stream.read(deal) for deal in groups[at]]), lambda x: x.to(device)))
+        for at in sorted(chosen)
+    ]
 
 
 def step_flops(model: Any, stream: StreamingDataset) -> float | None:

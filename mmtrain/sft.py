@@ -170,7 +170,8 @@ def sft(
             print(f"beside     {name}: its mean over each {term.per}, times {term.weight:g}")
     if dry_run:
         if world.rank == 0:
-            print(*estimate.lines(spec, model, settings, stream), sep="\n")
+            padding: Any = tokenizer.pad_token_id
+            print(*estimate.lines(spec, model, settings, stream, padding), sep="\n")
         return 0
     strategy = first(lambda: certified(spec, model, stream), world)
     certificate.adopt(model, strategy)
