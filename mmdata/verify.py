@@ -180,7 +180,7 @@ def _unit(folder: Path, entry: ShardEntry, adopted: bool) -> tuple[list[str], in
     rows: list[IndexRow] = []
     try:
         if entry.shard is not None and entry.index is not None:
-            rows = Index(folder / entry.index, crc32c=entry.index_crc32c).rows()
+            rows = Index(folder / entry.index, crc32c=entry.index_crc32c, trusted=False).rows()
             foreign = _foreign(folder, entry, rows) if adopted else _shard(folder / entry.shard, entry, rows)
             problems.extend(foreign)
         problems.extend(_ledger(folder / entry.ledger, entry, rows))

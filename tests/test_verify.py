@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import crc32c
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from mmdata.errors import DataError
 from mmdata.rng import generator
+from mmdata.shards import manifest
 from mmdata.shards.dataset import open_dataset
 from mmdata.types import Sample
 from mmdata.verify import main, verify_dataset
@@ -52,6 +57,30 @@ def damaged(sound: Path, at: Path, change: Callable[[bytes], bytes]) -> Path:
     path.unlink()
     path.write_bytes(change(data))
     return copy
+
+
+@pytest.mark.parametrize("column", ["key", "parts"])
+def test_offsets_that_a_stranger_made_up_are_found_though_every_checksum_fits(sound: Path, column: str) -> None:
+    entry = manifest.read(sound).shards[0]
+    made = pa.ipc.open_file(pa.py_buffer((sound / str(entry.index)).read_bytes())).get_batch(0)
+    offsets = np.frombuffer(made.column(column).buffers()[1], np.int32, 3).tobytes()  # a stretch that the file has once
+    beyond = np.array([0, 1 << 30, 2], np.int32).tobytes()
+
+    def mislead(data: bytes) -> bytes:
+        assert data.count(offsets) >= 1
+        return data.replace(offsets, beyond)
+
+    copy = damaged(sound, sound / str(entry.index), mislead)
+    (copy / "manifest.json").unlink()  # a hard link of the sound one
+    told = manifest.read(sound)
+    data = (copy / str(entry.index)).read_bytes()
+    changed = entry.model_copy(
+        update={"index_sha256": hashlib.sha256(data).hexdigest(), "index_crc32c": crc32c.crc32c(data)}
+    )
+    shards = [changed, *told.shards[1:]]
+    manifest.write(copy, told.model_copy(update={"shards": shards, "root_digest": manifest.root_digest(shards)}))
+    problems = verify_dataset(copy).problems
+    assert any(problem.startswith("index_damaged") for problem in problems), problems
 
 
 def places(size: int, *what: str | int, count: int = 25) -> list[int]:
