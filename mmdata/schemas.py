@@ -33,11 +33,12 @@ _NAMED = {
     "stream": "mmdata.stream.spec:StreamSpec",
     "state": "mmdata.stream.state:StreamState",
     "train": "mmtrain.spec:TrainSpec",
+    "contrastive": "mmtrain.contrastive.spec:ContrastiveSpec",
 }
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """All schemas by name: build, stream, train, sample, manifest, index, state."""
+    """All schemas by name: build, stream, train, contrastive, sample, manifest, index, state."""
     found: dict[str, dict[str, Any]] = {
         "build": specfile.build_model().model_json_schema(),
         "sample": _sample(),

@@ -9,6 +9,7 @@ from mmdata.__main__ import dispatch
 
 COMMANDS = {
     "sft": "supervised fine-tuning on packed samples: --config FILE",
+    "contrastive": "a picture and a text tower on pairs, as CLIP and SigLIP are: --config FILE",
     "evaluate": "losses, answers, speed and size of a run or an exported model: RUN",
     "certify": "whether a Hugging Face model keeps packed samples apart, and how: MODEL",
     "export": "a run's model as a Hugging Face folder: RUN --output FOLDER",

@@ -39,6 +39,22 @@ TESTED_BY = {
         "mmtrain/balance/__init__.py",
         "mmtrain/balance/spec.py",
     ],
+    "tests/mmtrain/contrastive/test_command.py": [  # What is told, and what comes of it.
+        "mmtrain/contrastive/__init__.py",
+        "mmtrain/contrastive/__main__.py",
+        "mmtrain/contrastive/evaluation.py",
+        "mmtrain/contrastive/spec.py",
+    ],
+    "tests/mmtrain/contrastive/test_objective.py": [  # Who belongs together, and who weighs what, beside loops.
+        "mmtrain/contrastive/exchange.py",
+        "mmtrain/contrastive/labels.py",
+        "mmtrain/contrastive/negatives.py",
+    ],
+    "tests/mmtrain/contrastive/test_step.py": ["mmtrain/contrastive/momentum.py"],
+    "tests/mmtrain/contrastive/test_towers.py": [  # Beside the original, of its folder; what pairs are read as.
+        "mmtrain/contrastive/build.py",
+        "mmtrain/contrastive/pairs.py",
+    ],
     "tests/test_append.py": ["mmdata/sources/_growth.py"],  # What sources have got since.
     "tests/engine/test_shares.py": ["mmdata/engine/mapped.py"],  # What workers hand over.
     "tests/decode/test_image.py": [  # Reached through the one door, `image`, with every format and damage.

@@ -49,7 +49,7 @@ def test_schemas_are_what_the_code_generates() -> None:
     check = [sys.executable, "-m", "mmdata.schemas", "--check", str(ROOT / "schemas")]
     done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert NAMES == ["build", "index", "manifest", "sample", "state", "stream", "train"]
+    assert NAMES == ["build", "contrastive", "index", "manifest", "sample", "state", "stream", "train"]
 
 
 @pytest.mark.parametrize("name", NAMES)
