@@ -1,5 +1,6 @@
 # make demo   set up, then build, verify, stream and train on the embedded example
 # make test   set up, then pass the tests
+# make bench  set up, install the peers, measure everything
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -32,8 +33,10 @@ soak: setup
 	$(BIN)/python -m mmdata.testing.soak
 	$(BIN)/python -m pytest -m soak
 
+# BENCH=--quick: small sizes. A peer that cannot be installed is told as missing.
 bench: setup
-	$(BIN)/python -m benchmarks
+	-$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks $(BENCH)
 
 schemas: setup
 	$(BIN)/python -m mmdata.schemas --write schemas

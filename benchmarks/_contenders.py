@@ -1,17 +1,16 @@
 """Loaders that compete in `stream_decoded`, one per process and each in its own environment: photographs of tar shards,
 decoded by the same function to 336 x 336 normalised floats, in batches of 16.
 
-`python _contenders.py prepare NAME FOLDER` writes what a peer needs besides the tars; `python _contenders.py run NAME
-FOLDER THREADS` then does one pass for every line that it reads, and answers each with one line of JSON: seconds until
-the first batch and until the last, seconds from the end of the first quarter, CPU seconds (children's too), pictures.
+`python -m benchmarks._contenders NAME FOLDER prepare` writes what a peer needs besides the tars; `python -m
+benchmarks._contenders NAME FOLDER THREADS` then does one pass for every line that it reads, and answers each with one
+line of JSON: seconds until the first batch and until the last, pictures a second in all and from the end of the first
+quarter on, CPU seconds (children's too), pictures.
 """
 
 from __future__ import annotations
 
 import functools
 import glob
-import json
-import os
 import resource
 import sys
 import time
@@ -24,6 +23,8 @@ import torch
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
+
+from benchmarks._interleaved import answer
 
 SIDE, BATCH = 336, 16
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
@@ -308,21 +309,19 @@ def measure(name: str, folder: str, threads: int, count: int) -> dict[str, float
         "pictures": pictures,
         "first": times[0][1],
         "seconds": end,
-        "steady": (pictures - quarter[0]) / (times[-1][1] - quarter[1]),
-        "cpu": cpu() - used,
+        "rate": pictures / end,
+        "steady_rate": (pictures - quarter[0]) / (times[-1][1] - quarter[1]),
+        "cpu_ms": 1e3 * (cpu() - used) / pictures,
     }
 
 
 def main() -> None:
-    what, name, folder = sys.argv[1:4]
-    if what == "prepare":
+    name, folder, how = sys.argv[1:4]
+    if how == "prepare":
         PREPARE[name](folder)
         return
     one_thread()
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not stand between the answers
-    for line in sys.stdin:
-        print(json.dumps(measure(name, folder, int(sys.argv[4]), int(line))), file=answers, flush=True)
+    answer(lambda line: measure(name, folder, int(how), int(line)))
 
 
 if __name__ == "__main__":

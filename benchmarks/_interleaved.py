@@ -8,11 +8,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
 Row = dict[str, float]
 
 
@@ -22,7 +21,7 @@ class Contender:
     def __init__(self, command: Sequence[str], log: Path) -> None:
         with open(log, "ab") as errors:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT
             )
         self._log = log
 
@@ -84,15 +83,65 @@ def ratio(rows: Sequence[Row], others: Sequence[Row], key: str) -> tuple[float, 
     return statistics.median(values), min(values), max(values)
 
 
-def machine() -> dict[str, Any]:
-    """What else there was to do: the cores, and the load averages of one, five and fifteen minutes."""
-    return {"cores": len(os.sched_getaffinity(0)), "load": [round(value, 2) for value in os.getloadavg()]}
+def turns(calls: Mapping[str, Callable[[], object]], count: int, *, each: int = 1) -> dict[str, list[Row]]:
+    """`count` rounds in this process, in which each call takes its turn, after one to warm up: wall and CPU seconds,
+    over `each` if a call does so many things. The order turns with each round."""
+    found: dict[str, list[Row]] = {name: [] for name in calls}
+    names = list(calls)
+    for number in range(count + 1):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            calls[name]()
+            row = {"seconds": (time.perf_counter() - wall) / each, "cpu": (time.process_time() - cpu) / each}
+            if number:
+                found[name].append(row)
+    return found
 
 
-def write(name: str, found: Any, missing: Mapping[str, str], *, to: Path | None = None, **told: Any) -> Path:
-    """Keep what was measured, in `to` or in the folder of results."""
-    path = to or RESULTS / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"measured": time.strftime("%Y-%m-%d"), **told, "rounds": found, "missing": missing}
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    return path
+def table(found: Mapping[str, Sequence[Row]], *columns: str, scale: Mapping[str, float] | None = None) -> None:
+    """Print the medians of what was found, with least and most; `scale` multiplies columns, as 1e3 for milliseconds."""
+    shown = columns or tuple(dict.fromkeys(key for rows in found.values() for row in rows for key in row))
+    width = max((len(name) for name in found), default=0) + 2
+    print(" " * width + "".join(f"{name:>28}" for name in shown))
+    for name, rows in found.items():
+        cells = []
+        for column in shown:
+            if column in rows[0]:
+                middle, least, most = (value * (scale or {}).get(column, 1) for value in summary(rows, column))
+                cells.append(f"{middle:.4g} ({least:.4g}-{most:.4g})")
+            else:
+                cells.append("-")
+        print(f"{name:{width}}" + "".join(f"{cell:>28}" for cell in cells))
+
+
+def answer(measure: Callable[[str], Row]) -> None:
+    """As a contender's process: one pass for every line that is read, and its figures as a line of JSON."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not stand between the answers
+    for line in sys.stdin:
+        print(json.dumps(measure(line.strip())), file=answers, flush=True)
+
+
+def race(
+    names: Iterable[str],
+    module: str,
+    logs: Path,
+    *arguments: str,
+    line: str,
+    count: int,
+    pythons: Mapping[str, Path] | None = None,
+) -> tuple[dict[str, list[Row]], dict[str, str]]:
+    """`rounds` of processes `python -m module NAME arguments...`, one for each name, each by its own Python or by this
+    one."""
+    contenders = {
+        name: Contender(
+            [str((pythons or {}).get(name, sys.executable)), "-m", module, name, *arguments],
+            logs / f"{name.replace(' ', '_').replace(':', '')}.log",
+        )
+        for name in names
+    }
+    try:
+        return rounds(contenders, line, count)
+    finally:
+        for contender in contenders.values():
+            contender.end()

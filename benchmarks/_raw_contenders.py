@@ -1,19 +1,19 @@
 """Readers that compete in `stream_raw`: every byte of the samples of tar shards, nothing decoded, one thread.
 
-`python _raw_contenders.py NAME FOLDER` does one pass for every line that it reads, and answers each with one line of
-JSON: samples, bytes of their parts, seconds, CPU seconds.
+`python -m benchmarks._raw_contenders NAME FOLDER` does one pass for every line that it reads, and answers each with one
+line of JSON: samples, bytes of their parts, seconds, CPU seconds, MB a second of either.
 """
 
 from __future__ import annotations
 
 import functools
 import glob
-import json
-import os
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from benchmarks._interleaved import Row, answer
 
 Totals = tuple[int, int]
 
@@ -107,17 +107,14 @@ READERS: dict[str, Callable[[str], Totals]] = {
 }
 
 
-def main() -> None:
-    name, folder = sys.argv[1:3]
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not stand between the answers
-    for _ in sys.stdin:
-        used, began = time.process_time(), time.perf_counter()
-        samples, count = READERS[name](folder)
-        row = {"samples": samples, "bytes": count}
-        row |= {"seconds": time.perf_counter() - began, "cpu": time.process_time() - used}
-        print(json.dumps(row), file=answers, flush=True)
+def measure(name: str, folder: str) -> Row:
+    """One pass."""
+    used, began = time.process_time(), time.perf_counter()
+    samples, count = READERS[name](folder)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - used
+    row = {"samples": samples, "bytes": count, "seconds": seconds, "cpu": cpu}
+    return {**row, "rate": count / seconds / 1e6, "cpu_rate": count / cpu / 1e6}
 
 
 if __name__ == "__main__":
-    main()
+    answer(lambda _: measure(*sys.argv[1:3]))

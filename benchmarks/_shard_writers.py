@@ -1,8 +1,8 @@
 """Writers that compete in `shard_writing`: the same samples, held in memory, into tar shards, one process each.
 
-`python _shard_writers.py NAME FOLDER` does one pass for every line that it reads, which names one of the sets of
-samples in FOLDER, and answers each with one line of JSON: samples, bytes of their parts, bytes written, seconds, CPU
-seconds. A writer's files are removed between passes, outside the time.
+`python -m benchmarks._shard_writers NAME FOLDER` does one pass for every line that it reads, which names one of the
+sets of samples in FOLDER, and answers each with one line of JSON: samples, bytes of their parts, bytes written,
+seconds, CPU seconds, MB a second of either. A writer's files are removed between passes, outside the time.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks._interleaved import answer
 
 SHARD = 1000
 """Samples of a shard."""
@@ -113,26 +115,27 @@ WRITERS: dict[str, tuple[Callable[[Row], Any], Callable[[list[Any], Path], None]
 
 def main() -> None:
     name, folder = sys.argv[1], Path(sys.argv[2])
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not stand between the answers
     form, write = WRITERS[name]
     held: dict[str, list[Row]] = {}
-    for line in sys.stdin:
-        kind = line.strip()
+
+    def measure(kind: str) -> dict[str, float]:
         if kind not in held:
-            held = {kind: pickle.loads((folder / f"{kind}.pickle").read_bytes())}
+            held.clear()
+            held[kind] = pickle.loads((folder / f"{kind}.pickle").read_bytes())
         rows = held[kind]
         samples = list(map(form, rows))
         out = folder / f"out-{os.getpid()}"
         out.mkdir()
         used, began = time.process_time(), time.perf_counter()
         write(samples, out)
-        row: dict[str, float] = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - used}
-        row["samples"] = len(rows)
-        row["bytes"] = sum(len(jpeg) + len(caption) for _, jpeg, caption, _ in rows)
-        row["written"] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        seconds, cpu = time.perf_counter() - began, time.process_time() - used
+        size = sum(len(jpeg) + len(caption) for _, jpeg, caption, _ in rows)
+        written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
         shutil.rmtree(out)
-        print(json.dumps(row), file=answers, flush=True)
+        told = {"samples": len(rows), "bytes": size, "written": written, "seconds": seconds, "cpu": cpu}
+        return {**told, "rate": size / seconds / 1e6, "cpu_rate": size / cpu / 1e6}
+
+    answer(measure)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Readers that compete in `stream_startup`: what it costs to begin, to go on, and to begin in the middle.
 
-`python _startup_contenders.py prepare|run NAME FOLDER` makes a reader's own data of the tars, or does one row in this
-fresh process and answers with one line of JSON: import s and MB, first sample ms, us per sample, resume ms, peak MB.
-Every reader gives the bytes of a sample's parts, in the order of the data, in this process.
+`python -m benchmarks._startup_contenders prepare|run NAME FOLDER` makes a reader's own data of the tars, or does one
+row in this fresh process and answers with one line of JSON: import s and MB, first sample ms, us per sample, resume ms,
+peak MB. Every reader gives the bytes of a sample's parts, in the order of the data, in this process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Encoded sound to a mono waveform at 16 kHz: ours against torchcodec, soundfile with soxr, librosa, PyAV with FFmpeg's
 resampler and DALI, per format, as ratios in one run.
 
-python -m benchmarks.audio_load [--repeats 9] [--threads 1] [--seconds 20]: contenders take turns over the same bytes;
+`python -m benchmarks.audio_load [--rounds 9] [--threads 1] [--seconds 20]`: contenders take turns over the same bytes;
 each uses the resampler it comes with, so only ours (and torchaudio) give the same numbers as torchaudio.
 
 Why m4a and opus stay near torchcodec and not above it (10 s, CPU ms under load): of m4a's 14.9 demuxing takes 2.2 and
@@ -11,9 +11,7 @@ decodes for 22.9 of 30.6. torchcodec calls the same FFmpeg without an object for
 
 from __future__ import annotations
 
-import argparse
 import io
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +22,9 @@ import soundfile
 import torch
 from threadpoolctl import threadpool_limits
 
+from benchmarks import _options
+from benchmarks._interleaved import table, turns
+from benchmarks.claims import best_of, installed, write
 from benchmarks.video_decode import with_torchcodec
 
 Contender = Callable[[bytes], Any]
@@ -129,11 +130,11 @@ def dali() -> Contender | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9)
+    parser = _options.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=int, default=20)
-    options = parser.parse_args()
+    arguments = _options.parse(parser, rounds=5, seconds=10)
     with_torchcodec("benchmarks.audio_load")
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")  # its idle threads spin, at the expense of whoever comes next
@@ -144,34 +145,32 @@ def main() -> None:
         "PyAV + swresample": by_pyav,
         "ours": by_ours,
     }
-    pipeline = dali() if options.threads == 1 else None  # a pipeline is for one thread
+    missing = {}
+    pipeline = dali() if arguments.threads == 1 else None  # a pipeline is for one thread
     if pipeline:
         contenders["DALI"] = pipeline
-    for name, data in files(options.seconds).items():
+    else:
+        missing["DALI"] = "not installed" if arguments.threads == 1 else "a pipeline is for one thread"
+    claims, figures = [], {}
+    for name, data in files(arguments.seconds).items():
         able = {peer: call for peer, call in contenders.items() if runs(call, data)}
-        cpu: dict[str, list[float]] = {peer: [] for peer in able}
-        wall: dict[str, list[float]] = {peer: [] for peer in able}
-        batch = [data] * (2 * options.threads)
-        with ThreadPoolExecutor(options.threads) as pool:
-            for _ in range(options.repeats):
-                for peer, call in able.items():
-                    begun, used = time.perf_counter(), time.process_time()
-                    if options.threads == 1:
-                        for item in batch:
-                            call(item)
-                    else:
-                        list(pool.map(call, batch))
-                    wall[peer].append((time.perf_counter() - begun) / len(batch))
-                    cpu[peer].append((time.process_time() - used) / len(batch))
+        batch = [data] * (2 * arguments.threads)
+        with ThreadPoolExecutor(arguments.threads) as pool:
+            run = pool.map if arguments.threads > 1 else map
+            ways = {peer: lambda call=call, run=run, batch=batch: list(run(call, batch)) for peer, call in able.items()}  # type: ignore[misc]
+            found = figures[name] = turns(ways, arguments.rounds, each=len(batch))
         unable = ", ".join(sorted(contenders.keys() - able)) or "none"
-        print(f"{name}, {len(data) / 1e6:.2f} MB, {options.threads} thread(s); cannot read it: {unable}")
-        for peer in sorted(able, key=lambda peer: min(cpu[peer])):
-            least, middle = min(cpu[peer]), float(np.median(cpu[peer]))
-            print(
-                f"  {peer:20s} {1e3 * least:7.2f} / {1e3 * middle:7.2f} ms CPU (least / median)   "
-                f"{options.seconds / least:8,.0f} x realtime   ours is {least / min(cpu['ours']):5.2f}x, "
-                f"wall {min(wall[peer]) / min(wall['ours']):5.2f}x"
-            )
+        print(f"{name}, {len(data) / 1e6:.2f} MB, {arguments.threads} thread(s), ms; cannot read it: {unable}")
+        table(found, scale={"seconds": 1e3, "cpu": 1e3})
+        peers = [peer for peer in found if peer != "ours"]
+        by = "cpu" if arguments.threads == 1 else "seconds"
+        what = f"{name} to 16 kHz mono" + ("" if by == "cpu" else ", wall time")
+        claims.append(
+            best_of(what, found, "ours", peers, by=by, goal=1.0, headline=name.startswith(("flac 44", "mp3")))
+        )
+    peers_there = installed("torchcodec", "soundfile", "soxr", "librosa", "av", "nvidia-dali-cuda130")
+    told = {"figures": figures, "missing": missing, "peers": peers_there, "to": arguments.json}
+    write("audio_load", claims, threads=arguments.threads, **told)
 
 
 def runs(call: Contender, data: bytes) -> bool:

@@ -1,9 +1,9 @@
 """Dataset builds from URLs, ours beside img2dataset: the same rows, server, output size and concurrency.
 
-    python -m benchmarks.build_vs_img2dataset [--rows 1000] [--rounds 5] [--modes resize,resize-fast,keep,keep-header]
+    python -m benchmarks.build_vs_img2dataset [--rows 1000] [--rounds 5] [--modes resize resize-fast keep keep-header]
 
-img2dataset wants older packages than ours, so it gets an environment of its own (benchmarks/.peers/img2dataset),
-made on the first run. The server is a process of its own on loopback. Each mode is timed as whole commands,
+After `python -m benchmarks.peers`: img2dataset wants older packages than ours, and has an environment of its own. The
+server is a process of its own on loopback. Each mode is timed as whole commands,
 start-up included, in interleaved rounds (ours, theirs, ours, ...); the marginal rate, start-up excluded, comes from a
 second, shorter run of each: (rows - fewer) / (time - time of fewer). On a machine that others use, the marginal CPU
 time per picture is the steadier figure; it leaves out the server, which is the same for both (0.5 to 0.7 ms).
@@ -15,12 +15,10 @@ every part in an index, sha256 of every shard and index, fsync, ledger, statisti
 
 from __future__ import annotations
 
-import argparse
 import compileall
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,11 +29,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks import _photos
+from benchmarks import _options, _photos
+from benchmarks._interleaved import Row, table
+from benchmarks.claims import Claim, beside, write
+from benchmarks.peers import PEERS, lacking, versions
 from mmdata.testing.server import FaultServer
 
 HERE = Path(__file__).parent
-PEER = HERE / ".peers" / "img2dataset"
+PEER = "img2dataset"
 CONNECTIONS = 32
 SHARD = 125  # so that the shorter run too has a shard for each process
 
@@ -57,26 +58,13 @@ MODES: dict[str, tuple[str, list[dict[str, Any]], list[str]]] = {
 }
 
 
-def peer() -> str | None:
-    """The peer's Python, installed if need be; None (with the reason printed) when it cannot be."""
-    python = PEER / "bin" / "python"
-    if not (PEER / "bin" / "img2dataset").exists():
-        print(f"installing img2dataset into {PEER.relative_to(HERE.parent)}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
-        done = subprocess.run([str(python), "-m", "pip", "install", "-q", "img2dataset"], check=False)
-        if done.returncode:
-            print("img2dataset: missing (it could not be installed)", file=sys.stderr)
-            return None
-    return str(python)
-
-
-def table(path: Path, url: str, rows: int) -> Path:
+def rows_of(path: Path, url: str, rows: int) -> Path:
     urls = [f"{url}/images/{number:06d}.jpg" for number in range(rows)]
     pq.write_table(pa.table({"URL": urls, "TEXT": [f"picture number {number}" for number in range(rows)]}), path)
     return path
 
 
-def ours(metadata: Path, output: Path, steps: list[dict[str, Any]]) -> dict[str, float]:
+def ours(metadata: Path, output: Path, steps: list[dict[str, Any]]) -> Row:
     spec = {
         "source": {"kind": "laion", "path": str(metadata)},
         "fetch": {
@@ -94,11 +82,11 @@ def ours(metadata: Path, output: Path, steps: list[dict[str, Any]]) -> dict[str,
     return timed([sys.executable, "-m", "mmdata.build", "--quiet", "--spec", str(file)])
 
 
-def theirs(metadata: Path, output: Path, options: list[str]) -> dict[str, float]:
+def theirs(metadata: Path, output: Path, options: list[str]) -> Row:
     processes = len(os.sched_getaffinity(0))
     return timed(
         [
-            str(PEER / "bin" / "img2dataset"),
+            str(PEERS[PEER].python.with_name(PEER)),
             f"--url_list={metadata}",
             "--input_format=parquet",
             "--url_col=URL",
@@ -114,7 +102,7 @@ def theirs(metadata: Path, output: Path, options: list[str]) -> dict[str, float]
     )
 
 
-def timed(command: list[str]) -> dict[str, float]:
+def timed(command: list[str]) -> Row:
     """Wall seconds, CPU seconds and peak resident MiB (of the largest process) of a whole command."""
     before = os.times()
     started = time.perf_counter()
@@ -139,7 +127,13 @@ def samples(folder: Path) -> int:
     return sum(line.endswith(".jpg") for done in listed for line in done.stdout.splitlines())
 
 
-def run(modes: list[str], rows: int, rounds: int) -> list[dict[str, Any]]:
+GOALS = {"resize": 2.5, "resize-fast": 2.5, "keep": 1.5, "keep-header": 6.0}
+"""Times as fast as whole commands."""
+MARGINAL = {"resize": 1.1, "resize-fast": 1.7}
+"""Times as fast with the start-up of both left out."""
+
+
+def run(modes: list[str], rows: int, rounds: int, missing: dict[str, str]) -> tuple[list[Claim], dict[str, Any]]:
     fewer = rows // 4
     # The peer is an installed package, which comes compiled; a checkout may not be (PYTHONDONTWRITEBYTECODE).
     compileall.compile_dir(HERE.parent / "mmdata", quiet=1)
@@ -147,81 +141,66 @@ def run(modes: list[str], rows: int, rounds: int) -> list[dict[str, Any]]:
     size = _photos.write(data / "images", rows)
     cores = len(os.sched_getaffinity(0))
     print(f"{rows} JPEGs, {size / rows / 1e6:.2f} MB mean; {CONNECTIONS} connections; {cores} cores")
-    python = peer()
-    results = []
+    claims: list[Claim] = []
+    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary, FaultServer(data) as server:
-        tables = {n: table(Path(temporary) / f"rows{n}.parquet", server.url, n) for n in (rows, fewer)}
+        tables = {n: rows_of(Path(temporary) / f"rows{n}.parquet", server.url, n) for n in (rows, fewer)}
         for mode in modes:
             title, steps, options = MODES[mode]
-            times: dict[tuple[str, int], list[dict[str, float]]] = {}
+            times: dict[str, dict[int, list[Row]]] = {}
             for number in range(rounds):
                 for count in (rows, fewer):
-                    for who in ("ours", "theirs") if python else ("ours",):
-                        output = Path(temporary) / f"{who}"
+                    for who in ("mmdata", PEER) if PEER not in missing else ("mmdata",):
+                        output = Path(temporary) / who
                         shutil.rmtree(output, ignore_errors=True)
-                        work = (
+                        row = (
                             ours(tables[count], output, steps)
-                            if who == "ours"
+                            if who == "mmdata"
                             else theirs(tables[count], output, options)
                         )
-                        times.setdefault((who, count), []).append(work)
+                        times.setdefault(who, {}).setdefault(count, []).append(row)
                         if number == 0 and samples(output) != count:
                             raise SystemExit(f"{who} kept {samples(output)} of {count} pictures")
-            results.append(show(title, times, rows, fewer))
-    return results
+            print(f"\n{title}: seconds of {rows} rows, MiB of the largest process, each more picture in ms")
+            figures[mode] = {who: marginal(each[rows], each[fewer], rows - fewer) for who, each in times.items()}
+            table(figures[mode], "wall", "cpu", "mib", "marginal_ms", "marginal_cpu_ms")
+            claims += claimed(mode, figures[mode], rows, missing)
+    return claims, figures
 
 
-def show(title: str, times: dict[tuple[str, int], list[dict[str, float]]], rows: int, fewer: int) -> dict[str, Any]:
-    """One table row per contender: median (min to max) seconds, rates, CPU per picture, memory; then the ratios."""
-    print(f"\n{title}")
-    found: dict[str, Any] = {"mode": title, "rows": rows}
-    for who in ("ours", "theirs"):
-        if (who, rows) not in times:
-            continue
-        walls = [work["wall"] for work in times[who, rows]]
-        marginal = [
-            (rows - fewer) / (more["wall"] - less["wall"])
-            for more, less in zip(times[who, rows], times[who, fewer], strict=True)
-        ]
-        cpus = {count: [work["cpu"] for work in times[who, count]] for count in (rows, fewer)}
-        cpu = statistics.median(cpus[rows])
-        found[who] = {
-            "seconds": [min(walls), statistics.median(walls), max(walls)],
-            "rate": rows / statistics.median(walls),
-            "marginal": statistics.median(marginal),
-            "cpu_ms": 1000 * cpu / rows,
-            "cpu_ms_marginal": 1000 * (min(cpus[rows]) - min(cpus[fewer])) / (rows - fewer),
-            "mib": max(work["mib"] for work in times[who, rows]),
+def marginal(more: list[Row], less: list[Row], pictures: int) -> list[Row]:
+    """The rows of whole runs, with milliseconds of wall and CPU time that each further picture took."""
+    return [
+        {
+            **whole,
+            "marginal_ms": 1e3 * (whole["wall"] - part["wall"]) / pictures,
+            "marginal_cpu_ms": 1e3 * (whole["cpu"] - part["cpu"]) / pictures,
         }
-        f = found[who]
-        print(
-            f"  {who:<7} {f['seconds'][1]:7.2f} s ({f['seconds'][0]:.2f} to {f['seconds'][2]:.2f})  {f['rate']:7.1f}/s"
-            f"  marginal {f['marginal']:7.1f}/s  cpu {f['cpu_ms']:5.1f} ms each"
-            f" ({f['cpu_ms_marginal']:.1f} marginal)  peak {f['mib']:.0f} MiB"
-        )
-    if "theirs" in found:
-        pairs = zip(times["ours", rows], times["theirs", rows], strict=True)
-        found["ratio"] = statistics.median(b["wall"] / a["wall"] for a, b in pairs)
-        found["marginal_ratio"] = found["ours"]["marginal"] / found["theirs"]["marginal"]
-        found["cpu_marginal_ratio"] = found["theirs"]["cpu_ms_marginal"] / found["ours"]["cpu_ms_marginal"]
-        print(
-            f"  ratio   {found['ratio']:.2f}x at {rows} rows, {found['marginal_ratio']:.2f}x marginal, "
-            f"{found['cpu_marginal_ratio']:.2f}x in marginal CPU time"
-        )
-    return found
+        for whole, part in zip(more, less, strict=True)
+    ]
+
+
+def claimed(mode: str, found: dict[str, list[Row]], rows: int, missing: dict[str, str]) -> list[Claim]:
+    title = MODES[mode][0]
+    whole, each = f"build from URLs, {rows} rows: {title}", f"each more picture: {title}"
+    goal, head = GOALS.get(mode), mode in GOALS
+    return [
+        beside(whole, found, "mmdata", PEER, by="wall", goal=goal, headline=head, missing=missing),
+        beside(f"{each}, wall time", found, "mmdata", PEER, by="marginal_ms", goal=MARGINAL.get(mode), missing=missing),
+        beside(f"{each}, CPU time", found, "mmdata", PEER, by="marginal_cpu_ms", missing=missing),
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _options.parser(__doc__)
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--modes", default="resize,resize-fast,keep,keep-header,keep-bare")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    arguments = parser.parse_args()
-    results = run(arguments.modes.split(","), arguments.rows, arguments.rounds)
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    arguments = _options.parse(parser, rows=400, rounds=3, modes=["resize", "resize-fast", "keep", "keep-header"])
+    missing = lacking([PEER])
+    claims, figures = run(arguments.modes, arguments.rows, arguments.rounds, missing)
+    told = {"figures": figures, "missing": missing, "peers": versions([PEER]), "to": arguments.json}
+    write("build_vs_img2dataset", claims, threads=len(os.sched_getaffinity(0)), **told)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,19 @@
 """DALI against our CPU path: how far apart the pixels are, and what each costs; and how far DALI's audio is.
 
-`python -m benchmarks.dali [--count 8] [--repeats 5] [--threads 1] [--device cpu]`: photographs of 0.2 to 4 megapixels
-as JPEG, known to be whole, from bytes to a view's array. Distances are in normalised units, the worst picture's. Times
-are wall milliseconds per picture, the smallest of interleaved repeats; ratios hold across machines, milliseconds do
-not. On the CPU, DALI is here to be compared and to run where a GPU is not; its place is `--device gpu`.
+`python -m benchmarks.dali [--count 8] [--rounds 5] [--threads 1] [--device cpu]`: photographs of 0.2 to 4 megapixels as
+JPEG, known to be whole, from bytes to a view's array. Distances are in normalised units, the worst picture's. Times are
+wall milliseconds per picture, of rounds in which both take their turn. On the CPU, DALI is here to be compared and to
+run where a GPU is not; its place is `--device gpu`.
 Audio: distance of the log-mel, of resampling to 16 kHz and of decoding from the references that `views.mel` and
 `decode.audio` equal, all of which must be within 1e-5 for DALI to be offered; it is not.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import io
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,10 @@ import numpy as np
 import torch
 import torchaudio
 
-from benchmarks._photos import write
+from benchmarks import _options
+from benchmarks._interleaved import table, turns
+from benchmarks._photos import write as write_photos
+from benchmarks.claims import Claim, beside, figure, installed, write
 from mmdata.decode.dali import Device, Picture, realize_images
 from mmdata.decode.image import MAX_PIXELS, decode
 from mmdata.views.anyres import AnyRes
@@ -43,7 +44,9 @@ VIEWS: dict[str, Any] = {
 }
 
 
-def images(view: Any, encoded: Sequence[bytes], threads: int, device: Device, repeats: int) -> str:
+def images(
+    name: str, view: Any, encoded: Sequence[bytes], threads: int, device: Device, rounds: int
+) -> tuple[list[Claim], dict[str, Any]]:
     plans = [view.plan(decode(data, max_pixels=MAX_PIXELS).shape[:2]) for data in encoded]
 
     def ours() -> list[torch.Tensor]:
@@ -63,19 +66,17 @@ def images(view: Any, encoded: Sequence[bytes], threads: int, device: Device, re
     mean = max(float(one.mean()) for one in apart)
     largest = max(float(one.max()) for one in apart)
     within = min(float((one <= 0.06).float().mean()) for one in apart)
-    calls: tuple[Callable[[], Any], ...] = (ours, lambda: through(True), lambda: through(False))
-    spent = [min(times) for times in zip(*([seconds(call) for call in calls] for _ in range(repeats)), strict=True)]
-    milliseconds = [1e3 * one / len(encoded) for one in spent]
-    return (
-        f"{mean:8.5f} {largest:7.3f} {within:9.6f} {milliseconds[0]:9.1f} "
-        f"{milliseconds[1]:7.1f} {milliseconds[2]:9.1f} {milliseconds[0] / milliseconds[1]:7.2f}"
-    )
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    calls = {"our CPU path": ours, f"DALI on the {device}": lambda: through(True)}
+    calls["DALI, bytes unproven"] = lambda: through(False)
+    found = turns(calls, rounds, each=len(encoded))
+    print(f"{name}: apart by {mean:.5f} on average, {largest:.3f} at most, {within:.4%} within 0.06; milliseconds")
+    table(found, scale={"seconds": 1e3, "cpu": 1e3})
+    what = f"JPEG to {name}'s array, {device}"
+    claims = [
+        beside(f"{what}, wall time", found, "our CPU path", f"DALI on the {device}", by="seconds"),
+        figure(f"{what}, mean difference", f"DALI on the {device}", [mean], "", beside="our CPU path"),
+    ]
+    return claims, {"rounds": found, "mean": mean, "largest": largest, "within": within}
 
 
 def audio() -> None:
@@ -129,22 +130,26 @@ def audio() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    arguments = _options.parse(parser, count=4)
+    torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), options.count)
+        write_photos(Path(folder), arguments.count)
         encoded = [path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.suffix == ".jpg"]
-    print(f"{len(encoded)} photographs, {options.threads} threads, DALI on the {options.device}")
-    print("view            apart: mean     max  <=0.06      ours ms DALI ms unproven   ratio")
+    print(f"{len(encoded)} photographs, {arguments.threads} threads, DALI on the {arguments.device}")
+    claims: list[Claim] = []
+    figures = {}
     for name, view in VIEWS.items():
-        print(f"{name:18s} {images(view, encoded, options.threads, options.device, options.repeats)}", flush=True)
+        more, figures[name] = images(name, view, encoded, arguments.threads, arguments.device, arguments.rounds)
+        claims += more
     print("\naudio: largest difference from the reference")
     audio()
+    peers = installed("nvidia-dali-cuda130")
+    write("dali", claims, figures=figures, peers=peers, threads=arguments.threads, to=arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
 """JPEG bytes to a normalised square, against torchvision used directly: exact, guarded and fast, one thread and two.
 
-`python -m benchmarks.decode_resize [--count 24] [--repeats 7] [--sizes 336 672]`: JPEGs of 0.2 to 4 megapixels made of
+`python -m benchmarks.decode_resize [--count 24] [--rounds 7] [--sizes 336 672]`: JPEGs of 0.2 to 4 megapixels made of
 real photographs. Exact pixels are compared with torchvision's, bit for bit before normalising; of the approximate
-modes the signal-to-noise ratio to the exact ones is told. CPU milliseconds of one thread are the smallest of each
-picture's repeats, which are interleaved. Wall time of one and two threads is that of whole passes, the best of the
-repeats. Floors are a full decode alone, and one at the scale that `guarded` picks.
+modes the signal-to-noise ratio to the exact ones is told. A round is a pass over all pictures, by every contender in
+turn; claims are of CPU time on one thread, and of wall time where they say so: over two threads it is that of one
+thread over it. Floors are a full decode alone, and one at the scale that `guarded` picks.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +21,10 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from benchmarks._photos import write
+from benchmarks import _options
+from benchmarks._interleaved import table, turns
+from benchmarks._photos import write as write_photos
+from benchmarks.claims import Claim, beside, figure, installed, write
 from mmdata.decode.image import MAX_PIXELS, decode_scaled
 from mmdata.decode.planned import Fidelity, decode_for
 from mmdata.types import Normalise, Resize
@@ -61,70 +62,76 @@ def contenders(size: int) -> dict[str, Call]:
     }
 
 
-def decibels(files: list[bytes], size: int, fidelity: Fidelity) -> str:
+def decibels(files: list[bytes], size: int, fidelity: Fidelity) -> list[float]:
     """Peak signal-to-noise ratios of the pictures that were decoded at less than full scale, to the exact ones."""
     ratios = []
     for data in files:
         exact, near = (ours(data, size, mode, floats=False).double() for mode in ("exact", fidelity))
         if not torch.equal(exact, near):
-            ratios.append(10 * np.log10(255**2 / float(((exact - near) ** 2).mean())))
-    told = f"{len(ratios)} of {len(files)} decoded at less than full scale"
-    if not ratios:
-        return told
-    return f"{told}: {np.mean(ratios):.1f} dB mean, {np.median(ratios):.1f} median, {np.min(ratios):.1f} worst"
+            ratios.append(float(10 * np.log10(255**2 / float(((exact - near) ** 2).mean()))))
+    return ratios
 
 
-def cpu(files: list[bytes], calls: dict[str, Call], repeats: int) -> dict[str, float]:
-    best = {name: np.full(len(files), np.inf) for name in calls}
-    for _ in range(repeats):
-        for at, data in enumerate(files):
-            for name, call in calls.items():
-                start = time.thread_time()
-                call(data)
-                best[name][at] = min(best[name][at], 1e3 * (time.thread_time() - start))
-    return {name: float(times.mean()) for name, times in best.items()}
+def passes(files: list[bytes], calls: dict[str, Call]) -> dict[str, Callable[[], object]]:
+    """All pictures by one call, on this thread."""
+    return {name: lambda call=call: [call(data) for data in files] for name, call in calls.items()}  # type: ignore[misc]
 
 
-def wall(files: list[bytes], calls: dict[str, Call], repeats: int, threads: int) -> dict[str, float]:
-    """Pictures per second."""
-    best = dict.fromkeys(calls, np.inf)
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(repeats):
-            for name, call in calls.items():
-                start = time.perf_counter()
-                for _ in pool.map(call, files):
-                    pass
-                best[name] = min(best[name], time.perf_counter() - start)
-    return {name: len(files) / seconds for name, seconds in best.items()}
+def at(size: int, files: list[bytes], rounds: int) -> tuple[list[Claim], dict[str, object]]:
+    equal = sum(
+        torch.equal(torchvisions(data, size, floats=False), ours(data, size, "exact", floats=False)) for data in files
+    )
+    print(f"{size} x {size}: {equal} of {len(files)} exact pictures are torchvision's, bit for bit")
+    calls = contenders(size)
+    one = turns(passes(files, calls), rounds, each=len(files))
+    with ThreadPoolExecutor(2) as pool:
+        both: dict[str, Callable[[], object]] = {
+            name: lambda call=calls[name], threads=threads: list(  # type: ignore[misc]
+                pool.map(call, files) if threads == 2 else map(call, files)
+            )
+            for name, threads in (("exact", 2), ("torchvision", 2))
+        }
+        both["exact, one thread"] = passes(files, calls)["exact"]
+        two = turns(both, rounds, each=len(files))
+    milliseconds = {"seconds": 1e3, "cpu": 1e3}
+    table(one, scale=milliseconds)
+    print("over two threads")
+    table(two, scale=milliseconds)
+    what, head = f"JPEG to {size} x {size} normalised floats", size == 336
+    exact, guarded = "exact (torchvision's pixels)", decibels(files, size, "guarded")
+    goal = 1.1 if size == 336 else 1.05
+    claims = [
+        beside(what, one, "exact", "torchvision", by="cpu", goal=goal, headline=True),
+        beside(what, one, "exact", "floor: full decode", by="cpu", goal=0.8 if head else None, floor=True),
+        beside(f"{what}, wall time", two, "exact", "exact, one thread", by="seconds", goal=1.7, name="one thread"),
+        beside(f"{what}, 2 threads, wall time", two, "exact", "torchvision", by="seconds"),
+        beside(what, one, "guarded", "torchvision", by="cpu", goal=1.3 if head else None, headline=head),
+        beside(what, one, "fast", "torchvision", by="cpu"),
+    ]
+    if guarded:
+        claims.append(
+            figure(f"{what}, {len(guarded)} pictures decoded scaled", "guarded", guarded, "dB", goal=45.0, beside=exact)
+        )
+    return claims, {"one": one, "two": two, "equal": equal, "guarded_db": guarded}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=24)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sizes", type=int, nargs="*", default=[336, 672])
-    arguments = parser.parse_args()
+    arguments = _options.parse(parser, count=16, rounds=5)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), arguments.count)
+        write_photos(Path(folder), arguments.count)
         files = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
+    claims: list[Claim] = []
+    figures = {}
     for size in arguments.sizes:
-        equal = sum(
-            torch.equal(torchvisions(data, size, floats=False), ours(data, size, "exact", floats=False))
-            for data in files
-        )
-        print(f"{size} x {size}: {equal} of {len(files)} exact pictures are torchvision's, bit for bit")
-        modes: tuple[Fidelity, ...] = ("guarded", "fast")
-        for mode in modes:
-            print(f"  {mode}: {decibels(files, size, mode)}")
-        calls = contenders(size)
-        times = cpu(files, calls, arguments.repeats)
-        one, two = (wall(files, calls, arguments.repeats, threads) for threads in (1, 2))
-        for name, milliseconds in times.items():
-            print(
-                f"  {name:22s} {milliseconds:7.2f} ms CPU, {times['torchvision'] / milliseconds:5.2f} x torchvision;"
-                f"  {one[name]:6.1f} a second, with 2 threads {two[name]:6.1f} ({two[name] / one[name]:.2f} x)"
-            )
+        more, figures[str(size)] = at(size, files, arguments.rounds)
+        claims += more
+    peers = installed("torch", "torchvision")
+    write("decode_resize", claims, figures=figures, peers=peers, to=arguments.json, count=arguments.count)
 
 
 if __name__ == "__main__":

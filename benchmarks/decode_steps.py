@@ -1,19 +1,20 @@
 """CPU milliseconds per picture of decoding, verifying and resizing, as ratios to Pillow in the same run.
 
-python benchmarks/decode_steps.py [--repeats 15]: photographs of scikit-learn and scikit-image, enlarged to the sizes
+`python -m benchmarks.decode_steps [--rounds 15]`: photographs of scikit-learn and scikit-image, enlarged to the sizes
 named. The ratios hold across machines; the milliseconds do not.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import time
 from collections.abc import Callable
 
 import numpy as np
 from PIL import Image
 
+from benchmarks import _options
+from benchmarks._interleaved import table, turns
+from benchmarks.claims import beside, installed, write
 from mmdata.decode import image
 from mmdata.decode.work import Work
 from mmdata.steps.probe import Probe
@@ -63,23 +64,24 @@ def contenders() -> dict[str, Callable[[bytes], object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    repeats: int = parser.parse_args().repeats
+    parser = _options.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = _options.parse(parser, rounds=5)
+    claims, figures = [], {}
     for height, width in ((480, 640), (928, 1392), (1632, 2448)):
         data = photo(height, width)
-        spent: dict[str, list[float]] = {name: [] for name in contenders()}
-        for _ in range(repeats):  # Interleaved, so that a slow moment of the machine hits all alike.
-            for name, call in contenders().items():
-                start = time.process_time()
-                call(data)
-                spent[name].append(1e3 * (time.process_time() - start))
-        print(f"{width}x{height}, {len(data) / 1e6:.2f} MB")
-        peer = 1.0
-        for name, times in spent.items():
-            median = float(np.median(times))
-            peer = median if name.startswith("pillow") else peer
-            print(f"  {name:38s} {median:7.2f} ms   {median / peer:5.2f} of pillow")
+        calls = {name: lambda call=call, data=data: call(data) for name, call in contenders().items()}  # type: ignore[misc]
+        print(f"{width}x{height}, {len(data) / 1e6:.2f} MB, milliseconds")
+        found = figures[f"{width}x{height}"] = turns(calls, arguments.rounds)
+        table(found, scale={"seconds": 1e3, "cpu": 1e3})
+        for ours, peer in (
+            ("decode", "pillow: decode"),
+            ("probe, verify full", "pillow: decode"),
+            ("probe full, resize 256 exact", "pillow: decode, bicubic 256, encode"),
+            ("probe header, resize 256 scaled", "pillow: decode, bicubic 256, encode"),
+        ):
+            claims.append(beside(f"a JPEG of {width}x{height}", found, ours, peer, by="cpu"))
+    write("decode_steps", claims, figures=figures, peers=installed("pillow"), to=arguments.json)
 
 
 if __name__ == "__main__":

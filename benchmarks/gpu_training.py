@@ -10,19 +10,18 @@ square where attention is causal), and the datasheet's peak.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, SiglipVisionConfig
 
+from benchmarks import _options
+from benchmarks._interleaved import Row
 from benchmarks._lengths import parts
+from benchmarks.claims import beside, figure, write
 from mmdata.collate import PackedCollator, PaddedCollator
 from mmdata.labels import IGNORE
 from mmdata.pack import pack_best_fit
@@ -40,6 +39,8 @@ SIZES = {"tiny": (128, 2, 2, 64, 1), "small": (512, 8, 8, 384, 6), "base": (1536
 
 
 def model(size: str, device: str) -> Any:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, Qwen2Config, SiglipVisionConfig
+
     width, layers, heads, tower, tower_layers = SIZES[size]
     vision: Any = SiglipVisionConfig(
         hidden_size=tower,
@@ -167,7 +168,7 @@ def runner(net: Any, strategy: str, optim: Any, device: str) -> Callable[[dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
@@ -175,8 +176,9 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--only", nargs="+", default=["varlen", "masks", "padded"])
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = _options.parse(parser, size="tiny", tokens=4096, steps=2)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("no GPU here: --device cpu --quick shows that it runs")
     net = model(options.size, options.device)
     total = sum(p.numel() for p in net.parameters())
     tower = sum(p.numel() for p in net.get_encoder(modality="image").parameters())
@@ -238,9 +240,22 @@ def main() -> None:
             ratio = statistics.median(a / b for a, b in zip(rates[kind], rates["padded"], strict=True))
             results[kind]["over_padded"] = round(ratio, 2)
             print(f"{kind}: {ratio:.2f}x padded")
-    if options.json:
-        about = {"device": name, "torch": torch.__version__, "parameters": total, "tokens": options.tokens}
-        options.json.write_text(json.dumps({**about, "results": results}, indent=1) + "\n")
+    rows: dict[str, list[Row]] = {
+        kind: [{"useful_rate": rate, "mfu": share} for rate, share in zip(rates[kind], usage[kind], strict=True)]
+        for kind in rates
+    }
+    what = f"training steps on {name}, {total / 1e6:.0f} M parameters, batches of {options.tokens:,} tokens"
+    claims = [
+        beside(f"{what}, useful tokens a second", rows, kind, other, by="useful_rate", headline=kind == "varlen")
+        for kind, other in (("varlen", "padded"), ("varlen", "masks"))
+        if kind in rows
+    ]
+    for kind, found_rows in rows.items():
+        claims.append(figure(f"{what}, useful tokens a second", kind, [row["useful_rate"] for row in found_rows], "/s"))
+        if name in PEAK:
+            claims.append(figure(f"{what}, MFU", kind, [100 * row["mfu"] for row in found_rows], "%"))
+    told = {"parameters": total, "tokens": options.tokens, "results": results, "peers": {"torch": torch.__version__}}
+    write("gpu_training", claims, figures=rows, to=options.json, **told)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Indexing tars that another has written: `python -m mmdata.index` beside `energon prepare`, whole commands.
 
-`python -m benchmarks.indexing [--count 2000] [--photos 400] [--rounds 5] [--folder /dev/shm] [--json FILE]`, after
+`python -m benchmarks.indexing [--count 2000] [--photos 400] [--rounds 5] [--folder /dev/shm]`, after
 `python -m benchmarks.peers`.
 The tars hold a JPEG, a caption and a JSON object a sample, and each command finds them as they were: photographs of a
 few hundred kilobytes, told in MB/s, and pictures of 256 pixels, told in samples/s. Each command runs in turn with its
@@ -22,96 +22,77 @@ crc32c 20%, index and ledger 14%. Several tars are indexed one after the other, 
 
 from __future__ import annotations
 
-import argparse
 import os
 import pickle
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from benchmarks._interleaved import Row, machine, summary, write
+from benchmarks import _options
+from benchmarks._interleaved import Row, table
 from benchmarks._shard_writers import tarfile
-from benchmarks.build_vs_img2dataset import timed
-from benchmarks.peers import PEERS, missing
+from benchmarks.build_vs_img2dataset import marginal, timed
+from benchmarks.claims import beside, write
+from benchmarks.peers import PEERS, lacking, versions
 from benchmarks.shard_writing import prepare
 
 PICTURES = 200
 SETS = {"photos": "photos", "small": "photos256"}
 
 
+OURS: dict[str, list[str]] = {"mmdata": [], "mmdata, no report": ["--no-report"]}
+PEER = "energon prepare"
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=2000, help="samples of 256 pixels (default: 2000)")
     parser.add_argument("--photos", type=int, default=400, help="samples of photographs (default: 400)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where all lies (default: /dev/shm)")
-    parser.add_argument("--json", type=Path, help="write the figures here, not into benchmarks/results")
-    arguments = parser.parse_args()
-    reason = missing(["energon"])["energon"]
-    lacking = {} if reason is None else {"energon": reason}
+    arguments = _options.parse(parser, count=1000, photos=200, rounds=3)
+    missing = dict.fromkeys([PEER], reason) if (reason := lacking(["energon"]).get("energon")) else {}
     counts = {"photos": arguments.photos, "small": arguments.count}
-    found: dict[str, list[Row]] = {}
-    before = machine()
+    figures: dict[str, dict[str, list[Row]]] = {}
     with tempfile.TemporaryDirectory(dir=arguments.folder) as temporary:
         root = Path(temporary)
         prepare(root, PICTURES)
-        sizes = {}
         for kind, file in SETS.items():
             rows = pickle.loads((root / f"{file}.pickle").read_bytes())
             for count in (counts[kind], counts[kind] // 4):
                 tars = root / f"{kind}{count}"
                 tars.mkdir()
                 tarfile([(f"{number:09d}", *rows[number % PICTURES][1:]) for number in range(count)], tars)
-                sizes[f"{kind}, {count}"] = sum(path.stat().st_size for path in tars.iterdir())
-        for _ in range(arguments.rounds):
-            for kind in SETS:
-                for count in (counts[kind], counts[kind] // 4):
-                    for name, options in OURS.items():
-                        found.setdefault(f"{name}: {kind}, {count}", []).append(ours(root, f"{kind}{count}", options))
-                    if not lacking:
-                        found.setdefault(f"energon: {kind}, {count}", []).append(theirs(root, f"{kind}{count}"))
-    for name, each in found.items():
-        size, count = sizes[name.partition(": ")[2]], int(name.rpartition(", ")[2])
-        wall, cpu = summary(each, "wall"), summary(each, "cpu")
-        print(
-            f"{name:36} {wall[0]:6.2f} s ({wall[1]:.2f}-{wall[2]:.2f}) {cpu[0]:6.2f} s CPU ({cpu[1]:.2f}-{cpu[2]:.2f})"
-            f" {size / wall[0] / 1e6:7.0f} MB/s {count / wall[0]:8.0f} samples/s"
-        )
-    ratios = {} if lacking else compared(found, counts)
-    for name, why in lacking.items():
-        print(f"{name}: MISSING: {why}")
-    told: dict[str, Any] = {"counts": counts, "bytes": sizes, "folder": str(arguments.folder), "ratios": ratios}
-    told |= {"threads": os.cpu_count(), "machine": [before, machine()]}
-    print(write("indexing", found, lacking, to=arguments.json, **told))
-    return 1 if lacking else 0
-
-
-OURS: dict[str, list[str]] = {"mmdata": [], "mmdata, no report": ["--no-report"]}
-
-
-def compared(found: dict[str, list[Row]], counts: dict[str, int]) -> dict[str, dict[str, float]]:
-    """How many times as long `energon prepare` takes: whole commands, and marginal samples."""
-    ratios: dict[str, dict[str, float]] = {}
-    for name in OURS:
         for kind, count in counts.items():
-            for key in ("wall", "cpu"):
-                mine, other = (
-                    [summary(found[f"{who}: {kind}, {size}"], key)[0] for size in (count, count // 4)]
-                    for who in (name, "energon")
-                )
-                each = [(whole - fewer) / (count - count // 4) * 1e3 for whole, fewer in (mine, other)]
-                ratios[f"{name}: {kind}, {key}"] = {
-                    "whole": other[0] / mine[0],
-                    "ours_ms": each[0],
-                    "theirs_ms": each[1],
-                }
-                print(
-                    f"{name}: {kind}, {key}: {other[0] / mine[0]:.1f} x energon whole;"
-                    f" each more sample {each[0]:.3f} ms, energon {each[1]:.3f} ms"
-                )
-    return ratios
+            times: dict[str, dict[int, list[Row]]] = {}
+            for _ in range(arguments.rounds):
+                for size in (count, count // 4):
+                    for name, options in OURS.items():
+                        row = ours(root, f"{kind}{size}", options)
+                        times.setdefault(name, {}).setdefault(size, []).append(row)
+                    if not missing:
+                        row = theirs(root, f"{kind}{size}")
+                        times.setdefault(PEER, {}).setdefault(size, []).append(row)
+            figures[kind] = {
+                name: marginal(each[count], each[count // 4], count - count // 4) for name, each in times.items()
+            }
+            print(f"{count} {kind}: seconds of whole commands, milliseconds of each more sample")
+            table(figures[kind])
+    claims = []
+    for kind, found in figures.items():
+        for name in OURS:
+            what, goal = f"indexing tars of {counts[kind]:,} {kind}", 20.0 if name != "mmdata" else None
+            head = kind == "small" and goal is not None
+            more = {"missing": missing}
+            claims += [
+                beside(f"{what}, CPU time", found, name, PEER, by="cpu", goal=goal, headline=head, **more),
+                beside(f"{what}, wall time", found, name, PEER, by="wall", **more),
+                beside(f"{what}, CPU time of each more", found, name, PEER, by="marginal_cpu_ms", **more),
+            ]
+    told = {"counts": counts, "folder": str(arguments.folder), "peers": versions(["energon"])}
+    write("indexing", claims, figures=figures, missing=missing, threads=2, to=arguments.json, **told)
+    return 0
 
 
 def ours(root: Path, tars: str, options: list[str]) -> Row:

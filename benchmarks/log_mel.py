@@ -1,14 +1,12 @@
 """Log-mel of 30 s clips: ours against openai-whisper, transformers, torchaudio and librosa, as ratios in one run.
 
-python -m benchmarks.log_mel [--repeats 15] [--threads 1]: speech-like clips, contenders take turns. With more than one
-thread each contender runs both ways, torch's own threads over one clip and one clip a thread, and counts by its better.
-The floor is a bare Fourier transform of the same windows.
+`python -m benchmarks.log_mel [--rounds 15] [--threads 1 2]`: speech-like clips, contenders take turns. With more than
+one thread each contender takes one clip a thread, and claims are of wall time; else they are of CPU time. The floor is
+a bare Fourier transform of the same windows.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,8 +15,13 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
+from benchmarks import _options
+from benchmarks._interleaved import table, turns
+from benchmarks.claims import Claim, beside, figure, installed, write
+
 CLIPS = 4
 SAMPLES = 480_000
+PEER = "openai-whisper"
 Contender = Callable[[np.ndarray], Any]
 
 
@@ -74,43 +77,43 @@ def contenders(n_mels: int) -> dict[str, Contender]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
+    parser = _options.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    arguments = _options.parse(parser, rounds=7)
     threadpool_limits(1, user_api="blas")  # its idle threads spin, at the expense of whoever comes next
+    torch.set_num_threads(1)
     clips = [clip(seed) for seed in range(CLIPS)]
+    claims: list[Claim] = []
+    figures = {}
     for n_mels in (80, 128):
         calls = contenders(n_mels)
-        reference = torch.as_tensor(calls["openai-whisper"](clips[0]))
+        reference = torch.as_tensor(calls[PEER](clips[0]))
         difference = float((calls["ours"](clips[0]) - reference).abs().max())
-        cpu: dict[str, list[float]] = {name: [] for name in calls}
-        wall: dict[str, list[float]] = {name: [] for name in calls}
-        with ThreadPoolExecutor(options.threads) as pool:
-            for _ in range(options.repeats):
-                for name, call in calls.items():
-                    ways = [lambda call=call: [call(wave) for wave in clips]]
-                    if options.threads > 1:
-                        ways.append(lambda call=call: list(pool.map(call, clips)))
-                    best = []
-                    for threads, way in zip((options.threads, 1), ways, strict=False):
-                        torch.set_num_threads(threads)
-                        begun, used = time.perf_counter(), time.process_time()
-                        way()
-                        best.append((time.perf_counter() - begun, time.process_time() - used))
-                    wall[name].append(min(best)[0] / CLIPS)
-                    cpu[name].append(min(spent for _, spent in best) / CLIPS)
-        print(f"{n_mels} mels, {options.threads} thread(s), max |difference| to openai-whisper {difference:.1e}")
-        for name in calls:
-            ratios = [
-                measure(spent["openai-whisper"]) / measure(spent[name])
-                for spent in (cpu, wall)
-                for measure in (np.median, np.min)
+        what = f"log-mel of 30 s, {n_mels} bands"
+        claims.append(
+            figure(f"{what}, largest difference", "ours", [difference], "", goal=1e-5, at_most=True, beside=PEER)
+        )
+        for threads in arguments.threads:
+            with ThreadPoolExecutor(threads) as pool:
+                run = pool.map if threads > 1 else map
+                ways = {name: lambda call=call, run=run: list(run(call, clips)) for name, call in calls.items()}  # type: ignore[misc]
+                found = turns(ways, arguments.rounds, each=CLIPS)
+            figures[f"{n_mels}, {threads} threads"] = found
+            print(f"{what}, {threads} thread(s), milliseconds a clip")
+            table(found, scale={"seconds": 1e3, "cpu": 1e3})
+            told = what if threads == 1 else f"{what}, {threads} threads, wall time"
+            by = "cpu" if threads == 1 else "seconds"
+            head = n_mels == 80 and threads == 1
+            claims.append(beside(told, found, "ours", PEER, by=by, goal=1.3, headline=head))
+            claims += [
+                beside(told, found, "ours", other, by=by)
+                for other in ("transformers, one by one", "torchaudio", "librosa")
             ]
-            print(
-                f"  {name:26s} {1e3 * np.median(cpu[name]):7.2f} ms CPU a clip   of whisper: CPU {ratios[0]:5.2f}x "
-                f"(least {ratios[1]:5.2f}x), wall {ratios[2]:5.2f}x (least {ratios[3]:5.2f}x)"
-            )
+            claims.append(beside(told, found, "ours", "floor: windows and FFT", by=by, floor=True))
+    peers = installed("openai-whisper", "transformers", "torchaudio", "librosa")
+    threads = max(arguments.threads)
+    write("log_mel", claims, figures=figures, peers=peers, threads=threads, to=arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Epochs over a dataset whose views' output a build has stored, against epochs that decode and resize every time.
 
-`python -m benchmarks.materialized [--count 200] [--epochs 3] [--threads 2] [--families ...]`: photographs of 0.2 to 4
+`python -m benchmarks.materialized [--count 200] [--rounds 5] [--threads 2] [--families ...]`: photographs of 0.2 to 4
 megapixels, one dataset per way of storing, streamed whole through StreamLoader and PackedCollator. The ways take turns,
-epoch by epoch; the packs of the exact ways are compared first. Figures are the fastest epoch of each, in wall and CPU
-seconds, and the bytes that the shards take; ratios hold across machines, seconds do not. Files come from the page
+epoch by epoch; the packs of the exact ways are compared first. Figures are wall and CPU seconds of an epoch, and the
+bytes that the shards take. Files come from the page
 cache: on storage slower than a decoder, larger shards win less.
 """
 
@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from benchmarks._photos import write
+from benchmarks import _options
+from benchmarks._interleaved import table, turns
+from benchmarks._photos import write as write_photos
+from benchmarks.claims import Claim, beside, write
 from mmdata import StreamingDataset, StreamLoader, open_dataset
 from mmdata.build import build_dataset
 from mmdata.collate import PackedCollator
@@ -54,43 +56,45 @@ def build(root: Path, name: str, family: str, way: dict[str, Any] | None) -> Pat
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--families", nargs="+", choices=VIEWS, default=list(VIEWS))
-    arguments = parser.parse_args()
+    arguments = _options.parse(parser, count=32)
+    claims: list[Claim] = []
+    figures = {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        write(root / "photos", arguments.count)
+        write_photos(root / "photos", arguments.count)
         for number in range(arguments.count):
             (root / "photos" / f"{number:06d}.txt").write_text(f"photograph number {number}")
         for family in arguments.families:
-            compare(root, family, arguments)
+            more, figures[family] = compare(root, family, arguments)
+            claims += more
+    write("materialized", claims, figures=figures, threads=arguments.threads, to=arguments.json)
 
 
-def compare(root: Path, name: str, arguments: argparse.Namespace) -> None:
+def compare(root: Path, name: str, arguments: argparse.Namespace) -> tuple[list[Claim], dict[str, Any]]:
     folders = {way: build(root, f"{name}-{at}", name, options) for at, (way, options) in enumerate(WAYS.items())}
     words = train(open_dataset(folders["decode"]), TokenizerSpec(vocab_size=400))
     words.add_special_tokens({"additional_special_tokens": MARKS[name]})
     family = get_family(name, tokenizer=words, image=VIEWS[name])
-    streams = {way: stream(folder, family, way) for way, folder in folders.items()}
-    check(streams)
-    best: dict[str, tuple[float, float]] = {}
-    for _ in range(arguments.epochs):
-        for way in streams:
-            began, used = time.perf_counter(), time.process_time()
-            for _ in StreamLoader(stream(folders[way], family, way), PackedCollator(), threads=arguments.threads):
-                pass
-            spent = time.perf_counter() - began, time.process_time() - used
-            best[way] = min(best.get(way, spent), spent, key=lambda pair: pair[1])
-    print(f"{name}: {arguments.count} photographs, {arguments.threads} threads")
-    for way, (wall, cpu) in best.items():
-        shards = sum(path.stat().st_size for path in (folders[way] / "shards").iterdir())
-        gain = f"{best['decode'][0] / wall:5.2f}x wall, {best['decode'][1] / cpu:5.2f}x CPU"
-        print(
-            f"  {way:16} {wall:6.2f} s, {cpu:6.2f} s CPU per epoch: {gain}; shards {shards / 1e6:8.1f} MB", flush=True
-        )
+    check({way: stream(folder, family, way) for way, folder in folders.items()})
+
+    def epoch(way: str) -> None:
+        for _ in StreamLoader(stream(folders[way], family, way), PackedCollator(), threads=arguments.threads):
+            pass
+
+    found = turns({way: lambda way=way: epoch(way) for way in folders}, arguments.rounds)  # type: ignore[misc]
+    shards = {way: sum(path.stat().st_size for path in (folders[way] / "shards").iterdir()) for way in folders}
+    print(f"{name}: {arguments.count} photographs, {arguments.threads} threads, seconds of an epoch")
+    table(found)
+    print("MB of shards: " + ", ".join(f"{way} {size / 1e6:.1f}" for way, size in shards.items()))
+    what = f"an epoch of {name}, from the page cache"
+    ways = [way for way in WAYS if way != "decode"]
+    claims = [beside(what, found, f"{way}", "decode", by="cpu", name="decoding every time", floor=True) for way in ways]
+    return claims, {"rounds": found, "bytes": shards}
 
 
 def stream(folder: Path, family: Family, way: str) -> StreamingDataset:

@@ -1,6 +1,6 @@
 """A build of thousands of records of every medium: bounded memory, busy cores, and killed and resumed without a trace.
 
-    python -m benchmarks.mixed_build [--records 5000] [--kills 6] [--folder DIR] [--json FILE]
+    python -m benchmarks.mixed_build [--records 5000] [--kills 6] [--folder DIR]
 
 The source is a mixture of a folder of captioned pictures, conversations about pictures, plain texts, speech of about a
 second and short films, real files all of them, made once (benchmarks/_mixed_media.py); one in ten is damaged, missing,
@@ -17,9 +17,9 @@ What differs between any two builds is left out of that: the seconds that fetche
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -30,9 +30,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks import _mixed_media
-from benchmarks._interleaved import machine, write
+from benchmarks import _mixed_media, _options
 from benchmarks._processes import watched
+from benchmarks.claims import figure, write
 from mmdata.testing.kill import run_with_kills
 from mmdata.verify import verify_dataset
 
@@ -139,14 +139,13 @@ def _same(output: Path, whole: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--records", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--seed", type=int, default=0, help="of the media and of the moments")
     parser.add_argument("--growth", type=float, default=48.0, help="MiB more than with a quarter of the records")
     parser.add_argument("--folder", type=Path, default=DATA, help="where the media are made, and stay")
-    parser.add_argument("--json", type=Path, help="write the figures here, not into benchmarks/results")
-    options = parser.parse_args()
+    options = _options.parse(parser, records=600, kills=3)
     rows: list[dict[str, float]] = []
     told: dict[str, Any] = {"records": options.records, "seed": options.seed}
     with tempfile.TemporaryDirectory(dir=options.folder.parent if options.folder.parent.is_dir() else None) as made:
@@ -177,8 +176,21 @@ def main() -> int:
         )
         if problems := verify_dataset(Path(made) / "killed").problems:
             raise SystemExit(f"the killed build is not sound: {problems[:3]}")
-        told |= {"reasons": reasons, "killed": again, "files": len(content(output)), "machine": machine()}
-    print(write("mixed_build", {"mmdata": rows}, {}, to=options.json, **told))
+        told |= {"reasons": reasons, "killed": again, "files": len(content(output))}
+    small, whole = rows
+    what = f"build of {options.records:,} records of every medium"
+    grown = [whole["together_mib"] - small["together_mib"]]
+    grows = f"{what}: memory above that of a quarter of them"
+    free = [100 * whole["busy_of_free"]]
+    claims = [
+        figure(grows, "mmdata", grown, "MiB", goal=options.growth, at_most=True, headline=True),
+        figure(f"{what}: peak memory, all processes", "mmdata", [whole["together_mib"]], "MiB"),
+        figure(f"{what}: cores busy, of what others left", "mmdata", free, "%", headline=True),
+        figure(
+            f"{what}: files that {options.kills} kills change", "mmdata", [0], "", goal=0, at_most=True, headline=True
+        ),
+    ]
+    write("mixed_build", claims, figures=rows, threads=len(os.sched_getaffinity(0)), to=options.json, **told)
     return 0
 
 

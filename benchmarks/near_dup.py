@@ -1,6 +1,6 @@
 """How the time of near-duplicate removal grows with the number of pictures, as in a build: look up, keep or drop.
 
-    python -m benchmarks.near_dup [--radius 6] [--sizes 10000 100000 1000000] [--json FILE]
+    python -m benchmarks.near_dup [--radius 6] [--sizes 10000 100000 1000000] [--rounds 1]
 
 The hashes are those of a crawl, in which pictures come again and again, edited:
 
@@ -27,20 +27,21 @@ close pairs of the first `--pairs` with those of every pair measured. One differ
 
 from __future__ import annotations
 
-import argparse
 import functools
 import io
+import itertools
 import resource
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from benchmarks._interleaved import Row, machine, write
+from benchmarks import _options
+from benchmarks._interleaved import Row
+from benchmarks.claims import figure, write
 from mmdata.hamming import HammingIndex, pairs
 from mmdata.rng import generator
 from mmdata.spec import ExpectingState
@@ -191,14 +192,14 @@ def every_pair(hashes: NDArray[np.uint64], radius: int) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--radius", type=int, default=6)
     parser.add_argument("--distribution", choices=("crawl", "balls"), default="crawl")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--brute", type=int, default=100_000, help="hashes looked up by a scan too")
     parser.add_argument("--pairs", type=int, default=20_000, help="hashes of which every pair is measured")
-    parser.add_argument("--json", type=Path, help="write the figures here, not into benchmarks/results")
-    options = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=1, help="times that each size is run, in turn (default: 1)")
+    options = _options.parse(parser, sizes=[100_000, 1_000_000], brute=20_000, pairs=10_000)
     flips = np.bincount(np.bitwise_count(patterns()).ravel())
     told: dict[str, Any] = {"radius": options.radius, "distribution": options.distribution}
     told["flips"] = np.round(1000 * flips / flips.sum(), 1).tolist()
@@ -209,22 +210,28 @@ def main() -> int:
     }
     print(f"{options.brute:,} hashes: {checked['duplicates']:,} near an earlier kept one, as by a scan")
     print(f"{options.pairs:,} hashes: {checked['pairs']:,} close pairs, as by measuring every pair")
-    rows: list[Row] = []
-    for count in options.sizes:
-        row = run(hashes_of(options.distribution, count), options.radius)
-        each = row["cpu"] / count * 1e6
-        ratio = ""
-        if rows:
-            row["ratio"], row["cpu_ratio"] = row["seconds"] / rows[-1]["seconds"], row["cpu"] / rows[-1]["cpu"]
-            ratio = f"  {row['cpu_ratio']:5.1f} times the CPU time of {rows[-1]['rows']:,.0f}"
-        print(
-            f"{count:>10,} rows  {row['kept']:>9,.0f} kept  {row['seconds']:8.2f} s  {row['cpu']:8.2f} s CPU"
-            f"  {each:6.1f} us/row  {row['mib']:6.0f} MiB peak{ratio}",
-            flush=True,
+    found: dict[int, list[Row]] = {count: [] for count in options.sizes}
+    for _ in range(options.rounds):
+        for count in options.sizes:
+            row = run(hashes_of(options.distribution, count), options.radius)
+            found[count].append(row)
+            print(
+                f"{count:>10,} rows  {row['kept']:>9,.0f} kept  {row['seconds']:8.2f} s  {row['cpu']:8.2f} s CPU"
+                f"  {row['cpu'] / count * 1e6:6.1f} us/row  {row['mib']:6.0f} MiB peak",
+                flush=True,
+            )
+    claims = [
+        figure("near-duplicates that a scan finds and the index does not", "mmdata", [0], "", goal=0, at_most=True)
+    ]
+    for less, more in itertools.pairwise(options.sizes):
+        growth = [b["cpu"] / a["cpu"] for a, b in zip(found[less], found[more], strict=True)]
+        goal = 13.0 if more == 10 * less else None
+        what = f"near-duplicate removal, time of {more:,} over {less:,}"
+        claims.append(
+            figure(what, "mmdata", growth, "times", goal=goal, at_most=True, headline=more == options.sizes[-1])
         )
-        rows.append(row)
-    told |= {"machine": machine(), "brute": options.brute, "pairs": options.pairs, "checked": checked}
-    print(write("near_dup", {"mmdata": rows}, {}, to=options.json, **told))
+    told |= {"brute": options.brute, "pairs": options.pairs, "checked": checked}
+    write("near_dup", claims, figures={str(count): rows for count, rows in found.items()}, to=options.json, **told)
     return 0
 
 

@@ -14,9 +14,7 @@ Rounds take turns in one process. `loader` is the share of the time in which the
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,8 +25,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks._interleaved import write
+from benchmarks import _options
+from benchmarks._interleaved import Row, table
 from benchmarks._lengths import parts
+from benchmarks.claims import beside, figure, write
 from mmdata import StreamingDataset, StreamLoader, build_dataset
 from mmdata.collate import PackedCollator, PaddedCollator
 from mmdata.shards.dataset import open_dataset
@@ -109,12 +109,12 @@ def batches(kind: str, folder: Path, family: Any, tokens: int) -> Iterator[dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--tokens", type=int, default=4096, help="of a batch, padding included")
     parser.add_argument("--steps", type=int, default=6, help="of each kind in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=600)
-    options = parser.parse_args()
+    options = _options.parse(parser, tokens=2048, steps=3, samples=200)
     with tempfile.TemporaryDirectory() as temporary:
         folder = dataset(Path(temporary), options.samples)
         tokenizer: Any = make(
@@ -125,7 +125,7 @@ def main() -> None:
         optim = torch.optim.AdamW(net.parameters(), lr=1e-4)
         strategies: dict[str, Strategy] = {"packed": "varlen", "padded": "single", "bucketed": "single"}
         sources = {kind: batches(kind, folder, family, options.tokens) for kind in strategies}
-        rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in strategies}
+        rows: dict[str, list[Row]] = {kind: [] for kind in strategies}
         for turn in range(options.rounds + 1):  # the first one warms up
             for kind, strategy in strategies.items():
                 certificate.adopt(net, strategy)
@@ -144,15 +144,21 @@ def main() -> None:
                     targets += int(batch["targets"])
                 seconds = time.perf_counter() - began
                 if turn:
-                    rows[kind].append({"useful": tokens / seconds, "fill": tokens / total, "loader": waited / seconds})
-    for kind, found in rows.items():
-        each = {key: statistics.median(row[key] for row in found) for key in found[0]}
-        ratio = statistics.median(a["useful"] / b["useful"] for a, b in zip(rows["packed"], found, strict=True))
-        print(
-            f"{kind:9} {each['useful']:7,.0f} useful tokens/s  fill {each['fill']:.1%}  loader {each['loader']:.1%} of "
-            f"the time  packed is {ratio:.2f}x"
-        )
-    print(write("packed_training", rows, {}, tokens=options.tokens, steps=options.steps, torch=torch.__version__))
+                    rows[kind].append(
+                        {"useful_rate": tokens / seconds, "fill": tokens / total, "loader": waited / seconds}
+                    )
+    table(rows)
+    what = f"training on the CPU, batches of {options.tokens:,} tokens, useful tokens a second"
+    waited_share = [100 * row["loader"] for row in rows["packed"]]
+    claims = [
+        beside(what, rows, "packed", "padded", by="useful_rate", goal=1.5, headline=True),
+        beside(what, rows, "packed", "bucketed", by="useful_rate"),
+        figure("share of the time that the model waits for data", "packed", waited_share, "%", goal=5.0, at_most=True),
+        figure("places that hold tokens of samples", "packed", [100 * row["fill"] for row in rows["packed"]], "%"),
+        figure("places that hold tokens of samples", "padded", [100 * row["fill"] for row in rows["padded"]], "%"),
+    ]
+    told = {"tokens": options.tokens, "steps": options.steps, "peers": {"torch": torch.__version__}}
+    write("packed_training", claims, figures=rows, threads=torch.get_num_threads(), to=options.json, **told)
 
 
 if __name__ == "__main__":

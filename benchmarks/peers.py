@@ -1,14 +1,16 @@
-"""The peers' environments: the loaders that the stream is measured against, in virtual environments of their own.
+"""The peers' environments: what ours is measured against, in virtual environments of their own.
 
 `python -m benchmarks.peers` makes them once, in `benchmarks/.peers` (a few hundred megabytes). torch, torchvision and
 Pillow are those of the interpreter that runs this, so that every loader decodes with the same libraries; the peers and
 what only they need are installed on top. mosaicml-streaming asks for an older numpy than the others, and so lives
-apart. A peer that cannot be installed or imported is reported as missing, and the benchmarks say so instead of leaving
-it out in silence.
+apart; img2dataset asks for older packages still, and shares none. Peers that go with our own pins (torchcodec, decord,
+openai-whisper and others) come with `.[dev,dali]`. A peer that cannot be installed or imported is reported as missing,
+and the benchmarks say so instead of leaving it out in silence.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import sysconfig
@@ -42,7 +44,10 @@ PEERS = {
     "litdata": Peer("litdata==0.2.76", "litdata"),
     "spdl": Peer("spdl==0.8.0", "spdl.pipeline"),
     "datasets": Peer("datasets==5.2.0", "datasets"),
+    "img2dataset": Peer("img2dataset==1.47.0", "img2dataset", "img2dataset"),
 }
+ALONE = ("img2dataset",)
+"""Environments that share nothing with this interpreter's."""
 
 
 def make() -> dict[str, str | None]:
@@ -51,11 +56,12 @@ def make() -> dict[str, str | None]:
         folder = FOLDER / name
         if not (folder / "bin" / "python").exists():
             venv.create(folder, with_pip=True)
-            theirs = next((folder / "lib").glob("python*/site-packages"))
-            (theirs / "same_libraries.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
+            if name not in ALONE:
+                theirs = next((folder / "lib").glob("python*/site-packages"))
+                (theirs / "same_libraries.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
         wanted = [peer.requirement for peer in PEERS.values() if peer.environment == name]
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        shared = [f"{package}=={version(package).partition('+')[0]}" for package in SHARED]
+        shared = [] if name in ALONE else [f"{package}=={version(package).partition('+')[0]}" for package in SHARED]
         if subprocess.run([*pip, *wanted, *shared], check=False).returncode:
             for requirement in wanted:  # One that does not go with the others must not keep them out.
                 subprocess.run([*pip, requirement, *shared], check=False)
@@ -79,7 +85,21 @@ def missing(names: Iterable[str] = PEERS) -> dict[str, str | None]:
     return found
 
 
+def versions(names: Iterable[str]) -> dict[str, str]:
+    """Of peers that are there, what is asked for: the version that is measured."""
+    return {name: PEERS[name].requirement.partition("==")[2] for name in names if name in PEERS}
+
+
+def lacking(names: Iterable[str]) -> dict[str, str]:
+    """Those of the names that are peers and not there, with the reason."""
+    return {name: reason for name, reason in missing([name for name in names if name in PEERS]).items() if reason}
+
+
+PYTHONS = {name: peer.python for name, peer in PEERS.items()}
+
+
 def main() -> int:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     found = make()
     for name, reason in found.items():
         print(f"{name:20} {PEERS[name].requirement:32} {'installed' if reason is None else f'MISSING: {reason}'}")

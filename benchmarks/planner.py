@@ -1,6 +1,6 @@
 """What it costs to open a stream anywhere, by number of samples.
 
-python -m benchmarks.planner [--samples 1000000 10000000 ...] [--block-samples 10000] [--shuffle global]: for each size
+`python -m benchmarks.planner [--samples 1000000 10000000 ...] [--rounds 5] [--shuffle global]`: for each size and round
 a process of its own opens the middle of an epoch of a synthetic index (`mmdata.testing.synthetic`: captioned pictures
 in shards of 1,000, token counts at hand), plans its block for LLaVA and saves the state. Seconds and MiB are those
 above the process after its imports; `+` does the same in the middle of a mixture of three such datasets.
@@ -8,7 +8,6 @@ above the process after its imports; `+` does the same in the middle of a mixtur
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -18,6 +17,10 @@ import tempfile
 import time
 from typing import Any
 from unittest import mock
+
+from benchmarks import _options
+from benchmarks._interleaved import Row, table
+from benchmarks.claims import figure, write
 
 
 def measure(samples: int, shuffle: str, block_samples: int, *, weighted: bool) -> dict[str, Any]:
@@ -90,31 +93,42 @@ def apart(samples: int, shuffle: str, block_samples: int, *, weighted: bool) -> 
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+FIGURES = ("samples", "seconds", "cpu", "mib", "state", "packs")
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--samples", type=int, nargs="+", default=[10**6, 10**7, 10**8, 10**9])
     parser.add_argument("--shuffle", nargs="+", default=["global", "block", "shard"])
     parser.add_argument("--block-samples", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weighted", action="store_true", help="only the mixture, with --one")
     parser.add_argument("--one", action="store_true", help="measure one size here and print JSON")
-    options = parser.parse_args()
-    if options.one:
-        print(
-            json.dumps(
-                measure(options.samples[0], options.shuffle[0], options.block_samples, weighted=options.weighted)
-            )
-        )
+    arguments = _options.parse(parser, samples=[10**6, 10**9], shuffle=["global"], rounds=3)
+    block = arguments.block_samples
+    if arguments.one:
+        print(json.dumps(measure(arguments.samples[0], arguments.shuffle[0], block, weighted=arguments.weighted)))
         return
-    print(f"{'samples':>14}  {'order':8}  {'seconds':>8}  {'CPU':>6}  {'MiB':>6}  {'state':>6}  {'packs':>6}")
-    for shuffle in options.shuffle:
-        for samples in options.samples:
-            for weighted in (False, True):
-                each = apart(samples, shuffle, options.block_samples, weighted=weighted)
-                name = f"{shuffle}{'+' if weighted else ''}"
-                print(
-                    f"{each['samples']:14,}  {name:8}  {each['seconds']:8.3f}  {each['cpu']:6.3f}  "
-                    f"{each['mib']:6.1f}  {each['state']:6,}  {each['packs']:6,}"
-                )
+    found: dict[str, list[Row]] = {}
+    for _ in range(arguments.rounds):
+        for shuffle in arguments.shuffle:
+            for samples in arguments.samples:
+                for weighted in (False, True):
+                    each = apart(samples, shuffle, block, weighted=weighted)
+                    name = f"{each['samples']:,} samples, {shuffle}{', a mixture' if weighted else ''}"
+                    found.setdefault(name, []).append({key: float(each[key]) for key in FIGURES})
+    table(found, *FIGURES[1:])
+    claims = []
+    for name, rows in found.items():
+        head = name == f"{10**9:,} samples, global"
+        what = f"open the middle of {name} and plan a block"
+        for key, unit, goal in (("seconds", "s", 1.0), ("cpu", "s CPU", None), ("mib", "MiB", 200.0)):
+            more = {"goal": goal, "at_most": True, "headline": head and bool(goal)}
+            claims.append(figure(what, "mmdata", [row[key] for row in rows], unit, **more))
+        claims.append(
+            figure(f"state of {name}", "mmdata", [row["state"] for row in rows], "bytes", goal=4096, at_most=True)
+        )
+    write("planner", claims, figures=found, to=arguments.json)
 
 
 if __name__ == "__main__":

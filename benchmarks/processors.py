@@ -1,11 +1,11 @@
 """Families' preprocessing against Hugging Face's processors and against the bare resizes it cannot do without.
 
-`python -m benchmarks.processors [--count 12] [--repeats 7] [--threads 1]`: decoded photographs of 0.2 to 4 megapixels,
-one by one, through views with the processors' own settings. Every contender's output is compared first. The peer is
-the fastest of: transformers' torchvision processor with tensors or Pillow images, one by one or in a batch of 8.
-`uint8` is the same output before normalising, which is then the device's work (`normalise_on_device`). The floor is
-what the plan resizes, in channels-last memory, nothing else. Figures are CPU milliseconds per picture, the smallest
-of the repeats of each picture, which are interleaved; ratios hold across machines, milliseconds do not.
+`python -m benchmarks.processors [--count 12] [--rounds 7] [--threads 1] [FAMILY ...]`: decoded photographs of 0.2 to 4
+megapixels, one by one, through views with the processors' own settings. Every contender's output is compared first. The
+peer is the fastest of: transformers' torchvision processor with tensors or Pillow images, one by one or in a batch of
+8. `uint8` is the same output before normalising, which is then the device's work (`normalise_on_device`). The floor is
+what the plan resizes, in channels-last memory, nothing else. A round is a pass over all pictures by every contender in
+turn; figures are CPU milliseconds per picture.
 
 Why float32 stays below 0.6 of the floor for Qwen-VL and Idefics3, in ns a value on one core of an EPYC with 512 KiB of
 L2 (least of 60 repeats): gathering rows of patches 0.14, every third byte into planes 0.37, bytes to floats 0.17, minus
@@ -16,9 +16,7 @@ third byte as floats as much as both steps. The resizes take 1.7.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,9 +27,11 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2.functional import resize_image
-from transformers import Idefics3ImageProcessor, LlavaNextImageProcessor, Qwen2VLImageProcessor, Siglip2ImageProcessor
 
-from benchmarks._photos import write
+from benchmarks import _options
+from benchmarks._interleaved import table, turns
+from benchmarks._photos import write as write_photos
+from benchmarks.claims import Claim, beside, best_of, figure, installed, write
 from mmdata.decode.image import MAX_PIXELS, decode
 from mmdata.types import Fork, Media, Op, Resize
 from mmdata.views.anyres import AnyRes
@@ -45,6 +45,13 @@ BATCH = 8
 
 def families() -> dict[str, tuple[Any, Any]]:
     """Per family: our view and Hugging Face's processor."""
+    from transformers import (
+        Idefics3ImageProcessor,
+        LlavaNextImageProcessor,
+        Qwen2VLImageProcessor,
+        Siglip2ImageProcessor,
+    )
+
     side = {"shortest_edge": 336}
     crop = {"height": 336, "width": 336}
     size = {"shortest_edge": QWEN_PIXELS[0], "longest_edge": QWEN_PIXELS[1]}
@@ -112,50 +119,52 @@ def batched(processor: Any, pictures: Sequence[np.ndarray]) -> Callable[[], Any]
     return call
 
 
-def spent(call: Callable[[], Any]) -> float:
-    start = time.process_time()
-    call()
-    return 1e3 * (time.process_time() - start)
-
-
-def compare(name: str, pictures: Sequence[np.ndarray], repeats: int) -> None:
+def compare(name: str, pictures: Sequence[np.ndarray], rounds: int) -> tuple[list[Claim], dict[str, Any]]:
     view, processor = families()[name]
     calls = [contenders(view, processor, pixels) for pixels in pictures]
     worst = 0.0
     for call in calls:
         ours, theirs = call["ours"](), call["transformers, tensor"]().reshape(call["ours"]().shape)
         worst = max(worst, float((ours - theirs).abs().max()))
-    times = {label: np.full(len(pictures), np.inf) for label in calls[0]}
-    together, batch = np.inf, batched(processor, pictures)
-    for _ in range(repeats):
-        for at, call in enumerate(calls):
-            for label, run in call.items():
-                times[label][at] = min(times[label][at], spent(run))
-        together = min(together, spent(batch) / len(pictures))
-    mean = {label: float(values.mean()) for label, values in times.items()} | {
-        f"transformers, batch of {BATCH}": together
+    whole: dict[str, Callable[[], object]] = {
+        label: lambda label=label: [call[label]() for call in calls]
+        for label in calls[0]  # type: ignore[misc]
     }
-    peer = min(value for label, value in mean.items() if label.startswith("transformers"))
-    floor = mean["floor: bare resizes"]
-    print(f"{name}: largest difference {worst:.1e}")
-    for label, value in mean.items():
-        print(f"  {label:36s} {value:7.2f} ms   {peer / value:5.2f} x fastest peer   {floor / value:5.2f} of floor")
+    whole[f"transformers, batch of {BATCH}"] = batched(processor, pictures)
+    found = turns(whole, rounds, each=len(pictures))
+    print(f"{name}: largest difference {worst:.1e}, milliseconds a picture")
+    table(found, "cpu", scale={"cpu": 1e3})
+    peers = [label for label in found if label.startswith("transformers")]
+    what, floor = f"{name} preprocessing", "floor: bare resizes"
+    claims = [
+        best_of(what, found, "ours", peers, by="cpu", goal=2.0, headline=True),
+        best_of(what, found, "ours, uint8", peers, by="cpu"),
+        beside(what, found, "ours", floor, by="cpu", goal=0.6, floor=True),
+        beside(what, found, "ours, uint8", floor, by="cpu", goal=0.6, floor=True),
+        figure(f"{what}, largest difference", "ours", [worst], "", goal=0.06, at_most=True, beside=peers[0]),
+    ]
+    return claims, {"rounds": found, "difference": worst}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=12)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("names", nargs="*", default=list(families()))
-    arguments = parser.parse_args()
+    parser.add_argument("names", nargs="*", default=list(families()), metavar="FAMILY")
+    arguments = _options.parse(parser, count=8, rounds=5)
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), arguments.count)
+        write_photos(Path(folder), arguments.count)
         pictures = [decode(path.read_bytes(), max_pixels=MAX_PIXELS) for path in sorted(Path(folder).iterdir())]
     print(f"{len(pictures)} pictures, {np.mean([pixels.size / 3e6 for pixels in pictures]):.2f} MP, mean")
+    claims: list[Claim] = []
+    figures = {}
     for name in arguments.names:
-        compare(name, pictures, arguments.repeats)
+        more, figures[name] = compare(name, pictures, arguments.rounds)
+        claims += more
+    peers = installed("transformers", "torchvision")
+    write("processors", claims, figures=figures, peers=peers, threads=arguments.threads, to=arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,19 @@
 """Writing shards: samples held in memory into WebDataset tars, ours with index and checksums beside the peers without.
 
-`python -m benchmarks.shard_writing [--count 200] [--rounds 15] [--folder /dev/shm] [--json FILE]`, after
+`python -m benchmarks.shard_writing [--count 200] [--rounds 15] [--folder /dev/shm]`, after
 `python -m benchmarks.peers`.
 Each writer is a process of its own; they take turns. The samples are real JPEGs with a caption and a JSON object, in
 two sets: photographs of 0.2 to 4 megapixels, and the same at 256 pixels. All write into the same folder, a file system
 in memory unless told otherwise. What ours does besides: the place, facts and crc32c of every part in an Arrow index;
 the sha256 of the shard, in a second thread ("+ sha256"); and for "a build's unit" the ledger and fsync of every file
-too. webdataset's ShardWriter is used as its documentation shows, and computes no checksum. Ratios are of the same
-round, over 1 where ours is faster; those of CPU time are the steadier ones where others use the machine.
+too. webdataset's ShardWriter is used as its documentation shows, and computes no checksum. Claims are of CPU time
+unless they say otherwise: a second thread's counts too, and others who use the machine hardly change it.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
-import itertools
-import os
 import pickle
 import sys
 import tempfile
@@ -24,12 +21,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks import _photos
-from benchmarks._interleaved import Contender, Row, machine, ratio, rounds, summary, write
+from benchmarks import _options, _photos
+from benchmarks._interleaved import race, table
 from benchmarks._shard_writers import WRITERS
-from benchmarks.peers import PEERS, missing
+from benchmarks.claims import beside, write
+from benchmarks.peers import PYTHONS, lacking, versions
 
-SCRIPT = Path(__file__).parent / "_shard_writers.py"
 PEER, FLOOR = "webdataset ShardWriter", "writev of the members"
 SETS = ("photos", "photos256")
 
@@ -60,60 +57,41 @@ def prepare(folder: Path, count: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where all write (default: /dev/shm)")
-    parser.add_argument("--json", type=Path, help="write the figures here, not into benchmarks/results")
-    arguments = parser.parse_args()
-    reason = missing(["webdataset"])["webdataset"]
-    lacking = {} if reason is None else {PEER: reason}
-    found: dict[str, dict[str, list[Row]]] = {}
-    before = machine()
+    arguments = _options.parse(parser, count=120, rounds=9)
+    missing = dict.fromkeys([PEER], reason) if (reason := lacking(["webdataset"]).get("webdataset")) else {}
+    names = [name for name in WRITERS if name not in missing]
+    figures, claims = {}, []
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         prepare(Path(folder), arguments.count)
         for kind in SETS:
-            contenders = {
-                name: Contender(
-                    [str(PEERS["webdataset"].python), str(SCRIPT), name, folder]
-                    if name == PEER
-                    else [sys.executable, "-m", "benchmarks._shard_writers", name, folder],
-                    Path(folder) / f"{name.replace(' ', '_').replace(':', '')}.log",
-                )
-                for name in WRITERS
-                if name not in lacking
-            }
-            try:
-                found[kind], failed = rounds(contenders, kind, arguments.rounds)
-            finally:
-                for contender in contenders.values():
-                    contender.end()
-            lacking |= failed
-    for kind in SETS:
-        show(kind, found[kind])
-    for name, reason in lacking.items():
-        print(f"{name}: MISSING: {reason}")
-    told = {"count": arguments.count, "folder": str(arguments.folder), "machine": [before, machine()]}
-    print(write("shard_writing", found, lacking, to=arguments.json, threads=os.cpu_count(), **told))
-    return 1 if lacking else 0
-
-
-def show(kind: str, found: dict[str, list[Row]]) -> None:
-    first = next(iter(found.values()))[0]
-    print(f"\n{kind}: {first['samples']:.0f} samples, {first['bytes'] / first['samples'] / 1e3:.0f} KB mean")
-    print(f"{'':26}{'MB/s median (min-max)':>26}{'us/sample':>11}{'x peer':>8}{'x peer, CPU':>13}{'of floor':>10}")
-    for row in itertools.chain(*found.values()):
-        row["rate"] = row["bytes"] / row["seconds"] / 1e6
-        row["cpu_rate"] = row["bytes"] / row["cpu"] / 1e6
-    for name, rows in found.items():
-        middle, least, most = summary(rows, "rate")
-        each = summary(rows, "seconds")[0] / first["samples"] * 1e6
-        against = [
-            f"{ratio(rows, found[other], key)[0]:.2f}" if other in found else "-"
-            for other, key in ((PEER, "rate"), (PEER, "cpu_rate"), (FLOOR, "rate"))
-        ]
-        figures = f"{middle:.0f} ({least:.0f}-{most:.0f})"
-        print(f"{name:26}{figures:>26}{each:11.0f}{against[0]:>8}{against[1]:>13}{against[2]:>10}")
+            module, pythons = "benchmarks._shard_writers", {PEER: PYTHONS["webdataset"]}
+            found, failed = race(
+                names, module, Path(folder), folder, line=kind, count=arguments.rounds, pythons=pythons
+            )
+            missing |= failed
+            first = next(iter(found.values()))[0]
+            size = f"{first['bytes'] / first['samples'] / 1e3:.0f} KB"
+            print(f"\n{kind}: {first['samples']:.0f} samples of {size} on average, MB/s")
+            table(found, "rate", "cpu_rate")
+            figures[kind] = found
+            for ours, other, goal in (
+                ("mmdata: index, crc32c", PEER, 3.0),
+                ("mmdata: + sha256", PEER, 1.2),
+                ("mmdata: a build's unit", PEER, None),
+                ("mmdata: index, crc32c", FLOOR, 0.8),
+            ):
+                more = {"floor": other == FLOOR, "headline": goal is not None and other == PEER and kind == "photos"}
+                what = f"shards of samples of {size}"
+                claims.append(beside(what, found, ours, other, by="cpu_rate", goal=goal, missing=missing, **more))
+                if other == PEER and goal:
+                    claims.append(beside(f"{what}, wall time", found, ours, other, by="rate", missing=missing))
+    told = {"count": arguments.count, "folder": str(arguments.folder), "peers": versions(["webdataset"])}
+    write("shard_writing", claims, figures=figures, missing=missing, threads=2, to=arguments.json, **told)
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@
 benchmarks.peers`. JPEGs of 0.2 to 4 megapixels made of real photographs, in batches of 16. Every loader runs in a
 process of its own, with as many workers or threads as cores, and does one pass after the other in turn with the
 others; data that a peer wants in its own format are converted first. Imports are done before; starting workers is part
-of a pass. `rate` is of whole passes, `steady` from the end of their first quarter on; ratios are of the same round.
-The bare loop decodes bytes that lie in memory, on as many threads.
+of a pass. `rate` is of whole passes, `steady_rate` from the end of their first quarter on; ratios are of the same
+round. The bare loop decodes bytes that lie in memory, on as many threads.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -18,14 +17,15 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks import _options
 from benchmarks._contenders import LOADERS, PREPARE
-from benchmarks._interleaved import Contender, ratio, rounds, summary, write
+from benchmarks._interleaved import ROOT, race, table
 from benchmarks._photos import write as write_photos
-from benchmarks.peers import PEERS, missing
+from benchmarks.claims import beside, best_of, write
+from benchmarks.peers import PEERS, PYTHONS, lacking, versions
 from mmdata.build import build_dataset
 
-SCRIPT = Path(__file__).parent / "_contenders.py"
-OURS = tuple(name for name in LOADERS if name.startswith("mmdata"))
+MODULE = "benchmarks._contenders"
 FLOOR = "bare loop"
 
 
@@ -42,76 +42,58 @@ def prepare(root: Path, count: int, threads: int) -> None:
     build_dataset(str(root / "spec.yaml"), quiet=True)
 
 
+def convert(name: str, root: Path) -> str | None:
+    """Make the data of a peer in its own format, unless they are there; why that failed, or None."""
+    ready = root / f"{name}.ready"
+    if name not in PREPARE or ready.exists():
+        return None
+    command = [str(PEERS[name].python), "-m", MODULE, name, str(root), "prepare"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode:
+        return f"cannot be prepared: {done.stderr.strip().splitlines()[-1][:160]}"
+    ready.touch()
+    return None
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=LOADERS)
     parser.add_argument("--data", help="folder to keep the data in between runs; else they are made anew")
-    arguments = parser.parse_args()
+    arguments = _options.parse(parser, count=160, rounds=5)
     wanted = list(arguments.only or LOADERS)
-    lacking = {name: reason for name, reason in missing(set(PEERS).intersection(wanted)).items() if reason}
-    names = [name for name in wanted if name not in lacking]
+    missing = lacking(wanted)
     with tempfile.TemporaryDirectory() as temporary:
-        root = Path(arguments.data or temporary)
+        root = Path(arguments.data or temporary).resolve()
         if not (root / "dataset" / "manifest.json").exists():
             root.mkdir(parents=True, exist_ok=True)
             prepare(root, arguments.count, arguments.threads)
-        for name in names:
-            if name in PREPARE and not (root / f"{name}.ready").exists():
-                python = str(PEERS[name].python)
-                done = subprocess.run(
-                    [python, str(SCRIPT), "prepare", name, str(root)], capture_output=True, text=True, check=False
-                )
-                if done.returncode:
-                    lacking[name] = f"cannot be prepared: {done.stderr.strip().splitlines()[-1][:160]}"
-                else:
-                    (root / f"{name}.ready").touch()
-        contenders = {
-            name: Contender(
-                [
-                    str(PEERS[name].python if name in PEERS else sys.executable),
-                    *([str(SCRIPT)] if name in PEERS else ["-m", "benchmarks._contenders"]),
-                    *("run", name, str(root), str(arguments.threads)),
-                ],
-                root / f"{name.replace(' ', '_')}.log",
-            )
-            for name in names
-            if name not in lacking
-        }
-        try:
-            found, failed = rounds(contenders, str(arguments.count), arguments.rounds)
-        finally:
-            for contender in contenders.values():
-                contender.end()
-    lacking |= failed
+        missing |= {name: why for name in wanted if name not in missing and (why := convert(name, root))}
+        names = [name for name in wanted if name not in missing]
+        given, count = (str(root), str(arguments.threads)), arguments.rounds
+        found, failed = race(names, MODULE, root, *given, line=str(arguments.count), count=count, pythons=PYTHONS)
+    missing |= failed
     print(f"{arguments.count} photographs, {arguments.threads} threads or workers, {arguments.rounds} rounds")
-    print(f"{'':26}{'rate: median (min-max)':>26}{'steady':>10}{'CPU ms':>9}{'first s':>9}{'of bare':>9}")
-    for name, rows in found.items():
-        middle, least, most = summary([{"rate": row["pictures"] / row["seconds"]} for row in rows], "rate")
-        used = summary([{"ms": 1e3 * row["cpu"] / row["pictures"]} for row in rows], "ms")[0]
-        share = f"{ratio(rows, found[FLOOR], 'steady')[0]:.2f}" if FLOOR in found else ""
-        print(
-            f"{name:26}{middle:12.1f} ({least:.1f}-{most:.1f})".ljust(52)
-            + f"{summary(rows, 'steady')[0]:10.1f}{used:9.1f}{summary(rows, 'first')[0]:9.2f}{share:>9}"
-        )
-    peers = [name for name in found if name in PEERS]
-    if peers:
-        best = max(peers, key=lambda name: summary(found[name], "steady")[0])
-        for name in OURS:
-            if name in found:
-                steady = ratio(found[name], found[best], "steady")
-                whole = ratio(found[best], found[name], "seconds")
-                print(
-                    f"{name}: {steady[0]:.2f}x ({steady[1]:.2f}-{steady[2]:.2f}) the fastest peer ({best}) steady, "
-                    f"{whole[0]:.2f}x ({whole[1]:.2f}-{whole[2]:.2f}) whole passes"
-                )
-    for name, reason in lacking.items():
-        print(f"{name}: MISSING: {reason}")
-    if not arguments.only:
-        print(write("stream_decoded", found, lacking, count=arguments.count, threads=arguments.threads))
-    return 1 if failed else 0
+    table(found, "rate", "steady_rate", "cpu_ms", "first")
+    peers = [name for name in LOADERS if name in PEERS]
+    same, own, guarded = (f"mmdata, {which} decoder" for which in ("same", "own", "guarded"))
+    what = "photographs to 336 x 336 floats"
+    steady = [(same, 1.15, True), (own, 1.3, True), (guarded, None, False)]
+    claims = [
+        best_of(f"{what}, steady", found, ours, peers, by="steady_rate", goal=goal, missing=missing, headline=headline)
+        for ours, goal, headline in steady
+    ]
+    claims += [best_of(f"{what}, whole passes", found, ours, peers, by="rate", missing=missing) for ours in (same, own)]
+    claims.append(
+        beside(f"{what}, steady", found, same, FLOOR, by="steady_rate", goal=0.9, floor=True, missing=missing)
+    )
+    told = {"count": arguments.count, "threads": arguments.threads}
+    if not arguments.only or arguments.json:
+        peers_there = versions(found)
+        write("stream_decoded", claims, figures=found, missing=missing, peers=peers_there, to=arguments.json, **told)
+    return 0
 
 
 if __name__ == "__main__":

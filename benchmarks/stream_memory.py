@@ -7,7 +7,6 @@ of the second epoch to the end of the last: the first fills what is kept, the se
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,9 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks._interleaved import Row, write
+from benchmarks import _options
+from benchmarks._interleaved import Row
 from benchmarks._raw_data import write_raw
 from benchmarks._startup_contenders import resident
+from benchmarks.claims import figure, write
 
 
 def opened(way: str, folder: str) -> Callable[[], int]:
@@ -44,14 +45,15 @@ def passes(way: str, folder: str, epochs: int) -> list[Row]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--way", nargs=2, metavar=("WAY", "FOLDER"), help="do the passes of one row in this process")
-    arguments = parser.parse_args()
+    arguments = _options.parse(parser, count=2000, shards=[10, 200], epochs=4)
     if arguments.way:
-        print(json.dumps(passes(*arguments.way, arguments.epochs)))
+        way, folder = arguments.way
+        print(json.dumps(passes(way, folder, arguments.epochs)))
         return 0
     found: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -70,7 +72,17 @@ def main() -> int:
         held = "".join(f"{row['mb']:8.1f}" for row in rows)
         growth = rows[-1]["mb"] - rows[min(1, len(rows) - 1)]["mb"]
         print(f"{name:24}{held}{growth:9.1f}{min(row['cpu_us'] for row in rows):22.1f}")
-    print(write("stream_memory", found, {}, count=arguments.count))
+    claims = []
+    for name, rows in found.items():
+        more = {"goal": 2.0, "at_most": True, "headline": name == f"stream, {max(arguments.shards)} shards"}
+        grown = [rows[-1]["mb"] - rows[min(1, len(rows) - 1)]["mb"]]
+        claims.append(figure(f"growth of memory, epochs 2 to {len(rows)}, {name}", "mmdata", grown, "MB", **more))
+    for way in ("dataset", "stream"):
+        few, many = (found[f"{way}, {shards} shards"] for shards in (min(arguments.shards), max(arguments.shards)))
+        cost = [b["cpu_us"] / a["cpu_us"] for a, b in zip(few, many, strict=True)]
+        what = f"CPU time of a sample, {max(arguments.shards):,} shards over {min(arguments.shards):,}, {way}"
+        claims.append(figure(what, "mmdata", cost, "times", goal=1.5, at_most=True))
+    write("stream_memory", claims, figures=found, to=arguments.json, count=arguments.count)
     return 0
 
 

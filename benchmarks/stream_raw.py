@@ -2,72 +2,58 @@
 
 `python -m benchmarks.stream_raw [--count 2000] [--kilobytes 310] [--rounds 7]`, after `python -m benchmarks.peers`.
 The shards are plain WebDataset tars of random bytes with a small text each; all read the same ones, from the page
-cache, each in a process of its own, in turn. Rates are of CPU and of wall time; ratios are of the same round. The floor
-reads whole files into one buffer, headers and padding too.
+cache, each in a process of its own, in turn. Claims are of CPU time, which others that use the machine hardly change;
+the table has wall time beside it. The floor reads whole files into one buffer, headers and padding too.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks._interleaved import Contender, ratio, rounds, summary, write
+from benchmarks import _options
+from benchmarks._interleaved import race, table
 from benchmarks._raw_contenders import READERS
 from benchmarks._raw_data import write_raw
-from benchmarks.peers import PEERS, missing
+from benchmarks.claims import beside, write
+from benchmarks.peers import PYTHONS, lacking, versions
 
-SCRIPT = Path(__file__).parent / "_raw_contenders.py"
 FLOOR = "read() into one buffer"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--kilobytes", type=int, default=310)
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
-    lacking = {name: reason for name, reason in missing(set(PEERS).intersection(READERS)).items() if reason}
+    arguments = _options.parse(parser, count=600, rounds=5)
+    missing = lacking(READERS)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        write_raw(root / "dataset", arguments.count, arguments.kilobytes << 10, arguments.shards)
-        contenders = {
-            name: Contender(
-                [
-                    str(PEERS[name].python if name in PEERS else sys.executable),
-                    *([str(SCRIPT)] if name in PEERS else ["-m", "benchmarks._raw_contenders"]),
-                    *(name, folder),
-                ],
-                root / f"{name.replace(' ', '_')}.log",
-            )
-            for name in READERS
-            if name not in lacking
-        }
-        try:
-            found, failed = rounds(contenders, "", arguments.rounds)
-        finally:
-            for contender in contenders.values():
-                contender.end()
-    lacking |= failed
-    for rows in found.values():
-        for row in rows:
-            row["rate"], row["cpu_rate"] = row["bytes"] / row["seconds"] / 1e6, row["bytes"] / row["cpu"] / 1e6
-    print(f"{arguments.count} samples of {arguments.kilobytes} KB in {arguments.shards} shards, 1 thread")
-    print(f"{'':26}{'MB/s median (min-max)':>30}{'of floor':>10}{'of spdl':>10}{'of floor, CPU':>15}")
-    for name, rows in found.items():
-        middle, least, most = summary(rows, "rate")
-        against = [
-            f"{ratio(rows, found[other], key)[0]:.2f}" if other in found else "-"
-            for other, key in ((FLOOR, "rate"), ("spdl", "rate"), (FLOOR, "cpu_rate"))
-        ]
-        figures = f"{middle:9.0f} ({least:.0f}-{most:.0f})"
-        print(f"{name:26}{figures:>30}{against[0]:>10}{against[1]:>10}{against[2]:>15}")
-    for name, reason in lacking.items():
-        print(f"{name}: MISSING: {reason}")
-    print(write("stream_raw", found, lacking, count=arguments.count, kilobytes=arguments.kilobytes))
-    return 1 if failed else 0
+        write_raw(Path(folder) / "dataset", arguments.count, arguments.kilobytes << 10, arguments.shards)
+        names = [name for name in READERS if name not in missing]
+        module, count = "benchmarks._raw_contenders", arguments.rounds
+        found, failed = race(names, module, Path(folder), folder, line="", count=count, pythons=PYTHONS)
+    missing |= failed
+    print(f"{arguments.count} samples of {arguments.kilobytes} KB in {arguments.shards} shards, MB/s")
+    table(found, "rate", "cpu_rate")
+    what = f"bytes of samples of {arguments.kilobytes} KB from tar"
+    claims = [
+        beside(what, found, ours, other, by="cpu_rate", goal=goal, missing=missing, floor=other == FLOOR, headline=head)
+        for ours, other, goal, head in (
+            ("mmdata, integrity off", "spdl", 1.0, True),
+            ("mmdata, integrity off", "webdataset", 9.0, True),
+            ("mmdata, integrity off", FLOOR, 0.95, False),
+            ("mmdata, crc32c", FLOOR, 0.65, True),
+            ("mmdata, off, views", "spdl", 3.0, False),
+            ("mmdata stream, crc32c", "webdataset", None, False),
+        )
+    ]
+    told = {"count": arguments.count, "kilobytes": arguments.kilobytes}
+    peers = versions(found)
+    write("stream_raw", claims, figures=found, missing=missing, peers=peers, to=arguments.json, **told)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,27 +1,28 @@
 """What it costs to begin: imports, the first sample, each one after it, and going on in the middle of an epoch.
 
-`python -m benchmarks.stream_startup [--count 4000] [--shards 10 1000] [--peers NAME ...]`, after
-`python -m benchmarks.peers`; by default all peers, `--peers` alone leaves them out. Samples of
-2 KB with a short text each, the same ones in few and in many shards, from the page cache; one fresh process a row, one
-row at a time, no worker processes. `resume` opens the data anew and goes on at half of them, to the first sample. Peers
-that the table does not have are told as missing.
+`python -m benchmarks.stream_startup [--count 4000] [--shards 10 1000] [--rounds 5] [--peers NAME ...]`, after `python
+-m benchmarks.peers`; by default all peers, `--peers` alone leaves them out. Samples of 2 KB with a short text each, the
+same ones in few and in many shards, from the page cache; one fresh process a row and round, one at a time, no worker
+processes. `resume` opens the data anew and goes on at half of them, to the first sample. Peers that the table does not
+have are told as missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks._interleaved import Row, write
+from benchmarks import _options
+from benchmarks._interleaved import ROOT, Row, table
 from benchmarks._raw_data import write_raw
 from benchmarks._startup_contenders import PREPARE, READERS
-from benchmarks.peers import PEERS, missing
+from benchmarks.claims import Claim, best_of, figure, write
+from benchmarks.peers import PEERS, PYTHONS, lacking, versions
 
-SCRIPT = Path(__file__).parent / "_startup_contenders.py"
+STREAM = "mmdata stream"
 READ_ON = 1500
 """Samples after the first one that are timed."""
 SECONDS = 60
@@ -31,10 +32,9 @@ FIGURES = ("import_s", "import_mb", "first_ms", "sample_us", "sample_cpu_us", "r
 
 def start(name: str, *arguments: str) -> str:
     """What a process of a reader answers. Raises RuntimeError with the last line it said."""
-    ours = name not in PEERS
-    command = [sys.executable, "-m", "benchmarks._startup_contenders"] if ours else [str(PEERS[name].python), SCRIPT]
+    command = [str(PYTHONS.get(name, sys.executable)), "-m", "benchmarks._startup_contenders", *arguments]
     try:
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SECONDS, cwd=ROOT)
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"took longer than {SECONDS} s") from error
     if done.returncode:
@@ -43,52 +43,74 @@ def start(name: str, *arguments: str) -> str:
     return done.stdout
 
 
+def claimed(found: dict[str, list[Row]], shards: list[int], missing: dict[str, str]) -> list[Claim]:
+    """`found` has rows by reader and shards, and the bare import."""
+    bare = found["import mmdata"]
+    claims = [
+        figure("import", "mmdata", [row["import_s"] for row in bare], "s", goal=0.3, at_most=True, headline=True),
+        figure("import", "mmdata", [row["import_mb"] for row in bare], "MB", goal=60, at_most=True, headline=True),
+    ]
+    for count in shards:
+        here = {name.partition(", ")[0]: rows for name, rows in found.items() if name.endswith(f", {count} shards")}
+        peers = [name for name in here if name in PEERS]
+        of = f"of {count:,} shards, imports done"
+        for key, what in (("first_ms", "first sample"), ("resume_ms", "resume at half an epoch")):
+            more = {"by": key, "missing": missing}
+            claims.append(best_of(f"{what} {of}", here, STREAM, peers, goal=1.0, headline=True, **more))
+            over = f"{what} {of}, above the bare index"
+            values = [row[key] - base[key] for row, base in zip(here[STREAM], here["mmdata dataset"], strict=True)]
+            claims.append(figure(over, STREAM, values, "ms", goal=5.0, at_most=True))
+        claims.append(best_of(f"each sample of 2 KB {of}", here, STREAM, peers, by="sample_cpu_us", missing=missing))
+    if len(shards) > 1:
+        few, many = (f"{STREAM}, {count} shards" for count in (min(shards), max(shards)))
+        what = f"CPU time of a sample, {max(shards):,} shards over {min(shards):,}"
+        values = [b["sample_cpu_us"] / a["sample_cpu_us"] for a, b in zip(found[few], found[many], strict=True)]
+        claims.append(figure(what, STREAM, values, "times", goal=1.5, at_most=True))
+    return claims
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000])
-    parser.add_argument("--only", nargs="+", choices=READERS)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="run beside ours")
     parser.add_argument("--data", help="folder to keep the data in between runs; else they are made anew")
-    arguments = parser.parse_args()
-    wanted = list(arguments.only or (name for name in READERS if name not in PEERS or name in arguments.peers))
-    lacking = {name: reason for name, reason in missing(set(PEERS).intersection(wanted)).items() if reason}
-    if not arguments.only:
-        lacking |= {name: "has no reader in this benchmark" for name in PEERS if name not in READERS}
-        lacking |= {name: "left out" for name in PEERS if name in READERS and name not in wanted}
+    arguments = _options.parse(parser, count=2000, shards=[10, 200], rounds=3)
+    wanted = [name for name in READERS if name not in PEERS or name in arguments.peers]
+    missing = lacking(wanted)
+    missing |= {name: "has no reader in this benchmark" for name in PEERS if name not in READERS}
+    missing |= {name: "left out" for name in PEERS if name in READERS and name not in wanted}
     found: dict[str, list[Row]] = {}
-    failed = False
     with tempfile.TemporaryDirectory() as temporary:
-        for shards in arguments.shards:
-            root = Path(arguments.data or temporary) / f"shards{shards}"
+        roots = {shards: Path(arguments.data or temporary).resolve() / f"shards{shards}" for shards in arguments.shards}
+        for shards, root in roots.items():
             root.mkdir(parents=True, exist_ok=True)
             if not (root / "dataset" / "manifest.json").exists():
                 write_raw(root / "dataset", arguments.count, 2 << 10, shards)
-            for name in wanted:
-                if name in lacking or (name == "import mmdata" and name in found):  # which reads no shards
-                    continue
-                ready = root / f"{name}.ready"
-                try:
-                    if name in PREPARE and not ready.exists():
-                        start(name, "prepare", name, str(root))
-                        ready.touch()
-                    answer = start(name, "run", name, str(root), str(arguments.count), str(READ_ON))
-                except RuntimeError as error:
-                    lacking[name] = f"{shards} shards: {error}"
-                    failed = True
-                    continue
-                found.setdefault(name, []).append({"shards": shards, **json.loads(answer)})
+        for _ in range(arguments.rounds):
+            for shards, root in roots.items():
+                for name in wanted:
+                    once = name == "import mmdata"  # which reads no shards
+                    if name in missing or (once and shards != arguments.shards[0]):
+                        continue
+                    ready = root / f"{name}.ready"
+                    try:
+                        if name in PREPARE and not ready.exists():
+                            start(name, "prepare", name, str(root))
+                            ready.touch()
+                        answer = start(name, "run", name, str(root), str(arguments.count), str(READ_ON))
+                    except RuntimeError as error:
+                        missing[name] = f"{shards} shards: {error}"
+                        continue
+                    found.setdefault(name if once else f"{name}, {shards} shards", []).append(json.loads(answer))
+    found = {name: rows for name, rows in found.items() if name.partition(",")[0] not in missing}
     print(f"{arguments.count} samples of 2 KB")
-    print(f"{'':24}{'shards':>7}" + "".join(f"{name:>14}" for name in FIGURES))
-    for name, rows in found.items():
-        for row in rows:
-            figures = "" if name == "import mmdata" else "".join(f"{row[key]:14.2f}" for key in FIGURES[2:])
-            print(f"{name:24}{row['shards']:7.0f}{row['import_s']:14.2f}{row['import_mb']:14.1f}{figures}")
-    for name, reason in lacking.items():
-        print(f"{name}: MISSING: {reason}")
-    if not arguments.only:
-        print(write("stream_startup", found, lacking, count=arguments.count))
-    return 1 if failed else 0
+    table(found, *FIGURES)
+    claims = claimed(found, arguments.shards, missing)
+    told = {"missing": missing, "peers": versions(name for name in wanted if name not in missing)}
+    write("stream_startup", claims, figures=found, to=arguments.json, count=arguments.count, **told)
+    return 0
 
 
 if __name__ == "__main__":

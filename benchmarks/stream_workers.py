@@ -1,7 +1,7 @@
 """Where to decode: threads of the trainer's process, threads of one subprocess, or DataLoader workers; alone and beside
 a trainer.
 
-`python -m benchmarks.stream_workers [--count 96] [--rounds 3] [--threads 2]`. JPEGs of 0.2 to 4 megapixels from our
+`python -m benchmarks.stream_workers [--count 96] [--rounds 5] [--threads 2]`. JPEGs of 0.2 to 4 megapixels from our
 shards to 224 x 224 floats in batches of 4, by `StreamLoader` (`workers=0`, `workers=1`) and by torch's `DataLoader`
 over the same `StreamingDataset`, each with as many threads or workers, in a process of its own, passes taking turns.
 The trainer is a small convolutional network on one thread of the CPU that after each step runs Python, as
@@ -15,7 +15,6 @@ it, over the CPU time of a batch.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -30,7 +29,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from benchmarks._interleaved import Contender, Row, ratio, rounds, summary, write
+from benchmarks import _options
+from benchmarks._interleaved import Row, race, ratio, summary
+from benchmarks.claims import beside, figure, write
 from mmdata import StreamingDataset, StreamLoader
 from mmdata.stream.stats import Spent, Tally
 from mmdata.stream.viewed import Viewed, stack
@@ -84,6 +85,8 @@ LOADERS: dict[str, Callable[[Path, int], Iterable[Any]]] = {
     "DataLoader workers": dataloader,
 }
 TRAINER = "trainer alone"
+MODULE = "benchmarks.stream_workers"
+"""With a contender's name, a folder and threads, it is that contender's process."""
 
 
 class Trainer:
@@ -164,7 +167,7 @@ def a_pass(batches: Iterable[Any], step: Callable[[torch.Tensor], None] | None) 
         "pictures": pictures,
         "first": first,
         "seconds": end - began,
-        "steps": (steps - 1) / (end - start),
+        "steps_rate": (steps - 1) / (end - start),
         "waits": waited / (end - start),
         "cpu_ms": 1e3 * (cpu_seconds() - used) / pictures,
     }
@@ -237,9 +240,9 @@ def timed(call: Callable[[], Any], count: int = TIMED) -> float:
 def table(found: dict[str, list[Row]]) -> None:
     print(f"{'':22}{'steps a second: median (min-max)':>36}{'waits':>8}{'CPU ms':>8}{'of ' + FLOOR:>24}")
     for name, rows in found.items():
-        middle, least, most = summary(rows, "steps")
+        middle, least, most = summary(rows, "steps_rate")
         waits, used = summary(rows, "waits")[0], summary(rows, "cpu_ms")[0]
-        share, low, high = ratio(rows, found[FLOOR], "steps")
+        share, low, high = ratio(rows, found[FLOOR], "steps_rate")
         print(
             f"{name:22}{middle:16.2f} ({least:.2f}-{most:.2f})".ljust(58)
             + f"{waits:8.1%}{used:8.1f}{share:12.2f} ({low:.2f}-{high:.2f})"
@@ -247,40 +250,28 @@ def table(found: dict[str, list[Row]]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = _options.parser(__doc__)
     parser.add_argument("--count", type=int, default=96, help="photographs of a pass")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--contend", nargs=2, metavar=("NAME", "FOLDER"), help="do the passes of one row")
-    arguments = parser.parse_args()
-    if arguments.contend:
-        contend(arguments.contend[0], Path(arguments.contend[1]), arguments.threads)
-        return 0
+    arguments = _options.parse(parser, count=48, rounds=3)
     from benchmarks.stream_decoded import prepare  # contenders need not wait for what it imports
 
-    count = arguments.count - arguments.count % BATCH
+    count, threads = arguments.count - arguments.count % BATCH, str(arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         prepare(root, count, arguments.threads)
-        command = [sys.executable, "-m", "benchmarks.stream_workers", "--threads", str(arguments.threads), "--contend"]
-        contenders = {
-            name: Contender([*command, name, str(root)], root / f"{name.replace(' ', '_')}.log")
-            for name in (*LOADERS, TRAINER)
-        }
-        try:
-            loaders = {name: contender for name, contender in contenders.items() if name != TRAINER}
-            alone, failed = rounds(loaders, f"alone {count}", arguments.rounds)
-            beside, failed_beside = rounds(contenders, f"beside {count}", arguments.rounds)
-        finally:
-            for contender in contenders.values():
-                contender.end()
+
+        def pace(names: list[str], how: str) -> tuple[dict[str, list[Row]], dict[str, str]]:
+            return race(names, MODULE, root, str(root), threads, line=f"{how} {count}", count=arguments.rounds)
+
+        alone, failed = pace(list(LOADERS), "alone")
+        beside_it, failed_beside = pace([*LOADERS, TRAINER], "beside")
         torch.set_num_threads(1)
         cost = counting_cost(own(root, arguments.threads, 0))
     failed |= failed_beside
-    print(
-        f"{count} photographs in batches of {BATCH}, {arguments.threads} threads or workers, {arguments.rounds} rounds"
-    )
-    for title, found in (("alone", alone), ("beside a trainer", beside)):
+    print(f"{count} photographs in batches of {BATCH}, {threads} threads or workers, {arguments.rounds} rounds")
+    for title, found in (("alone", alone), ("beside a trainer", beside_it)):
         print(f"\n{title}")
         if FLOOR in found:
             table(found)
@@ -288,15 +279,21 @@ def main() -> int:
         f"\nstats(): {cost['calls']:.0f} calls and {cost['us']:.0f} us a batch of {cost['batch_ms']:.1f} ms (CPU): "
         f"{cost['share']:.3%}; stats() itself {cost['stats_us']:.0f} us"
     )
-    for name, reason in failed.items():
-        print(f"{name}: MISSING: {reason}")
-    told = {"count": count, "threads": arguments.threads, "batch": BATCH, "stats_cost": cost}
-    rows = {
-        f"{name}, {how}": each for how, found in (("alone", alone), ("beside", beside)) for name, each in found.items()
-    }
-    print(write("stream_workers", rows, failed, **told))
-    return 1 if failed else 0
+    claims = [
+        beside(f"photographs to batches, {title}", found, FLOOR, other, by="steps_rate", missing=failed, floor=not peer)
+        for title, found in (("alone", alone), ("beside a trainer", beside_it))
+        for other, peer in (("one subprocess", False), ("DataLoader workers", True))
+    ]
+    share = 100 * cost["share"]
+    claims.append(figure("counting for stats(), of a batch's CPU time", "ours", [share], "%", goal=1.0, at_most=True))
+    rows = {"alone": alone, "beside": beside_it, "stats_cost": cost}
+    told = {"count": count, "batch": BATCH, "to": arguments.json, "peers": {"torch": torch.__version__}}
+    write("stream_workers", claims, figures=rows, missing=failed, threads=arguments.threads, **told)
+    return 0
 
 
 if __name__ == "__main__":
+    if len(sys.argv) == 4 and sys.argv[1] in (*LOADERS, TRAINER):
+        contend(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+        sys.exit()
     sys.exit(main())

@@ -1,8 +1,8 @@
 """Video frames by number, key frames and whole videos: ours against torchcodec, PyAV, decord and OpenCV used directly.
 
-python -m benchmarks.video_decode [--repeats 7] [--threads 1] [--clips DIR] [--seconds 20]: H.264 clips encoded from a
+`python -m benchmarks.video_decode [--rounds 7] [--threads 1] [--clips DIR] [--seconds 20]`: H.264 clips encoded from a
 photograph under a moving camera, and whatever video files lie in DIR. Frames are compared bit for bit before anything
-is timed; contenders take turns, and the ratios are of CPU time and of wall time in this run. Peak memory is that of a
+is timed; contenders take turns, and claims are of CPU time. Peak memory is that of a
 process of its own, above what it holds before it decodes.
 
 Where no packet may be left out (no disposable frames, all of one group of pictures), all contenders run the same
@@ -13,13 +13,11 @@ become RGB, while PyAV's objects and ours take a few hundredths. A single key fr
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -28,7 +26,12 @@ from typing import Any
 import av
 import numpy as np
 
+from benchmarks import _options
+from benchmarks._interleaved import Row, table, turns
+from benchmarks.claims import Claim, beside, best_of, figure, installed, write
+
 WANTED = 32
+OURS = "ours, table at hand"
 Contender = Callable[[bytes, list[int], int], np.ndarray]
 
 
@@ -137,58 +140,48 @@ def clips(seconds: int, folder: Path | None) -> dict[str, bytes]:
     return found
 
 
-def timed(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
-    """(least wall, least CPU) seconds of each, taking turns."""
-    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    for _ in range(repeats):
-        for name, call in calls.items():
-            wall, cpu = time.perf_counter(), time.process_time()
-            call()
-            spent[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    return {name: tuple(np.min(np.array(times), axis=0).tolist()) for name, times in spent.items()}
-
-
-def show(what: str, frames: int, times: dict[str, tuple[float, float]]) -> None:
-    print(f"  {what}")
-    wall, cpu = (min(t[at] for name, t in times.items() if not name.startswith("ours")) for at in (0, 1))
-    for name, (spent, used) in times.items():
-        print(
-            f"    {name:28s} {frames / spent:8.1f} frames/s   {1e3 * used / frames:7.2f} CPU ms a frame   "
-            f"best peer / this: {wall / spent:5.2f} wall, {cpu / used:5.2f} CPU"
-        )
-
-
-def compare(name: str, data: bytes, repeats: int, threads: int) -> None:
+def compare(name: str, data: bytes, rounds: int, threads: int) -> tuple[list[Claim], dict[str, Any]]:
     from mmdata.decode import packets as tables
     from mmdata.decode import video
 
-    table = video.read_packets(data)
-    count = len(tables.shown(table))
-    disposable = int((table.flags & 2 > 0).sum())
-    keys = video.keyframes(table).tolist()
-    print(f"{name}: {len(data) / 1e6:.2f} MB, {count} frames, {len(keys)} keys, {disposable} disposable")
+    packets = video.read_packets(data)
+    count = len(tables.shown(packets))
+    disposable = int((packets.flags & 2 > 0).sum())
+    keys = video.keyframes(packets).tolist()
+    print(f"{name}: {len(data) / 1e6:.2f} MB, {count} frames, {len(keys)} keys, {disposable} disposable; ms a frame")
     wanted = [index * count // WANTED for index in range(WANTED)]
-    contenders = {"ours, table at hand": ours_packets(table), "ours, no table": ours, **PEERS}
-    for task, indices in ((f"{WANTED} uniform", wanted), ("key frames", keys)):
+    contenders = {OURS: ours_packets(packets), "ours, no table": ours, **PEERS}
+    skips = disposable > 0 or len(keys) > count // 30
+    claims: list[Claim] = []
+    figures: dict[str, dict[str, list[Row]]] = {}
+    for task, indices, goal in (
+        (f"{WANTED} uniform frames", wanted, 1.15 if skips else 1.0),
+        ("key frames", keys, 1.0),
+    ):
         truth = pyav_scan(data, indices, 1)
-        usable = {}
+        calls: dict[str, Callable[[], object]] = {}
+        missing: dict[str, str] = {}
         for label, call in contenders.items():
             try:
                 equal = np.array_equal(call(data, indices, threads), truth)
             except (RuntimeError, ImportError) as error:
-                print(f"    {label}: not run ({str(error).splitlines()[0][:60]})")
+                missing[label] = str(error).splitlines()[0][:60]
                 continue
             if equal:
-                usable[label] = call
+                calls[label] = lambda call=call, indices=indices: call(data, indices, threads)  # type: ignore[misc]
             else:
-                print(f"    {label}: other frames; not timed")
-        calls = {
-            label: (lambda call=call, indices=indices: call(data, indices, threads)) for label, call in usable.items()
-        }
-        show(task, len(indices), timed(calls, repeats))
+                missing[label] = "returns other frames"
+        found = figures[task] = turns(calls, rounds, each=len(indices))
+        print(f"  {task}" + "".join(f"; {label}: {why}" for label, why in missing.items()))
+        table(found, scale={"seconds": 1e3, "cpu": 1e3})
+        what, head = f"{task}, {name}", task != "key frames" and name in ("GOP of 15", "x264 defaults (long GOPs)")
+        claims.append(best_of(what, found, OURS, PEERS, by="cpu", goal=goal, headline=head, missing=missing))
     for at_once in (1, 8):
-        calls = whole(data, table, threads, at_once)
-        show(f"whole video, {at_once} at a time", count, timed(calls, max(2, repeats // 2)))
+        found = figures[f"whole, {at_once}"] = turns(whole(data, packets, threads, at_once), rounds, each=count)
+        print(f"  whole video, {at_once} at a time")
+        table(found, scale={"seconds": 1e3, "cpu": 1e3})
+        claims.append(beside(f"every frame, {at_once} at a time, {name}", found, "ours", "PyAV", by="cpu", goal=1.0))
+    return claims, figures
 
 
 def whole(data: bytes, table: Any, threads: int, at_once: int) -> dict[str, Callable[[], object]]:
@@ -234,7 +227,9 @@ print(held("VmHWM") - before, batch.nbytes / 2**20)
 """
 
 
-def memory(data: bytes) -> None:
+def memory(data: bytes) -> list[Claim]:
+    """What 32 uniform frames take above what the process held, over the size of their batch."""
+    claims: list[Claim] = []
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
         file.write(data)
         file.flush()
@@ -245,6 +240,9 @@ def memory(data: bytes) -> None:
             if done.returncode == 0:
                 grown, batch = map(float, done.stdout.split()[-2:])
                 print(f"  {name:28s} {grown:7.1f} MiB more for a batch of {batch:.1f} MiB")
+                goal = 1.5 if name == "ours" else None
+                claims.append(figure("memory of 32 frames", name, [grown / batch], "batches", goal=goal, at_most=True))
+    return claims
 
 
 def with_torchcodec(module: str = "benchmarks.video_decode") -> None:
@@ -273,22 +271,27 @@ def with_torchcodec(module: str = "benchmarks.video_decode") -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser = _options.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--clips", type=Path, help="a folder of further videos")
-    arguments = parser.parse_args()
+    arguments = _options.parse(parser, rounds=5, seconds=5)
     with_torchcodec()
     import torch
 
     torch.set_num_threads(arguments.threads)
-    found = clips(arguments.seconds, arguments.clips)
-    for name, data in found.items():
-        compare(name, data, arguments.repeats, arguments.threads)
-    largest = max(found, key=lambda name: len(found[name]))
+    made = clips(arguments.seconds, arguments.clips)
+    claims: list[Claim] = []
+    figures = {}
+    for name, data in made.items():
+        more, figures[name] = compare(name, data, arguments.rounds, arguments.threads)
+        claims += more
+    largest = max(made, key=lambda name: len(made[name]))
     print(f"peak memory of {WANTED} uniform frames of {largest}")
-    memory(found[largest])
+    claims += memory(made[largest])
+    peers = installed("torchcodec", "av", "decord", "opencv-python")
+    write("video_decode", claims, figures=figures, peers=peers, threads=arguments.threads, to=arguments.json)
 
 
 if __name__ == "__main__":

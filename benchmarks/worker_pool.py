@@ -9,16 +9,16 @@ interleaved rounds, and their ratio.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import concurrent.futures
 import os
-import statistics
 import threading
 import time
 from pathlib import Path
 
-from benchmarks import _photos
+from benchmarks import _options, _photos
+from benchmarks._interleaved import Row, table
+from benchmarks.claims import beside, write
 from mmdata.decode.work import Work
 from mmdata.engine.pool import Pool
 from mmdata.engine.worker import Job, Setup, run_steps
@@ -62,10 +62,10 @@ def processes(samples: list[Sample], workers: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = _options.parser(__doc__)
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
+    arguments = _options.parse(parser, pictures=80)
     folder = Path(__file__).parent / "data" / "photos" / "images"
     _photos.write(folder, arguments.pictures)
     files = sorted(folder.glob("*.jpg"))[: arguments.pictures]
@@ -76,14 +76,15 @@ def main() -> None:
         for at, file in enumerate(files)
     ]
     workers = len(os.sched_getaffinity(0))
-    rates: dict[str, list[float]] = {"threads": [], "processes": []}
+    found: dict[str, list[Row]] = {"threads": [], "processes": []}
     for _ in range(arguments.rounds):
-        rates["threads"].append(threads(samples, workers))
-        rates["processes"].append(processes(samples, workers))
-    for name, found in rates.items():
-        print(f"{name:<10} {statistics.median(found):6.1f}/s ({min(found):.1f} to {max(found):.1f}), {workers} workers")
-    ratio = statistics.median(p / t for p, t in zip(rates["processes"], rates["threads"], strict=True))
-    print(f"processes / threads: {ratio:.2f}")
+        found["threads"].append({"rate": threads(samples, workers)})
+        found["processes"].append({"rate": processes(samples, workers)})
+    print(f"{len(samples)} pictures, {workers} workers, pictures a second")
+    table(found)
+    what = "probe and resize of photographs, wall time"
+    claim = beside(what, found, "processes", "threads", by="rate", name="threads of one process", floor=True)
+    write("worker_pool", [claim], figures=found, threads=workers, to=arguments.json)
 
 
 if __name__ == "__main__":

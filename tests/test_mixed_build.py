@@ -24,7 +24,7 @@ def test_a_large_mixed_build_is_bounded_and_resumes_without_a_trace(tmp_path: Pa
     done = subprocess.run([*command, "--json", str(figures)], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(figures.read_bytes())
-    few, all_ = told["rounds"]["mmdata"]
+    few, all_ = told["figures"]
     assert (few["records"], all_["records"]) == (1250, 5000)
     assert len(told["killed"]["moments"]) == 6
     assert all_["busy_of_free"] > 0.6, "cores were idle while there was work"
