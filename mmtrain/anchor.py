@@ -128,7 +128,7 @@ def hold(model: Any, spec: AnchorSpec | None) -> Anchor | None:
         raise SpecError("anchor: only models of kind: native that have a vision tower are anchored; leave it out")
     tower: Any = body.vision_tower
     layer = body.config.vision_layer
-    if getattr(tower.config, "mixup", 0):
+    if getattr(tower, "mixup", 0):
         raise SpecError("anchor: model.vision.mixup moves features away on purpose; set one of them only")
     if not any(True for _ in tower.parameters()):
         raise SpecError("anchor: this vision tower has nothing that could move")

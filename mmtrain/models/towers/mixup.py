@@ -27,7 +27,7 @@ def mixed(
     alpha is the tower's `mixup`. Both are of one picture, so nothing else is mixed. Pixels are averaged down, features
     stretched bilinearly (pixel centres). It costs the tower a quarter more.
     """
-    alpha, patch = config.vision_config.mixup, config.vision_config.patch_size
+    alpha, patch = tower.mixup, config.vision_config.patch_size
     shares = torch.distributions.Beta(alpha, alpha).sample((len(grids),)).to(rows)
     lengths = [h * w for h, w in grids]
     small = [(-(-h // 2), -(-w // 2)) for h, w in grids]

@@ -34,9 +34,10 @@ class Navit(nn.Module):
     def __init__(self, config: NavitConfig) -> None:
         super().__init__()
         self.config = config
+        self.mixup = config.mixup
         hidden, heads = config.hidden_size, config.num_attention_heads
-        self.layers = nn.ModuleList()
         if not config.num_hidden_layers:
+            self.layers = nn.ModuleList()
             return
         self.width = config.head_width or hidden // heads
         self.patch_embedding = nn.Linear(3 * config.patch_size**2, hidden)
@@ -51,7 +52,8 @@ class Navit(nn.Module):
         told: dict[str, Any] = {"head_width": config.head_width, "inner": config.intermediate_size, "bias": config.bias}
         told |= {"activation": config.activation, "gated": config.gated, "scale": config.attention_scale}
         told |= {"norm": config.norm, "eps": config.layer_norm_eps}
-        self.layers.extend(Layer(hidden, heads, **told) for _ in range(config.num_hidden_layers))
+        # Behind what is before them, for rules go by the order of parameters.
+        self.layers = nn.ModuleList(Layer(hidden, heads, **told) for _ in range(config.num_hidden_layers))
         self.norm = norm_of(config.norm, hidden, config.layer_norm_eps)  # type: ignore[arg-type]
 
     def forward(

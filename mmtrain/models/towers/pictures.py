@@ -51,7 +51,7 @@ def see(tower: Any, config: Any, media: Mapping[str, Any]) -> Patches | None:
             places = [torch.from_numpy(patch_coordinates(tuple(grid), config.merge)) for grid in each]
             where, grids = torch.cat(places), tuple((h, w) for t, h, w in each for _ in range(t))
         rows = tower(pixels, where.to(pixels.device), list(lengths), grids, config.vision_layer)
-        if config.vision_config.mixup and tower.training:
+        if tower.mixup and tower.training:
             assert grids is not None, "mixup is of whole pictures; the spec refuses what drops"
             rows = mixed(tower, config, pixels, rows, where, grids)
         return Patches(rows=rows, lengths=lengths, grids=grids)
