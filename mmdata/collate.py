@@ -25,6 +25,8 @@ OWN_KEYS = frozenset(
         "tasks",
         "sample_weights",
         "fields",
+        "places",
+        "answers",
     }
 )
 """What a batch carries for the trainer; a model's `forward` never sees it."""
@@ -53,6 +55,7 @@ class PackedCollator:
     | `packs` | int, packs that are no dummies (ours) |
     | `tasks`, `sample_weights` | list of words, float32 [S]: of each segment, '' and 1 for dummies (ours) |
     | `fields` | list of mappings, of each segment, where the stream carries any (ours) |
+    | `places`, `answers` | of each segment (dataset, position) and `chosen`, `rejected` or '', with pairs (ours) |
     | `token_classes` | int8 [1, T], what each trained token is (ours) |
     | `targets` | int, labels that are not -100: the batch's own count, to be summed over the step (ours) |
     | `media_tokens`, `padding` | int, placeholders of media among the tokens; tokens that fill rows up (ours) |
@@ -235,13 +238,19 @@ def _told(packs: list[Packed], more: int) -> dict[str, Any]:
     """Of each segment, what it is counted under, what it weighs, what is carried of it; `more` hold nothing."""
     tasks: list[str] = []
     weights: list[float] = []
+    places: list[tuple[int, int]] = []
+    answers: list[str] = []
     fields: list[Mapping[str, Any]] = []
     for pack in packs:
         segments = len(pack.cu_seqlens) - 1
         tasks += pack.tasks or [""] * segments
         weights += pack.sample_weights or [1.0] * segments
+        places += pack.places or [(-1, -1)] * segments
+        answers += pack.answers or [""] * segments
         fields += pack.fields or [{}] * segments
-    carried = {"fields": fields + [{}] * more} if any(pack.fields for pack in packs) else {}
+    carried: dict[str, Any] = {"fields": fields + [{}] * more} if any(pack.fields for pack in packs) else {}
+    if any(answers):
+        carried |= {"places": places + [(-1, -1)] * more, "answers": answers + [""] * more}
     return {"tasks": tasks + [""] * more, "sample_weights": torch.tensor(weights + [1.0] * more), **carried}
 
 

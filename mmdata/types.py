@@ -23,8 +23,8 @@ State = Literal["ok", "filtered", "duplicate", "failed_transient", "failed_perma
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
-    """A piece of text. `role` is `caption`, `system`, `user`, `assistant`, `tool` or `document`;
-    `train` says whether its tokens may enter the loss."""
+    """A piece of text. `role` is `caption`, `system`, `user`, `assistant`, `tool` or `document`, or `chosen` and
+    `rejected` for two answers to what comes before them; `train` says whether its tokens may enter the loss."""
 
     text: str
     role: str = "caption"
@@ -461,7 +461,8 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """A pack as arrays. Segment i is one sample, `keys[i]`, and lies at cu_seqlens[i] <= t < cu_seqlens[i + 1].
+    """A pack as arrays. Segment i is one sample, `keys[i]`, and lies at cu_seqlens[i] <= t < cu_seqlens[i + 1]; of a
+    sample with two answers there are two, one after the other (`answers`).
 
     `cu_seqlens[0]` is 0, `cu_seqlens[-1]` is L; the first label of every segment is -100, so no label crosses a
     boundary; the slots' tokens are the placeholders in `input_ids`, in order. `masked` names the samples that
@@ -490,6 +491,11 @@ class Packed:
     """Of each sample, what it is counted under: its own `task`, or the name of its dataset"""
     sample_weights: tuple[float, ...] = ()
     """Of each sample, what all its tokens' weights are multiplied by"""
+    places: tuple[tuple[int, int], ...] = ()
+    """Of each segment, the number of its sample's dataset in the stream and the sample's position there"""
+    answers: tuple[str, ...] = ()
+    """Of each segment, `chosen` or `rejected` where it is one of a sample's two answers, which follow each other; ''
+    for others"""
     fields: tuple[Mapping[str, Any], ...] = ()
     """Of each sample, the fields of its meta that the stream was told to carry (`StreamSpec.carry`)"""
     token_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -3,6 +3,8 @@ run side by side only wait for each other's second thread."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 
@@ -11,3 +13,11 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def preferences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of pairs of answers (`tests.preferences`)."""
+    from tests.preferences import write_pairs
+
+    return write_pairs(tmp_path_factory.mktemp("preferences"))

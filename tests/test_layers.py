@@ -35,6 +35,10 @@ TESTED_BY = {
         "mmdata/tally.py",
     ],
     "tests/test_compact.py": ["mmdata/engine/compaction.py"],
+    "tests/stream/test_pairs.py": [  # Two answers, from a line to two segments of a pack.
+        "mmdata/sources/_pairs.py",
+        "mmdata/templates/_pairs.py",
+    ],
     "tests/mmtrain/balance/test_weights.py": [  # What balances have in common, and what they may be told.
         "mmtrain/balance/__init__.py",
         "mmtrain/balance/spec.py",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
@@ -142,6 +143,8 @@ class Segment:
     ids: np.ndarray
     spans: tuple[Span, ...]
     slots: tuple[Slot, ...]
+    breaks: tuple[int, ...] = ()
+    """Where it begins anew: a sample of two answers is several segments in one, until it is `parted`."""
 
 
 def views(family: Family, media: Sequence[Media]) -> tuple[View, ...]:
@@ -222,7 +225,27 @@ def expand(family: Family, encoded: Encoded, plans: Sequence[MediaPlan]) -> Segm
             ids.append(token)
     moved[-1] = len(ids)
     spans = tuple(replace(span, start=moved[span.start], stop=moved[span.stop]) for span in encoded.spans)
-    return Segment(ids=np.array(ids, np.int32), spans=spans, slots=tuple(slots))
+    breaks = tuple(moved[at] for at in encoded.breaks)
+    return Segment(ids=np.array(ids, np.int32), spans=spans, slots=tuple(slots), breaks=breaks)
+
+
+def parted(segment: Segment) -> list[Segment]:
+    """The segments that lie between the breaks of one, each with its own spans and slots."""
+    borders = [0, *segment.breaks, len(segment.ids)]
+    return [
+        Segment(
+            ids=segment.ids[start:stop],
+            spans=tuple(
+                replace(span, start=span.start - start, stop=span.stop - start)
+                for span in segment.spans
+                if start <= span.start < stop
+            ),
+            slots=tuple(
+                replace(slot, start=slot.start - start) for slot in segment.slots if start <= slot.start < stop
+            ),
+        )
+        for start, stop in pairwise(borders)
+    ]
 
 
 def filler(family: Family, tokens: int, plans: Sequence[MediaPlan]) -> Segment:

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from mmdata.errors import DataError, SpecError
 from mmdata.registry import nearest, register
-from mmdata.sources import _growth, _messages, _tables
+from mmdata.sources import _growth, _messages, _pairs, _tables
 from mmdata.sources._paths import within
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
-from mmdata.types import Drop, Media, MediaKind, Origin, Sample, Text
+from mmdata.types import Drop, Media, MediaKind, Origin, Sample, State, Text
 
 KINDS: tuple[MediaKind, ...] = ("image", "video", "audio")
 OUTSIDE = " leads out of source.root (by default the folder of source.path)"
@@ -30,6 +32,17 @@ class JsonlColumns(Model):
     messages: str | None = None
     """A conversation in LLaVA's, ShareGPT's or OpenAI's form, in place of a text; null: `messages`, `conversations` or
     `conversation`, in lines that have no text."""
+    chosen: str | None = None
+    """The better of two answers to the text (which is the user's, then) or conversation,"""
+    rejected: str | None = None
+    """and the worse one: texts, messages, or lists that end with one, as whole conversations do that need no other
+    prompt. Of lines with both a sample gets two texts, `chosen` and `rejected` (`data.pairs`, `preference`)."""
+
+    @model_validator(mode="after")
+    def _two_answers(self) -> JsonlColumns:
+        if (self.chosen is None) != (self.rejected is None):
+            raise ValueError("chosen and rejected: a pair has both; name the other one too")
+        return self
 
 
 @register("source", "jsonl")
@@ -60,8 +73,11 @@ class _JsonLines:
         first, names = next(((file, names) for file in self._files if (names := _tables.columns(file))), (first, []))
         media = {field: getattr(spec.columns, field) for field in KINDS}
         given = [field for field in KINDS if field in spec.columns.model_fields_set]
-        wanted = given or ([] if set(media.values()) & set(names) else ["image"])
-        if spec.columns.messages is not None:
+        wanted: list[str] = [*given] or ([] if set(media.values()) & set(names) else ["image"])
+        if spec.columns.chosen is not None:
+            own = [field for field in ("text", "messages") if field in spec.columns.model_fields_set]
+            wanted, text = [*given, *own, "chosen"], "rejected"
+        elif spec.columns.messages is not None:
             wanted, text = given, "messages"
         elif spec.columns.text in names or not set(_messages.KEYS) & set(names):
             text = "text"
@@ -100,6 +116,8 @@ class _JsonLines:
             drop = Drop(reason="bad_record", detail=f"{origin.uri} row {origin.row}: {value}", state="failed_permanent")
             return Record(row=row, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
         columns = self._spec.columns
+        if columns.chosen is not None and None not in (value.get(columns.chosen), value.get(columns.rejected or "")):
+            return self._pair(row, origin, value)
         if columns.messages is not None or columns.text not in value:
             conversation = _messages.find(value, columns.messages)
             if conversation is not None:
@@ -124,6 +142,28 @@ class _JsonLines:
                     uri = str(path or "")
                 media.append(Media(kind=kind, uri=uri))
         return Record(row=row, sample=Sample(key=key, parts=(*media, *texts), meta=meta, origin=origin), drop=refused)
+
+    def _pair(self, row: int, origin: Origin, value: dict[str, Any]) -> Record:
+        """A conversation that ends with two answers."""
+        columns = self._spec.columns
+        assert columns.chosen is not None
+        assert columns.rejected is not None
+        used = (columns.chosen, columns.rejected, columns.text, "prompt")
+        meta = {name: item for name, item in value.items() if name not in used}
+        try:
+            prompt, answers = _pairs.read(
+                value, columns.chosen, columns.rejected, text=columns.text, messages=columns.messages
+            )
+        except DataError as error:
+            sample = Sample(key=f"{row:09d}", parts=(), origin=origin)
+            state: State = "filtered" if error.reason == "pair_same" else "failed_permanent"
+            return Record(
+                row=row, sample=sample, drop=Drop(reason=error.reason, detail=_named(value, error.detail), state=state)
+            )
+        record = self._conversation(row, origin, meta, prompt)
+        if record.drop is not None:
+            return record
+        return replace(record, sample=replace(record.sample, parts=(*record.sample.parts, *answers)))
 
     def _conversation(self, row: int, origin: Origin, value: dict[str, Any], conversation: list[Any]) -> Record:
         columns = self._spec.columns

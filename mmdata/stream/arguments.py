@@ -93,6 +93,7 @@ def stream_template(template: str | Template | None, spec: StreamSpec, family: F
         weights=spec.token_weights,
         system=spec.system,
         options=spec.template_options,
+        pairs=spec.pairs,
     )
 
 

@@ -23,6 +23,8 @@ def assemble(
     masked: Mapping[int, str] | None = None,
     tasks: tuple[str, ...] = (),
     sample_weights: tuple[float, ...] = (),
+    places: tuple[tuple[int, int], ...] = (),
+    answers: tuple[str, ...] = (),
 ) -> Packed:
     """One row of `segments`; `plans[i]` and `arrays[i]` belong to the media of segment i, in the order of its slots.
     `masked` says why, by the number of a segment."""
@@ -51,6 +53,8 @@ def assemble(
         token_classes=np.concatenate([token_classes(len(segment.ids), segment.spans) for segment in segments]),
         tasks=tasks,
         sample_weights=sample_weights,
+        places=places,
+        answers=answers,
         type_ids=(family.type_ids,) if family.type_ids else (),
         keys=keys,
         masked=tuple((keys[segment], reason) for segment, reason in masked.items()),

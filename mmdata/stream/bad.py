@@ -14,6 +14,7 @@ from mmdata.stream.forgotten import FORGOTTEN, Forgotten
 from mmdata.stream.quarantine import keep
 from mmdata.stream.skips import Mark, Skip, SkipLog
 from mmdata.stream.spec import StreamSpec
+from mmdata.templates import ANSWERS
 from mmdata.types import Item, Packed
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class BadSamples:
         masked: dict[int, str] = {}
         if isinstance(value, Packed):
             reasons = (reason for _, reason in value.masked)
-            masked = dict(zip(value.masked_segments, reasons, strict=True))
+            masked = dict(zip(_numbers(value), reasons, strict=True))
         for number, item in enumerate(dealt.pack.items):
             budget = self._budgets.get(item.dataset) or self._budget(item.dataset)
             if isinstance(value, DataError):
@@ -96,6 +97,14 @@ class BadSamples:
                 keep(self._quarantine, dataset, item.position, key)
         ref = dataset.ref(item.position)
         budget.failed(f"{dataset.path} shard {ref.shard} row {ref.row} {key}: {reason}")
+
+
+def _numbers(pack: Packed) -> list[int]:
+    """The numbers among a pack's samples of those that are masked, where some are two segments: all but a first answer
+    end one."""
+    if not any(pack.answers):
+        return list(pack.masked_segments)
+    return [segment - pack.answers[:segment].count(ANSWERS[0]) for segment in pack.masked_segments]
 
 
 def mark(cursor: Cursor) -> Mark:

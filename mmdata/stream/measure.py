@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdata import rng
-from mmdata.errors import DataError
+from mmdata.errors import DataError, SpecError
 from mmdata.families._family import Family
 from mmdata.shards.dataset import Dataset
 from mmdata.shards.retry import patiently
@@ -144,6 +144,17 @@ class _Found:
         )
 
 
+def _check_pairs(planner: MediaPlanner) -> None:
+    """Raises SpecError for a family that would see one medium in two ways."""
+    family = planner.family
+    if planner.draws:
+        raise SpecError(f"pairs: both answers have to see the same, and views of {family.name} draw by chance")
+    if any(rule.several is not None for rule in family.media.values()):
+        raise SpecError(
+            f"pairs: {family.name} sees several media of a sample otherwise than one, and a pair repeats its"
+        )
+
+
 class Measure:
     """Measures samples of several datasets for one family; a pure function of data and spec, whoever asks.
 
@@ -166,6 +177,8 @@ class Measure:
         self.templates = templates
         self._forgotten = {number: positions for number, positions in enumerate(forgotten) if len(positions)}
         self._planner = None if family is None else MediaPlanner(family, spec)
+        if self._planner is not None and spec.pairs:
+            _check_pairs(self._planner)
         self._lengths: list[Lengths] = []
         if family is not None and spec.augment is None:
             self._lengths = [

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mmdata.errors import DataError
-from mmdata.families._family import Family, Segment, View, expand, filler, media_length, plan_media, views
+from mmdata.families._family import Family, Segment, View, expand, filler, media_length, parted, plan_media, views
 from mmdata.shards.dataset import Dataset
 from mmdata.shards.raw import RawSample
 from mmdata.shards.retry import patiently
@@ -21,7 +21,7 @@ from mmdata.stream.pictures import Pending, pending, together
 from mmdata.stream.realize import read_image, realize
 from mmdata.stream.spec import StreamSpec
 from mmdata.stream.stats import Spent
-from mmdata.templates import Template, encode
+from mmdata.templates import ANSWERS, Template, encode
 from mmdata.types import Decoded, Item, Media, MediaPlan, Pack, Packed, Sample
 from mmdata.views.augment import drawn
 from mmdata.views.stored import restore
@@ -92,25 +92,42 @@ def read_pack(
     read = together(attempts, spec, Counter() if fallbacks is None else fallbacks)
     spent.lap("decode")
     segments: list[Segment] = []
+    plans: list[tuple[MediaPlan, ...]] = []
     arrays: list[list[np.ndarray]] = []
+    of: list[int] = []
+    answers: list[str] = []
     masked: dict[int, str] = {}
     for number, (item, sample) in enumerate(zip(pack.items, read, strict=True)):
         if isinstance(sample, DataError):
             segment = filler(family, item.tokens, item.media)
             media = [np.full(plan.shape, CONSTANT, np.float32) for plan in item.media]
-            masked[number] = sample.reason
+            masked[len(segments)] = sample.reason
         else:
             segment, media = sample
-        segments.append(segment)
-        arrays.append(media)
-    plans = [item.media for item in pack.items]
+        at = 0
+        pieces = parted(segment) if segment.breaks else [segment]
+        for piece in pieces:
+            segments.append(piece)
+            plans.append(item.media[at : at + len(piece.slots)])
+            arrays.append(media[at : at + len(piece.slots)])
+            at += len(piece.slots)
+        of += [number] * len(pieces)
+        answers += ANSWERS if len(pieces) > 1 else ("",)
     told = [_told(item, sample, spec) for item, sample in zip(pack.items, texts, strict=True)]
-    tasks, weights = tuple(task for task, _ in told), tuple(weight for _, weight in told)
     packed = assemble(
-        segments, plans, arrays, family, keys=pack.keys, masked=masked, tasks=tasks, sample_weights=weights
+        segments,
+        plans,
+        arrays,
+        family,
+        keys=tuple(pack.items[number].key for number in of),
+        masked=masked,
+        tasks=tuple(told[number][0] for number in of),
+        sample_weights=tuple(told[number][1] for number in of),
+        places=tuple((pack.items[number].dataset, pack.items[number].position) for number in of),
+        answers=tuple(answers),
     )
     if spec.carry:
-        packed = replace(packed, fields=tuple(carried(sample, spec.carry) for sample in texts))
+        packed = replace(packed, fields=tuple(carried(texts[number], spec.carry) for number in of))
     spent.samples += len(pack.items)
     spent.lap("collate")
     return packed

@@ -88,6 +88,9 @@ class StreamSpec(Model):
     answer, never half a medium; `shrink_media` plans their media smaller; `error` stops. All are counted."""
     truncate_keep: Literal["first", "last"] = "first"
     """Which exchanges `truncate_text` keeps."""
+    pairs: bool = False
+    """Of samples with a `chosen` and a `rejected` answer, whether both are yielded, as two segments that follow each
+    other in one pack, each with the whole prompt and only its answer trained; else there is the chosen answer alone."""
     packing: Packing = "best_fit"
     """How samples share a pack. `best_fit` has the fewest packs of several rules and then spreads media evenly over
     them; `thorough` searches longer; the others are single rules by their names, `next_fit` and `first_fit` in the
@@ -160,6 +163,10 @@ class StreamSpec(Model):
             raise ValueError("dataset: name one folder here, or several under `datasets`")
         if wrong := problem(self.datasets, self.schedule) or out_of_order(self.views):
             raise ValueError(wrong)
+        if self.pairs and self.overlong in ("truncate_text", "shrink_media"):
+            raise ValueError(
+                f"overlong: {self.overlong}: both answers of a pair have to see the same; set drop or error"
+            )
         if self.part == "held_out" and not self.hold_out:
             raise ValueError(
                 "part: held_out: nothing is held out; set hold_out, as the stream that is trained on has it"

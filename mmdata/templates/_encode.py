@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from mmdata.errors import DataError
 from mmdata.templates._check import Answer, check
 from mmdata.templates._codec import Codec, Run, Tokenizer, Tokens
+from mmdata.templates._pairs import expanded, is_pair
 from mmdata.templates._skeleton import OUTSIDE, Atom, Core, Frame, Gap, Place, Special, shape
 from mmdata.templates._template import Bound, Template
 from mmdata.templates._turns import Message, messages
@@ -28,6 +29,8 @@ class Encoded:
     ids: list[int]
     spans: tuple[Span, ...]
     media: tuple[Media, ...]
+    breaks: tuple[int, ...] = ()
+    """Where a sample of two answers begins anew with the second one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,33 @@ def encode(samples: Sequence[Sample], tokenizer: Tokenizer, template: Template) 
     checked against its messages (`check`). Reasons: `template_role` (a role that the template does not know),
     `template_refused`, `template_text`, `template_media` (the chat template raises, loses a text, has no place for a
     medium), `text_special` (a text that yields a special token all the same),
-    `label_mismatch` (a mask that is not what the messages say), `no_target` (nothing to train on).
+    `label_mismatch` (a mask that is not what the messages say), `no_target` (nothing to train on), `pair_incomplete`
+    (one of two answers is missing).
+
+    Of a sample with a `chosen` and a `rejected` answer only the chosen one is seen; where `template.pairs`, both are
+    encoded, each after the prompt with its media, as one sequence with a break in it.
     """
+    if not any(map(is_pair, samples)):
+        return _encode(samples, tokenizer, template)
+    wanted = expanded(samples, both=template.pairs)
+    found = iter(_encode([each for some in wanted if isinstance(some, list) for each in some], tokenizer, template))
+    return [_joined([next(found) for _ in some]) if isinstance(some, list) else some for some in wanted]
+
+
+def _joined(found: Sequence[Encoded | DataError]) -> Encoded | DataError:
+    """Sequences after each other as one, or what is wrong with the first that has something wrong."""
+    ids, spans, media, breaks = list[int](), list[Span](), list[Media](), list[int]()
+    for each in found:
+        if isinstance(each, DataError):
+            return each
+        breaks += [len(ids)] if ids else []
+        spans += [replace(span, start=span.start + len(ids), stop=span.stop + len(ids)) for span in each.spans]
+        ids += each.ids
+        media += each.media
+    return Encoded(ids=ids, spans=tuple(spans), media=tuple(media), breaks=tuple(breaks))
+
+
+def _encode(samples: Sequence[Sample], tokenizer: Tokenizer, template: Template) -> list[Encoded | DataError]:
     bound = template.bind(tokenizer)
     codec = bound.codec
     drafts: list[_Draft | DataError] = []

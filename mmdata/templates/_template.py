@@ -89,6 +89,8 @@ class Template:
     train_on: TrainOn = "assistant"
     weights: Weights = field(default_factory=Weights)
     system: str | None = None
+    pairs: bool = False
+    """Of samples with a chosen and a rejected answer, encode both; else the chosen one alone."""
     _bound: dict[int, Bound] = field(default_factory=dict, repr=False)
 
     @property
@@ -126,6 +128,7 @@ def get_template(
     system: str | None = None,
     stop: Literal["ensure", "template"] = "ensure",
     options: Mapping[str, Any] | None = None,
+    pairs: bool = False,
 ) -> Template:
     """A template by name, or the one given.
 
@@ -151,7 +154,7 @@ def get_template(
             raise SpecError(f"template {template}: it has no place for a system prompt")
     else:
         raise SpecError(f"no template is called {template!r}; known: {', '.join(names())}")
-    found = Template(form=form, train_on=train_on, weights=weights or Weights(), system=prompt)
+    found = Template(form=form, train_on=train_on, weights=weights or Weights(), system=prompt, pairs=pairs)
     if tokenizer is not None:
         found.bind(tokenizer, renew=True)
         if isinstance(form, Chat):
@@ -170,5 +173,6 @@ def digest(template: Template, tokenizer: Tokenizer | None = None) -> str:
         "train_on": template.train_on,
         "weights": template.weights.model_dump(),
         "system": template.system,
+        **({"pairs": True} if template.pairs else {}),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

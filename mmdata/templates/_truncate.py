@@ -10,6 +10,7 @@ from typing import Literal
 from mmdata.errors import DataError
 from mmdata.templates._codec import Tokenizer
 from mmdata.templates._encode import Encoded, encode
+from mmdata.templates._pairs import is_pair
 from mmdata.templates._template import Template
 from mmdata.templates._turns import messages
 from mmdata.templates.marks import marks
@@ -74,6 +75,8 @@ def truncate(
     if tokens <= max_length:
         kept = tuple(range(len(sample.media)))
         return Truncated(sample=sample, encoded=encoded, kept=kept, tokens=tokens, done={})
+    if is_pair(sample):
+        return DataError("overlong", f"{sample.key}: {tokens} tokens, {max_length} fit; of two answers none is cut")
     head, exchanges = _exchanges(sample.parts)
     choices = list(_choices(len(exchanges), [_holds_media(sample.parts[a:b]) for a, b in exchanges], keep))
     ranges = [[*head, *(at for a, b in exchanges[first:last] for at in range(a, b))] for first, last in choices]
