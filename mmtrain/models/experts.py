@@ -92,9 +92,9 @@ class Experts(nn.Module):
         made = torch.zeros_like(rows)
         for number, expert in enumerate(self.experts):
             places, ranks = torch.nonzero((chosen == number) & (shares != 0), as_tuple=True)
-            if len(places):
-                found = torch.cat([expert(rows[mine]) for mine in self._apart(places, tokens)])
-                made = made.index_add(0, places, (found * shares[places, ranks, None]).to(made.dtype))
+            # One that nobody chose runs on nothing: shards add up the gradients of every rank's experts, zeros too.
+            found = torch.cat([expert(rows[mine]) for mine in self._apart(places, tokens) or [places]])
+            made = made.index_add(0, places, (found * shares[places, ranks, None]).to(made.dtype))
         return made.view(x.shape)
 
     def _apart(self, places: torch.Tensor, tokens: Tokens) -> list[torch.Tensor]:
