@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from PIL import Image
 
 from mmdata.ledger import LedgerRow, read_rows
 from mmdata.rng import generator
+from tests import forked
 
 
 def command(spec: Path, *arguments: str) -> list[str]:
@@ -26,14 +26,7 @@ def build(
     spec: Path, *arguments: str, code: int = 0, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the build; its exit code must be `code`."""
-    done = subprocess.run(
-        command(spec, *arguments),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, **(env or {})},
-    )
+    done = forked.run("mmdata.build", *command(spec, *arguments)[3:], env=env)
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 

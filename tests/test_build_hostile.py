@@ -19,6 +19,8 @@ import pytest
 from mmdata.errors import DataError
 from mmdata.shards.dataset import open_dataset
 from mmdata.verify import verify_dataset
+from tests import forked
+from tests import killed as killer
 from tests.building import build, content, folder_of_pictures, ledger, write_spec
 
 PLUGIN = """
@@ -154,39 +156,9 @@ def test_a_damaged_build_state_is_one_clear_line(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-# Ends the process at the n-th step of a build that a kill can tell from the one before.
-KILLED = """
-import os, sys
-wanted, seen, parent = int(sys.argv[1]), 0, os.getpid()
-
-
-def counted(real):
-    def call(*arguments, **named):
-        global seen
-        result = real(*arguments, **named)
-        if os.getpid() == parent:
-            seen += 1
-            if seen == wanted:
-                os._exit(77)
-        return result
-
-    return call
-
-
-for name in ("replace", "fsync", "unlink", "rmdir"):
-    setattr(os, name, counted(getattr(os, name)))
-from mmdata.build import main
-
-code = main(["--quiet", "--spec", *sys.argv[2:]])
-os._exit(code)
-"""
-
-
 def killed(at: int, *arguments: str) -> int:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(at), *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode in (0, 77), done.stderr
+    done = forked.run("tests.killed", str(at), *arguments, timeout=60)
+    assert done.returncode in (0, killer.CODE), done.stderr
     return done.returncode
 
 

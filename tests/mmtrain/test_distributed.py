@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,6 @@ from mmtrain import checkpoint, sft
 from mmtrain.distributed import add_gradients, agree, first, gather, sums
 from tests.mmtrain import ranks
 from tests.mmtrain.test_sft import arguments, trace
-
-ROOT = Path(__file__).parents[2]
 
 
 def _rank(rank: int, ranks: int, store: str) -> None:
@@ -73,18 +69,6 @@ def test_alone_nothing_is_asked() -> None:
     assert first(lambda: 7, World()) == 7
 
 
-def torchrun(count: int, *options: str) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-    done = subprocess.run(
-        [*command, "-m", "mmtrain.sft", *options],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def without_rank(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if not name.startswith(("loss", "grad_norm"))}
 
@@ -94,7 +78,7 @@ def test_two_ranks_train_as_one_and_resume_as_one(folder: Path, tmp_path: Path) 
     one, two = tmp_path / "one", tmp_path / "two"
     extra = ["global_batch=5", "steps=6", "checkpoint.every=3"]  # 5 packs: a dummy for one of two ranks
     assert sft.main(arguments(folder, one, *extra)) == 0
-    torchrun(2, *arguments(folder, two, *extra))
+    ranks.run(2, arguments(folder, two, *extra), tmp_path / "said")
     expected, found = trace(one), trace(two)
     assert [without_rank(line) for line in found] == [without_rank(line) for line in expected]
     for a, b in zip(expected, found, strict=True):

@@ -3,6 +3,7 @@
     python -m mmdata.testing.soak                                # 240 kills, 10,000 damaged media, all faults of a web
     python -m mmdata.testing.soak --cycles 24 --media 1000       # less of it
     python -m mmdata.testing.soak --minutes 30 --json            # as far as half an hour goes; run it again to go on
+    python -m mmdata.testing.soak --only build stream            # parts of it
 
 A build, a reader of packs and a trainer are killed with SIGKILL at moments that the seed draws, and started again, the
 build on other numbers of workers, the reader on other ranks and workers. Each must end as if nobody had killed it: the
@@ -32,24 +33,25 @@ from mmdata.testing.soak.figures import Figures, Tally, opened
 CYCLES, MEDIA = 240, 10_000
 SHARES = {"build": 0.4, "stream": 0.4, "trainer": 0.2}
 """Of the kills."""
+PARTS = ("web", "media", *SHARES)
 ROUND_KILLS, ROUND_MEDIA = 12, 1000
 Work = tuple[str, Callable[[Tally], None]]
 
 
-def rounds(folder: Path, figures: Figures, slow: bool) -> Iterator[Work]:
+def rounds(folder: Path, figures: Figures, slow: bool, only: Sequence[str]) -> Iterator[Work]:
     """What is still to do, a bounded piece at a time, the parts in turn."""
     seed = figures.told["seed"]
-    if not figures.part("web").rounds:
+    if "web" in only and not figures.part("web").rounds:
         yield "web", partial(links.web, folder / "web", slow=slow)
     left = True
     while left:
         left = False
-        if (count := min(ROUND_MEDIA, figures.told["media"] - figures.part("media").done)) > 0:
+        if "media" in only and (count := min(ROUND_MEDIA, figures.told["media"] - figures.part("media").done)) > 0:
             left = True
             yield "media", partial(_media, folder, count, seed)
         for name, share in SHARES.items():
             goal, tally = max(1, round(share * figures.told["cycles"])), figures.part(name)
-            if figures.told["cycles"] and (count := min(ROUND_KILLS, goal - tally.done)) > 0:
+            if name in only and figures.told["cycles"] and (count := min(ROUND_KILLS, goal - tally.done)) > 0:
                 left = True
                 drawn = int(generator(seed, name, tally.rounds).integers(1 << 30))
                 yield name, partial(getattr(kills, name), folder, kills=count, seed=drawn)
@@ -62,16 +64,22 @@ def _media(folder: Path, count: int, seed: int, tally: Tally) -> None:
 
 
 def soak(
-    folder: Path, figures: Figures, *, minutes: float = float("inf"), slow: bool = True, quiet: bool = False
+    folder: Path,
+    figures: Figures,
+    *,
+    minutes: float = float("inf"),
+    slow: bool = True,
+    quiet: bool = False,
+    only: Sequence[str] = PARTS,
 ) -> bool:
-    """Do what is left, and save the figures after each round; whether all was done within the minutes."""
+    """Do what is left of the parts, and save the figures after each round; whether all was done within the minutes."""
     folder.mkdir(parents=True, exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # losses are equal to the last bit only under equal sums
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     # The server that forks the commands has imported them; mmtrain by its name, for mmdata does not know it.
-    preload("mmdata.build", "mmdata.testing.reading", "mmtrain.sft")
+    preload("mmdata.build", "mmdata.testing.reading", *(["mmtrain.sft"] if "trainer" in only else []))
     deadline = time.monotonic() + 60 * minutes
-    for name, work in rounds(folder, figures, slow):
+    for name, work in rounds(folder, figures, slow, only):
         if time.monotonic() > deadline:
             return False
         tally, started = figures.part(name), time.monotonic()
@@ -130,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="all damage and all moments follow from it (0)")
     parser.add_argument("--folder", type=Path, default=Path("soak"), help="where it works, and goes on (soak)")
     parser.add_argument("--fast", action="store_true", help="leave out HTTP faults that end only at deadlines")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts of it (all)")
     parser.add_argument("--json", action="store_true", help="the figures as JSON, without progress")
     told = parser.parse_args(argv)
     folder = told.folder.absolute()
@@ -137,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = opened(folder, {"seed": told.seed, "cycles": told.cycles, "media": told.media})
     except ValueError as error:
         parser.error(str(error))
-    complete = soak(folder, figures, minutes=told.minutes, slow=not told.fast, quiet=told.json)
+    complete = soak(folder, figures, minutes=told.minutes, slow=not told.fast, quiet=told.json, only=told.only)
     print(json.dumps(asdict(figures) | {"complete": complete}, indent=1) if told.json else text(figures))
     return 1 if figures.sum("losses") + figures.sum("duplicates") + figures.sum("undetected") else 0 if complete else 3
 

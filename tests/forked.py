@@ -1,0 +1,130 @@
+"""Commands as forks of a process that has imported them: what tests start a hundred times need not import each time.
+
+The process forks while it has a single thread and without torch, so a build forks its workers as it does for a user.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+MODULES = (
+    "mmdata.build",
+    "mmdata.report",
+    "mmdata.verify",
+    "pyarrow.parquet",
+    "pyarrow.compute",
+    "PIL.JpegImagePlugin",
+)
+_lock = threading.Lock()
+_server: subprocess.Popen[str] | None = None
+
+
+def run(
+    module: str, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300.0
+) -> subprocess.CompletedProcess[str]:
+    """`python -m module arguments`, for a module with `main(arguments) -> int | None`: in this folder, with this
+    process's environment and `env`. Raises TimeoutExpired, after killing it, as `subprocess.run` does."""
+    with _lock, tempfile.TemporaryDirectory() as folder:
+        server = _running()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        place = {"folder": folder, "cwd": os.getcwd(), "env": {**os.environ, **(env or {})}, "path": sys.path}
+        server.stdin.write(json.dumps({"module": module, "arguments": arguments, **place}) + "\n")
+        server.stdin.flush()
+        pid = int(server.stdout.readline())
+        timer = threading.Timer(timeout, lambda: _kill(pid))
+        timer.start()
+        code = int(server.stdout.readline())
+        timer.cancel()
+        words = [module, *arguments]
+        output, error = ((Path(folder) / name).read_text() for name in ("out", "err"))
+        if code == -signal.SIGALRM:
+            raise subprocess.TimeoutExpired(words, timeout, output, error)
+        return subprocess.CompletedProcess(words, code, output, error)
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGALRM)
+
+
+def _running() -> subprocess.Popen[str]:
+    global _server
+    if _server is None or _server.poll() is not None:
+        _server = subprocess.Popen(
+            [sys.executable, "-m", "tests.forked"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+    return _server
+
+
+def _child(told: dict[str, object], out: int) -> int:
+    """What the fork does. Its exit code is the command's."""
+    os.close(out)
+    arguments: Sequence[str] = told["arguments"]  # type: ignore[assignment]
+    folder, module = Path(str(told["folder"])), str(told["module"])
+    for name, number in (("out", 1), ("err", 2)):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.environ.clear()
+    os.environ.update(told["env"])  # type: ignore[arg-type, call-overload]
+    os.chdir(str(told["cwd"]))
+    sys.path[:] = told["path"]  # type: ignore[assignment]
+    sys.argv = [module, *arguments]
+    try:
+        code = importlib.import_module(module).main(list(arguments))
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            print(end.code, file=sys.stderr)
+        code = end.code if isinstance(end.code, int | None) else 1
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    return code or 0
+
+
+def main() -> None:
+    """Read requests, fork, and answer each with the number of its process and then with its exit code."""
+    for module in MODULES:
+        importlib.import_module(module)
+    assert "torch" not in sys.modules
+    assert threading.active_count() == 1
+    out = os.dup(1)
+    os.dup2(2, 1)
+    while line := sys.stdin.readline():
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                code = _child(json.loads(line), out)
+            finally:
+                os._exit(code)
+        os.write(out, f"{pid}\n".encode())
+        _, status = os.waitpid(pid, 0)
+        os.write(out, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+if __name__ == "__main__":
+    main()
