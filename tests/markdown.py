@@ -18,9 +18,12 @@ import pytest
 
 from mmdata import specfile
 from mmdata.stream.spec import StreamSpec
+from mmtrain.contrastive.spec import ContrastiveSpec
 from mmtrain.spec import TrainSpec
 
 FENCE = re.compile(r"^```([^`\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PAIRS = {"loss", "pairs_per_forward", "momentum", "masking", "spread"}
+"""What only a run of pairs is told."""
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
@@ -106,7 +109,7 @@ def _main(module: str) -> Any:
 
 
 def load_yaml(text: str, folder: Path) -> Any:
-    """A spec, or the part of one that a page shows: of a build, a stream or a training run, whichever has its keys;
+    """A spec, or the part of one that a page shows: of a build, a stream or a run, whichever has its keys;
     what else it needs is filled in. Raises SpecError where it is none."""
     import yaml
 
@@ -126,7 +129,8 @@ def load_yaml(text: str, folder: Path) -> Any:
     file.write_text(text + "\n" + (yaml.safe_dump(missing) if missing else ""), encoding="utf-8")
     if keys & build:
         return specfile.load_build(str(file), check_paths=False)[0]
-    model = StreamSpec if keys <= set(StreamSpec.model_fields) else TrainSpec
+    train = ContrastiveSpec if keys & _PAIRS else TrainSpec
+    model = StreamSpec if keys <= set(StreamSpec.model_fields) else train
     return specfile.load(model, str(file), check_paths=False)[0]
 
 

@@ -98,7 +98,7 @@ def evaluate(
         for name, stream in streams.items():
             pictures, texts, digests, labels = _vectors(told, stream, spec, model, tokenizer, world)
             if len(pictures) < 2:
-                raise DataError("no_pairs", f"evaluation.data.{name}: {len(pictures)} pairs, and two are compared")
+                raise DataError("no_packs", f"evaluation.data.{name}: {len(pictures)} pairs, and two are compared")
             mine = Whole(pictures=pictures, texts=texts, scale=model.scale.cpu(), bias=model.bias.cpu())
             plain = spec.loss.model_copy(
                 update={"negatives": None, "regions": None, "labels": _plain(spec.loss.labels)}
