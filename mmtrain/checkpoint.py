@@ -27,6 +27,7 @@ from mmdata.errors import RunError, SpecError
 from mmdata.shards.storage import fsync_folder, write_atomic
 from mmdata.spec import Model, runtime
 from mmtrain.adapters import nf4
+from mmtrain.adapters.install import parameter_names
 from mmtrain.checkpoint_folder import (
     BEST,
     FOLDER,
@@ -160,6 +161,12 @@ def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def base_digest(model: Any, settings: Mapping[str, Setting]) -> str:
     """Digest of what a whole model has and the rules never train: what it was built or loaded as."""
     return _digest(model, _untrained(model, settings))
+
+
+def model_digest(model: Any, *, adapters: bool = True) -> str:
+    """Digest of all that a whole model has, its adapters among it or not."""
+    left_out = set() if adapters else parameter_names(model)
+    return _digest(model, _tensors(model).keys() - left_out)
 
 
 def _digest(model: torch.nn.Module, names: Iterable[str]) -> str:

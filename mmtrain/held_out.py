@@ -77,7 +77,7 @@ def kept_out(data: StreamSpec) -> StreamSpec:
     """What `hold_out` keeps out of a stream: once, in the order of its datasets, as it is."""
     once = {"schedule", "views", "weigh_by", "datasets", "epochs", "shuffle", "augment", "part"}
     told = data.model_dump(exclude_unset=True, exclude=once)
-    told |= {"epochs": 1, "shuffle": "none", "part": "held_out"}
+    told |= {"epochs": 1, "shuffle": "none", "part": "held_out", "pairs": False}
     if data.datasets:
         pooled = {"path", "name", "limit", "template"}
         told["datasets"] = [each.model_dump(exclude_unset=True, include=pooled) for each in data.datasets]

@@ -123,6 +123,8 @@ def replay(restored: Restored, step: int, *, html: Path | None = None, forward: 
     where the run or its stream has no such step."""
     if not 0 <= step < restored.spec.steps:
         raise SpecError(f"--step {step}: the run has steps 0 to {restored.spec.steps - 1}")
+    if restored.spec.preference is not None:
+        raise SpecError("replay: steps that compare pairs of answers (`preference`) are not done again; --packs is")
     with tempfile.TemporaryDirectory() as aside:
         known = Path(aside) / run.STREAM  # what the run knows of bad samples and places, as it is now
         if (restored.folder / run.STREAM).exists():

@@ -8,6 +8,7 @@ again: it goes on from its last checkpoint with the very same numbers.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import sys
 from collections.abc import Mapping
@@ -55,9 +56,11 @@ from mmtrain.ema import PART, Ema
 from mmtrain.initialise import initialise
 from mmtrain.inspect_packs import PAGE, show_packs
 from mmtrain.job import Job
-from mmtrain.loop import train
+from mmtrain.loop import say, train
 from mmtrain.optim import lr_factor, optimizer
 from mmtrain.precision import LossScale, autocast, device_of, place
+from mmtrain.preference import reference as preference
+from mmtrain.preference import step as preference_step
 from mmtrain.rules import Setting, resolve, table
 from mmtrain.spec import TrainSpec
 from mmtrain.tokenizer import load_or_make
@@ -178,6 +181,7 @@ def sft(
     blocks.recompute(model, spec.activation_checkpointing)
     if spec.compile:
         blocks.compile_layers(model)
+    known = preference.identity(spec, model, stream) if spec.preference is not None else ""
     base = checkpoint.base_digest(model, settings) if spec.checkpoint.weights == "trained" else None
     sharded = sharding.shard(model, spec.distributed, world, spec.precision)
     job = Job(
@@ -203,7 +207,13 @@ def sft(
     if spec.watch.drift is not None:
         pad: Any = tokenizer.pad_token_id
         job.parts["drift"] = Drift(spec.watch.drift, model, stream, strategy, pad)
-    train(job, start)
+    if spec.preference is not None:
+        asked = functools.partial(make_loader, spec, tokenizer=tokenizer, strategy=strategy, every_medium=sharded)
+        known_pairs, how = preference.referenced(job, known, asked)
+        say(world, how)
+        train(job, start, take=functools.partial(preference_step.take, reference=known_pairs))
+    else:
+        train(job, start)
     wrote = adapters.finish(model, settings, folder, world=world)
     if world.rank == 0:
         print(*wrote, sep="\n", end="\n" if wrote else "")
@@ -279,7 +289,8 @@ def certified(spec: TrainSpec, model: Any, stream: StreamingDataset) -> Strategy
     with autocast(device, spec.precision):
         path, found = certificate.cached(model, user_cache("certificates"), kinds)
     if found is None:
-        alone = StreamingDataset(spec.data, family=stream.family, yields="encoded", world=World())
+        single = spec.data.model_copy(update={"pairs": False})
+        alone = StreamingDataset(single, family=stream.family, yields="encoded", world=World())
         usable = (p for p in alone if isinstance(p, Packed) and not p.masked and (p.labels != IGNORE).any())
         collate = PackedCollator()
         with autocast(device, spec.precision):

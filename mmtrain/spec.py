@@ -23,6 +23,7 @@ from mmtrain.losses import Norm
 from mmtrain.models.spec import ModelSpec, TinySpec
 from mmtrain.optim import OptimSpec
 from mmtrain.precision import DeviceName, Precision, Weights
+from mmtrain.preference.spec import PreferenceSpec
 from mmtrain.rows import Collate
 from mmtrain.rules import Rule
 from mmtrain.stages import StageSpec, expanded
@@ -56,7 +57,10 @@ class TrainSpec(Model):
     """What the samples of a task (their `task`, or the name of their dataset) weigh; others weigh 1."""
     balance: BalanceSpec | None = None
     """How tasks share the loss, each by its own mean, or the stream: `fixed`, `inverse_loss`, `uncertainty`, `gradnorm`
-    or `sampling`. The log has `loss/TASK` and `weight/TASK`. Without it all targets count alike, whatever their task."""
+    or `sampling`. The log has `loss/TASK` and `weight/TASK`. Without it all targets count alike, of whichever task."""
+    preference: PreferenceSpec | None = None
+    """Learning from pairs of answers (DPO and its kin), where samples have a `chosen` and a `rejected` one; it sets
+    `data.pairs`. Without it, the chosen answers are learned."""
     auxiliary: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Weights of auxiliary losses by name, in place of their modules' own; what there is depends on the model
     (`reconstruction` of connector clusters, `itc` and `itm` of the Q-Former), and `--dry-run` prints it. The log has
@@ -144,6 +148,28 @@ class TrainSpec(Model):
             )
         # A frozen model; nobody has seen it yet.
         object.__setattr__(self, "evaluation", told.model_copy(update={"data": {"held_out": kept_out(self.data)}}))
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_are_compared(self) -> Self:
+        told = self.preference
+        if self.stages:
+            return self
+        if told is None:
+            if self.data.pairs:
+                raise ValueError("data.pairs: rejected answers would be learned; set preference: {}, or leave it out")
+            return self
+        given = [name for name in ("balance", "task_weights", "token_weight_schedule") if getattr(self, name)]
+        if given:
+            raise ValueError(f"preference: pairs are weighed, not tokens; leave out {given[0]}")
+        if told.reference == "base" and not self.adapters:
+            raise ValueError("preference.reference: base: the model has no adapters to leave out; set start")
+        if told.label_smoothing and told.loss != "robust":
+            raise ValueError(f"preference.label_smoothing: loss: {told.loss} has none; set loss: robust")
+        if self.data.overlong in ("truncate_text", "shrink_media"):
+            raise ValueError(f"data.overlong: {self.data.overlong}: both answers have to see the same; set drop")
+        # A frozen model; nobody has seen it yet.
+        object.__setattr__(self, "data", self.data.model_copy(update={"pairs": True}))
         return self
 
     @model_validator(mode="after")

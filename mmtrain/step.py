@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,6 +20,10 @@ from mmtrain.objective import losses
 from mmtrain.precision import LossScale, autocast
 from mmtrain.schedule import schedule
 from mmtrain.weighting import by_task, merged, step_weights
+
+Part = Callable[[Batch, torch.Tensor], tuple[torch.Tensor, Mapping[str, tuple[float, float]]]]
+"""Of a batch and the weights of its labels: what it adds to the step's loss before that is divided by `total`, a scalar
+with its gradient; and its sums by task (`Step.tasks`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,34 +113,53 @@ def finish(job: Job, batches: Sequence[Batch], result: Step, whole: float) -> St
     return result
 
 
+def language(job: Job, total: float, scale: float) -> Part:
+    """The sum over a batch's targets of weight * cross-entropy. A balance that wants to know of the tasks' gradients is
+    told."""
+    balance = job.balance if job.balance is not None and job.balance.measures(job.step) else None
+
+    def part(batch: Batch, weight: torch.Tensor) -> tuple[torch.Tensor, Mapping[str, tuple[float, float]]]:
+        groups = None if balance is None else task_groups(batch, balance.tasks)
+        summed, each = losses(job.model, batch, weight, job.strategy, groups)
+        if balance is not None:
+            balance.measure(summed / total, scale)
+        return summed.sum(), by_task(batch, each, weight)
+
+    return part
+
+
 def backward(
-    job: Job, batches: Sequence[Batch], weights: Sequence[torch.Tensor], total: float, scale: float = 1.0
+    job: Job,
+    batches: Sequence[Batch],
+    weights: Sequence[torch.Tensor],
+    total: float,
+    scale: float = 1.0,
+    *,
+    part: Part | None = None,
 ) -> tuple[float, dict[str, tuple[float, float]], dict[str, float]]:
     """Leave in the parameters the gradient of the step's loss, all ranks together, and answer that loss, its sums by
     task (`Step.tasks`), and its auxiliary losses (`Step.terms`), which the gradient holds too. `weights` are those of
     each batch's labels, `total` is their sum over all ranks. The loss is multiplied by `scale` on its way to the
-    gradient, and the gradient divided by it."""
+    gradient, and the gradient divided by it. `part` says what a batch adds to the loss, by default its targets'
+    weighted cross-entropy."""
+    part = part or language(job, total, scale)
     job.optim.zero_grad(set_to_none=True)
     loss, tasks = 0.0, dict[str, tuple[float, float]]()
     units = [auxiliary.units(job.model, *each, job.terms) for each in zip(batches, weights, strict=True)]
     counts = dict(zip(auxiliary.UNITS, sums(auxiliary.totals(units), job.world) if job.terms else (), strict=False))
     means = dict.fromkeys(job.terms, 0.0)
-    measured = job.balance is not None and job.balance.measures(job.step)
     for batch, weight, mine in zip(batches, weights, units, strict=True):
         torch.manual_seed(int(rng.generator("step", job.spec.seed, job.step, *batch["keys"]).integers(2**63)))
-        groups = task_groups(batch, job.balance.tasks) if job.balance is not None and measured else None
         with autocast(batch["input_ids"].device, job.spec.precision), auxiliary.recording() as said:
-            summed, each = losses(job.model, batch, weight, job.strategy, groups)
-        if job.balance is not None and measured:
-            job.balance.measure(summed / total, scale)
-        part = summed.sum() / total
-        loss += float(part.detach())
+            summed, counted = part(batch, weight)
+        whole = summed / total
+        loss += float(whole.detach())
         for name, value in auxiliary.summed(job.terms, said, mine).items():
             mean = value / max(counts[job.terms[name].per], 1e-30)
-            part = part + job.terms[name].weight * mean
+            whole = whole + job.terms[name].weight * mean
             means[name] += float(mean.detach())
-        (part * scale).backward()
-        tasks = merged([tasks, by_task(batch, each, weight)])
+        (whole * scale).backward()
+        tasks = merged([tasks, counted])
     job.monitor.lap("compute")
     add_gradients(job.model.parameters(), job.world)
     if scale != 1:

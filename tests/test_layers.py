@@ -39,6 +39,11 @@ TESTED_BY = {
         "mmdata/sources/_pairs.py",
         "mmdata/templates/_pairs.py",
     ],
+    "tests/mmtrain/preference/test_step.py": [  # Who is asked, and what a run may be told of it.
+        "mmtrain/preference/__init__.py",
+        "mmtrain/preference/reference.py",
+        "mmtrain/preference/spec.py",
+    ],
     "tests/mmtrain/balance/test_weights.py": [  # What balances have in common, and what they may be told.
         "mmtrain/balance/__init__.py",
         "mmtrain/balance/spec.py",

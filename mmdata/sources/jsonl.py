@@ -72,8 +72,8 @@ class _JsonLines:
         # Files without a readable line say nothing about the keys.
         first, names = next(((file, names) for file in self._files if (names := _tables.columns(file))), (first, []))
         media = {field: getattr(spec.columns, field) for field in KINDS}
-        given = [field for field in KINDS if field in spec.columns.model_fields_set]
-        wanted: list[str] = [*given] or ([] if set(media.values()) & set(names) else ["image"])
+        given: list[str] = [field for field in KINDS if field in spec.columns.model_fields_set]
+        wanted = given or ([] if set(media.values()) & set(names) else ["image"])
         if spec.columns.chosen is not None:
             own = [field for field in ("text", "messages") if field in spec.columns.model_fields_set]
             wanted, text = [*given, *own, "chosen"], "rejected"

@@ -14,7 +14,7 @@ from mmtrain.adapters.spec import (
     is_qlora,
     unquantised,
 )
-from mmtrain.adapters.state import adapter_state, load_adapter_state, merge, remove
+from mmtrain.adapters.state import adapter_state, load_adapter_state, merge, off, remove
 
 __all__ = [
     "AdapterSpec",
@@ -34,6 +34,7 @@ __all__ = [
     "is_qlora",
     "load_adapter_state",
     "merge",
+    "off",
     "plan",
     "remove",
     "rest",

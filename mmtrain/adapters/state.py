@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -104,6 +105,28 @@ def merge(model: nn.Module) -> None:
             if module.bias is not None:
                 module.bias.mul_(adapter.scale)
     remove(model)
+
+
+@contextmanager
+def off(model: nn.Module) -> Iterator[None]:
+    """Inside, the model is what it is without its adapters; their weights stay where they are."""
+    taken: list[tuple[Any, str, Any]] = []
+    hooks: list[tuple[Any, dict[Any, Any]]] = []
+    for _, module, adapter in list(adapters(model)):
+        name = adapter.target.name
+        taken.append((module, name, module._modules.pop(name)))
+        for held in (module._forward_hooks, module._forward_pre_hooks):
+            hooks.append((held, dict(held)))
+            for number in [number for number, hook in held.items() if hook in install.HOOKS]:
+                held.pop(number)
+    try:
+        yield
+    finally:
+        for held, before in reversed(hooks):
+            held.clear()
+            held.update(before)
+        for module, name, adapter in reversed(taken):
+            module._modules[name] = adapter
 
 
 def remove(model: nn.Module) -> None:

@@ -33,7 +33,8 @@ def dataset(preferences: Path) -> Path:
 
 def stream(dataset: Path, **more: Any) -> StreamingDataset:
     told: dict[str, Any] = {"template": "basic", "max_length": 256, "pairs": True, **more}
-    family = get_family("llava", tokenizer=small_tokenizer(), image={"size": 28, "patch": 14})
+    tokenizer: Any = small_tokenizer()
+    family = get_family("llava", tokenizer=tokenizer, image={"size": 28, "patch": 14})
     return StreamingDataset(StreamSpec(dataset=str(dataset), **told), family=family)
 
 
@@ -174,6 +175,7 @@ def test_what_cannot_be_is_told(dataset: Path, tmp_path: Path) -> None:
         Jsonl(path=str(write_lines(tmp_path, 2)), columns=JsonlColumns(chosen="chosen", rejected="worse")).open()
     parts = (Text(text="2?", role="user"), Text(text="4", role="chosen"))
     half = Sample(key="a", parts=parts, origin=Origin(uri="tests", row=0))
-    (found,) = encode([half], small_tokenizer(), get_template("basic"))
+    tokenizer: Any = small_tokenizer()
+    (found,) = encode([half], tokenizer, get_template("basic"))
     assert isinstance(found, DataError)
     assert found.reason == "pair_incomplete"

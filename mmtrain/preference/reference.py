@@ -1,0 +1,152 @@
+"""What the reference says of every pair of a run's data, asked once and kept under a digest of all that decides it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+
+from mmdata.errors import DataError, SpecError
+from mmdata.shards.storage import user_cache, write_atomic
+from mmdata.stream.dataset import StreamingDataset
+from mmdata.stream.spec import StreamSpec
+from mmdata.stream.tokenizer import tokenizer_digest
+from mmdata.templates import digest as template_digest
+from mmtrain import checkpoint, sharding
+from mmtrain.adapters import off
+from mmtrain.distributed import first, gather
+from mmtrain.held_out import undisturbed
+from mmtrain.precision import autocast
+
+if TYPE_CHECKING:
+    from mmtrain.job import Job
+    from mmtrain.spec import TrainSpec
+
+VERSION = 1
+"""Grows when the same model would be asked otherwise."""
+FOLDER = "reference"
+
+
+class Reference:
+    """Log-probabilities of both answers of each pair: float64 [samples, 2] for each dataset, not a number where nobody
+    asked."""
+
+    def __init__(self, tables: Sequence[np.ndarray]) -> None:
+        self.tables = list(tables)
+
+    def of(self, places: Sequence[tuple[int, int]], device: torch.device) -> torch.Tensor:
+        """Of pairs at (dataset, position): float32 [pairs, 2]. Raises DataError for one that is not there."""
+        found = np.array([self.tables[dataset][at] for dataset, at in places], np.float64).reshape(-1, 2)
+        if np.isnan(found).any():
+            dataset, at = places[int(np.isnan(found).any(1).argmax())]
+            raise DataError(
+                "no_reference", f"dataset {dataset} position {at}: the reference was not asked for this pair"
+            )
+        return torch.from_numpy(found).to(device, torch.float32)
+
+    @property
+    def pairs(self) -> int:
+        """How many were asked for."""
+        return sum(int((~np.isnan(table).any(1)).sum()) for table in self.tables)
+
+
+def identity(spec: TrainSpec, model: Any, stream: StreamingDataset) -> str:
+    """16 hex digits of all that decides what the reference says: weights, tokenizer, template, view, data, and what is
+    left out of them. `model` is whole, and as the run begins. Raises SpecError for data that chance changes."""
+    told = spec.preference
+    assert told is not None
+    assert stream.family is not None
+    if spec.data.augment is not None or spec.data.views:
+        key = "augment" if spec.data.augment is not None else "views"
+        raise SpecError(
+            f"data.{key}: the reference is asked once, and this changes pictures while the run goes on; leave it out"
+        )
+    settings = {
+        "version": VERSION,
+        "model": checkpoint.model_digest(model, adapters=told.reference == "start"),
+        "reference": told.reference,
+        "precision": [spec.precision, spec.params],
+        "data": [dataset.manifest.root_digest for dataset in stream.datasets],
+        "limits": [source.limit for source in spec.data.sources],
+        "templates": [template_digest(template, stream.family.tokenizer) for template in stream.templates],
+        "tokenizer": tokenizer_digest(stream.family.tokenizer),
+        "family": stream.family.describe(),
+        "stream": spec.data.model_dump(mode="json", include={"max_length", "hold_out", "part", "decode", "max_pixels"}),
+    }
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def once(data: StreamSpec) -> StreamSpec:
+    """All samples of a stream's part once, in their order, whatever they weigh."""
+    left_out = {"schedule", "weigh_by", "datasets", "epochs", "shuffle"}
+    told = data.model_dump(exclude_unset=True, exclude=left_out) | {"epochs": 1, "shuffle": "none", "pairs": True}
+    if data.datasets:
+        kept = {"path", "name", "limit", "template"}
+        told["datasets"] = [each.model_dump(exclude_unset=True, include=kept) for each in data.datasets]
+    return StreamSpec.model_validate(told)
+
+
+def referenced(job: Job, digest: str, make_loader: Any) -> tuple[Reference, str]:
+    """What the reference says, from the file of that digest or else asked now by all ranks, which share the packs; and
+    a line for the console. `make_loader(stream)` makes batches as the run's model takes them. The model is the
+    reference: it has the weights that the run begins with."""
+    told, stream = job.spec.preference, job.loader.dataset
+    assert told is not None
+    folder = Path(told.cache) if told.cache is not None else user_cache(FOLDER)
+    path = folder / f"{digest}.npz"
+    tables = first(lambda: _read(path, [len(dataset) for dataset in stream.datasets]), job.world)
+    if tables is not None:
+        reference = Reference(tables)
+        return reference, f"reference  {reference.pairs} pairs, as {path} has them"
+    data = StreamingDataset(once(job.spec.data), family=stream.family, global_batch=job.world.ranks, world=job.world)
+    mine: list[tuple[int, int, float, float]] = []
+    with undisturbed(job.model), off(job.model) if told.reference == "base" else nullcontext():
+        for batches in make_loader(data).steps():
+            for batch in batches:
+                mine += _asked(job, batch)
+    sharding.reshard(job.model)
+    reference = Reference([np.full((len(dataset), 2), np.nan) for dataset in stream.datasets])
+    for some in gather(mine, job.world):
+        for dataset, at, chosen, rejected in some:
+            reference.tables[dataset][at] = chosen, rejected
+    if not reference.pairs:
+        raise SpecError(f"preference: no sample of {', '.join(s.path for s in job.spec.data.sources)} has two answers")
+    first(lambda: _write(path, reference.tables), job.world)
+    return reference, f"reference  {reference.pairs} pairs asked of the model as it begins, kept in {path}"
+
+
+def _asked(job: Job, batch: Any) -> list[tuple[int, int, float, float]]:
+    from mmtrain.preference.step import log_probabilities, pairs_of
+
+    pairs = pairs_of(batch)
+    with autocast(batch["input_ids"].device, job.spec.precision):
+        logps, _ = log_probabilities(job.model, batch, pairs, job.strategy)
+    values = logps.double().cpu()
+    rows = pairs.chosen.tolist()
+    return [(*place, float(values[at]), float(values[at + 1])) for place, at in zip(pairs.places, rows, strict=True)]
+
+
+def _read(path: Path, sizes: Sequence[int]) -> list[np.ndarray] | None:
+    """The tables of a file; None where there is none that is whole and fits."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            tables = [file[f"dataset{number}"] for number in range(len(sizes))]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    return tables if [table.shape for table in tables] == [(size, 2) for size in sizes] else None
+
+
+def _write(path: Path, tables: Sequence[np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    named: Any = {f"dataset{number}": table for number, table in enumerate(tables)}
+    np.savez(buffer, **named)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())
