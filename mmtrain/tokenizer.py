@@ -12,6 +12,7 @@ from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from mmdata.boxes import BoxFormat, coordinate_tokens
 from mmdata.errors import SpecError
 from mmdata.shards.dataset import Dataset
 from mmdata.spec import Model
@@ -32,6 +33,9 @@ class TokenizerSpec(Model):
     """Of one that is trained."""
     samples: int = Field(10_000, ge=1)
     """Captions to train on: the first so many of the dataset."""
+    coordinates: BoxFormat | None = None
+    """Boxes of this format are written with tokens of their own (tags; of `paligemma`, `florence2` and `kosmos2` every
+    coordinate), which are added where the tokenizer does not know them."""
 
 
 def captions(dataset: Dataset, samples: int) -> Iterator[str]:
@@ -74,6 +78,10 @@ def make(
         tokenizer = pretrained(str(source), "model.path")
     else:
         tokenizer = train(dataset, spec)
+    if spec.coordinates is not None:
+        known = tokenizer.get_vocab()
+        wanted = [token for token in coordinate_tokens(spec.coordinates) if token not in known]
+        tokenizer.add_tokens([AddedToken(token, normalized=False) for token in wanted])
     missing = [token for token in tokens if token not in tokenizer.all_special_tokens]
     if missing:
         added: Any = [AddedToken(token, special=True, normalized=False) for token in missing]

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from mmdata.boxes._forms import DIGITS, FORMS_BY_NAME, BoxFormat
-from mmdata.boxes._numbers import Box, Size
+from mmdata.boxes._forms import DIGITS, FORMS_BY_NAME, SEVERAL, BoxFormat
+from mmdata.boxes._numbers import CELLS, Box, Size
 
 __all__ = [
     "FORMATS",
@@ -20,6 +20,7 @@ __all__ = [
     "Located",
     "Size",
     "boxes_at",
+    "coordinate_tokens",
     "format_answer",
     "format_boxes",
     "format_objects",
@@ -141,6 +142,30 @@ def rewrite_boxes(text: str, size: Size, name: BoxFormat, move: Callable[[Box], 
         return form.one(made)
 
     return form.pattern.sub(again, text)
+
+
+def coordinate_tokens(name: BoxFormat) -> tuple[str, ...]:
+    """What a tokenizer should know as one token each: the format's tags, and its coordinates where they are tokens.
+
+    >>> coordinate_tokens("internvl")
+    ('<ref>', '</ref>', '<box>', '</box>')
+    >>> len(coordinate_tokens("paligemma")), coordinate_tokens("florence2")[-1], coordinate_tokens("shikra")
+    (1024, '<loc_999>', ())
+    """
+    match name:
+        case "paligemma":
+            return tuple(f"<loc{number:04d}>" for number in range(1024))
+        case "florence2":
+            return tuple(f"<loc_{number}>" for number in range(1000))
+        case "kosmos2":
+            cells = tuple(f"<patch_index_{number:04d}>" for number in range(CELLS**2))
+            return ("<phrase>", "</phrase>", "<object>", "</object>", SEVERAL, *cells)
+        case "qwen_vl" | "internvl":
+            return ("<ref>", "</ref>", "<box>", "</box>")
+        case "qwen2_vl":
+            return ("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>")
+        case _:
+            return ()
 
 
 def moves_with_size(name: BoxFormat) -> bool:

@@ -61,7 +61,7 @@ BoxFormat = Literal[
   606).
 """
 
-_SEVERAL = "</delimiter_of_multi_objects/>"
+SEVERAL = "</delimiter_of_multi_objects/>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +200,7 @@ def _bin_find(text: str) -> Iterator[tuple[str | None, Numbers]]:
 
 
 def _patches(found: Sequence[Numbers]) -> str:
-    return f"<object>{_SEVERAL.join(_pair(*numbers) for numbers in found)}</object>"
+    return f"<object>{SEVERAL.join(_pair(*numbers) for numbers in found)}</object>"
 
 
 def _pair(first: float, last: float) -> str:

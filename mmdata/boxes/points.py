@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from mmdata.boxes._numbers import Box, Size
@@ -39,6 +39,24 @@ def parse_points(text: str, size: Size) -> list[Point]:
         for found in _TAGGED.finditer(text)
         for x, y in _PAIR.findall(found[2] or found[3] or "")
     ]
+
+
+def rewrite_points(text: str, size: Size, move: Callable[[float, float], Point], after: Size) -> str:
+    """The text with every tagged point moved: `move` takes x and y from pixels of a picture of `size` to pixels of one
+    of `after`. What is moved out of the picture comes to lie on its edge.
+
+    >>> rewrite_points("<click>(100,500)</click>", (10, 10), lambda x, y: (10 - x, y), (10, 10))
+    '<click>(900,500)</click>'
+    """
+    height, width = size
+
+    def again(pair: re.Match[str]) -> str:
+        x, y = move(float(pair[1]) / 1000 * width, float(pair[2]) / 1000 * height)
+        made = f"({_share(x, after[1])},{_share(y, after[0])})"
+        same = (round(float(pair[1])), round(float(pair[2]))) == (_share(x, after[1]), _share(y, after[0]))
+        return pair[0] if same else made
+
+    return _TAGGED.sub(lambda found: _PAIR.sub(again, found[0]), text)
 
 
 def centre(box: Box) -> Point:

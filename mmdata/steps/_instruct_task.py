@@ -28,8 +28,8 @@ class Template(Model):
     """A question and its answer."""
 
     user: str = Field(min_length=1)
-    """The question: `{question}` of vqa, `{phrase}` of grounding, `{box}` of referring, `{phrases}` of detection stand
-    for what the record says; `{{` and `}}` are braces."""
+    """The question: `{question}` of vqa, `{phrase}` of grounding and pointing, `{box}` of referring, `{phrases}` of
+    detection stand for what the record says; `{{` and `}}` are braces."""
     assistant: str = "{answer}"
     """The answer around `{answer}`."""
 
@@ -57,15 +57,15 @@ class InstructTask(Model):
     """Of vqa: the column of the question, or of the list of questions for the answers in column `text`. Default: the
     record's own texts of user and assistant."""
     max_boxes: int | None = Field(None, ge=1)
-    """Of grounding and detection: most boxes of an answer; a phrase, or a picture, with more is not asked about.
-    Default: 20."""
+    """Of grounding, pointing and detection: most boxes of an answer; a phrase, or a picture, with more is not asked
+    about. Default: 20."""
 
     @model_validator(mode="after")
     def _fits(self) -> InstructTask:
         fits = {
             "question": self.task == "vqa",
             "text": self.task not in WITH_BOXES and (self.task != "vqa" or self.question is not None),
-            "max_boxes": self.task in ("grounding", "detection"),
+            "max_boxes": self.task in ("grounding", "pointing", "detection"),
         }
         if wrong := [name for name, fit in fits.items() if not fit and getattr(self, name) is not None]:
             raise ValueError(f"task {self.task} has no `{wrong[0]}`")

@@ -8,15 +8,25 @@ from mmdata.boxes import BoxFormat
 from mmdata.types import MediaKind
 
 TaskName = Literal[
-    "caption", "vqa", "ocr", "grounding", "referring", "detection", "asr", "audio_caption", "video_caption"
+    "caption",
+    "vqa",
+    "ocr",
+    "grounding",
+    "pointing",
+    "referring",
+    "detection",
+    "asr",
+    "audio_caption",
+    "video_caption",
 ]
-WITH_BOXES = ("grounding", "referring", "detection")
+WITH_BOXES = ("grounding", "pointing", "referring", "detection")
 
 MEDIA: dict[TaskName, tuple[MediaKind, ...]] = {
     "caption": ("image",),
     "vqa": ("image", "video", "audio"),
     "ocr": ("image",),
     "grounding": ("image",),
+    "pointing": ("image",),
     "referring": ("image",),
     "detection": ("image",),
     "asr": ("audio", "video"),
@@ -25,7 +35,12 @@ MEDIA: dict[TaskName, tuple[MediaKind, ...]] = {
 }
 """The kinds of media of which a task needs one."""
 
-WANTED: dict[TaskName, tuple[str, ...]] = {"vqa": ("question",), "grounding": ("phrase",), "referring": ("box",)}
+WANTED: dict[TaskName, tuple[str, ...]] = {
+    "vqa": ("question",),
+    "grounding": ("phrase",),
+    "pointing": ("phrase",),
+    "referring": ("box",),
+}
 """What the question of a template must hold."""
 ALLOWED: dict[TaskName, tuple[str, ...]] = {**WANTED, "detection": ("phrases",)}
 """What it may hold."""
@@ -53,6 +68,12 @@ SHIPPED: dict[TaskName, tuple[str, ...]] = {
         "Find {phrase} and give the bounding box of each.",
         "Give the bounding boxes of what this describes: {phrase}",
         "Mark {phrase} in the picture with boxes.",
+    ),
+    "pointing": (
+        "Point at {phrase}.",
+        "Where would you click to choose {phrase}?",
+        "Click on {phrase}.",
+        "Mark {phrase} with a point.",
     ),
     "referring": (
         "What is in the region {box}?",

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from mmdata.boxes import BoxFormat, format_answer, format_boxes, format_objects, format_phrase, moves_with_size
+from mmdata.boxes.points import centre, format_points
 from mmdata.errors import DataError
 from mmdata.registry import register
 from mmdata.rng import generator
 from mmdata.spec import Model, StepSpec
-from mmdata.steps import _boxes
+from mmdata.steps import _boxes, _negatives
 from mmdata.steps._boxes import Box, Size
 from mmdata.steps._columns import with_columns
 from mmdata.steps._instruct_task import InstructTask, TaskSpec
+from mmdata.steps._negatives import Negative, Negatives, Scene
 from mmdata.steps._phrasings import MEDIA, SEPARATORS, WITH_BOXES
 from mmdata.types import Drop, Media, Sample, Text
 
@@ -47,6 +49,17 @@ class _Turn:
     values: dict[str, str]
     about: frozenset[tuple[str, Box]] = frozenset()
     """The boxes that it tells: nothing else is asked about them in the same conversation, for it would be known."""
+    reference: str | None = None
+    """What the answer is measured by, where that is other than the answer: of a point its box."""
+    negative: Negative | None = None
+
+
+OF_NEGATIVES: dict[Negative, tuple[str, ...]] = {
+    "hard": ("grounding", "pointing"),
+    "random": ("grounding", "pointing"),
+    "background": ("referring",),
+}
+"""The tasks that can ask for what is not there."""
 
 
 class _Nothing(Exception):
@@ -61,7 +74,8 @@ class Instruct(StepSpec):
 
     The media come first, in their order; questions are the user's and not trained, answers the assistant's and trained;
     system texts stay. The column `task` says what the trainer counts the record's losses under, `instruct` which
-    phrasing each turn has (`caption/3`).
+    phrasing each turn has (`caption/3`; `grounding/1/hard` of one about what is not there). Of a first question that
+    wants a point, `answers` is the box that it has to lie in, for evaluation.
 
     Boxes are read from the columns `boxes` and `labels` (what the source `coco` and the step `boxes` write), in pixels
     of the picture as it is here: steps that resize move them, and stand before this one. A record that no task has
@@ -82,6 +96,8 @@ class Instruct(StepSpec):
     """Of `qwen2_5_vl`, whose boxes are pixels of the picture as the model sees it. Default: the published limits."""
     crowds: Literal["leave_out", "keep"] = "leave_out"
     """What is done with labels of which a box is around a crowd (column `crowds`): nobody counted what is in it."""
+    negatives: Negatives | None = None
+    """Questions about what is not there, in stated ratios: phrases of grounding and pointing, boxes of referring."""
     place: Literal["before", "after"] = "before"
     """Where the media stand: before or after the first question."""
     system: str | None = None
@@ -96,6 +112,9 @@ class Instruct(StepSpec):
             raise ValueError("tasks with boxes need `coordinates`, the format of the model's family")
         if self.seen is not None and (self.coordinates is None or not moves_with_size(self.coordinates)):
             raise ValueError(f"seen: boxes of {self.coordinates} do not depend on how large a picture is seen")
+        for kind, ratio in {} if self.negatives is None else self.negatives.ratios.items():
+            if ratio and not self._asking(kind):
+                raise ValueError(f"negatives: {kind} needs a task {' or '.join(OF_NEGATIVES[kind])}; set it to 0")
         return self
 
     @property
@@ -116,14 +135,27 @@ class Instruct(StepSpec):
             if self.otherwise == "keep":
                 return sample
             return Drop(reason=reasons[0][0], detail="; ".join(detail for _, detail in reasons))
-        drawn = self._drawn(offered, generator(self.seed, self.kind, sample.key))
+        scene = None
+        if self.negatives is not None:
+            try:
+                found, size = self._named_boxes(sample, work)
+                scene = Scene(found=tuple(found), size=size)
+            except _Nothing:
+                pass  # asked about nothing that it has, it is asked about nothing that it has not
+        drawn = self._drawn(offered, generator(self.seed, self.kind, sample.key), scene)
         return self._conversation(sample, drawn)
 
-    def _drawn(self, offered: list[list[_Turn]], rng: np.random.Generator) -> list[tuple[InstructTask, int, _Turn]]:
+    def _drawn(
+        self, offered: list[list[_Turn]], rng: np.random.Generator, scene: Scene | None
+    ) -> list[tuple[InstructTask, int, _Turn]]:
         """Task, number of the phrasing and turn, for each turn of the conversation."""
         left = [list(turns) for turns in offered]
         drawn: list[tuple[InstructTask, int, _Turn]] = []
+        used: set[str] = set()
         while any(left) and len(drawn) < self.turns:
+            if (made := self._absent(scene, used, rng)) is not None:
+                drawn.append(made)
+                continue
             open = [at for at, turns in enumerate(left) if turns]
             upto = list(accumulate(self.tasks[at].weight for at in open))
             at = open[min(bisect_right(upto, float(rng.random()) * upto[-1]), len(open) - 1)]
@@ -146,8 +178,39 @@ class Instruct(StepSpec):
             parts += [*here, question] if self.place == "before" else [question, *here]
             parts.append(Text(text=template.assistant.format(answer=turn.answer), role="assistant"))
         tags = list(dict.fromkeys(task.name for task, _, _ in drawn))
-        told = {"task": "+".join(sorted(tags)), "instruct": [f"{task.name}/{phrasing}" for task, phrasing, _ in drawn]}
+        how = [f"{task.name}/{at}" + (f"/{turn.negative}" if turn.negative else "") for task, at, turn in drawn]
+        told: dict[str, Any] = {"task": "+".join(sorted(tags)), "instruct": how}
+        if (reference := drawn[0][2].reference) is not None:
+            told["answers"] = [reference]
         return with_columns(replace(sample, parts=tuple(parts)), told)
+
+    def _asking(self, kind: Negative) -> list[InstructTask]:
+        """The tasks that ask for such a thing."""
+        return [task for task in self.tasks if task.task in OF_NEGATIVES[kind]]
+
+    def _absent(
+        self, scene: Scene | None, used: set[str], rng: np.random.Generator
+    ) -> tuple[InstructTask, int, _Turn] | None:
+        """Perhaps a question about what is not there; its phrase is `used` from now on."""
+        if scene is None or self.negatives is None or float(rng.random()) >= self.negatives.share:
+            return None
+        assert self.coordinates is not None
+        wanted = [kind for kind, ratio in self.negatives.ratios.items() if ratio]
+        made = _negatives.drawn(self.negatives, scene, wanted, used, rng)
+        if made is None:
+            return None
+        kind, what = made
+        tasks = self._asking(kind)
+        task = tasks[int(rng.integers(len(tasks)))]
+        if isinstance(what, str):
+            used.add(what)
+            values, answer = {"phrase": format_phrase(what, self.coordinates)}, self.negatives.answer
+        else:
+            size = scene.size
+            values = {"box": format_boxes([what], size, self.coordinates, seen=self._seen(size))}
+            answer = self.negatives.nothing
+        phrasing = int(rng.integers(len(task.phrasings(self.coordinates))))
+        return task, phrasing, _Turn(answer=answer, values=values, negative=kind)
 
     def _offered(self, task: InstructTask, sample: Sample, work: Work) -> list[_Turn]:
         """All that may be asked of a record. Raises _Nothing."""
@@ -186,11 +249,15 @@ class Instruct(StepSpec):
         asked = {name: boxes for name, boxes in by_name.items() if len(boxes) <= task.most}
         if not asked:
             raise _Nothing("instruct_many_boxes", f"each phrase has more than {task.most}")
+        points = task.task == "pointing"
         return [
             _Turn(
-                answer=format_answer(name, boxes, size, self.coordinates, seen=seen),
+                answer=format_points([centre(box) for box in boxes], size)
+                if points
+                else format_answer(name, boxes, size, self.coordinates, seen=seen),
                 values={"phrase": format_phrase(name, self.coordinates)},
                 about=frozenset((name, box) for box in boxes),
+                reference=format_boxes(boxes, size, self.coordinates, seen=seen) if points else None,
             )
             for name, boxes in asked.items()
         ]

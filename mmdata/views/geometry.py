@@ -12,7 +12,8 @@ import numpy as np
 from typing_extensions import TypeIs
 
 from mmdata.boxes import FORMATS, BoxFormat, parse_boxes, rewrite_boxes
-from mmdata.templates.marks import marks
+from mmdata.boxes.points import parse_points, rewrite_points
+from mmdata.templates.marks import tags
 from mmdata.types import Colour, Crop, Flip, Pad, PixelOp, Resize
 
 Point = tuple[float, float]
@@ -130,9 +131,10 @@ def _is_format(coordinates: Coordinates) -> TypeIs[BoxFormat]:
 
 def boxes_in(text: str, size: tuple[int, int], coordinates: Coordinates) -> list[Box]:
     """The smallest box around the points of each tagged stretch of a text (`<box>(1,2),(3,4)</box>`), in pixels; of a
-    format's name, the boxes that it finds."""
+    format's name, the boxes that it finds, and points between tags."""
     if _is_format(coordinates):
-        return [one.box for one in parse_boxes(text, size, coordinates)]
+        points = [(x, y, x, y) for x, y in parse_points(text, size)]
+        return [one.box for one in parse_boxes(text, size, coordinates)] + points
     found = []
     for _, points in _points(text, size, coordinates):
         xs, ys = [x for x, _ in points], [y for _, y in points]
@@ -149,7 +151,9 @@ def rewrite(text: str, move: Move, coordinates: Coordinates) -> str:
     'a <ref>cat</ref><box>(400,200),(800,400)</box>'
     """
     if _is_format(coordinates):
-        return rewrite_boxes(text, move.before, coordinates, move.box, move.after)
+        return rewrite_points(
+            rewrite_boxes(text, move.before, coordinates, move.box, move.after), move.before, move.point, move.after
+        )
     pieces, reached = [], 0
     for numbers, points in _points(text, move.before, coordinates):
         moved = [move.point(x, y) for x, y in points]
@@ -171,7 +175,7 @@ def _points(text: str, size: tuple[int, int], coordinates: Scale) -> list[tuple[
     numbers holds no points."""
     height, width = size
     found = []
-    for start, stop, kind in marks(text):
+    for start, stop, kind in tags(text):
         numbers = list(_NUMBER.finditer(text, start, stop))
         if kind != "box" or not numbers or len(numbers) % 2:
             continue

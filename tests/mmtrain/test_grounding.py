@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,21 @@ from transformers.loss.loss_for_object_detection import dice_loss
 
 from examples.learn import boxes
 from mmdata import StreamingDataset, build
-from mmdata.boxes import FORMATS, BoxFormat, format_answer, moves_with_size
+from mmdata.boxes import (
+    FORMATS,
+    BoxFormat,
+    coordinate_tokens,
+    format_answer,
+    format_boxes,
+    format_objects,
+    moves_with_size,
+)
 from mmdata.collate import PackedCollator
 from mmdata.errors import SpecError
+from mmdata.shards.dataset import open_dataset
 from mmdata.stream.spec import StreamSpec
-from mmdata.types import Packed
+from mmdata.templates import Encoded, Weights, encode, get_template
+from mmdata.types import Origin, Packed, Sample, Text
 from mmtrain import auxiliary
 from mmtrain.components import aliases
 from mmtrain.models import build as build_model
@@ -32,6 +43,7 @@ from mmtrain.models.heads.located import locate
 from mmtrain.models.heads.masks import filled
 from mmtrain.models.spec import NativeSpec
 from mmtrain.objective import losses
+from mmtrain.tokenizer import TokenizerSpec, make
 from mmtrain.weighting import step_weights
 from tests.tokenizer_fixture import small_tokenizer
 
@@ -232,6 +244,38 @@ def test_what_is_carried_moves_with_augmentation(drawn: Path) -> None:
                 xs, ys = outline[::2], outline[1::2]
                 assert (min(xs), min(ys), max(xs), max(ys)) == CLOSE(box, abs=0.02)
                 assert 0 <= box[0] < box[2] <= width
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_coordinates_weigh_as_boxes_in_every_format(name: BoxFormat) -> None:
+    tokenizer: Any = small_tokenizer()
+    boxes_of = [("cat", [(10.0, 20.0, 50.0, 60.0)]), ("dog", [(0.0, 0.0, 30.0, 40.0)])]
+    answer = f"Well, {format_objects(boxes_of, (100, 100), name)}"
+    parts = (Text(text="Where?", role="user", train=False), Text(text=answer, role="assistant"))
+    sample = Sample(key="a", parts=parts, origin=Origin(uri="", row=0))
+    (found,) = encode([sample], tokenizer, get_template("basic", weights=Weights(box=2.0)))
+    assert isinstance(found, Encoded)
+    told = "".join(tokenizer.decode(found.ids[span.start : span.stop]) for span in found.spans if span.kind == "box")
+    assert all(span.weight == 2 for span in found.spans if span.kind == "box")
+    numbers = [text for each in boxes_of for text in digits(format_boxes(each[1], (100, 100), name))]
+    assert [number for number in digits(told) if number] == numbers
+    assert "Well" not in told
+
+
+def digits(text: str) -> list[str]:
+    return re.findall(r"\d+(?:\.\d+)?", text.replace("bbox_2d", ""))
+
+
+def test_coordinates_are_tokens_of_their_own(drawn: Path) -> None:
+    dataset = open_dataset(drawn)
+    plain, told = (make(dataset, TokenizerSpec(vocab_size=300, coordinates=name)) for name in ("shikra", "florence2"))
+    ids = told("cat<loc_12><loc_999>", add_special_tokens=False)["input_ids"]
+    assert ids[-2:] == told.convert_tokens_to_ids(["<loc_12>", "<loc_999>"])
+    assert (len(told) - len(plain), told.decode(ids, skip_special_tokens=True)) == (1000, "cat<loc_12><loc_999>")
+    for name in FORMATS:
+        written = format_objects([("a", [(0, 0, 9, 9)] * 2)], (10, 10), name)
+        tags = re.findall(r"<[^<>]+>", written)
+        assert set(tags) <= set(coordinate_tokens(name)), "all that a format writes in angles is a token"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from mmdata.boxes import FORMATS, BoxFormat, parse_boxes
+from mmdata.boxes.points import parse_points
 from mmdata.decode.work import Work
 from mmdata.errors import SpecError
 from mmdata.specfile import load_build
@@ -69,6 +70,8 @@ def test_each_task_makes_a_conversation(task: str) -> None:
         assert any(
             f"<ref>{name}</ref>" in question.text and f"<ref>{name}</ref>" in answer.text for name in ("cat", "dog")
         )
+    elif task == "pointing":
+        assert f"<ref>{'dog' if len(parse_points(answer.text, (240, 320))) == 2 else 'cat'}</ref>" in question.text
     elif task == "referring":
         (box,) = parse_boxes(question.text, (240, 320), "internvl")
         assert answer.text == ("cat" if box.box[1] > 20 else "dog")
