@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "losses, answers, speed and size of a run or an exported model: RUN",
     "certify": "whether a Hugging Face model keeps packed samples apart, and how: MODEL",
     "export": "a run's model as a Hugging Face folder: RUN --output FOLDER",
+    "tokenize_images": "tokens of pictures: train --config FILE; encode FOLDER; generate RUN",
     "replay": "steps of a run again: RUN --step N; from a spike to its samples: RUN --spikes; RUN --packs A..B",
 }
 

@@ -18,6 +18,7 @@ from mmdata.shards.dataset import Dataset
 from mmdata.spec import Model
 from mmtrain.models.source import TOKENIZER_FILES, has_tokenizer
 from mmtrain.models.spec import SourcePath
+from mmtrain.picture_tokens import words
 
 PAD, BOS, EOS, IMAGE = "<pad>", "<s>", "</s>", "<image>"
 
@@ -36,13 +37,16 @@ class TokenizerSpec(Model):
     coordinates: BoxFormat | None = None
     """Boxes of this format are written with tokens of their own (tags; of `paligemma`, `florence2` and `kosmos2` every
     coordinate), which are added where the tokenizer does not know them."""
+    picture_codes: int = Field(0, ge=0)
+    """Codes of the tokeniser of pictures (`mmtrain.tokenize_images`) whose words stand in texts: each becomes a token,
+    and so do those that begin and end a picture."""
 
 
 def captions(dataset: Dataset, samples: int) -> Iterator[str]:
     """The texts of the first `samples` samples, media unread."""
     for position in range(min(samples, len(dataset))):
         for text in dataset.sample(position, media=False).texts:
-            yield text.text
+            yield words.without(text.text)
 
 
 def train(dataset: Dataset, spec: TokenizerSpec) -> PreTrainedTokenizerBase:
@@ -78,6 +82,9 @@ def make(
         tokenizer = pretrained(str(source), "model.path")
     else:
         tokenizer = train(dataset, spec)
+    if spec.picture_codes:  # no special ones: texts may spell them, and answers are made of them
+        spelled = words.vocabulary(spec.picture_codes)
+        tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in spelled])
     if spec.coordinates is not None:
         known = tokenizer.get_vocab()
         wanted = [token for token in coordinate_tokens(spec.coordinates) if token not in known]
