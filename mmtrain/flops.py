@@ -20,6 +20,7 @@ from mmdata.labels import IGNORE
 from mmtrain.components import aliases
 from mmtrain.models.connectors import read
 from mmtrain.models.connectors.counted import Work, work
+from mmtrain.models.layers import KERNEL_WIDTHS
 from mmtrain.rows import borders
 
 PEAKS = {
@@ -50,6 +51,8 @@ CLASS_TOKENS = {
 """Towers for pictures of one size whose count was compared with torch's: what each picture has beside its patches."""
 FILLED = ("idefics3", "smolvlm", "llava_next", "llava_onevision")
 """Models that are given as many tiles for every picture, and leave out those that are 0."""
+NAVIT = "mmtrain_navit"
+"""Our own tower."""
 WINDOWED = ("qwen2_5_vl", "qwen2_5_vl_vision")
 
 
@@ -106,9 +109,10 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
         if rows is None:
             return None
         first = isinstance(module, nn.Conv2d | nn.Conv3d) or name.endswith("conv1") or ".patch_embed" in name
+        first = first or (name == f"{CONNECTOR}proj" and not trained.get("vision"))  # whose tower is still, or none
         passes = 1 + module.weight.requires_grad + (needs and not first)
         if part == "vision" and (layer := _LAYER.search(name)) and int(layer[1]) >= read:
-            passes = 1
+            passes = 0 if model.config.vision_config.model_type == NAVIT else 1  # ours stops there
         total += 2.0 * module.weight.numel() * rows * passes
     for name, matrix in model.named_parameters():
         if name.endswith("mm_input_projection_weight"):  # Gemma 3 multiplies by it outside a module
@@ -121,7 +125,7 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
         total += connector.products * (1 + trained["connector"] + _upstream(trained, "vision"))
         total += connector.sums * (1 + _upstream(trained, "vision"))
     for part, tower in towers.items():
-        inside = _tower_width(model.config, part)
+        inside = _tower_width(model.config, part, batch)
         again = read if part == "vision" else math.inf
         for at, seen in enumerate(tower.squares):
             total += 4.0 * seen * inside * (3.5 if at < again and _upstream(trained, part) else 1)
@@ -225,14 +229,30 @@ def _config(config: Any, part: str) -> Any:
     return getattr(config, f"{part}_config", None)
 
 
-def _tower_width(config: Any, part: str) -> int:
+def _tower_width(config: Any, part: str, batch: Mapping[str, Any]) -> int:
+    """How wide all heads of a tower are together."""
     own = _config(config, part)
     if own is None:
         return 0
+    if own.model_type == NAVIT:
+        each = own.head_width or own.hidden_size // own.num_attention_heads
+        if own.positions == "bias":  # a value for each row and column of the largest picture
+            more = sum(_largest(batch))
+            each += more + -(each + more) % KERNEL_WIDTHS
+        return int(each * own.num_attention_heads)
     for name in ("embed_dim", "d_model", "hidden_size"):
         if isinstance(value := getattr(own, name, None), int):
             return value
     raise AssertionError(f"{type(own).__name__} has no width")
+
+
+def _largest(batch: Mapping[str, Any]) -> tuple[int, int]:
+    """The most rows and the most columns of a batch's pictures."""
+    if "patch_coordinates" in batch:
+        rows, columns = (batch["patch_coordinates"].amax(0) + 1).tolist()
+        return rows, columns
+    grids = _values(batch, "image_grid_thw")
+    return max((h for _, h, _ in grids), default=0), max((w for _, _, w in grids), default=0)
 
 
 def _vision(config: Any, batch: Mapping[str, Any]) -> Tower | None:
@@ -242,11 +262,15 @@ def _vision(config: Any, batch: Mapping[str, Any]) -> Tower | None:
         return none
     layers = next(int(getattr(own, name)) for name in ("depth", "num_hidden_layers", "layers") if hasattr(own, name))
     grids = [row for name in ("image_grid_thw", "video_grid_thw") for row in _values(batch, name)]
-    if grids or any(name.endswith("_grid_thw") for name in batch):
+    if grids or any(name.endswith(("_grid_thw", "patch_counts")) for name in batch):
         if config.model_type not in GRIDS:
             return None
         if "patch_counts" in batch:  # of each picture, where patches are dropped
             grids = [(1, 1, int(count)) for count in batch["patch_counts"].tolist()]
+        if own.model_type == NAVIT:
+            layers = min(layers, max(0, layers + 1 + config.vision_layer))
+            if own.mixup:  # each picture again, at half the size
+                grids = [*grids, *((t, -(-h // 2), -(-w // 2)) for t, h, w in grids)]
         patches = sum(math.prod(grid) for grid in grids)
         full = sum(t * (h * w) ** 2 for t, h, w in grids)
         squares = (full,) * layers

@@ -18,7 +18,7 @@ from mmtrain.models import build, family_of
 from mmtrain.models.spec import NativeSpec
 from mmtrain.objective import losses, target_weights
 from tests.mmtrain.test_connectors import KINDS
-from tests.mmtrain.test_native_connectors import MODEL
+from tests.mmtrain.test_native_connectors import MODEL, SMALL
 from tests.mmtrain.test_native_connectors import samples as captions
 from tests.mmtrain.tiny_models import make, samples, words
 
@@ -109,6 +109,32 @@ def test_counts_of_connectors_are_those_of_torch(told: dict[str, Any], folder: P
     assert train_flops(model, batch) == pytest.approx(counted(model, [batch]), rel=close)
     model.model.vision_tower.requires_grad_(False)
     assert train_flops(model, batch) == pytest.approx(counted(model, [batch]), rel=0.03)
+
+
+TOWERS: dict[str, dict[str, Any]] = {
+    "bias": {**SMALL, "positions": "bias", "max_grid": 4},
+    "behind": {**SMALL, "layers": 3, "layer": -2},
+    "mixup": {**SMALL, "mixup": 0.5},
+    "dropping": {**SMALL, "drop": 0.4, "positions": "bias"},
+    "naflex": {"kind": "naflex", "hidden": 32, "layers": 2, "heads": 4, "inner": 48, "budget": 24, "side": 4},
+    "pix2struct": {"kind": "pix2struct", "hidden": 32, "layers": 2, "heads": 2, "inner": 48, "budget": 24},
+    "fuyu": {"kind": "fuyu", "height": 60, "width": 90},
+}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_counts_of_towers_are_those_of_torch(name: str, folder: Path) -> None:
+    model = {**MODEL, "vision": TOWERS[name], "connector": {"kind": "linear"}}
+    if "kind" in TOWERS[name]:
+        model["views"] = {}
+    if name == "dropping":
+        model["views"] = {"image": {"side": 64, "low": 48, "high": 96}}
+    spec = NativeSpec(**model)
+    made = build(spec, words(), seed=1)
+    certificate.adopt(made, "varlen")
+    batch = PackedCollator()(captions(folder, family_of(spec, words())))
+    found = train_flops(made, batch)
+    assert found == pytest.approx(counted(made, [batch]), rel=0.001)
 
 
 def test_layers_behind_the_one_that_is_read_have_no_gradient() -> None:
