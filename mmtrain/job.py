@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from mmdata.errors import SpecError
 from mmdata.stream.loader import StreamLoader
 from mmdata.types import World
 from mmtrain.auxiliary import Term
@@ -73,6 +74,9 @@ class Job:
         if self.spec.early_stopping is not None:
             self.parts["stopping"] = Stopping(self.spec.early_stopping)
 
+        objective = getattr(self.model.config, "objective", "language")
+        if self.spec.scheduled_sampling is not None and objective != "language":
+            raise SpecError(f"scheduled_sampling: model.objective: {objective} writes no answers; leave it out")
         if self.spec.balance is not None:
             self.parts[BALANCE] = started(self)
 

@@ -32,7 +32,9 @@ from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.deal import Deal
 from mmdata.stream.loader import Batch, StreamLoader
 from mmdata.types import Item, World
-from mmtrain import auxiliary, checkpoint, loop, run, sft, spikes, suspects, suspects_page
+from mmtrain import auxiliary, checkpoint, loop, run, scheduled_sampling, sft, spikes, suspects, suspects_page
+from mmtrain.balance import Balance
+from mmtrain.balance.weights import balanced
 from mmtrain.certificate import Strategy
 from mmtrain.gate import quarantined
 from mmtrain.job import Job
@@ -133,13 +135,15 @@ def replay(restored: Restored, step: int, *, html: Path | None = None, forward: 
         strategy = adopted(restored, stream)
         loader = sft.make_loader(restored.spec, stream, restored.tokenizer, strategy)
         trained = restored.step == step or forward == "always" or (forward == "auto" and _soon(restored, step))
-        batches = (_trained_up_to if trained else _sought)(restored, loader, step, strategy, Path(aside))
+        batches, balance = (_trained_up_to if trained else _sought)(restored, loader, step, strategy, Path(aside))
         if batches is None:
             raise SpecError(f"--step {step}: the stream ends before it")
         if html is not None:
             html.write_bytes(render(stream, dealt(loader.dealt)))
     weights = [_weights(restored.spec, batch, step) for batch in batches]
     total = sum(float(each.sum()) for each in weights)
+    if balance is not None and total:
+        weights, _ = balanced(balance, batches, weights, World())
     found = [
         _passed(restored, batch, mine, step, strategy, total) for batch, mine in zip(batches, weights, strict=True)
     ]
@@ -162,17 +166,17 @@ def _soon(restored: Restored, step: int) -> bool:
     return len(lines) == step - restored.step and took <= SOON
 
 
-def _sought(restored: Restored, loader: StreamLoader, step: int, *_: Any) -> list[Batch] | None:
-    """The batches of a step; the model stays as it is."""
+def _sought(restored: Restored, loader: StreamLoader, step: int, *_: Any) -> tuple[list[Batch] | None, None]:
+    """The batches of a step; the model stays as it is, and what tasks weighed is not known."""
     _recall(restored.folder, loader.dataset, step)
-    return next(loader.steps(), None)
+    return next(loader.steps(), None), None
 
 
 def _trained_up_to(
     restored: Restored, loader: StreamLoader, step: int, strategy: Strategy, folder: Path
-) -> list[Batch] | None:
-    """The batches of a step, when the model has taken those before it, each as the run took it or left it out; what
-    that writes goes to `folder`."""
+) -> tuple[list[Batch] | None, Balance | None]:
+    """The batches of a step, when the model has taken those before it, each as the run took it or left it out, and what
+    weighs its tasks; what that writes goes to `folder`."""
     spec, model, settings = restored.spec, restored.model, restored.settings
     optim = optimizer(model, spec.optim, settings, factor=lr_factor(spec.optim, spec.global_batch))
     job = Job(
@@ -195,10 +199,10 @@ def _trained_up_to(
     _recall(restored.folder, loader.dataset, restored.step)
     for batches in loader.steps():
         if job.step == step:
-            return batches
+            return batches, job.balance
         loop.advance(job, batches)
         job.step += 1
-    return None
+    return None, None
 
 
 def _recall(folder: Path, stream: StreamingDataset, step: int) -> None:
@@ -248,6 +252,11 @@ def _passed(
         autocast(batch["input_ids"].device, spec.precision),
         auxiliary.recording() as said,
     ):
+        if (sampling := spec.scheduled_sampling) is not None:
+            never = scheduled_sampling.banned(restored.tokenizer)
+            batch = scheduled_sampling.mixed(
+                model, batch, weights, strategy, sampling, seed=spec.seed, step=step, never=never
+            )
         summed, each = losses(model, batch, weights, strategy)
     model.zero_grad(set_to_none=True)
     part = summed / total if total else summed

@@ -26,6 +26,7 @@ from mmtrain.precision import DeviceName, Precision, Weights
 from mmtrain.preference.spec import PreferenceSpec
 from mmtrain.rows import Collate
 from mmtrain.rules import Rule
+from mmtrain.scheduled_sampling import ScheduledSamplingSpec
 from mmtrain.stages import StageSpec, expanded
 from mmtrain.stopping import StoppingSpec
 from mmtrain.tokenizer import TokenizerSpec
@@ -61,6 +62,9 @@ class TrainSpec(Model):
     preference: PreferenceSpec | None = None
     """Learning from pairs of answers (DPO and its kin), where samples have a `chosen` and a `rejected` one; it sets
     `data.pairs`. Without it, the chosen answers are learned."""
+    scheduled_sampling: ScheduledSamplingSpec | None = None
+    """Words of answers that are replaced by what the model itself would have written, more of them as the run goes
+    on. Each step takes a second forward pass."""
     auxiliary: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Weights of auxiliary losses by name, in place of their modules' own; what there is depends on the model
     (`reconstruction` of connector clusters, `itc` and `itm` of the Q-Former), and `--dry-run` prints it. The log has
@@ -159,7 +163,8 @@ class TrainSpec(Model):
             if self.data.pairs:
                 raise ValueError("data.pairs: rejected answers would be learned; set preference: {}, or leave it out")
             return self
-        given = [name for name in ("balance", "task_weights", "token_weight_schedule") if getattr(self, name)]
+        of_tokens = ("balance", "task_weights", "token_weight_schedule", "scheduled_sampling")
+        given = [name for name in of_tokens if getattr(self, name)]
         if given:
             raise ValueError(f"preference: pairs are weighed, not tokens; leave out {given[0]}")
         if told.reference == "base" and not self.adapters:

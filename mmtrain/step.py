@@ -19,6 +19,7 @@ from mmtrain.job import Job
 from mmtrain.objective import losses
 from mmtrain.precision import LossScale, autocast
 from mmtrain.schedule import schedule
+from mmtrain.scheduled_sampling import banned, keep_probability, mixed
 from mmtrain.weighting import by_task, merged, step_weights
 
 Part = Callable[[Batch, torch.Tensor], tuple[torch.Tensor, Mapping[str, tuple[float, float]]]]
@@ -82,7 +83,18 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
     loss, tasks, terms = backward(job, batches, weights, total, 1.0 if scale is None else scale.scale)
     norms = optim.gradient_norms(job.optim)
     length = optim.total(norms)
-    result = Step(loss=loss, grad_norm=length, weight=total, norms=norms, tasks=tasks, task_weights=shares, terms=terms)
+    sampling = spec.scheduled_sampling
+    told = {} if sampling is None else {"words_kept": keep_probability(sampling, job.step)}
+    result = Step(
+        loss=loss,
+        grad_norm=length,
+        weight=total,
+        norms=norms,
+        tasks=tasks,
+        task_weights=shares,
+        terms=terms,
+        values=told,
+    )
     whole = loss + sum(job.terms[name].weight * value for name, value in terms.items())
     return finish(job, batches, result, whole)
 
@@ -117,8 +129,13 @@ def language(job: Job, total: float, scale: float) -> Part:
     """The sum over a batch's targets of weight * cross-entropy. A balance that wants to know of the tasks' gradients is
     told."""
     balance = job.balance if job.balance is not None and job.balance.measures(job.step) else None
+    sampling = job.spec.scheduled_sampling
+    never = None if sampling is None else banned(job.tokenizer)
 
     def part(batch: Batch, weight: torch.Tensor) -> tuple[torch.Tensor, Mapping[str, tuple[float, float]]]:
+        if sampling is not None and never is not None:
+            own = {"seed": job.spec.seed, "step": job.step}
+            batch = mixed(job.model, batch, weight, job.strategy, sampling, never=never, **own)
         groups = None if balance is None else task_groups(batch, balance.tasks)
         summed, each = losses(job.model, batch, weight, job.strategy, groups)
         if balance is not None:
