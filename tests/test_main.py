@@ -23,6 +23,7 @@ def test_no_command_is_missing(package: str) -> None:
         for path in (ROOT / package).glob("*.py")
         if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8") and path.stem != "__main__"
     }
+    runnable |= {path.parent.name for path in (ROOT / package).glob("*/__main__.py")}
     assert set(listed) == runnable
 
 
