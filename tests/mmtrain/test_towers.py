@@ -12,13 +12,14 @@ import transformers as hf
 from torch.nn import functional as F
 
 from mmdata.collate import PackedCollator, model_inputs
+from mmdata.errors import SpecError
 from mmdata.views.fuyu import Fuyu, fuyu_size
 from mmdata.views.navit import NaFlex, Pix2Struct
 from mmdata.views.patches import patch_coordinates
 from mmtrain import certificate
 from mmtrain.models import build, family_of
 from mmtrain.models.configs import NavitConfig
-from mmtrain.models.spec import NativeSpec
+from mmtrain.models.spec import NativeSpec, Views
 from mmtrain.models.towers import Navit, presets
 from mmtrain.models.towers.navit import relative_bias
 from mmtrain.objective import loss_sum
@@ -236,3 +237,64 @@ def test_a_config_reaches_it_and_packed_is_alone(name: str, towers: Any, folder:
     inputs = {k: v for k, v in model_inputs(collate(found[0])).items() if k not in (*certificate.BORDERS, "labels")}
     with torch.no_grad():
         torch.testing.assert_close(again(**inputs).logits, model.eval()(**inputs).logits, rtol=1e-5, atol=1e-6)
+
+
+def test_a_tower_is_taken_out_of_a_whole_models_folder(tmp_path: Path) -> None:
+    """SigLIP 2 beside its text tower, Pix2Struct with its decoder; of both the processor says how many patches."""
+    sizes = {"text_config": {**vision(), "vocab_size": 9, "max_position_embeddings": 8, "projection_size": 32}}
+    siglip = hf.Siglip2Model(hf.Siglip2Config(vision_config=vision(num_patches=9), **sizes))
+    siglip.save_pretrained(tmp_path / "siglip2")
+    hf.Siglip2ImageProcessor(max_num_patches=20, patch_size=14).save_pretrained(tmp_path / "siglip2")
+    small = {"hidden_size": 32, "d_ff": 48, "d_kv": 8, "num_hidden_layers": 1, "num_attention_heads": 4}
+    tower = {**small, "patch_embed_hidden_size": 3 * 8**2, "patch_size": 8, "seq_len": 64}
+    text = {"hidden_size": 32, "d_ff": 48, "d_kv": 8, "num_layers": 1, "num_heads": 4, "vocab_size": 9}
+    struct = hf.Pix2StructForConditionalGeneration(hf.Pix2StructConfig(vision_config=tower, text_config=text))
+    struct.save_pretrained(tmp_path / "pix2struct")
+    hf.Pix2StructImageProcessor(max_patches=30, patch_size={"height": 8, "width": 8}).save_pretrained(
+        tmp_path / "pix2struct"
+    )
+    expected = {
+        "siglip2": presets.of_siglip2(siglip.vision_model.state_dict()),
+        "pix2struct": presets.of_pix2struct(struct.encoder.state_dict()),
+    }
+    for name, budget in (("siglip2", 20), ("pix2struct", 30)):
+        spec = NativeSpec(**told({"kind": "hf", "path": str(tmp_path / name)}))
+        mine = build(spec, words(), seed=0).model.vision_tower.state_dict()
+        assert mine.keys() == expected[name].keys()
+        assert all(torch.equal(mine[each], expected[name][each]) for each in mine)
+        assert family_of(spec, words()).media["image"].view.budget == budget
+        fewer = spec.model_copy(update={"views": Views(image={"budget": 7})})
+        assert family_of(fewer, words()).media["image"].view.plan((90, 90)).tokens <= 7
+        assert "video" not in family_of(spec, words()).media
+        with pytest.raises(SpecError, match=r"model\.views\.image: .*'bugdet'"):
+            family_of(spec.model_copy(update={"views": Views(image={"bugdet": 7})}), words())
+        with pytest.raises(SpecError, match=r"model\.vision\.merge: 2, but pictures of any shape"):
+            family_of(NativeSpec(**told({"kind": "hf", "path": str(tmp_path / name), "merge": 2})), words())
+
+
+def test_a_saved_model_makes_the_batches_that_it_was_made_with(towers: Any, folder: Path, tmp_path: Path) -> None:
+    for name in ("pix2struct", "fuyu"):
+        spec = NativeSpec(**told(towers[name]))
+        build(spec, words(), seed=0).save_pretrained(tmp_path / name)
+        again = NativeSpec(kind="native", path=str(tmp_path / name))
+        before, after = (family_of(each, words()) for each in (spec, again))
+        assert before.describe() == after.describe()
+        sample, other = (samples(folder, family, 1)[0] for family in (before, after))
+        assert (sample.input_ids == other.input_ids).all()
+    breaks = words()("\n", add_special_tokens=False).input_ids
+    ids, token = sample.input_ids.tolist(), words().convert_tokens_to_ids("<image>")
+    first = ids.index(token)
+    columns = next(at for at, each in enumerate(ids[first:]) if each != token)
+    assert ids[first + columns : first + columns + len(breaks)] == breaks
+    assert sum(each == token for each in ids) % columns == 0
+
+
+@torch.no_grad()
+def test_a_bias_in_half_precision_is_near() -> None:
+    config = NavitConfig(hidden_size=32, num_attention_heads=4, patch_size=2, positions="bias", max_grid=8)
+    mine, x = Navit(config), torch.randn(sum(counts()), 12)
+    torch.nn.init.normal_(mine.row_bias.weight)
+    whole = mine(x, coordinates(), counts())
+    with torch.autocast("cpu", torch.bfloat16):
+        half = mine(x, coordinates(), counts())
+    assert (half.float() - whole).abs().max() < 0.1
