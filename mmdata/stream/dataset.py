@@ -346,6 +346,7 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         self._extend(extents)
         self._place(cursor)
         # Steps are found from here: what an epoch before held is not known any more.
+        self._known_anchors = None
         anchors = self._anchors(cursor.first_epoch)
         anchors.add(cursor.taken, to_values(cursor.position), write=info is None and self.world.rank == 0)
 
@@ -391,9 +392,13 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         first = start.first_epoch
         if taken < start.taken and self.extents[0].epoch > first:
             raise SpecError(f"seek: step {step} lies before the state that was loaded, and the data have changed since")
-        count, values = self._anchors(first).before(taken)
-        known = Position(first) if values is None else from_values(values)
-        return Cursor(position=self.planner.at(taken - count, known), taken=taken, first_epoch=first)
+        anchors = self._anchors(first)
+        count, values = anchors.before(taken)
+        found = self.planner.at(taken - count, Position(first) if values is None else from_values(values))
+        if self._control is None:  # whose later entries may move what is ahead
+            # Where workers iterate, this process meets no anchors: asked step by step it would replan all each time.
+            anchors.add(taken, to_values(found), write=False)
+        return Cursor(position=found, taken=taken, first_epoch=first)
 
     def _begin(self, worker: int | None) -> tuple[Cursor, int]:
         """Where a pass starts, and how many deals of its own count are behind it; for a worker, what it must know."""

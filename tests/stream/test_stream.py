@@ -20,6 +20,8 @@ from mmdata.decode.image import decode
 from mmdata.errors import DataError, SpecError
 from mmdata.families import Family, get_family
 from mmdata.labels import IGNORE
+from mmdata.stream.plan import Planner
+from mmdata.stream.position import Position
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import Decoded, Media, Packed, Sample, Text, World
 from mmdata.views.augment import Augment
@@ -175,6 +177,21 @@ def test_seek_counts_steps(whole: list[Packed], folder: Path, family: Family) ->
         assert (counted.step, counted.micro) == (step, 0)
     with pytest.raises(SpecError, match="no step -1"):
         seeking.seek(-1)
+
+
+def test_states_by_steps_plan_no_block_twice(folder: Path, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside DataLoader workers this process iterates nothing, and has only these calls to go by."""
+    saving, planned, plan = stream(folder, family, global_batch=2), [], Planner.at
+
+    def counted(self: Planner, count: int, start: Position) -> Position:
+        planned.append(count)
+        return plan(self, count, start)
+
+    monkeypatch.setattr(Planner, "at", counted)
+    states = [saving.state_dict(step=step) for step in range(1, 9)]
+    assert planned == [2] * 8
+    monkeypatch.undo()
+    assert states == [stream(folder, family, global_batch=2).state_dict(step=step) for step in range(1, 9)]
 
 
 def test_iterating_again_starts_again_and_epochs_differ(folder: Path, family: Family) -> None:
