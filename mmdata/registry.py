@@ -21,17 +21,18 @@ from mmdata.errors import SpecError
 
 T = TypeVar("T")
 
-PACKAGES = {
+PACKAGES: dict[str, str | None] = {
     "source": "mmdata.sources",
     "step": "mmdata.steps",
     "family": "mmdata.families",
+    "loss": None,  # of users alone: `mmtrain.auxiliary.loss`
 }
 _table: dict[tuple[str, str], Any] = {}
 _plugins: dict[str, ModuleType] = {}  # The modules loaded as plugins, under the names that a spec has for them.
 
 
 def register(group: str, kind: str) -> Callable[[T], T]:
-    """Decorator that makes a class or function available under `kind` in `group` (source, step or family).
+    """Decorator that makes a class or function available under `kind` in `group` (source, step, family or loss).
 
     >>> @register("step", "always")
     ... class Always: ...
@@ -53,7 +54,10 @@ def register(group: str, kind: str) -> Callable[[T], T]:
 
 
 def _builtin(group: str) -> list[str]:
-    package = importlib.import_module(PACKAGES[group])
+    name = PACKAGES[group]
+    if name is None:
+        return []
+    package = importlib.import_module(name)
     return [module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")]
 
 

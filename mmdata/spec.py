@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, r
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
+from mmdata import registry
 from mmdata.types import Drop, Sample
 
 if TYPE_CHECKING:
@@ -76,10 +77,19 @@ def _plugin(value: str, info: ValidationInfo) -> str:
     return _exists(value, info) if value.endswith(".py") else value
 
 
+def _imported(value: str) -> str:
+    registry.load_plugin(value)
+    return value
+
+
 InputPath = Annotated[str, AfterValidator(_exists)]
 """A local path (checked to exist; patterns with `*` or `{}` are checked when opened) or any fsspec URL."""
 OutputPath = Annotated[str, AfterValidator(_resolve)]
 """A local path, relative to the spec file, or any fsspec URL."""
+
+
+Plugin = Annotated[str, AfterValidator(_plugin), AfterValidator(_imported)]
+"""A module that registers kinds, imported when it is validated: a dotted name, or a `.py` file beside the spec."""
 
 
 def is_path(field: FieldInfo) -> bool:

@@ -14,11 +14,20 @@ which nothing is trained (padding, dummies, samples that could not be read) coun
 in a config overrules weights; the log has each term's mean as `aux/NAME`. Where several modules record one name (the
 layers of a mixture of experts), their values are averaged. Outside training, what is recorded goes nowhere; compute it
 all the same, for layers that run again for their gradient must do what they did before.
+
+A loss that belongs to no module is a function of the last hidden states, in a plugin (`plugins:` of a config):
+
+    @register("loss", "calm")
+    @loss(weight=0.01, per="token")
+    def calm(hidden, labels, batch):
+        return hidden.square().mean(-1)           # [T]
+
+It is computed where `auxiliary: {calm: 0.01}` names it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -27,7 +36,7 @@ from typing import Any, Literal
 import torch
 
 from mmdata.errors import SpecError
-from mmdata.registry import nearest
+from mmdata.registry import kinds, lookup, nearest
 from mmtrain.rows import borders
 
 Unit = Literal["picture", "token", "sample", "pack", "box", "sound"]
@@ -35,6 +44,8 @@ UNITS: tuple[Unit, ...] = ("picture", "token", "sample", "pack", "box", "sound")
 """Pictures (a frame of a video is one) and tokens as the model sees them, segments of a row; `pack` is one value for
 all of a forward pass, which weighs as much as its targets do; boxes and sounds are what a head says they are."""
 Recorded = dict[str, list[torch.Tensor]]
+OWN = "own_losses"
+"""Where a model has the users' losses that are wanted of it, by name."""
 _recorded: ContextVar[Recorded | None] = ContextVar("recorded", default=None)
 
 
@@ -53,6 +64,26 @@ def record(name: str, values: torch.Tensor) -> None:
         found.setdefault(name, []).append(values)
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A user's loss: a term, and what says its values [units], in order, of the last hidden states [T, D], the labels
+    int64 [T] (un-shifted; padded rows are laid after each other), and the batch."""
+
+    term: Term
+    values: Callable[[torch.Tensor, torch.Tensor, Mapping[str, Any]], torch.Tensor]
+
+
+def loss(*, weight: float, per: Unit) -> Callable[[Callable[..., torch.Tensor]], Loss]:
+    """Make a `Loss` of a function, with the weight that it has where the config names none, to be registered."""
+    return lambda values: Loss(Term(weight=weight, per=per), values)
+
+
+def record_own(model: Any, hidden: torch.Tensor, labels: torch.Tensor, batch: Mapping[str, Any]) -> None:
+    """Record the users' losses that `declared` has found to be wanted of a model."""
+    for name, own in getattr(model, OWN, {}).items():
+        record(name, own.values(hidden, labels, batch))
+
+
 @contextmanager
 def recording() -> Iterator[Recorded]:
     """What is recorded inside, by name: a list of the values of each module that did."""
@@ -65,14 +96,21 @@ def recording() -> Iterator[Recorded]:
 
 
 def declared(model: torch.nn.Module, weights: Mapping[str, float] | None = None) -> dict[str, Term]:
-    """The terms of all modules of a model, by name, with the config's `weights` in place of their own. Raises SpecError
-    for a name that no module has."""
+    """The terms of all modules of a model, by name, with the config's `weights` in place of their own; and those of
+    users' losses that `weights` name, which the model is told to compute. Raises SpecError for a name that no module
+    has and no plugin registers."""
     found: dict[str, Term] = {}
     for module in model.modules():
         found |= getattr(module, "auxiliary", {})
+    users = kinds("loss")
+    own = {name: lookup("loss", name) for name in weights or () if name not in found and name in users}
+    if own and getattr(getattr(model, "config", None), "objective", "language") != "language":
+        raise SpecError(f"auxiliary.{next(iter(own))}: a loss of yours is for language models (model.objective)")
+    found |= {name: each.term for name, each in own.items()}
+    setattr(model, OWN, own)
     for name, weight in (weights or {}).items():
         if name not in found:
-            known = f"; {nearest(name, list(found))}" if found else "; its modules have none"
+            known = f"; {nearest(name, [*found, *users])}" if found or users else "; its modules have none"
             raise SpecError(f"auxiliary.{name}: the model has no such loss{known}")
         found[name] = replace(found[name], weight=weight)
     return found

@@ -10,6 +10,7 @@ import torch
 
 from mmdata.errors import SpecError
 from mmdata.labels import IGNORE
+from mmtrain.auxiliary import record_own
 from mmtrain.certificate import Strategy, prepared
 from mmtrain.losses import Groups, Norm, normed, weighted_cross_entropy
 from mmtrain.models.connectors.objectives import qformer_losses
@@ -61,6 +62,7 @@ def _losses(
         return contrastive_losses(model, batch, inputs, weights)
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
     learn(model, batch, hidden)
+    record_own(model, hidden, labels, batch)
     return weighted_cross_entropy(hidden, model.get_output_embeddings(), labels, weights, groups=groups)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import shutil
@@ -12,7 +13,7 @@ from typing import Any, TextIO
 from torch.utils.tensorboard import SummaryWriter
 
 from mmdata.errors import SpecError
-from mmdata.shards.storage import write_atomic
+from mmdata.shards.storage import sha256_file, write_atomic
 from mmdata.specfile import bound, difference
 from mmtrain import checkpoint, gate
 from mmtrain.spec import TrainSpec
@@ -39,7 +40,15 @@ def binding(spec: TrainSpec, root_digests: Sequence[str]) -> dict[str, Any]:
     del config["output"], config["data"]["dataset"]
     for source in config["data"].get("datasets") or ():
         del source["path"]
+    if spec.plugins:
+        config["plugins"] = {Path(name).name: _code(name) for name in spec.plugins}
     return dict(json.loads(json.dumps({"datasets": list(root_digests), **config})))
+
+
+def _code(plugin: str) -> str:
+    """SHA-256 of a plugin's code."""
+    file = plugin if plugin.endswith(".py") else getattr(importlib.import_module(plugin), "__file__", None)
+    return sha256_file(Path(file)) if file else ""
 
 
 def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
-from mmdata.spec import Model, OutputPath, runtime
+from mmdata.spec import Model, OutputPath, Plugin, runtime
 from mmdata.specfile import mistakes
 from mmdata.stream.spec import StreamSpec
 from mmtrain import precision, weighting
@@ -37,6 +37,9 @@ from mmtrain.weighting import WeightPhase
 class TrainSpec(Model):
     """Supervised fine-tuning of one model on one stream."""
 
+    plugins: tuple[Plugin, ...] = runtime(())
+    """Modules to import first, so that they register their kinds (families, losses): dotted names, or `.py` files
+    beside this config."""
     data: StreamSpec
     tokenizer: TokenizerSpec = TokenizerSpec()
     model: ModelSpec = TinySpec()

@@ -119,6 +119,8 @@ def load_yaml(text: str, folder: Path) -> Any:
     build = {"source", "fetch", "engine", "plugins", "limit"} | (
         {"steps"} if isinstance(told.get("steps"), list) else set()
     )
+    if "data" in keys:  # a run has plugins too
+        build.discard("plugins")
     if keys & build:
         filled: dict[str, Any] = {"source": {"kind": "folder", "path": "."}, "output": {"path": "out"}}
     elif keys <= set(StreamSpec.model_fields):
