@@ -342,7 +342,15 @@ class LogMel:
     frames: int | None = None
 
 
-Op = PixelOp | LogMel
+@dataclass(frozen=True, slots=True)
+class Wave:
+    """A mono waveform of so many samples at 16 kHz, of which the first `keep` are taken as they are."""
+
+    samples: int
+    keep: int
+
+
+Op = PixelOp | LogMel | Wave
 
 # Packs: first integers only (`MediaPlan`, `Item`, `Pack`), then arrays (`Packed`).
 

@@ -22,6 +22,7 @@ from mmtrain.certificate import BORDERS, Strategy
 from mmtrain.collate import PackedCollator
 from mmtrain.distributed import gather
 from mmtrain.metrics import score
+from mmtrain.models import hearing
 from mmtrain.objective import losses
 
 if TYPE_CHECKING:
@@ -117,13 +118,14 @@ def reference_of(packed: Packed) -> list[int]:
     return [int(each) for each in packed.input_ids[start:stop]]
 
 
-def inputs_of(packed: Packed, device: torch.device) -> dict[str, Any]:
-    """What `generate` takes of a sample's prompt: ids, a mask, token types and media. Positions are the model's own to
-    make, as it has to go on with them."""
+def inputs_of(packed: Packed, device: torch.device, model: Any = None) -> dict[str, Any]:
+    """What `generate` takes of a sample's prompt: ids, a mask, token types and media, and what `model` is told besides.
+    Positions are the model's own to make, as it has to go on with them."""
     batch = PackedCollator()([prompt_of(packed)])
     left_out = {*BORDERS, "labels", "position_ids", "use_cache"}
     inputs = {name: value for name, value in model_inputs(batch).items() if name not in left_out}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs |= hearing.told(model, batch)
     return dict(each_tensor(inputs, lambda tensor: tensor.to(device)))
 
 
@@ -147,7 +149,7 @@ def _answer(
 ) -> Answer:
     wanted = tokenizer.decode(reference_of(packed), skip_special_tokens=True).strip()
     references = tuple(str(each) for each in meta.get("answers") or ()) or (wanted,)
-    ids = generated(model, inputs_of(packed, device), told.max_new_tokens)
+    ids = generated(model, inputs_of(packed, device, model), told.max_new_tokens)
     text = tokenizer.decode(ids, skip_special_tokens=True).strip()
     scores: dict[str, float] = {metric: score(metric, text, references, told.coordinates) for metric in told.metrics}
     choices = [str(each) for each in meta.get("choices") or ()]

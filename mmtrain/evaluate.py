@@ -99,7 +99,7 @@ def speed(restored: Restored, stream: StreamingDataset, max_new_tokens: int) -> 
     seconds = {"prefill": 0.0, "decode": 0.0}
     with undisturbed(restored.model), generating(restored.model), autocast(device, restored.spec.precision):
         for number, (packed, _, _) in enumerate(prompts(stream, SPEED_SAMPLES + 1)):
-            inputs = inputs_of(packed, device)
+            inputs = inputs_of(packed, device, restored.model)
             _, first = _timed(restored.model, inputs, 1)
             ids, whole = _timed(restored.model, inputs, max_new_tokens)
             if not number:

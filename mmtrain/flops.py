@@ -331,6 +331,9 @@ def _audio(config: Any, batch: Mapping[str, Any]) -> Tower | None:
     features = batch.get("input_features")
     if features is None:
         return Tower(0, 0, ())
+    told = getattr(config, "hearing", None) or {}
+    if features.ndim != 3 or told.get("hz", 25) != 25 or told.get("reduce") == "convolution" or told.get("prosody"):
+        return None
     count, _, frames = features.shape
     if own.model_type == "mmtrain_varlen_audio":
         halves = [(int(each) + 1) // 2 for each in batch["audio_frames"].tolist()]

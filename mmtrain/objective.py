@@ -13,6 +13,7 @@ from mmdata.labels import IGNORE
 from mmtrain.auxiliary import record_own
 from mmtrain.certificate import Strategy, prepared
 from mmtrain.losses import Groups, Norm, normed, weighted_cross_entropy
+from mmtrain.models import hearing
 from mmtrain.models.connectors.objectives import qformer_losses
 from mmtrain.models.fusion.late import contrastive_losses
 from mmtrain.models.heads import learn
@@ -57,6 +58,7 @@ def _losses(
         return qformer_losses(model, batch, weights)
     dtype = compute_dtype(batch["input_ids"].device, model.dtype)
     inputs = prepared(batch, strategy, model.config, dtype)
+    inputs |= hearing.told(model, batch)
     labels = inputs.pop("labels").flatten()
     if getattr(model.config, "objective", "language") == "contrastive":
         return contrastive_losses(model, batch, inputs, weights)

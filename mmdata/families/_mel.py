@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmdata.families._settings import Checkpoint
-from mmdata.types import LogMel, MediaPlan
+from mmdata.types import LogMel, MediaPlan, Wave
 from mmdata.views.mel import num_frames
 
 KEY = "input_features"
@@ -20,8 +20,10 @@ def mask(plan: MediaPlan) -> dict[str, np.ndarray]:
 
 
 def heard(plan: MediaPlan) -> int:
-    """Frames of a clip in one piece that hold sound."""
+    """Frames of a clip in one piece that hold sound; of a waveform, samples."""
     (op,) = plan.ops
+    if isinstance(op, Wave):
+        return op.keep
     assert isinstance(op, LogMel), plan
     return num_frames(op.stop - op.start, padded=op.padded)
 

@@ -13,7 +13,8 @@ from pydantic import Field
 from mmdata.errors import SpecError
 from mmdata.families._family import View
 from mmdata.spec import Model
-from mmdata.types import Cost, Fork, MediaPlan, Op, Patchify
+from mmdata.types import Cost, Fork, MediaPlan, Op, Patchify, Wave
+from mmdata.views.mel import HOP_LENGTH
 
 KINDS = ("total", "vision", "audio")
 """What the dealing of packs balances."""
@@ -51,7 +52,9 @@ def patches(view: View, plan: MediaPlan) -> int:
 
 def mel_frames(plan: MediaPlan) -> int:
     """Frames of log-mel that the audio tower sees of a medium, silence that fills it up too."""
-    return plan.shape[-1] if plan.kind == "audio" else 0
+    if plan.kind != "audio":
+        return 0
+    return plan.shape[-1] // HOP_LENGTH if isinstance(plan.ops[0], Wave) else plan.shape[-1]
 
 
 def loads(costs: npt.ArrayLike | Sequence[Cost], weights: Costs) -> npt.NDArray[np.float64]:

@@ -128,6 +128,17 @@ def chunks(samples: int, *, size: int, overlap: int = 0) -> tuple[tuple[int, int
     return tuple((at * step, min(at * step + size, samples)) for at in range(count))
 
 
+def _prosody(wave: torch.Tensor, frames: int) -> torch.Tensor:
+    """Pitch and loudness of as many frames, float32 [2, frames]; they have one more than a spectrogram."""
+    import torch
+
+    from mmdata.views.audio_features import energy_contour, f0_contour
+
+    rows = torch.stack([f0_contour(wave), energy_contour(wave)])[:, :frames]
+    silence = torch.tensor([[0.0], [-100.0]]).expand(2, frames - rows.shape[1])
+    return torch.cat([rows, silence], dim=1)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mel:
     """Audio becomes log-mel spectrograms of `n_mels` bins, and tokens by the rule of an encoder (`num_tokens`).
@@ -136,6 +147,10 @@ class Mel:
     (samples) a long clip is cut into pieces with `overlap`, each a spectrogram of its own: [chunks, n_mels, frames].
     `trim` keeps of a padded clip only the frames that hold sound, for encoders with a mask: their numbers are those
     of the padded clip. Encoders without one (whisper, voxtral) get a token for silence, too.
+
+    With `pool`, that many of Whisper's positions (50 a second) of what holds sound make a token, in place of the rule.
+    `prosody` puts two rows under the bins: the pitch of each frame in Hz (`audio_features.f0_contour`, 0 where there is
+    none) and its loudness (`energy_contour`, dB of full scale); silence that fills up has 0 and -100.
 
     An audio without samples is refused (`empty_audio`); so is an unpadded one of 200 or less (`audio_too_short`),
     which the references fail on as well. Short clips may make no token: qwen2_audio has none for up to 2 frames.
@@ -147,8 +162,14 @@ class Mel:
     chunk: int | None = None
     overlap: int = 0
     trim: bool = False
+    pool: int | None = None
+    prosody: bool = False
 
     def __post_init__(self) -> None:
+        if self.pool is not None and self.pool < 1:
+            raise SpecError(f"view mel: pool {self.pool}; so many positions make a token, one at least")
+        if self.prosody and self.chunk:
+            raise SpecError("view mel: prosody is for clips in one piece, without chunk")
         num_tokens(1, self.tokens)
         if self.n_mels < 1:
             raise SpecError(f"view mel: n_mels {self.n_mels} leaves no filter")
@@ -183,12 +204,12 @@ class Mel:
         pieces = chunks(samples, size=self.chunk, overlap=self.overlap) if self.chunk else ((0, samples),)
         heard = [num_frames(stop - start, padded=self.padded) for start, stop in pieces]
         frames = heard[0] if self.padded is None or self.trim else self.padded // HOP_LENGTH
-        counted = [frames] * len(heard) if self.tokens in _UNMASKED else heard
+        counted = [frames] * len(heard) if self.tokens in _UNMASKED and self.pool is None else heard
         keep = frames if self.trim else None
         return MediaPlan(
             kind="audio",
-            tokens=sum(num_tokens(count, self.tokens) for count in counted),
-            shape=(len(pieces), self.n_mels, frames) if self.chunk else (self.n_mels, frames),
+            tokens=sum(num_tokens(n, self.tokens) if self.pool is None else _halved(n) // self.pool for n in counted),
+            shape=(len(pieces), self.n_mels, frames) if self.chunk else (self.n_mels + 2 * self.prosody, frames),
             ops=tuple(LogMel(start, stop, self.n_mels, self.padded, keep) for start, stop in pieces),
         )
 
@@ -210,6 +231,8 @@ class Mel:
             length = op.stop - op.start if op.padded is None else op.padded
             piece = sound[op.start : min(op.stop, op.start + length)]
             mels.append(log_mel(piece, length=length, n_mels=op.n_mels, keep=op.frames))
+            if self.prosody:
+                mels[-1] = torch.cat([mels[-1], _prosody(piece, mels[-1].shape[1])])
         return torch.stack(mels) if self.chunk else mels[0]
 
     def describe(self) -> dict[str, Any]:

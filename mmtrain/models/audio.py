@@ -30,6 +30,10 @@ class VarlenAudio(nn.Module):
         """Log-mel [N, n_mels, F] of sounds of `frames` int64 [N] frames -> [T, hidden], T the sum of `halved(frames)`.
 
         What fills a sound up to F has no say: it is cleared before each convolution, as if there were nothing."""
+        return self.states(mels, frames)[-1]
+
+    def states(self, mels: torch.Tensor, frames: torch.Tensor) -> list[torch.Tensor]:
+        """What each layer sees, and the output: [T, hidden] each."""
         inside = torch.arange(mels.shape[-1], device=mels.device) < frames[:, None]
         x = mels.to(self.conv1.weight.dtype) * inside[:, None]
         x = F.gelu(self.conv1(x)) * inside[:, None]
@@ -38,9 +42,11 @@ class VarlenAudio(nn.Module):
         x = x + sinusoids(x.shape[1], x.shape[2]).to(x)
         x = torch.cat([sound[:length] for sound, length in zip(x, lengths, strict=True)])
         borders = Borders.of(lengths, x.device)
+        seen = []
         for layer in self.layers:
+            seen.append(x)
             x = layer(x, borders)
-        return self.norm(x)
+        return [*seen, self.norm(x)]
 
 
 def halved(frames: torch.Tensor) -> torch.Tensor:
@@ -62,14 +68,3 @@ def sinusoids(length: int, width: int, longest: float = 10_000.0) -> torch.Tenso
     step = math.log(longest) / (width // 2 - 1)
     times = torch.arange(length)[:, None] * torch.exp(-step * torch.arange(width // 2))
     return torch.cat([times.sin(), times.cos()], dim=1)
-
-
-def pooled(x: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """The mean of every two positions of each sound, an odd last one left out: [T, hidden] -> [sum of lengths // 2,
-    hidden], 25 a second (Qwen2-Audio).
-
-    >>> pooled(torch.tensor([[1.0], [3.0], [5.0]]), [3]).tolist()
-    [[2.0]]
-    """
-    halves = [sound[: len(sound) // 2 * 2].view(-1, 2, x.shape[-1]).mean(1) for sound in x.split(lengths)]
-    return torch.cat(halves)

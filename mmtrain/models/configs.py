@@ -84,8 +84,8 @@ class VarlenAudioConfig(PreTrainedConfig):
 
 class NativeConfig(PreTrainedConfig):
     """Towers, connectors and language model. A part's config is ours or any of transformers', by its `model_type`;
-    None for a tower that the model does not have. `connector`, `audio_connector`, `fusion`, `experts` and `heads` are
-    their specs as dictionaries, `views` are the parameters with which its media are made, `objective` says what is
+    None for a tower that the model does not have. `connector`, `audio_connector`, `hearing`, `fusion`, `experts` and
+    `heads` are their specs as dictionaries, `views` are the parameters with which its media are made, `objective` says what is
     learned (`NativeSpec`)."""
 
     model_type = "mmtrain_native"
@@ -103,6 +103,7 @@ class NativeConfig(PreTrainedConfig):
         connector: dict[str, Any] | str = "mlp",
         video: dict[str, Any] | None = None,
         audio_connector: dict[str, Any] | str = "mlp",
+        hearing: dict[str, Any] | None = None,
         fusion: dict[str, Any] | None = None,
         experts: dict[str, Any] | None = None,
         heads: dict[str, Any] | None = None,
@@ -123,6 +124,7 @@ class NativeConfig(PreTrainedConfig):
         self.connector = connector
         self.video = video
         self.audio_connector = audio_connector
+        self.hearing = hearing
         self.fusion = fusion or {"kind": "early"}
         self.experts = experts
         self.heads = heads

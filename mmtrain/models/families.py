@@ -16,8 +16,10 @@ from mmdata.shards.dataset import Dataset
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import MediaKind
 from mmdata.views.resampled import Resampled
+from mmdata.views.waveform import Waveform
 from mmtrain.models import connectors, fusion, hf
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
+from mmtrain.models.hearing import WAVES, HearingSpec
 from mmtrain.models.native_build import native_config
 from mmtrain.models.source import folder_of
 from mmtrain.models.spec import HfSpec, HfVisionSpec, ModelSpec, NativeSpec, TinySpec
@@ -67,9 +69,12 @@ def native_family(
         if processor is None or not (processor / "preprocessor_config.json").is_file():
             given["image"] |= {"size": vision.image_size, "mode": "squash"}
     if config.audio_config is not None:
-        given["audio"] = {"n_mels": config.audio_config.num_mel_bins}
-        if not isinstance(config.audio_config, VarlenAudioConfig):
-            given["audio"]["trim"] = False
+        hearing = HearingSpec.model_validate(config.hearing or {})
+        if config.audio_config.model_type not in WAVES:
+            given["audio"] = {"n_mels": config.audio_config.num_mel_bins, "pool": hearing.factor}
+            given["audio"] |= {"prosody": hearing.prosody}
+            if not isinstance(config.audio_config, VarlenAudioConfig):
+                given["audio"]["trim"] = False
     told: Any = {
         kind: {**values, **(config.views.get(kind) or {}), **views.get(kind, {})} for kind, values in given.items()
     }
@@ -91,6 +96,9 @@ def native_family(
     if name == "native_fixed":
         _check_merge(config, family)
     kept = {kind: rule for kind, rule in family.media.items() if has[kind]}
+    if config.audio_config is not None and config.audio_config.model_type in WAVES:
+        told = {**(config.views.get("audio") or {}), **views.get("audio", {})}
+        kept["audio"] = replace(kept["audio"], view=_waveform(config.audio_config, hearing.factor, told))
     connector = connectors.read(config.connector)
     marks = fusion.read(config.fusion).marks  # a picture is one marker, and comes in elsewhere
     if vision is not None and (marks or not connector.merges):  # what a picture becomes is the connector's to say
@@ -104,6 +112,15 @@ def native_family(
     if config.video is not None:
         kept = planned.filmed(config, connector, kept, family.media, marks=marks)
     return replace(family, media=kept, tokenizer=tokenizer)
+
+
+def _waveform(config: Any, pool: int, told: dict[str, Any]) -> Waveform:
+    """The view of an encoder of waveforms; clips have mean 0 and variance 1 unless `views.audio` says otherwise."""
+    sizes: Any = {"kernels": tuple(config.conv_kernel), "strides": tuple(config.conv_stride), "pool": pool}
+    try:
+        return Waveform(**{**told, **sizes})
+    except TypeError as error:
+        raise SpecError(f"model.views.audio: {error}; normalise and longest may be set") from error
 
 
 def _check_views(config: NativeConfig, family: Family) -> None:

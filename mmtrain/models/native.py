@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,12 +15,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from mmtrain.auxiliary import Term
 from mmtrain.models import connectors, experts, fusion, towers, video
-from mmtrain.models.audio import VarlenAudio, halved, pooled
 from mmtrain.models.beside import BESIDE, MODALITIES, Beside, Tokens
 from mmtrain.models.configs import NativeConfig
 from mmtrain.models.connectors import Patches
 from mmtrain.models.fusion import Sight
 from mmtrain.models.heads import make as make_heads
+from mmtrain.models.hearing import LANGUAGES, Hearing, HearingSpec
 from mmtrain.models.layers import Borders, Context
 from mmtrain.models.placeholders import blanked, holes, placed, segments
 from mmtrain.models.towers import pictures
@@ -82,6 +82,7 @@ class NativeModel(NativePreTrainedModel):
             self.audio_tower = towers.audio(config.audio_config)
             told = connectors.read(config.audio_connector)
             self.audio_connector = connectors.make(told, config.audio_config.hidden_size, width, POOLED)
+            self.hearing = Hearing(HearingSpec.model_validate(config.hearing or {}), config.audio_config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.fusing, text = fusion.read(config.fusion), config.text_config
         if (found := fusion.make(self.fusing, self.language_model, text)) is not None:
@@ -150,7 +151,7 @@ class NativeModel(NativePreTrainedModel):
                 at += count
         if input_features is not None:
             assert audio_frames is not None, "the batch has sounds but not how long they are"
-            heard = self._heard(input_features, audio_frames)
+            heard = self._heard(input_features, audio_frames, others.pop(LANGUAGES, None))
             if self.sound_dropout and self.training and input_ids is not None:
                 places = torch.nonzero(holes(input_ids.flatten(), (config.audio_token_id,)))[:, 0]
                 cu = segments({"input_ids": input_ids, **others})
@@ -227,16 +228,9 @@ class NativeModel(NativePreTrainedModel):
             found.append(places[torch.tensor(firsts, device=places.device)])
         return torch.cat(found) if found else ids[:0]
 
-    def _heard(self, mels: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-        """Sounds [N, n_mels, F] through the audio tower -> [tokens, width], 25 a second."""
-        lengths = halved(frames).tolist()
-        tower: Any = self.audio_tower
-        if isinstance(tower, VarlenAudio):
-            hidden = tower(mels, frames)
-        else:
-            whole = tower(mels.to(tower.dtype)).last_hidden_state
-            hidden = torch.cat([sound[:length] for sound, length in zip(whole, lengths, strict=True)])
-        rows = pooled(hidden, lengths)
+    def _heard(self, mels: torch.Tensor, frames: torch.Tensor, languages: Sequence[str] | None = None) -> torch.Tensor:
+        """Sounds [N, n_mels, F] (or waveforms [N, samples]) through the audio tower -> [tokens, width]."""
+        rows, _ = self.hearing(self.audio_tower, mels, frames, languages)
         return self.audio_connector(Patches(rows=rows, lengths=(len(rows),)))
 
 
@@ -353,6 +347,7 @@ MEDIA = (
     "frame_ms",
     "input_features",
     "audio_frames",
+    LANGUAGES,
 )
 
 

@@ -12,6 +12,8 @@ from mmdata.errors import SpecError
 from mmtrain.models import connectors, experts, fusion, hf, video
 from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.heads import check as check_heads
+from mmtrain.models.hearing import WAVES, HearingSpec
+from mmtrain.models.hearing import check as check_hearing
 from mmtrain.models.native import NativeForConditionalGeneration
 from mmtrain.models.source import folder_of
 from mmtrain.models.spec import (
@@ -70,6 +72,7 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         connector=spec.connector.model_dump(),
         video=None if spec.video is None else spec.video.model_dump(),
         audio_connector=spec.audio_connector.model_dump(),
+        hearing=None if spec.audio is None else spec.audio.model_dump(include=set(HearingSpec.model_fields)),
         fusion=spec.fusion.model_dump(),
         experts=None if spec.experts is None else spec.experts.model_dump(),
         heads=spec.heads.model_dump(exclude_none=True) or None,
@@ -105,8 +108,9 @@ def build_native(spec: NativeSpec, config: NativeConfig) -> NativeForConditional
         model.model.vision_tower.load_state_dict(_vision_weights(spec.vision, config.vision_config))
     if isinstance(spec.audio, HfAudioSpec) and not spec.audio.random:
         folder = folder_of(spec.audio, "model.audio")
-        whisper = hf.pretrained(AutoModel, folder, config.audio_config, "model.audio")
-        model.model.audio_tower.load_state_dict(whisper.encoder.state_dict())
+        loaded = hf.pretrained(AutoModel, folder, config.audio_config, "model.audio")
+        theirs = loaded.encoder if config.audio_config.model_type == "whisper" else loaded
+        model.model.audio_tower.load_state_dict(theirs.state_dict())
     if isinstance(spec.language, HfLanguageSpec) and not spec.language.random:
         folder = folder_of(spec.language, "model.language")
         text = hf.load(folder, config.text_config, random=False, key="model.language")
@@ -182,8 +186,10 @@ def _audio_config(spec: NativeSpec) -> Any:
     if isinstance(part, VarlenAudioSpec):
         return VarlenAudioConfig(**_sizes(part), num_mel_bins=part.mels)
     config = hf.read_config(folder_of(part, "model.audio"), "model.audio")
-    if config.model_type != "whisper":
-        raise SpecError(f"model.audio.path: a {config.model_type}; the encoder of a Whisper model is wanted")
+    check_hearing(part, config)
+    if config.model_type in WAVES:
+        config.apply_spec_augment = False  # the stream's to do; a short clip has no room for its masks
+        config.layerdrop = 0.0
     return config
 
 

@@ -13,6 +13,7 @@ from mmtrain.models.connectors.merged import MlpSpec
 from mmtrain.models.experts import ExpertsSpec
 from mmtrain.models.fusion import EarlySpec, Fusion
 from mmtrain.models.heads import HeadsSpec
+from mmtrain.models.hearing import HearingSpec
 from mmtrain.models.video import VideoSpec
 
 
@@ -184,7 +185,7 @@ class HfVisionSpec(SourceSpec):
     """Whose hidden states are taken: -1 the tower's output, -2 the layer before the last (LLaVA)."""
 
 
-class VarlenAudioSpec(TowerSpec):
+class VarlenAudioSpec(TowerSpec, HearingSpec):
     """Our varlen tower: Whisper's two convolutions and layers, for sound as long as it lasts."""
 
     kind: Literal["varlen"] = "varlen"
@@ -193,8 +194,9 @@ class VarlenAudioSpec(TowerSpec):
     """Bins of the log-mel spectrogram."""
 
 
-class HfAudioSpec(SourceSpec):
-    """The encoder of a Hugging Face Whisper model."""
+class HfAudioSpec(SourceSpec, HearingSpec):
+    """The encoder of a Hugging Face Whisper model, or Wav2Vec2, HuBERT or WavLM, which take waveforms. Their own
+    masking and layer dropout are off."""
 
     kind: Literal["hf"]
 
@@ -262,7 +264,7 @@ class NativeSpec(Model):
     connector: Connector = MlpSpec()
     """What stands between the vision tower and the language model, and how many tokens a picture becomes."""
     audio_connector: AudioConnector = MlpSpec()
-    """What stands between the audio tower and the language model: a token for each vector, 25 a second."""
+    """What stands between the audio tower and the language model: a token for each vector, `audio.hz` a second."""
     language: Language = TinyLanguageSpec()
     video: VideoSpec | None = None
     """What looks across the frames of a video, between the vision tower and the connector (an image is a video of one
