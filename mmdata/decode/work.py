@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mmdata.decode import image
+from mmdata.decode import image, likeness
 from mmdata.decode.image import ImageHeader
 from mmdata.errors import DataError
 from mmdata.types import Media
@@ -164,9 +164,16 @@ class Work:
         return np.asarray(small.reduce(factor) if factor > 1 else small)
 
     def thumbnail(self, media: Media, side: int = 96) -> bytes | None:
-        """A JPEG whose longer side is at most `side`, or None for what cannot be decoded."""
+        """A JPEG whose longer side is at most `side`, of a picture, a video's first frame or a sound's outline; None
+        for what cannot be decoded."""
         try:
-            small = Image.fromarray(self.preview(media, side))
+            if media.kind == "image":
+                small = Image.fromarray(self.preview(media, side))
+            else:
+                found = likeness.of(self._entry(media).data, media, side=side, max_pixels=self.max_pixels)
+                if found is None:
+                    return None
+                small = Image.fromarray(found)
         except DataError:
             return None
         small.thumbnail((side, side))

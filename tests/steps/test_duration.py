@@ -26,6 +26,7 @@ def test_a_build(tmp_path: Path) -> None:
     assert built.reasons == expected
     assert built.details[0] == "0.200 s of audio, below 0.5"
     assert built.details[3].startswith("0.333 s of video")
+    assert all(row.thumbnail for row in built.ledger if row.reason), "rejected sounds and videos are shown, too"
     assert build(tmp_path, records, [{"kind": "probe"}, step], name="probed").reasons == expected
 
 
