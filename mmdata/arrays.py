@@ -30,10 +30,14 @@ def column(values: Sequence[Any], type: pa.DataType) -> pa.Array:
     valid = _bitmap([value is not None for value in values]) if missing else None
     if pa.types.is_string(type) or pa.types.is_binary(type):
         if pa.types.is_string(type):
-            values = [value.encode() if value else b"" for value in values]
-        elif missing:
-            values = [value or b"" for value in values]
-        data = b"".join(values)
+            values = [value or "" for value in values] if missing else values
+            text = "".join(values)
+            data = text.encode()
+            if len(data) != len(text):  # else all is ASCII, and a character a byte
+                values = [value.encode() for value in values]
+        else:
+            values = [value or b"" for value in values] if missing else values
+            data = b"".join(values)
         if len(data) >= 1 << 31:
             raise ValueError(f"{len(data):,} bytes in one column")
         ends = np.zeros(count + 1, np.int32)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import os
@@ -217,10 +216,10 @@ def to_bytes(rows: list[IndexRow]) -> bytes:
         _signatures(rows),
         _column([row.crc32c() for row in rows], SCHEMA.field("crc32c")),
     ]
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_batch(pa.record_batch(columns_of_rows, schema=SCHEMA))
-    return sink.getvalue()
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def _column(values: Sequence[Any], member: pa.Field) -> pa.Array:

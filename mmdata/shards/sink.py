@@ -1,4 +1,4 @@
-"""A file that is written in large pieces while another thread takes the sha256 of them."""
+"""A file that one thread writes in large pieces and another takes the sha256 of, while their bytes are made."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import os
 import queue
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +16,7 @@ SMALL = 16 << 10
 """Pieces below so many bytes are joined with their neighbours: a hash update or an entry of a `writev` for each header
 would cost more than the copy."""
 AHEAD = 8
-"""Writes that the digest may lag behind: bounds memory."""
+"""Writes that a thread may lag behind: bounds memory."""
 MOST_PIECES = 512
 """Of one `writev`; POSIX allows 1024 on Linux."""
 
@@ -23,10 +24,11 @@ Pieces = list[bytes | memoryview]
 
 
 class ShardSink:
-    """A binary file, as a context: `write` gathers, `flush` writes what is gathered, `hexdigest` closes the sum.
+    """A binary file, as a context: `write` gathers, `flush` waits until all is written, `hexdigest` closes the sum.
 
-    hashlib lets go of the interpreter while it sums, as does the kernel while it writes: with a second core the digest
-    costs no time. A failure of either is raised by the next call.
+    hashlib lets go of the interpreter while it sums, as does the kernel while it writes: with more cores neither costs
+    time. A failure of either is raised by one of the next calls, by `flush` at the latest. What is gathered at once
+    needs no threads, and starts none.
 
     >>> import tempfile
     >>> with tempfile.TemporaryFile(buffering=0) as file, ShardSink(file.fileno()) as sink:
@@ -41,21 +43,19 @@ class ShardSink:
         self._run: Pieces = []  # small ones, not yet joined
         self._size = 0
         self._digest: Any = hashlib.sha256() if sha256 else None
-        self._queue: queue.Queue[Pieces | None] = queue.Queue(AHEAD)
-        self._thread = threading.Thread(target=self._sum, daemon=True) if sha256 else None
+        self._lanes: list[_Lane] = []
 
     def __enter__(self) -> ShardSink:
-        if self._thread is not None:
-            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._end()
+        for lane in self._lanes:
+            lane.end()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Append `data`, which must not change before `flush`."""
+        """Append `data`, which must not change before `flush`. Raises OSError."""
         size = len(data)
         if size < SMALL:
             self._run.append(data)
@@ -64,22 +64,26 @@ class ShardSink:
             self._pieces.append(data)
         self._size += size
         if self._size >= GATHER:
-            self.flush()
+            self._hand_over()
         return size
 
     def flush(self) -> None:
-        """Write all that was gathered. Raises OSError."""
-        self._join()
-        pieces, self._pieces, self._size = self._pieces, [], 0
-        if self._thread is not None and pieces:
-            self._queue.put(pieces)
-        for first in range(0, len(pieces), MOST_PIECES):
-            _write(self._handle, pieces[first : first + MOST_PIECES])
+        """Write all that was gathered, and wait until it is written and summed. Raises OSError."""
+        if self._lanes:
+            self._hand_over()
+            lanes, self._lanes = self._lanes, []
+            for lane in lanes:
+                lane.end()
+            for lane in lanes:
+                lane.check()
+        else:
+            pieces = self._taken()
+            self._write(pieces)
+            self._sum(pieces)
 
     def hexdigest(self) -> str:
         """sha256 of all that was written; nothing can be written after it."""
         self.flush()
-        self._end()
         return str(self._digest.hexdigest())
 
     def _join(self) -> None:
@@ -87,16 +91,59 @@ class ShardSink:
             self._pieces.append(b"".join(self._run))
             self._run = []
 
-    def _sum(self) -> None:
-        while (pieces := self._queue.get()) is not None:
+    def _taken(self) -> Pieces:
+        self._join()
+        pieces, self._pieces, self._size = self._pieces, [], 0
+        return pieces
+
+    def _hand_over(self) -> None:
+        """What was gathered, to threads, which start with the first of it."""
+        pieces = self._taken()
+        if not self._lanes:
+            self._lanes = [_Lane(take) for take in ([self._write, self._sum] if self._digest else [self._write])]
+        for lane in self._lanes:
+            lane.put(pieces)
+
+    def _write(self, pieces: Pieces) -> None:
+        for first in range(0, len(pieces), MOST_PIECES):
+            _write(self._handle, pieces[first : first + MOST_PIECES])
+
+    def _sum(self, pieces: Pieces) -> None:
+        if self._digest is not None:
             for piece in pieces:
                 self._digest.update(piece)
 
-    def _end(self) -> None:
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
+
+class _Lane:
+    """A thread that takes pieces in their order. What it raises is raised by `check`, and by the next `put`."""
+
+    def __init__(self, take: Callable[[Pieces], None]) -> None:
+        self._take = take
+        self._error: Exception | None = None
+        self._queue: queue.Queue[Pieces | None] = queue.Queue(AHEAD)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def put(self, pieces: Pieces) -> None:
+        self.check()
+        self._queue.put(pieces)
+
+    def check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def end(self) -> None:
+        """Wait until all is taken."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (pieces := self._queue.get()) is not None:
+            try:
+                if self._error is None:
+                    self._take(pieces)
+            except Exception as error:  # told where pieces come from
+                self._error = error
 
 
 def _write(handle: int, pieces: Pieces) -> None:

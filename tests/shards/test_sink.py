@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,34 @@ def test_a_full_disk_is_told() -> None:
         file.write(b"a" * 4096)
         with pytest.raises(OSError, match="No space left"):
             file.flush()
+
+
+@pytest.mark.parametrize("sha256", [True, False])
+def test_a_disk_that_fills_up_is_told_before_the_end(sha256: bool) -> None:
+    """By the thread that writes, however much was handed to it."""
+
+    def fill() -> None:
+        with open("/dev/full", "wb", buffering=0) as raw, ShardSink(raw.fileno(), sha256=sha256) as file:
+            for _ in range(100):
+                file.write(b"a" * sink.GATHER)
+            file.flush()
+
+    before = threading.active_count()
+    with pytest.raises(OSError, match="No space left"):
+        fill()
+    assert threading.active_count() == before
+
+
+def test_threads_start_with_the_first_megabyte_and_end_with_the_file(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with open(tmp_path / "file", "wb", buffering=0) as raw, ShardSink(raw.fileno()) as file:
+        file.write(b"a" * (sink.GATHER - 1))
+        assert threading.active_count() == before
+        file.write(b"b" * sink.GATHER)
+        assert threading.active_count() > before
+        assert file.hexdigest() == hashlib.sha256(b"a" * (sink.GATHER - 1) + b"b" * sink.GATHER).hexdigest()
+        assert threading.active_count() == before
+        file.write(b"c" * sink.GATHER)  # and again after a flush
+        file.flush()
+    assert (tmp_path / "file").stat().st_size == 3 * sink.GATHER - 1
+    assert threading.active_count() == before
