@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
-    arguments = _options.parse(parser, rows=400, rounds=3, modes=["resize", "resize-fast", "keep", "keep-header"])
+    arguments = _options.parse(parser, rows=300, rounds=2, modes=["resize", "resize-fast", "keep", "keep-header"])
     missing = lacking([PEER])
     claims, figures = run(arguments.modes, arguments.rows, arguments.rounds, missing)
     told = {"figures": figures, "missing": missing, "peers": versions([PEER]), "to": arguments.json}

@@ -88,9 +88,11 @@ class Claim:
 
 
 def _number(value: float) -> str:
-    if value == 0 or 0.1 <= abs(value) < 10:
+    if value == 0 or 1 <= abs(value) < 10:
         return f"{value:.2f}"
-    return f"{value:.3g}" if abs(value) < 0.1 else f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"
+    if abs(value) < 1:
+        return f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.3g}"
+    return f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def beside(

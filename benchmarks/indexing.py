@@ -10,14 +10,13 @@ thread) and a ledger; and, in a process beside, statistics and a report ("mmdata
 `--no-report`, and does no less than `energon prepare`, which counts samples and notes their places). sha256 of each
 medium is an option (`--digest sha256`).
 
-Measured with 800 photographs (152 MB) and 4,000 small samples, two rounds, on two cores that others kept busy (load
-13), so that CPU seconds are the figures to compare: photographs 7.9 s of CPU for energon, 3.0 for ours (2.6 x), 1.7
-without a report (4.6 x; 7.9 x by the clock); small 9.0 s, 3.8 (2.4 x), 2.2 (4.1 x; 3.3 x by the clock). Start-up is
-7 s of CPU for energon and 1.3 for ours; each more small sample takes 0.61 ms of CPU there and 0.22 here, each more
-photograph 1.28 and 0.60, of which sha256 of the tar is a third or more (1 GiB/s on an idle core). So 20 x energon is
-not reached. What remains of ours: numpy and pyarrow 0.4 s, pydantic and the models of specs 0.5 s; per small sample,
-by share of the profile: walking the tar 40%, names and groups 8%, texts and JSON 18%, the glance at the header and
-crc32c 20%, index and ledger 14%. Several tars are indexed one after the other, in one process with a second thread.
+Why 20 times is not reached (CPU seconds on a loaded machine, least of seven runs): of 1.1 s of start-up, numpy,
+pyarrow and pydantic take 0.44 and the specs' models most of the rest; theirs takes about 7, so start-up alone allows
+no more than 7 times. Each more small sample takes 0.2 ms, by share of the profile: walking the tar a quarter, its
+names and groups 10%, texts and JSON 20%, the glance at the header and crc32c 20%, index and ledger 20%; of a
+photograph sha256 of the tar is a third or more. Their index holds places and no sums; ours without sums would save
+the last, and no reader could tell a damaged sample. Several tars are indexed one after the other, in one process with
+a second thread for the sha256.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=400, help="samples of photographs (default: 400)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where all lies (default: /dev/shm)")
-    arguments = _options.parse(parser, count=1000, photos=200, rounds=3)
+    arguments = _options.parse(parser, count=1000, photos=200, rounds=2)
     missing = dict.fromkeys([PEER], reason) if (reason := lacking(["energon"]).get("energon")) else {}
     counts = {"photos": arguments.photos, "small": arguments.count}
     figures: dict[str, dict[str, list[Row]]] = {}

@@ -199,7 +199,7 @@ def main() -> int:
     parser.add_argument("--brute", type=int, default=100_000, help="hashes looked up by a scan too")
     parser.add_argument("--pairs", type=int, default=20_000, help="hashes of which every pair is measured")
     parser.add_argument("--rounds", type=int, default=1, help="times that each size is run, in turn (default: 1)")
-    options = _options.parse(parser, sizes=[100_000, 1_000_000], brute=20_000, pairs=10_000)
+    options = _options.parse(parser, sizes=[100_000, 1_000_000], brute=10_000, pairs=5_000)
     flips = np.bincount(np.bitwise_count(patterns()).ravel())
     told: dict[str, Any] = {"radius": options.radius, "distribution": options.distribution}
     told["flips"] = np.round(1000 * flips / flips.sum(), 1).tolist()

@@ -241,7 +241,7 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, default=10_000)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=3)
-    arguments = _options.parse(parser, capacities=[8192], rounds=5, steps=40, seeds=1)
+    arguments = _options.parse(parser, capacities=[8192], rounds=3, steps=40, seeds=1)
     claims: list[Claim] = []
     figures: dict[str, dict[str, list[Row]]] = {}
     for items in arguments.items:

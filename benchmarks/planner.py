@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--weighted", action="store_true", help="only the mixture, with --one")
     parser.add_argument("--one", action="store_true", help="measure one size here and print JSON")
-    arguments = _options.parse(parser, samples=[10**6, 10**9], shuffle=["global"], rounds=3)
+    arguments = _options.parse(parser, samples=[10**6, 10**9], shuffle=["global"], rounds=2)
     block = arguments.block_samples
     if arguments.one:
         print(json.dumps(measure(arguments.samples[0], arguments.shuffle[0], block, weighted=arguments.weighted)))

@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--clips", type=Path, help="a folder of further videos")
-    arguments = _options.parse(parser, rounds=5, seconds=5)
+    arguments = _options.parse(parser, rounds=3, seconds=4)
     with_torchcodec()
     import torch
 

@@ -83,7 +83,7 @@ def test_the_table_of_a_file_of_results(tmp_path: Path, monkeypatch: pytest.Monk
     table = claims.table(found)
     assert "3 claims, 1 of 2 goals met, 1 lost to a peer, 1 without a figure." in table
     assert "| work | a | b | 2.00x (1.50-3.00) | 5 | >= 1.50 | met |" in table
-    assert "| x | other / work | a | b | 0.50x (0.40-0.60) | 5 | >= 1.00 | **not met**, **we lose** |" in table
+    assert "| x | other / work | a | b | 0.500x (0.400-0.600) | 5 | >= 1.00 | **not met**, **we lose** |" in table
     assert "| third | a | b | - | 5 |  | missing: not installed |" in table
     assert "`python -m benchmarks.x --quick --count 3`" in table
     assert "Peers: b 1.2. Missing: c (no wheel)." in table
