@@ -20,6 +20,8 @@ from mmdata.labels import IGNORE
 from mmtrain.components import aliases
 from mmtrain.models.connectors import read
 from mmtrain.models.connectors.counted import Work, work
+from mmtrain.models.fusion.counted import share_of_experts
+from mmtrain.models.fusion.counted import work as work_of_fusion
 from mmtrain.models.layers import KERNEL_WIDTHS
 from mmtrain.rows import borders
 
@@ -88,12 +90,14 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
             return None
         towers[part] = found
     text, connector = model.config.get_text_config(), _connector(model, batch)
-    if getattr(model.config, "objective", "language") != "language":
-        return None  # texts, and pairs that are drawn
-    if getattr(model.config, "fusion", {"kind": "early"})["kind"] != "early":
-        return None  # who sees what is in the places of the markers
-    if getattr(model.config, "experts", None) or getattr(model.config, "heads", None):
+    objective = getattr(model.config, "objective", "language")
+    if objective == "qformer":
+        return None  # texts, and negatives that are drawn
+    fused, expert = work_of_fusion(model, batch, _learning(batch)), share_of_experts(model.config)
+    if fused is None or expert is None or getattr(model.config, "heads", None):
         return None
+    if objective == "contrastive":
+        targets = 0
     if getattr(model.config, "video", None):
         return None  # which frames are a video is not in the lengths
     if any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts")):
@@ -106,8 +110,12 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
         rows, needs = _rows(model, name, module, part, sum(lengths), targets, towers), _upstream(trained, part)
         if connector is not None and name.startswith(CONNECTOR):
             rows = connector.rows(name.removeprefix(CONNECTOR))
+        if part == "fusion":
+            rows = fused.rows(name.partition("fusion.")[2])
         if rows is None:
             return None
+        if ".mlp.experts." in name:
+            rows *= expert
         first = isinstance(module, nn.Conv2d | nn.Conv3d) or name.endswith("conv1") or ".patch_embed" in name
         first = first or (name == f"{CONNECTOR}proj" and not trained.get("vision"))  # whose tower is still, or none
         passes = 1 + module.weight.requires_grad + (needs and not first)
@@ -124,12 +132,20 @@ def train_flops(model: Any, batch: Mapping[str, Any]) -> float | None:
         total += connector.attention * (3.5 if _upstream(trained, "connector") else 1) + connector.choices
         total += connector.products * (1 + trained["connector"] + _upstream(trained, "vision"))
         total += connector.sums * (1 + _upstream(trained, "vision"))
+    total += fused.attention * (3.5 if _upstream(trained, "fusion") else 1) + 3 * fused.products
     for part, tower in towers.items():
         inside = _tower_width(model.config, part, batch)
         again = read if part == "vision" else math.inf
         for at, seen in enumerate(tower.squares):
             total += 4.0 * seen * inside * (3.5 if at < again and _upstream(trained, part) else 1)
     return total
+
+
+def _learning(batch: Mapping[str, Any]) -> int:
+    """Samples in which something is trained."""
+    trained = ((batch["labels"].flatten() != IGNORE) & (batch["loss_weights"].flatten() != 0)).long()
+    pieces = trained.split(borders(dict(batch)).diff().long().tolist())
+    return sum(bool(piece.any()) for piece in pieces)
 
 
 CONNECTOR = "model.vision_connector."
@@ -151,7 +167,7 @@ def _connector(model: Any, batch: Mapping[str, Any]) -> Work | None:
 
 
 _LAYER = re.compile(r"\.(?:layers|layer|blocks)\.(\d+)\.")
-ORDER = ("vision", "audio", "connector", "language", "head")
+ORDER = ("vision", "audio", "connector", "fusion", "language", "head")
 
 
 def _read(config: Any) -> float:
@@ -194,9 +210,9 @@ def _products(model: Any) -> list[tuple[str, Any, str]]:
 
 def _rows(
     model: Any, name: str, module: Any, part: str, tokens: int, targets: int, towers: Mapping[str, Tower]
-) -> int | None:
+) -> float | None:
     """How many rows go through a product."""
-    if part == "language":
+    if part in ("language", "fusion"):
         return tokens
     if part == "head":
         return targets

@@ -356,7 +356,10 @@ TESTED_BY = {
     ],
     "tests/mmtrain/test_streaming_video.py": ["mmtrain/models/video/streaming.py"],
     "tests/mmtrain/test_native_video.py": ["mmtrain/models/video/batches.py"],
-    "tests/mmtrain/test_flops.py": ["mmtrain/models/connectors/counted.py"],  # Beside what torch counts.
+    "tests/mmtrain/test_flops.py": [  # Beside what torch counts.
+        "mmtrain/models/connectors/counted.py",
+        "mmtrain/models/fusion/counted.py",
+    ],
     "tests/mmtrain/test_qformer.py": [  # One model and its objectives.
         "mmtrain/models/connectors/objectives.py",
         "mmtrain/models/connectors/qformer.py",

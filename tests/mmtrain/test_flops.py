@@ -137,6 +137,42 @@ def test_counts_of_towers_are_those_of_torch(name: str, folder: Path) -> None:
     assert found == pytest.approx(counted(made, [batch]), rel=0.001)
 
 
+PERCEIVER = {"kind": "perceiver", "tokens": 3, "layers": 1, "heads": 2, "head_width": 8}
+LATE = {"kind": "late", "projection": 8}
+FUSED: dict[str, dict[str, Any]] = {
+    "gated": {"fusion": {"kind": "gated", "every": 1}},
+    "sigmoid": {"fusion": {"kind": "gated", "every": 1, "gate": "sigmoid", "rank": 4}},
+    "progressive": {"fusion": {"kind": "progressive", "layers": [0, 1]}, "language": {**SMALL, "layers": 2}},
+    "late": {"fusion": LATE, "objective": "contrastive"},
+    "pooled": {"fusion": {**LATE, "pool": "attention"}, "objective": "contrastive"},
+    "routed": {"experts": {"kind": "routed", "count": 4, "top_k": 2}},
+    "modality": {"experts": {"kind": "modality"}},
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_counts_of_fusion_and_experts_are_those_of_torch(name: str, folder: Path) -> None:
+    spec = NativeSpec(**{**MODEL, "connector": PERCEIVER, **FUSED[name]})
+    model = build(spec, words(), seed=1)
+    certificate.adopt(model, "varlen")
+    batch = PackedCollator()(captions(folder, family_of(spec, words())))
+    assert train_flops(model, batch) == pytest.approx(counted(model, [batch]), rel=0.001)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"fusion": {"kind": "bidirectional"}},
+        {"fusion": {"kind": "gated", "sparse": {}}},
+        {"experts": {"kind": "routed", "capacity": 1.0}},
+    ],
+)
+def test_of_what_is_chosen_while_it_runs_nothing_is_said(model: dict[str, Any], folder: Path) -> None:
+    spec = NativeSpec(**{**MODEL, "connector": PERCEIVER, **model})
+    batch = PackedCollator()(captions(folder, family_of(spec, words())))
+    assert train_flops(build(spec, words(), seed=1), batch) is None
+
+
 def test_layers_behind_the_one_that_is_read_have_no_gradient() -> None:
     """LLaVA takes the last layer but one of CLIP."""
     model = make("llava")
