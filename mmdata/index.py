@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from mmdata import __version__, pointer, specfile
+from mmdata import __version__, pointer, specfile, startup
 from mmdata.engine import adopt, commit
 from mmdata.engine.adopt import Digest, Unit
 from mmdata.engine.adopt_rows import adopt_rows
@@ -284,4 +284,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    startup.spare_pandas()
     sys.exit(main())

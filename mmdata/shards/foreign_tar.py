@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mmdata.errors import DataError
 from mmdata.shards.access import Source, local_path
@@ -19,13 +19,13 @@ GLANCE, FAR = 16 << 10, 1 << 20
 MOST_HEADER = 1 << 20
 """Bytes of an extended header: a name, in all honesty, is shorter."""
 _ZERO = bytes(BLOCK)
+_SPACES = sum(b" " * 8)
 _SIZE = re.compile(r"[0-9]{1,19}")
 _REGULAR = (b"0", b"\x00", b"7")
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignMember:
+class ForeignMember(NamedTuple):
     """A regular file in a tar: where its bytes lie, and the bytes, unless they were passed over."""
 
     name: str
@@ -64,7 +64,7 @@ class TarPass:
         while True:
             begins = self._at
             head = self._take(BLOCK, "a header")
-            if head == _ZERO:
+            if head[0] == 0 and head == _ZERO:
                 return
             if begins == 0 and (packer := _COMPRESSED.get(head[:2])):
                 raise DataError(
@@ -82,12 +82,17 @@ class TarPass:
                 elif kind == b"L":
                     name = _text(value)
                 continue
-            extended = shared | own if shared else own
-            if kind == b"S" or (extended and any(key.startswith("GNU.sparse") for key in extended)):
-                raise DataError("sparse_member", f"{self._source.uri}: byte {begins}: a sparse file; write it whole")
-            if "size" in extended and _SIZE.fullmatch(extended["size"]):
-                size = int(extended["size"])
-            name = extended.get("path") or name or _name(head)
+            if kind == b"S" or shared or own:
+                extended = shared | own
+                if kind == b"S" or any(key.startswith("GNU.sparse") for key in extended):
+                    raise DataError(
+                        "sparse_member", f"{self._source.uri}: byte {begins}: a sparse file; write it whole"
+                    )
+                if "size" in extended and _SIZE.fullmatch(extended["size"]):
+                    size = int(extended["size"])
+                name = extended.get("path") or name
+                own = {}
+            name = name or _name(head)
             offset = self._at
             regular = kind in _REGULAR and not name.endswith("/")
             taken = self._wanted is None or (regular and self._wanted(name, size))
@@ -95,8 +100,8 @@ class TarPass:
             if data is None:
                 self._pass_over(size)
             if regular:
-                yield ForeignMember(name=name, offset=offset, size=size, data=data)
-            own, name = {}, None
+                yield ForeignMember(name, offset, size, data)
+            name = None
 
     def sha256(self) -> str:
         """Of the whole file, what follows the last member included."""
@@ -107,14 +112,16 @@ class TarPass:
         return self._digest.hexdigest()
 
     def _header(self, head: bytes, begins: int) -> int:
-        """The size that a header gives; its checksum must be right, summed as POSIX says or as old tars did."""
-        rest = head[:148] + b" " * 8 + head[156:]
-        if rest.isascii():  # the sum stays below the modulus of Adler-32, whose low half is 1 more
-            total = signed = (zlib.adler32(rest) & 0xFFFF) - 1
+        """The size that a header gives; its checksum must be right, summed as POSIX says or as old tars did: with the
+        eight bytes of the checksum itself as spaces."""
+        held = head[148:156]
+        if head.isascii():  # the sum stays below the modulus of Adler-32, whose low half is 1 more
+            total = signed = (zlib.adler32(head) & 0xFFFF) - 1 - sum(held) + _SPACES
         else:
+            rest = head[:148] + b" " * 8 + head[156:]
             total, signed = sum(rest), sum(byte - 256 if byte > 127 else byte for byte in rest)
         try:
-            said = _number(head[148:156])
+            said = _number(held)
             size = _number(head[124:136])
         except ValueError:
             said = size = -1
@@ -123,6 +130,11 @@ class TarPass:
         return size
 
     def _body(self, size: int) -> bytes:
+        place, padded = self._place, size + (-size % BLOCK)
+        if place + padded <= len(self._buffer):
+            self._place = place + padded
+            self._at += padded
+            return self._buffer[place : place + size]
         data = self._take(size, "a member")
         if padding := -size % BLOCK:
             self._take(padding, "a member")
@@ -193,14 +205,15 @@ def _number(field: bytes) -> int:
     """Octal digits, or the base-256 number of GNU tars for what they cannot hold. Raises ValueError."""
     if field[0] & 0x80:
         return int.from_bytes(bytes([field[0] & 0x7F]) + field[1:], "big")
-    return int(field.split(b"\x00")[0].strip() or b"0", 8)
+    return int(field.partition(b"\x00")[0].strip() or b"0", 8)
 
 
 def _name(head: bytes) -> str:
     name = _text(head[:100])
-    prefix = _text(head[345:500]) if head[257:263] == b"ustar\x00" else ""
-    return f"{prefix}/{name}" if prefix else name
+    if head[345] == 0 or head[257:263] != b"ustar\x00":
+        return name
+    return f"{_text(head[345:500])}/{name}"
 
 
 def _text(field: bytes) -> str:
-    return field.split(b"\x00")[0].decode(errors="surrogateescape")
+    return field.partition(b"\x00")[0].decode(errors="surrogateescape")
