@@ -45,10 +45,11 @@ def find(name: str) -> Path:
         raise SpecError(f"{name}: a folder, not a spec file; python -m mmdata.init --list tells of specs to begin with")
     if path.parent == Path("."):
         shipped = pipelines()
-        for candidate in (shipped / name, shipped / f"{name}.yaml"):
+        folders = (shipped, shipped / "train")
+        for candidate in (folder / each for folder in folders for each in (name, f"{name}.yaml")):
             if candidate.is_file():
                 return candidate
-        known = sorted({file.name for folder in (shipped, Path()) for file in folder.glob("*.yaml")})
+        known = sorted({file.name for folder in (*folders, Path()) for file in folder.glob("*.yaml")})
         raise SpecError(f"{name}: no such file, nor a shipped pipeline; {registry.nearest(name, known)}")
     raise SpecError(f"{name}: no such file")
 

@@ -71,7 +71,8 @@ def expected_files() -> set[str]:
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    return files | {f"mmdata/pipelines/{path.name}" for path in (ROOT / "pipelines").glob("*.yaml")}
+    shipped = [*(ROOT / "pipelines").rglob("*.yaml"), *(ROOT / "pipelines" / "train").rglob("*.json")]
+    return files | {f"mmdata/{path.relative_to(ROOT).as_posix()}" for path in shipped}
 
 
 def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
@@ -82,7 +83,7 @@ def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     metadata = {name for name in names if ".dist-info/" in name}
     assert sorted(expected_files() - names) == []
     assert sorted(names - metadata - expected_files()) == []
-    for name in ("mmdata/pipelines/laion_subset.yaml", "mmdata/pipelines/sft_tiny.yaml", "mmdata/py.typed"):
+    for name in ("mmdata/pipelines/laion_subset.yaml", "mmdata/pipelines/train/llava_15.yaml", "mmdata/py.typed"):
         assert name in names
     assert {Path(name).suffix for name in names if name.startswith("mmdata/report_page/")} >= {".css", ".jinja", ".py"}
 
@@ -109,11 +110,11 @@ def test_commands_run_where_the_wheel_is_installed(installed: Path, tmp_path: Pa
 
 
 def test_shipped_pipelines_are_found_from_anywhere(installed: Path, tmp_path: Path) -> None:
-    code = "from mmdata import specfile; print(*map(specfile.find, ('laion_subset.yaml', 'sft_tiny')), sep='\\n')"
+    code = "from mmdata import specfile; print(*map(specfile.find, ('laion_subset.yaml', 'llava_15')), sep='\\n')"
     done = run("-c", code, cwd=tmp_path, site=installed)
     assert done.returncode == 0, done.stderr
     shipped = installed / "mmdata" / "pipelines"
-    assert done.stdout.split("\n")[:2] == [str(shipped / "laion_subset.yaml"), str(shipped / "sft_tiny.yaml")]
+    assert done.stdout.split("\n")[:2] == [str(shipped / "laion_subset.yaml"), str(shipped / "train" / "llava_15.yaml")]
 
 
 def test_the_installed_pipeline_builds_a_table(installed: Path, tmp_path: Path) -> None:

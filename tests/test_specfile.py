@@ -105,6 +105,7 @@ def test_no_such_spec_names_the_nearest_pipeline() -> None:
 def test_shipped_pipelines_are_found_by_name() -> None:
     assert specfile.find("laion_subset.yaml").name == "laion_subset.yaml"
     assert specfile.find("laion_subset").name == "laion_subset.yaml"
+    assert specfile.find("llava_15") == specfile.pipelines() / "train" / "llava_15.yaml"
 
 
 def test_runtime_fields_stay_out_of_the_bound_spec(tmp_path: Path) -> None:
