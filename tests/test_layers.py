@@ -355,6 +355,7 @@ TESTED_BY = {
         "mmtrain/picture_tokens/words.py",
     ],
     "tests/mmtrain/test_streaming_video.py": ["mmtrain/models/video/streaming.py"],
+    "tests/mmtrain/test_video_heads.py": ["mmtrain/models/video/heads.py", "mmtrain/models/video/offset.py"],
     "tests/mmtrain/test_native_video.py": ["mmtrain/models/video/batches.py"],
     "tests/mmtrain/test_flops.py": [  # Beside what torch counts.
         "mmtrain/models/connectors/counted.py",
