@@ -20,9 +20,11 @@ from benchmarks._interleaved import ROOT, Row, table
 from benchmarks._raw_data import write_raw
 from benchmarks._startup_contenders import PREPARE, READERS
 from benchmarks.claims import Claim, best_of, figure, write
-from benchmarks.peers import PEERS, PYTHONS, lacking, versions
+from benchmarks.peers import ALONE, PEERS, PYTHONS, lacking, versions
 
 STREAM = "mmdata stream"
+STREAMS = [name for name, peer in PEERS.items() if peer.environment not in ALONE]
+READ_BY = [name for name in STREAMS if name in READERS]
 READ_ON = 1500
 """Samples after the first one that are timed."""
 SECONDS = 120
@@ -74,13 +76,13 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="run beside ours")
+    parser.add_argument("--peers", nargs="*", choices=READ_BY, default=list(READ_BY), help="run beside ours")
     parser.add_argument("--data", help="folder to keep the data in between runs; else they are made anew")
     arguments = _options.parse(parser, count=2000, shards=[10, 200], rounds=2)
     wanted = [name for name in READERS if name not in PEERS or name in arguments.peers]
     missing = lacking(wanted)
-    missing |= {name: "has no reader in this benchmark" for name in PEERS if name not in READERS}
-    missing |= {name: "left out" for name in PEERS if name in READERS and name not in wanted}
+    missing |= {name: "has no reader in this benchmark" for name in STREAMS if name not in READERS}
+    missing |= {name: "left out" for name in READ_BY if name not in wanted}
     found: dict[str, list[Row]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         roots = {shards: Path(arguments.data or temporary).resolve() / f"shards{shards}" for shards in arguments.shards}
