@@ -318,8 +318,9 @@ def headlines(found: Sequence[Mapping[str, Any]]) -> str:
     machines = dict.fromkeys(f"{each['machine']['cores']} cores of {each['machine']['cpu']}" for each, _ in rows)
     lost = sum(claim.lost for each in found for claim in each["claims"])
     missed = sum(claim.met is False for each in found for claim in each["claims"])
+    where = f"On {', '.join(machines)}" if rows else "Nothing is measured yet"
     about = (
-        f"{'On ' + ', '.join(machines) if rows else 'Nothing is measured yet'}; medians of interleaved rounds, (least-most). "
+        f"{where}; medians of interleaved rounds, (least-most). "
         f"[All figures](benchmarks/results/README.md), with the {lost} in which a peer is faster and the {missed} that "
         "miss their goal. Measure them anew with `make bench` (`python -m benchmarks.peers` makes the peers' "
         "environments, `python -m benchmarks --quick` runs all on small sizes)."
