@@ -63,6 +63,7 @@ TESTED_BY = {
     "tests/mmtrain/contrastive/test_towers.py": [  # Beside the original, of its folder; what pairs are read as.
         "mmtrain/contrastive/build.py",
         "mmtrain/contrastive/pairs.py",
+        "mmtrain/contrastive/siglip2.py",
     ],
     "tests/test_append.py": ["mmdata/sources/_growth.py"],  # What sources have got since.
     "tests/engine/test_shares.py": ["mmdata/engine/mapped.py"],  # What workers hand over.

@@ -6,6 +6,7 @@ Kill it at any moment and run the same command again: it goes on from its last c
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,16 +26,18 @@ from mmtrain import checkpoint, distributed, run
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
 from mmtrain.contrastive import pairs
-from mmtrain.contrastive.build import build, tokenizer_source
+from mmtrain.contrastive.build import TOKENIZER, build, tokenizer_source
 from mmtrain.contrastive.evaluation import evaluate
 from mmtrain.contrastive.momentum import PART as MOMENTUM
 from mmtrain.contrastive.momentum import Momentum
+from mmtrain.contrastive.siglip2 import original
 from mmtrain.contrastive.spec import ContrastiveSpec
 from mmtrain.contrastive.spread import Spread
 from mmtrain.contrastive.step import SPREAD, train_step
+from mmtrain.contrastive.towers import DualEncoder
 from mmtrain.distributed import first
 from mmtrain.ema import PART as EMA
-from mmtrain.ema import Ema, put_saved
+from mmtrain.ema import Choice, Ema, put_saved
 from mmtrain.held_out import held_out
 from mmtrain.initialise import initialise
 from mmtrain.job import Job
@@ -61,14 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--evaluate", action="store_true", help="measure the run's last checkpoint by `evaluation`, and train nothing"
     )
+    parser.add_argument(
+        "--export", type=Path, metavar="FOLDER", help="write the run's last checkpoint as a Hugging Face Siglip2Model"
+    )
     options = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
     try:
         spec, _ = specfile.load(ContrastiveSpec, options.config, options.set)
         world = distributed.join(spec.distributed)
         with distributed.connected(world):
-            if options.evaluate:
-                return measure(spec, world)
+            if options.evaluate or options.export is not None:
+                if options.export is not None:
+                    first(lambda: export(spec, options.export), world)
+                return measure(spec, world) if options.evaluate else 0
             return contrastive(spec, resume=options.resume, dry_run=options.dry_run, world=world)
     except SpecError as error:
         print(f"{NAME}: {pointer.told(error)}", file=sys.stderr)
@@ -141,23 +149,56 @@ def contrastive(
 
 def measure(spec: ContrastiveSpec, world: World) -> int:
     """Evaluate the last checkpoint of a run. Raises SpecError where there is none, or nothing to measure it by."""
-    folder = Path(spec.output)
     if spec.evaluation is None:
         raise SpecError("evaluation: nothing says what to measure; name data there, or set data.hold_out")
-    saved = checkpoint.newest(folder)
-    if saved is None:
-        raise SpecError(f"output: {folder} holds no checkpoint; train first")
-    datasets = [open_dataset(source.path, integrity=spec.data.integrity) for source in spec.data.sources]
-    tokenizer = load_or_make(folder / run.TOKENIZER, datasets[0], spec.tokenizer, tokenizer_source(spec.model))
-    model = place(build(spec, tokenizer), device_of(spec.device), spec.params)
-    checkpoint.load_weights(saved, model)
-    put_saved(saved, model, spec.evaluation.weights)
+    model, tokenizer, saved = trained(spec, spec.evaluation.weights)
     streams = held_out(_as_any(spec.evaluation), _as_any(spec), family_of(model, tokenizer), world=world)
     found = evaluate(spec.evaluation, streams, spec=spec, model=model, tokenizer=tokenizer, world=world)
     if world.rank == 0:
         print(f"after  {checkpoint.step_of(saved)} steps")
         print(*(f"{name:<40} {value:.4f}" for name, value in found.values.items()), sep="\n")
     return 0
+
+
+def export(spec: ContrastiveSpec, output: Path) -> None:
+    """Write the last checkpoint of a run (averaged weights, where it keeps them) as a `Siglip2Model` with tokenizer and
+    image processor. Raises SpecError where there is none, for a folder in use, and for a model that is no SigLIP 2."""
+    from transformers import Siglip2ImageProcessor
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise SpecError(f"--export: {output} holds other files; give a new folder")
+    model, tokenizer, saved = trained(spec, "auto")
+    made = original(model.cpu())
+    temporary = output.with_name(f".{output.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        made.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary / TOKENIZER)
+        told = model.vision.spec
+        processor = Siglip2ImageProcessor(patch_size=told.patch, max_num_patches=told.max_patches)
+        processor.save_pretrained(temporary)
+        if output.exists():
+            output.rmdir()
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    print(f"wrote  {output}: Siglip2Model, step {checkpoint.step_of(saved)} of {spec.steps}")
+
+
+def trained(spec: ContrastiveSpec, weights: Choice) -> tuple[DualEncoder, Any, Path]:
+    """The model of a run's last checkpoint, its tokenizer, and that checkpoint. Raises SpecError where there is
+    none."""
+    folder = Path(spec.output)
+    saved = checkpoint.newest(folder)
+    if saved is None:
+        raise SpecError(f"output: {folder} holds no checkpoint; train first")
+    datasets = [open_dataset(source.path, integrity=spec.data.integrity) for source in spec.data.sources]
+    tokenizer = load_or_make(folder / run.TOKENIZER, datasets[0], spec.tokenizer, tokenizer_source(spec.model))
+    model: DualEncoder = place(build(spec, tokenizer), device_of(spec.device), spec.params)
+    checkpoint.load_weights(saved, model)
+    put_saved(saved, model, weights)
+    return model, tokenizer, saved
 
 
 def family_of(model: Any, tokenizer: Any) -> Any:

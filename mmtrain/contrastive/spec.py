@@ -22,6 +22,7 @@ from mmtrain.initialise import InitRule
 from mmtrain.optim import OptimSpec
 from mmtrain.precision import DeviceName, Precision, Weights
 from mmtrain.rules import Rule
+from mmtrain.spec import TrainSpec
 from mmtrain.stopping import StoppingSpec
 from mmtrain.tokenizer import TokenizerSpec
 from mmtrain.watch import WatchSpec
@@ -87,9 +88,12 @@ class ContrastiveSpec(Model):
     threads: int = runtime(2, ge=1)
     """Threads that read and decode ahead of the model."""
 
-    @property
-    def balance(self) -> None:
-        """None: a run of pairs has one task."""
+    def __getattr__(self, name: str) -> Any:
+        """What only a run of `mmtrain.sft` is told, as where nothing is said of it: the parts of the trainer ask."""
+        field = TrainSpec.model_fields.get(name)
+        if field is None or field.is_required():
+            raise AttributeError(f"{type(self).__name__} has no {name}")
+        return field.get_default(call_default_factory=True)
 
     @field_validator("data", mode="before")
     @classmethod

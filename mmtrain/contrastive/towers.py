@@ -58,8 +58,9 @@ class DualSpec(Model):
     kind: Literal["dual"] = "dual"
     vision: VisionSpec = VisionSpec()
     text: TextSpec = TextSpec()
-    projection: int = Field(64, ge=2)
-    """Width of the vectors that are compared."""
+    projection: int | None = Field(64, ge=2)
+    """Width of the vectors that are compared; null: that of `vision`, whose vectors stay as they are, and texts alone
+    are mapped (SigLIP)."""
 
 
 class Siglip2Spec(Model):
@@ -249,6 +250,9 @@ class DualEncoder(nn.Module):
     in rules.
     """
 
+    config: None = None
+    """It is built from its specs alone."""
+
     def __init__(
         self, vision: VisionSpec, text: TextSpec, *, projection: int | None, vocabulary: int, pad_id: int
     ) -> None:
@@ -305,7 +309,10 @@ class DualEncoder(nn.Module):
             return self.of_text(self.text.norm(self._nothing(self.text.spec.hidden))).float(), ()
         features, borders = self.text(texts)
         whole = _unit(self.of_text(self.text.pooled(features, borders)))
-        return whole, self.of_text(features).float().split(borders.lengths) if words else ()
+        if not words:
+            return whole, ()
+        each = self.of_text(features).float().split(borders.lengths)
+        return whole, [rows[: len(text)] for rows, text in zip(each, texts, strict=True)]  # without padding
 
     def _map(self, features: torch.Tensor) -> torch.Tensor:
         made: torch.Tensor = self.of_picture(features)

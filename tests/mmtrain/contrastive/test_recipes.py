@@ -7,24 +7,30 @@ import os
 import signal
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer, Siglip2Model
 
 from mmdata import specfile
 from mmtrain.contrastive import main
+from mmtrain.contrastive.build import build, tokenizer_source
+from mmtrain.contrastive.pairs import Pairs
 from mmtrain.contrastive.spec import ContrastiveSpec
 from mmtrain.monitor import steady
 from tests.mmtrain.test_learning import prepared
 
 RECIPES = specfile.pipelines() / "train"
 NAMES = ("clip", "siglip_naflex")
+BASE = {"data": {"dataset": "/"}, "output": "/"}
 MARGIN = 0.5
 """Recall at 1, above chance, that held-out shapes are found with, both ways."""
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_runs(name: str, folder: Path, tmp_path: Path) -> None:
-    """Three steps of it, on photographs."""
+def test_a_recipe_runs(name: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Three steps of it, on photographs, and what comes out."""
     path = RECIPES / f"{name}.yaml"
     spec, _ = specfile.load(ContrastiveSpec, str(path), check_paths=False)
     assert spec.steps >= 50
@@ -33,6 +39,33 @@ def test_a_recipe_runs(name: str, folder: Path, tmp_path: Path) -> None:
     assert main(["--config", str(path), "--set", *told, "data.template=caption"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["samples"] for line in lines] == [6, 6, 6]
+    # SigLIP goes on elsewhere: as Hugging Face's model, from which another run begins.
+    export = ["--config", str(path), "--set", *told, "data.template=caption", "--export", str(tmp_path / "model")]
+    if name == "clip":
+        assert main(export) == 2
+        assert "a Siglip2Model has model.projection: null" in capsys.readouterr().err
+        return
+    assert main(export) == 0
+    theirs = Siglip2Model.from_pretrained(tmp_path / "model")
+    again = {"model": {"kind": "siglip2", "path": str(tmp_path / "model"), "max_patches": 16}}
+    spec = spec.model_copy(update={"model": ContrastiveSpec.model_validate({**BASE, **again}).model})
+    assert tokenizer_source(spec.model) == tmp_path / "model" / "tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model" / "tokenizer")
+    ours = build(spec, tokenizer)
+    picture = torch.randn(4 * 3, 3 * 8**2)
+    text = torch.tensor(tokenizer("a red circle", add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id])
+    made = ours(Pairs(patches=picture, grids=[(4, 3)], texts=[text], keys=["one"]))
+    processor: Any = AutoImageProcessor.from_pretrained(tmp_path / "model")  # type: ignore[no-untyped-call]
+    assert processor.max_num_patches == 16
+    padded = torch.nn.functional.pad(picture, (0, 0, 0, 4))[None]
+    found = theirs(
+        input_ids=tokenizer("a red circle</s>", padding="max_length", max_length=16, return_tensors="pt")["input_ids"],
+        pixel_values=padded,
+        pixel_attention_mask=(torch.arange(16) < 12).long()[None],
+        spatial_shapes=torch.tensor([[4, 3]]),
+    )
+    torch.testing.assert_close(made.pictures, found.image_embeds, rtol=0, atol=1e-5)
+    torch.testing.assert_close(made.texts, found.text_embeds, rtol=0, atol=1e-5)
 
 
 def _stopped(arguments: list[str], step: int) -> None:

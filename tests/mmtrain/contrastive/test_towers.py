@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from mmtrain.components import aliases
-from mmtrain.contrastive.build import renamed, towers
 from mmtrain.contrastive.pairs import Pairs, masked
+from mmtrain.contrastive.siglip2 import original as exported
+from mmtrain.contrastive.siglip2 import renamed, sizes
 from mmtrain.contrastive.towers import DualEncoder, TextSpec, VisionSpec
 
 GRIDS = [(3, 5), (4, 4), (1, 7)]
@@ -49,7 +50,8 @@ def small(**text: Any) -> DualEncoder:
 def test_it_is_siglip2_packed() -> None:
     """Same vectors, same loss, same gradients; theirs are padded and masked, ours lie in one row."""
     theirs = original()
-    ours = towers(theirs.config, max_patches=16)
+    *specs, vocabulary, pad_id = sizes(theirs.config, max_patches=16)
+    ours: Any = DualEncoder(*specs, projection=None, vocabulary=vocabulary, pad_id=pad_id)  # type: ignore[arg-type]
     ours.load_state_dict(renamed(theirs.state_dict()))
     pairs = pairs_of(GRIDS, 3 * 4**2)
     padded = torch.zeros(3, 16, 48)
@@ -60,7 +62,6 @@ def test_it_is_siglip2_packed() -> None:
     ):
         padded[row, : rows * columns], mask[row, : rows * columns] = part, 1
         ids[row, : len(text)] = text
-    ours.text.pad_id = 1
     found = theirs(
         input_ids=ids,
         pixel_values=padded,
@@ -75,6 +76,9 @@ def test_it_is_siglip2_packed() -> None:
 
     loss = pairwise(vectors.pictures @ vectors.texts.T * ours.scale.exp() + ours.bias)
     assert float(loss) == pytest.approx(float(found.loss), abs=1e-5)
+    back = exported(ours).state_dict()
+    assert back.keys() == theirs.state_dict().keys()
+    assert all(torch.equal(back[name], value) for name, value in theirs.state_dict().items())
     loss.backward()  # type: ignore[no-untyped-call]
     found.loss.backward()
     expected = renamed({name: p.grad for name, p in theirs.named_parameters()})
