@@ -130,7 +130,7 @@ def units(model: Any, batch: Mapping[str, Any], weights: torch.Tensor, terms: Ma
         places = model.base_model.first_tokens(batch)
         found["picture"] = trained[segment[places]]
     for head in heads_of(model).values() if {"box", "sound"} & wanted else ():
-        found |= head.units(batch, weights)
+        found |= head.units(model, batch, weights)
     return {unit: values for unit, values in found.items() if unit in wanted}
 
 

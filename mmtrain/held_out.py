@@ -20,10 +20,11 @@ from mmdata.stream.loader import StreamLoader
 from mmdata.stream.position import Position
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import World
-from mmtrain import ema, rows, sharding
+from mmtrain import auxiliary, ema, rows, sharding
 from mmtrain.answers import Answer, answers, generating
 from mmtrain.certificate import Strategy
 from mmtrain.distributed import gather
+from mmtrain.event_metrics import f1
 from mmtrain.metrics import OF_BOXES, Metric
 from mmtrain.objective import losses
 from mmtrain.precision import autocast, device_of
@@ -140,11 +141,14 @@ def evaluate(
     whole = (0.0, 0.0)
     with undisturbed(model):
         for name, stream in streams.items():
-            sums = _sums(told, stream, spec, model, tokenizer, strategy, world)
+            sums, terms = _sums(told, stream, spec, model, tokenizer, strategy, world)
             loss, weight = (sum(each[at] for each in sums.values()) for at in (0, 1))
             whole = whole[0] + loss, whole[1] + weight
             values[f"{name}/loss"] = loss / weight if weight else 0.0
             values |= {f"{name}/loss/{task}": part / of for task, (part, of) in sums.items() if task and of}
+            values |= {f"{name}/aux/{term}": part / of for term, (part, of) in terms.items() if of}
+            if "event_hits" in terms:
+                values[f"{name}/event_f1"] = f1(*(terms[f"event_{each}"][0] for each in ("hits", "false", "missed")))
             if told.generate:
                 with generating(model), autocast(device_of(spec.device), spec.precision):
                     found = answers(model, tokenizer, stream, told, strategy, device_of(spec.device), world)
@@ -170,20 +174,28 @@ def _sums(
     tokenizer: Any,
     strategy: Strategy,
     world: World,
-) -> dict[str, tuple[float, float]]:
-    """By task, the sum of weight * loss and that of the weights, all ranks together."""
+) -> tuple[dict[str, tuple[float, float]], dict[str, tuple[float, float]]]:
+    """By task, the sum of weight * loss and that of the weights, all ranks together; and of each loss of a head the sum
+    of its values and the number of its units."""
     collate: Any = rows.collator(spec.collate, strategy, tokenizer.pad_token_id)
     if isinstance(model, FSDPModule) and stream.family is not None:
         collate = sharding.EveryMedium.of(collate, stream.family)
     stream.set_epoch(0)
     loader = StreamLoader(stream, collate, threads=spec.threads, device=device_of(spec.device))
     sums: dict[str, tuple[float, float]] = {}
+    each_term: dict[str, tuple[float, float]] = {}
+    declared = {name: term for head in auxiliary.heads_of(model).values() for name, term in head.auxiliary.items()}
     for number, batches in enumerate(loader.steps()):
         if number == told.batches:
             break
         for batch in batches:
             weights = step_weights(batch, "token")
-            with autocast(batch["input_ids"].device, spec.precision):
+            units = auxiliary.units(model, batch, weights, declared)
+            with autocast(batch["input_ids"].device, spec.precision), auxiliary.recording() as said:
                 _, each = losses(model, batch, weights, strategy)
+            mine = {name: values for name, values in said.items() if name in declared}
+            found = auxiliary.summed(declared, mine, units)
+            counts = {name: (float(value), float(units[declared[name].per].sum())) for name, value in found.items()}
+            each_term = merged([each_term, counts])
             sums = merged([sums, by_task(batch, each, weights)])
-    return merged(gather(sums, world))
+    return merged(gather(sums, world)), merged(gather(each_term, world))

@@ -63,7 +63,7 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         if spec.video is not None:
             video.check(spec.video, spec.connector.kind, vision.hidden_size, merge, dropping=dropping)
     grid = vision is not None and spec.connector.merges and not (spec.fusion.marks or bool(getattr(vision, "drop", 0)))
-    check_heads(spec.heads, grid=grid)
+    check_heads(spec.heads, grid=grid, hears=spec.audio is not None)
     fusion.check(spec.fusion, text.num_hidden_layers, text.hidden_size, text.num_attention_heads)
     return NativeConfig(
         vision_config=vision,

@@ -189,8 +189,8 @@ def stream(folder: Path, family: Any, **told: Any) -> list[Packed]:
     return [pack for pack in found if isinstance(pack, Packed)]
 
 
-def stepped(model: Any, batches: list[dict[str, Any]]) -> dict[str, float]:
-    """The mean of each term over the boxes of all batches."""
+def stepped(model: Any, batches: list[dict[str, Any]], unit: Any = "box") -> dict[str, float]:
+    """The mean of each term over the boxes, or other units, of all batches, and how many these are."""
     terms = auxiliary.declared(model)
     total: dict[str, float] = {}
     count = 0.0
@@ -199,10 +199,10 @@ def stepped(model: Any, batches: list[dict[str, Any]]) -> dict[str, float]:
         units = auxiliary.units(model, batch, weights, terms)
         with auxiliary.recording() as said:
             losses(model, batch, weights)
-        count += float(units["box"].sum())
+        count += float(units[unit].sum())
         for name, value in auxiliary.summed(terms, said, units).items():
             total[name] = total.get(name, 0.0) + float(value)
-    return {name: value / count for name, value in total.items()} | {"boxes": count}
+    return {name: value / max(count, 1) for name, value in total.items()} | {unit: count}
 
 
 def test_a_head_learns_packed_as_apart_and_is_saved(drawn: Path, tmp_path: Path) -> None:
@@ -215,8 +215,8 @@ def test_a_head_learns_packed_as_apart_and_is_saved(drawn: Path, tmp_path: Path)
     together = stepped(model, [collate(packs)])
     separate = stepped(model, [collate(each) for each in apart])
     assert together == CLOSE(separate, abs=1e-5)
-    assert together["boxes"] == 12
-    assert set(together) == {"box_l1", "box_giou", "box_iou", "mask_bce", "mask_dice", "box_mask", "boxes"}
+    assert together["box"] == 12
+    assert set(together) == {"box_l1", "box_giou", "box_iou", "mask_bce", "mask_dice", "box_mask", "box"}
     assert min(together["mask_bce"], together["box_mask"]) > 0
     without = {**collate(packs), "fields": []}
     assert stepped(model, [without])["mask_bce"] == 0, "no polygons, no mask to learn; the box's shadow is left"

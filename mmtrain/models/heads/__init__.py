@@ -15,11 +15,12 @@ from torch import nn
 from mmdata.errors import SpecError
 from mmdata.spec import Model
 from mmtrain.auxiliary import heads_of
+from mmtrain.models.heads.events import EventsHead, EventsSpec
 from mmtrain.models.heads.grounding import GroundingHead, GroundingSpec
 
 __all__ = ["HEADS", "HeadsSpec", "check", "learn", "make", "read", "tell"]
 
-HEADS: dict[str, Callable[..., nn.Module]] = {"grounding": GroundingHead}
+HEADS: dict[str, Callable[..., nn.Module]] = {"events": EventsHead, "grounding": GroundingHead}
 """The module of each key of `model.heads`."""
 
 
@@ -28,6 +29,8 @@ class HeadsSpec(Model):
 
     grounding: GroundingSpec | None = None
     """Boxes and masks of what answers locate."""
+    events: EventsSpec | None = None
+    """Which sounds there are in a clip, and when."""
 
     def given(self) -> dict[str, Any]:
         """By name, those that there are."""
@@ -39,8 +42,10 @@ def read(value: Any) -> HeadsSpec:
     return HeadsSpec.model_validate(value or {})
 
 
-def check(spec: HeadsSpec, *, grid: bool) -> None:
+def check(spec: HeadsSpec, *, grid: bool, hears: bool) -> None:
     """Raises SpecError for heads that the other parts give nothing to see; `grid`: pictures are grids of tokens."""
+    if spec.events is not None and not hears:
+        raise SpecError("model.heads.events: the model hears nothing; give it `audio`, or leave the head out")
     if spec.grounding is not None and spec.grounding.masks and not grid:
         raise SpecError(
             "model.heads.grounding.masks: the connector's tokens are no grid of the picture; take a connector that "

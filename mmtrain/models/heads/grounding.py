@@ -87,7 +87,7 @@ class GroundingHead(nn.Module):
             raise ValueError("the head cannot read tokens: call mmtrain.models.heads.tell(model, tokenizer)")
         return locate(batch, self.decode, self.spec.coordinates)
 
-    def units(self, batch: Mapping[str, Any], weights: torch.Tensor) -> dict[Unit, torch.Tensor]:
+    def units(self, model: Any, batch: Mapping[str, Any], weights: torch.Tensor) -> dict[Unit, torch.Tensor]:
         """What each box counts: 1 where its first token weighs anything in the loss."""
         firsts = torch.tensor([place.first for place in self.places(batch)], dtype=torch.long, device=weights.device)
         return {"box": (weights[firsts] != 0).to(weights.dtype)}
