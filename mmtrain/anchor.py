@@ -78,6 +78,10 @@ class Anchor:
             self.teacher.set_attn_implementation(attention.NAME)  # what its patches attend to is seen there
         self._digest = _digest(self.teacher)
 
+    def __str__(self) -> str:
+        size = sum(tensor.nbytes for tensor in self.teacher.state_dict().values())
+        return f"anchor     a frozen copy of the vision tower, {size / 2**20:,.1f} MiB, runs beside it"
+
     def state_dict(self) -> dict[str, Any]:
         return {"digest": self._digest}
 

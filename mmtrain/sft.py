@@ -171,6 +171,8 @@ def sft(
         print(*filter(None, [parameter_table(spec, model, settings), told, adapters.table(model), *begun]), sep="\n")
         for name, term in terms.items():
             print(f"beside     {name}: its mean over each {term.per}, times {term.weight:g}")
+        if anchored is not None:
+            print(anchored)
     if dry_run:
         if world.rank == 0:
             padding: Any = tokenizer.pad_token_id

@@ -168,7 +168,9 @@ def test_it_goes_on_from_the_same_tower_and_from_no_other(
     assert trace(tmp_path / "again") == trace(run)[checkpoint.step_of(older) :]
     assert same_weights(tmp_path / "again", run)
     other = command(tmp_path / "other", folder, {}, anchor=ANCHORED, watch=WATCH, seed=1)
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert "anchor     a frozen copy of the vision tower, 0.1 MiB, runs beside it" in said
+    assert "beside     attention: its mean over each picture, times 3" in said
     assert sft.main([*other, "--resume", str(older)]) == 2
 
 
