@@ -19,7 +19,7 @@ from mmdata.stream import fit
 from mmdata.stream.draws import Draws
 from mmdata.stream.forgotten import FORGOTTEN, Positions, among
 from mmdata.stream.hold_out import OTHER_PART, other_part
-from mmdata.stream.lengths import Lengths
+from mmdata.stream.lengths import Lengths, order_of
 from mmdata.stream.mix import joined as joined_draws
 from mmdata.stream.planned_media import Draw, MediaPlanner, Planned
 from mmdata.stream.spec import StreamSpec
@@ -144,11 +144,14 @@ class _Found:
         )
 
 
+def _alike(draw: Draw, order: Sequence[int]) -> Draw:
+    """A draw for each of a sample's media, whichever of its places it stands in: both answers see the same."""
+    return lambda place: draw(order[place])
+
+
 def _check_pairs(planner: MediaPlanner) -> None:
     """Raises SpecError for a family that would see one medium in two ways."""
     family = planner.family
-    if planner.draws:
-        raise SpecError(f"pairs: both answers have to see the same, and views of {family.name} draw by chance")
     if any(rule.several is not None for rule in family.media.values()):
         raise SpecError(
             f"pairs: {family.name} sees several media of a sample otherwise than one, and a pair repeats its"
@@ -238,6 +241,7 @@ class Measure:
         if self._planner.draws:
             keys, epochs = dataset.keys_at(positions), draws.epoch[at].tolist()
             chance = {i: self._draw(keys[i], epochs[i]) for i, parts in enumerate(media) if parts}
+            chance |= {i: _alike(chance[i], order) for i, order in texts.orders.items() if self.spec.pairs and order}
             media = [tuple(parts) if i in chance else parts for i, parts in enumerate(media)]
         _, firsts, which = np.unique(
             np.fromiter(map(id, media), np.int64, len(media)), return_index=True, return_inverse=True
@@ -287,6 +291,8 @@ class Measure:
                     result.append(tokens)
                     continue
                 draw = self._draw(sample.key, epoch)
+                if self.spec.pairs:
+                    draw = _alike(draw, order_of(tokens, sample.media))
                 text = len(tokens.ids) - len(tokens.media)
                 each = self._plan(tokens.media, draw)
                 if isinstance(each, DataError):
@@ -372,4 +378,7 @@ class Measure:
         return fit.Fitting("kept", 1, planned, damaged=reason)
 
     def _draw(self, key: str, epoch: int) -> Draw:
+        """The chance of a sample's media. Of pairs it is the same in every epoch: what a reference was asked about once
+        is what the model sees."""
+        epoch = 0 if self.spec.pairs else epoch
         return lambda medium: rng.generator("view", self.spec.seed, epoch, key, medium)

@@ -69,8 +69,10 @@ def identity(spec: TrainSpec, model: Any, stream: StreamingDataset) -> str:
         raise SpecError(
             f"data.{key}: the reference is asked once, and this changes pictures while the run goes on; leave it out"
         )
+    drawn = any(getattr(rule.view, "draws", False) for rule in stream.family.media.values())
     settings = {
         "version": VERSION,
+        "seed": spec.data.seed if drawn else None,  # what views leave to chance is the same in every epoch
         "model": checkpoint.model_digest(model, adapters=told.reference == "start"),
         "reference": told.reference,
         "precision": [spec.precision, spec.params],

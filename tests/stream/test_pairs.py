@@ -22,6 +22,7 @@ from mmdata.stream.spec import StreamSpec
 from mmdata.templates import encode, get_template
 from mmdata.types import Origin, Packed, Sample, Text
 from tests.building import ledger
+from tests.families.processors import tokenizer
 from tests.preferences import COUNT, write_lines
 from tests.tokenizer_fixture import small_tokenizer
 
@@ -33,8 +34,8 @@ def dataset(preferences: Path) -> Path:
 
 def stream(dataset: Path, **more: Any) -> StreamingDataset:
     told: dict[str, Any] = {"template": "basic", "max_length": 256, "pairs": True, **more}
-    tokenizer: Any = small_tokenizer()
-    family = get_family("llava", tokenizer=tokenizer, image={"size": 28, "patch": 14})
+    words: Any = small_tokenizer()
+    family = get_family("llava", tokenizer=words, image={"size": 28, "patch": 14})
     return StreamingDataset(StreamSpec(dataset=str(dataset), **told), family=family)
 
 
@@ -52,7 +53,7 @@ def test_a_line_with_two_answers_is_one_sample(dataset: Path) -> None:
 
 def test_a_pair_is_two_segments_of_one_pack(dataset: Path) -> None:
     """Never split over packs, each with the whole prompt and its picture; only the answers are trained."""
-    tokenizer, seen = small_tokenizer(), Counter[str]()
+    words, seen = small_tokenizer(), Counter[str]()
     packs = [pack for pack in stream(dataset) if isinstance(pack, Packed)]
     assert any(len(pack.answers) > 2 for pack in packs)
     for pack in packs:
@@ -65,7 +66,7 @@ def test_a_pair_is_two_segments_of_one_pack(dataset: Path) -> None:
             ids, labels = pack.input_ids[start:stop], pack.labels[start:stop]
             assert labels[0] == IGNORE
             assert pack.position_ids[start:stop].tolist() == list(range(stop - start))
-            texts.append((ids[labels == IGNORE].tolist(), tokenizer.decode(ids[labels != IGNORE])))
+            texts.append((ids[labels == IGNORE].tolist(), words.decode(ids[labels != IGNORE])))
         for (prompt, better), (other, worse) in zip(texts[::2], texts[1::2], strict=True):
             assert prompt == other
             assert "It is" in better
@@ -80,6 +81,22 @@ def test_a_pair_is_two_segments_of_one_pack(dataset: Path) -> None:
     (batch,) = StreamLoader(stream(dataset, max_length=20_000), PackedCollator())
     assert batch["answers"] == ["chosen", "rejected"] * COUNT
     assert len(batch["places"]) == len(batch["tasks"]) == len(batch["cu_seq_lens_q"]) - 1 == 2 * COUNT
+
+
+def test_both_answers_see_what_chance_made_of_a_picture(dataset: Path) -> None:
+    """Drawn sides and dropped patches are one for both answers of a pair, others for other samples, and the same in
+    every epoch, whose order differs."""
+    words: Any = tokenizer(image="<image>", video="<video>", audio="<audio>")
+    seen = get_family("native_navit", tokenizer=words, image={"patch": 4, "low": 8, "high": 40, "drop_mean": 0.3})
+    told = StreamSpec(dataset=str(dataset), template="basic", max_length=2000, pairs=True, epochs=2)
+    plans: list[dict[int, Any]] = [{}, {}]
+    for dealt in StreamingDataset(told, family=seen).deals():
+        assert dealt.pack is not None
+        for item in dealt.pack.items:
+            assert item.media[: len(item.media) // 2] == item.media[len(item.media) // 2 :]
+            plans[dealt.pack.epoch][item.position] = item.media
+    assert plans[0] == plans[1]
+    assert len({media[0].ops for media in plans[0].values() if media}) > COUNT / 2
 
 
 def test_without_pairs_there_is_the_chosen_answer_alone(dataset: Path) -> None:
@@ -175,7 +192,7 @@ def test_what_cannot_be_is_told(dataset: Path, tmp_path: Path) -> None:
         Jsonl(path=str(write_lines(tmp_path, 2)), columns=JsonlColumns(chosen="chosen", rejected="worse")).open()
     parts = (Text(text="2?", role="user"), Text(text="4", role="chosen"))
     half = Sample(key="a", parts=parts, origin=Origin(uri="tests", row=0))
-    tokenizer: Any = small_tokenizer()
-    (found,) = encode([half], tokenizer, get_template("basic"))
+    words: Any = small_tokenizer()
+    (found,) = encode([half], words, get_template("basic"))
     assert isinstance(found, DataError)
     assert found.reason == "pair_incomplete"
