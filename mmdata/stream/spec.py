@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from mmdata.pack import OverlongPolicy
 from mmdata.spec import InputPath, Model, OutputPath, runtime
@@ -156,6 +156,12 @@ class StreamSpec(Model):
     """When samples that cannot be read stop the run; counted by each process, dataset by dataset."""
     quarantine: bool = runtime(False)
     """Whether the bytes of samples that cannot be read are copied to `quarantine/` in the run's folder."""
+
+    @field_validator("dataset", mode="wrap")
+    @classmethod
+    def _none_is_no_folder(cls, value: str, located: ValidatorFunctionWrapHandler) -> str:
+        """A run's spec that is read again says "" where it has several: that is not the folder it lies in."""
+        return value if value == "" else str(located(value))
 
     @model_validator(mode="after")
     def _mixture(self) -> Self:

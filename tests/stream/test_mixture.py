@@ -25,6 +25,13 @@ def spec(**fields: Any) -> StreamSpec:
     return StreamSpec.model_validate(fields)
 
 
+def test_a_mixture_is_read_back_from_its_own_dump(tmp_path: Path) -> None:
+    """`dataset` is empty there, and no path: it is not the folder that the file lies in."""
+    mixed = spec(datasets=[{"path": str(tmp_path)}, {"path": str(tmp_path / "..")}])
+    (tmp_path / "spec.json").write_text(mixed.model_dump_json())
+    assert load(StreamSpec, str(tmp_path / "spec.json"))[0].dataset == ""
+
+
 def test_one_dataset_or_several() -> None:
     assert [each.path for each in spec(dataset="/data/a").sources] == ["/data/a"]
     mixed = spec(datasets=[A, {**B, "name": "bee"}])
