@@ -204,9 +204,9 @@ def told_apart(model: torch.nn.Module, shapes: Shapes) -> Iterator[None]:
     handles = []
     aliases = {"": LOSS, **module_aliases(model)}
     for name, module in model.named_modules():
-        part, outer = (aliases[each].split(".")[0] for each in (name, name.rpartition(".")[0]))
-        if part == outer:
-            continue
+        part = aliases[name].split(".")[
+            0
+        ]  # of the innermost, for parts call each other: layers of a fusion, from within
 
         def enter(*_: Any, part: str = part) -> None:
             shapes.parts.append(part)

@@ -110,3 +110,26 @@ def test_values_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RuntimeError):
         measure(model, {"x": x}, lambda: model(x).sum() * float(model(x).sum()))
     assert type(model.weight) is nn.Parameter
+
+
+def test_parts_that_call_each_other_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer of one part that is called inside a layer of another, by a container that is never called itself."""
+
+    class Outer(nn.Module):
+        def __init__(self, inside: nn.ModuleList) -> None:
+            super().__init__()
+            self.linear = nn.Linear(WIDE, WIDE)
+            self.call = lambda x: inside[0](x)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.gelu(self.call(self.linear(x)))
+
+    model = nn.Module()
+    model.inside = nn.ModuleList([nn.Sequential(nn.Linear(WIDE, INSIDE), nn.GELU(), nn.Linear(INSIDE, WIDE))])
+    model.outer = Outer(model.inside)
+    parts = {name: name.split(".")[0] for name, _ in model.named_modules() if name}
+    monkeypatch.setattr("mmtrain.memory.module_aliases", lambda model: parts)
+    x = torch.randn(ROWS, WIDE)
+    found = measure(model, {"x": x}, lambda: model.outer(x).sum())
+    narrow, wide = ROWS * WIDE * 4, ROWS * INSIDE * 4
+    assert found.kept == {"outer": narrow, "inside": 2 * wide + narrow, "head": 4}
