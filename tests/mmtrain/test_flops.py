@@ -25,7 +25,7 @@ from tests.mmtrain.tiny_models import make, samples, words
 ATEN = torch.ops.aten
 KNOWN = ("llama", "llava", "internvl", "idefics3", "smolvlm", "pixtral", "qwen2_audio")
 QUICK = ("llama", "llava", "pixtral", "qwen2_5_vl", "qwen2_audio")
-OFTEN = ("c_abstractor", "clusters", "token_merge", "qformer")
+OFTEN = ("c_abstractor", "clusters", "token_merge", "qformer", "bias", "fuyu", "gated", "routed")
 KNOWN += ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_next", "llava_onevision", "mistral3", "native")
 
 
@@ -122,7 +122,7 @@ TOWERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", TOWERS)
+@pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.soak) for n in TOWERS])
 def test_counts_of_towers_are_those_of_torch(name: str, folder: Path) -> None:
     model = {**MODEL, "vision": TOWERS[name], "connector": {"kind": "linear"}}
     if "kind" in TOWERS[name]:
@@ -150,7 +150,7 @@ FUSED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.soak) for n in FUSED])
 def test_counts_of_fusion_and_experts_are_those_of_torch(name: str, folder: Path) -> None:
     spec = NativeSpec(**{**MODEL, "connector": PERCEIVER, **FUSED[name]})
     model = build(spec, words(), seed=1)

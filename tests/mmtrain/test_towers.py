@@ -206,7 +206,17 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     return kinds(tmp_path_factory.mktemp("towers"))
 
 
-@pytest.mark.parametrize("name", ["naflex", "pix2struct", "fuyu", "bias", "layer", "siglip2", "vit"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pix2struct",
+        "fuyu",
+        "bias",
+        "siglip2",
+        "vit",
+        *(pytest.param(n, marks=pytest.mark.soak) for n in ("naflex", "layer")),
+    ],
+)
 def test_a_config_reaches_it_and_packed_is_alone(name: str, towers: Any, folder: Path, tmp_path: Path) -> None:
     """Tokens are as planned, gradients are where they should be and those of the samples alone, and what is saved loads
     to the same."""

@@ -209,6 +209,8 @@ def test_pictures_with_dropped_patches_are_pooled_by_masked_attention() -> None:
     torch.testing.assert_close(pooled, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_navit_learns_pairs_from_what_is_left_of_its_pictures(folder: Path, tmp_path: Path) -> None:
     """Sizes and dropped patches drawn anew, packed, factorised, one vector of each picture, from a config."""
     model = {
