@@ -112,6 +112,9 @@ def beside(
         if each not in found:
             reason = (missing or {}).get(each, f"{each} is not here")
             return Claim(what=what, ours=ours, beside=name, figure=None, rounds=0, missing=reason, **more)
+    if any(row[by] <= 0 for row in (*found[ours], *found[other])):  # a difference of two runs, lost in noise
+        reason = f"{by} is not above 0 in each round: noise is larger"
+        return Claim(what=what, ours=ours, beside=name, figure=None, rounds=len(found[ours]), missing=reason, **more)
     rate = by.endswith("rate")
     figure = ratio(*((found[ours], found[other]) if rate else (found[other], found[ours])), by)
     return Claim(what=what, ours=ours, beside=name, figure=figure, rounds=len(found[ours]), **more)

@@ -64,6 +64,8 @@ def test_a_ratio_is_of_rounds_and_over_one_where_ours_does_better() -> None:
     assert claims.beside("work", found, "a", "b", by="rate").figure == (2.0, 2.0, 2.0)
     best = claims.best_of("work", found, "a", ["b", "c", "absent"], by="cpu")
     assert (best.beside, best.figure) == ("c, the fastest of 2", (1.0, 0.75, 2.0))
+    noisy = claims.beside("work", {"a": [{"ms": 1.0}], "b": [{"ms": -0.1}]}, "a", "b", by="ms")
+    assert noisy.verdict == "missing: ms is not above 0 in each round: noise is larger"
     absent = claims.beside("work", found, "a", "d", by="cpu", missing={"d": "no wheel"})
     assert absent.verdict == "missing: no wheel"
     assert claims.best_of("work", found, "a", ["d"], by="cpu").verdict == "missing: no peer is here"
