@@ -148,6 +148,7 @@ TESTED_BY = {
     "tests/mmtrain/test_box_metrics.py": ["mmdata/boxes/points.py"],  # What they read.
     "tests/mmtrain/test_events.py": ["mmtrain/event_metrics.py", "mmtrain/models/heads/events.py"],
     "tests/mmtrain/test_hearing.py": ["mmdata/views/waveform.py", "mmtrain/models/hearing.py"],  # From samples to vectors.
+    "tests/mmtrain/test_time_frequency.py": ["mmtrain/models/towers/time_frequency.py"],
     "tests/mmtrain/test_grounding.py": [  # A head and what it learns from.
         "mmtrain/models/heads/__init__.py",
         "mmtrain/models/heads/box_losses.py",
@@ -207,6 +208,7 @@ TESTED_BY = {
     "tests/testing/test_web.py": ["mmdata/testing/accounts.py"],  # Ends, as it says them.
     "tests/testing/test_server.py": ["mmdata/testing/plan.py", "mmdata/testing/serving.py"],  # What it answers by.
     "tests/test_collate.py": ["mmdata/types.py", "mmtrain/collate.py"],  # Plain values, and a second name.
+    "tests/views/test_pixels.py": ["mmdata/ops.py"],  # What interprets them.
     "tests/test_templates.py": [  # What encoding makes of samples, whatever the template.
         "mmdata/templates/_check.py",
         "mmdata/templates/_encode.py",
