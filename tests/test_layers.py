@@ -208,7 +208,6 @@ TESTED_BY = {
     "tests/testing/test_web.py": ["mmdata/testing/accounts.py"],  # Ends, as it says them.
     "tests/testing/test_server.py": ["mmdata/testing/plan.py", "mmdata/testing/serving.py"],  # What it answers by.
     "tests/test_collate.py": ["mmdata/types.py", "mmtrain/collate.py"],  # Plain values, and a second name.
-    "tests/views/test_pixels.py": ["mmdata/ops.py"],  # What interprets them.
     "tests/test_templates.py": [  # What encoding makes of samples, whatever the template.
         "mmdata/templates/_check.py",
         "mmdata/templates/_encode.py",
@@ -289,7 +288,7 @@ TESTED_BY = {
         "mmdata/views/smart_resize.py",
     ],
     "tests/views/test_navit_pixels.py": ["mmdata/views/patches.py"],
-    "tests/views/test_pixels.py": ["mmdata/views/layout.py"],
+    "tests/views/test_pixels.py": ["mmdata/ops.py", "mmdata/views/layout.py"],
     "tests/views/test_positions.py": ["mmdata/views/rotary.py", "mmdata/views/windows.py"],
     "tests/views/test_positions_mrope.py": ["mmdata/views/mrope.py"],
     "tests/mmtrain/test_models.py": [  # Every kind of model through the command, and out again.

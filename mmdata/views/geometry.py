@@ -133,8 +133,8 @@ def boxes_in(text: str, size: tuple[int, int], coordinates: Coordinates) -> list
     """The smallest box around the points of each tagged stretch of a text (`<box>(1,2),(3,4)</box>`), in pixels; of a
     format's name, the boxes that it finds, and points between tags."""
     if _is_format(coordinates):
-        points = [(x, y, x, y) for x, y in parse_points(text, size)]
-        return [one.box for one in parse_boxes(text, size, coordinates)] + points
+        spots = [(x, y, x, y) for x, y in parse_points(text, size)]
+        return [one.box for one in parse_boxes(text, size, coordinates)] + spots
     found = []
     for _, points in _points(text, size, coordinates):
         xs, ys = [x for x, _ in points], [y for _, y in points]
