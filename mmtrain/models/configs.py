@@ -82,6 +82,28 @@ class VarlenAudioConfig(PreTrainedConfig):
         super().__init__(**others)
 
 
+class TimeFrequencyConfig(PreTrainedConfig):
+    """Our audio tower over time and frequency, of the fields of `TimeFrequencySpec`."""
+
+    model_type = "mmtrain_time_frequency"
+
+    def __init__(
+        self,
+        hidden_size: int = 64,
+        num_hidden_layers: int = 2,
+        num_attention_heads: int = 4,
+        num_mel_bins: int = 80,
+        bands: int = 8,
+        **others: Any,
+    ) -> None:
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.num_attention_heads = num_attention_heads
+        self.num_mel_bins = num_mel_bins
+        self.bands = bands
+        super().__init__(**others)
+
+
 class NativeConfig(PreTrainedConfig):
     """Towers, connectors and language model. A part's config is ours or any of transformers', by its `model_type`;
     None for a tower that the model does not have. `connector`, `audio_connector`, `hearing`, `fusion`, `experts` and
@@ -146,5 +168,5 @@ def _config(value: Any) -> Any:
     return AutoConfig.for_model(**value)
 
 
-for _each in (NavitConfig, VarlenAudioConfig, NativeConfig):
+for _each in (NavitConfig, VarlenAudioConfig, TimeFrequencyConfig, NativeConfig):
     AutoConfig.register(_each.model_type, _each, exist_ok=True)

@@ -20,6 +20,7 @@ from mmdata.spec import Model
 from mmdata.views.waveform import num_positions
 from mmtrain.models.audio import VarlenAudio, halved
 from mmtrain.models.configs import VarlenAudioConfig
+from mmtrain.models.towers.time_frequency import TimeFrequency
 from mmtrain.rows import borders
 
 POSITIONS = 50
@@ -139,7 +140,7 @@ def heard(
     """The states [T, width] of a tower, sounds after each other and nothing of what fills them up: of its last layer,
     or of `every` one from its embeddings on; and the positions of each sound. Sounds of an encoder of waveforms go
     through it alone, or with others that are as long: its normalisation over time would see the filling."""
-    if isinstance(tower, VarlenAudio):
+    if isinstance(tower, VarlenAudio | TimeFrequency):
         return tower.states(features, frames), halved(frames).tolist()
     if tower.config.model_type in WAVES:
         return _waves(tower, features, frames, every)

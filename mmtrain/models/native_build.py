@@ -10,7 +10,7 @@ from transformers.models.auto import modeling_auto
 
 from mmdata.errors import SpecError
 from mmtrain.models import connectors, experts, fusion, hf, video
-from mmtrain.models.configs import NativeConfig, NavitConfig, VarlenAudioConfig
+from mmtrain.models.configs import NativeConfig, NavitConfig, TimeFrequencyConfig, VarlenAudioConfig
 from mmtrain.models.heads import check as check_heads
 from mmtrain.models.hearing import WAVES, HearingSpec
 from mmtrain.models.hearing import check as check_hearing
@@ -25,6 +25,7 @@ from mmtrain.models.spec import (
     NativeSpec,
     NavitSpec,
     Pix2StructSpec,
+    TimeFrequencySpec,
     TinyLanguageSpec,
     TowerSpec,
     VarlenAudioSpec,
@@ -185,6 +186,8 @@ def _audio_config(spec: NativeSpec) -> Any:
         return None
     if isinstance(part, VarlenAudioSpec):
         return VarlenAudioConfig(**_sizes(part), num_mel_bins=part.mels)
+    if isinstance(part, TimeFrequencySpec):
+        return TimeFrequencyConfig(**_sizes(part), num_mel_bins=part.mels, bands=part.bands)
     config = hf.read_config(folder_of(part, "model.audio"), "model.audio")
     check_hearing(part, config)
     if config.model_type in WAVES:

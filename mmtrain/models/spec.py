@@ -194,6 +194,26 @@ class VarlenAudioSpec(TowerSpec, HearingSpec):
     """Bins of the log-mel spectrogram."""
 
 
+class TimeFrequencySpec(TowerSpec, HearingSpec):
+    """Our tower over time and frequency: layers see a band of bins over all of the sound, then a moment over all bands,
+    by turns; a moment is the learned mean of its bands."""
+
+    kind: Literal["time_frequency"]
+    hidden: int = Field(64, ge=8)
+    layers: int = Field(2, ge=1)
+    """Of each of the two."""
+    mels: int = Field(80, ge=8)
+    """Bins of the log-mel spectrogram,"""
+    bands: int = Field(8, ge=1)
+    """in so many bands."""
+
+    @model_validator(mode="after")
+    def _cuts(self) -> Self:
+        if self.mels % self.bands:
+            raise ValueError(f"bands: {self.bands} do not divide {self.mels} bins (mels)")
+        return self
+
+
 class HfAudioSpec(SourceSpec, HearingSpec):
     """The encoder of a Hugging Face Whisper model, or Wav2Vec2, HuBERT or WavLM, which take waveforms. Their own
     masking and layer dropout are off."""
@@ -234,7 +254,9 @@ Vision = Annotated[
     _kind("navit"),
 ]
 Audio = Annotated[
-    Annotated[VarlenAudioSpec, Tag("varlen")] | Annotated[HfAudioSpec, Tag("hf")],
+    Annotated[VarlenAudioSpec, Tag("varlen")]
+    | Annotated[TimeFrequencySpec, Tag("time_frequency")]
+    | Annotated[HfAudioSpec, Tag("hf")],
     _kind("varlen"),
 ]
 Language = Annotated[

@@ -8,8 +8,9 @@ from torch import nn
 from transformers import AutoModel
 
 from mmtrain.models.audio import VarlenAudio
-from mmtrain.models.configs import NavitConfig, VarlenAudioConfig
+from mmtrain.models.configs import NavitConfig, TimeFrequencyConfig, VarlenAudioConfig
 from mmtrain.models.towers.navit import Navit
+from mmtrain.models.towers.time_frequency import TimeFrequency
 
 __all__ = ["Navit", "audio", "vision"]
 
@@ -23,6 +24,8 @@ def audio(config: Any) -> nn.Module:
     """The audio tower of a config: ours, Whisper's encoder, or an encoder of waveforms."""
     if isinstance(config, VarlenAudioConfig):
         return VarlenAudio(config)
+    if isinstance(config, TimeFrequencyConfig):
+        return TimeFrequency(config)
     if config.model_type != "whisper":
         return AutoModel.from_config(config)
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
