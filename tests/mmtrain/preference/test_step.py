@@ -133,6 +133,8 @@ def test_a_run_learns_to_prefer_and_goes_on_exactly(
     assert "steps that compare pairs of answers" in capsys.readouterr().err
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(600)
 def test_a_damaged_file_is_made_again(preferences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = arguments(preferences, tmp_path / "run", "steps=1")
     assert sft.main(told) == 0
