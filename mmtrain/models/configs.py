@@ -107,8 +107,8 @@ class TimeFrequencyConfig(PreTrainedConfig):
 class NativeConfig(PreTrainedConfig):
     """Towers, connectors and language model. A part's config is ours or any of transformers', by its `model_type`;
     None for a tower that the model does not have. `connector`, `audio_connector`, `hearing`, `fusion`, `experts` and
-    `heads` are their specs as dictionaries, `views` are the parameters with which its media are made, `objective` says what is
-    learned (`NativeSpec`)."""
+    `heads` are their specs as dictionaries, `views` are the parameters with which its media are made, `objective` says
+    what is learned (`NativeSpec`)."""
 
     model_type = "mmtrain_native"
     sub_configs: ClassVar[dict[str, Any]] = {
