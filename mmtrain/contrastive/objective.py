@@ -169,11 +169,11 @@ def _softmax(
         told = _joined(others, more)
         together = same(known.digests, told.digests, first, spec.labels)
         value = scale.new_zeros(())
-        near = None if spec.negatives is None else _near(spec.negatives, mine.texts, known, candidates[0], told)
+        alike = None if spec.negatives is None else near(spec.negatives, mine.texts, known, candidates[0], told)
         for teacher, logits in zip(_teachers(spec, known, told, scale), seen, strict=True):
             weights = None
-            if spec.negatives is not None and near is not None:
-                weights = hard.weights(spec.negatives, near, logits, together, progress).log()
+            if spec.negatives is not None and alike is not None:
+                weights = hard.weights(spec.negatives, alike, logits, together, progress).log()
             value = value + softmax_loss(logits, softmax_targets(together, spec.labels, teacher), weights).sum()
         found[name] = value / (2 * max(total, 1))
     return found
@@ -199,8 +199,8 @@ def _sigmoid(
         together = same(known.digests, told.digests, at, spec.labels)
         weights = None
         if spec.negatives is not None:
-            near = _near(spec.negatives, mine.texts, known, texts if told.texts is None else told.texts, told)
-            weights = hard.weights(spec.negatives, near, seen, together, progress)
+            alike = near(spec.negatives, mine.texts, known, texts if told.texts is None else told.texts, told)
+            weights = hard.weights(spec.negatives, alike, seen, together, progress)
         teacher = _teachers(spec, known, told, scale)[turned]
         teacher = None if teacher is None else teacher + mine.bias.detach()
         return sigmoid_loss(seen, sigmoid_targets(together, spec.labels, teacher), weights).sum()
@@ -224,10 +224,9 @@ def _sigmoid(
     return {name: value / max(total, 1) for name, value in found.items()}
 
 
-def _near(
-    spec: NegativesSpec, texts: torch.Tensor, known: Known, candidates: torch.Tensor, told: Known
-) -> torch.Tensor:
-    """Likenesses of texts [n, m]."""
+def near(spec: NegativesSpec, texts: torch.Tensor, known: Known, candidates: torch.Tensor, told: Known) -> torch.Tensor:
+    """Likenesses of texts [n, m], as the spec has them: those of `known` and those of `told`, whose vectors are `texts`
+    and `candidates`."""
     if spec.likeness == "words":
         assert known.bags is not None
         assert told.bags is not None

@@ -19,13 +19,13 @@ from mmdata import rng
 from mmdata.stream.loader import Batch
 from mmdata.types import World
 from mmtrain import optim
-from mmtrain.contrastive import objective
+from mmtrain.contrastive import negatives, objective
 from mmtrain.contrastive.exchange import counts, gathered
-from mmtrain.contrastive.labels import LabelSpec, same
+from mmtrain.contrastive.labels import same
 from mmtrain.contrastive.losses import patch_word
 from mmtrain.contrastive.momentum import PART as MOMENTUM
 from mmtrain.contrastive.momentum import Momentum
-from mmtrain.contrastive.objective import Known, Whole
+from mmtrain.contrastive.objective import Known, LossSpec, Whole
 from mmtrain.contrastive.pairs import Pairs, masked, read
 from mmtrain.contrastive.spec import ContrastiveSpec
 from mmtrain.contrastive.spread import Spread, measured
@@ -91,11 +91,15 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
         values["bias"] = float(model.bias.detach())
     if momentum is not None:
         values["queued"] = float(momentum.filled)
+    if spec.loss.negatives is not None:
+        weights = negatives.level_weights(spec.loss.negatives, progress)
+        values |= {f"negatives/weight_{level}": weight for level, weight in enumerate(weights)}
     spread = job.parts[SPREAD]
     assert isinstance(spread, Spread)
     if job.step % spread.spec.every == 0:
-        seen = measure(spread.spec.samples, pairs, vectors, known, each, job.world, spec.loss.labels)
+        seen, shares = measure(spread.spec.samples, pairs, vectors, known, each, job.world, spec.loss)
         values |= {f"{SPREAD}/{name}": value for name, value in seen.items()}
+        values |= {f"negatives/share_{level}": share for level, share in enumerate(shares)}
         if (told := spread.judge(seen)) is not None and job.world.rank == 0:
             print(f"step {job.step:5d}  {told}", flush=True)
     norms = optim.gradient_norms(job.optim)
@@ -217,14 +221,21 @@ def measure(
     known: Known,
     each: Sequence[int],
     world: World,
-    labels: LabelSpec,
-) -> dict[str, float]:
-    """`spread.measured` of so many pairs of the global batch; a call of all ranks."""
+    spec: LossSpec,
+) -> tuple[dict[str, float], list[float]]:
+    """Of so many pairs of the global batch: `spread.measured`, and which share of the candidates that belong to others
+    is on each level, where they are weighed by levels. A call of all ranks."""
     at = order(pairs, each, world, vectors.pictures.device)[:samples]
     pictures = gathered(vectors.pictures.detach(), each, world)[at]
     texts = gathered(vectors.texts.detach(), each, world)[at]
-    digests = gathered(known.digests, each, world)[at]
-    return measured(pictures, texts, same(digests, digests, 0, labels))
+    told = objective.changed(known, lambda rows: gathered(rows, each, world)[at])
+    together = same(told.digests, told.digests, 0, spec.labels)
+    shares: list[float] = []
+    if spec.negatives is not None and not together.all():
+        near = objective.near(spec.negatives, texts, told, texts, told)
+        found = negatives.levels(spec.negatives, near)[~together]
+        shares = (torch.bincount(found, minlength=len(spec.negatives.begin)) / len(found)).tolist()
+    return measured(pictures, texts, together), shares
 
 
 def _encode(spec: ContrastiveSpec, model: DualEncoder, pairs: Pairs, progress: float) -> Vectors:

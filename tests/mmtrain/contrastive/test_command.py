@@ -16,8 +16,10 @@ import pytest
 import yaml
 
 from mmtrain.__main__ import main as mmtrain
-from mmtrain.contrastive import main
+from mmtrain.contrastive import evaluation, main
+from mmtrain.contrastive.evaluation import ZeroShotSpec
 from mmtrain.monitor import steady
+from tests.dataset_fixture import write_dataset
 from tests.mmtrain import ranks
 
 STEPS = 6
@@ -72,6 +74,8 @@ def test_it_tells_of_each_step(whole: Path) -> None:
     assert all(line["packs"] == line["samples"] == 7 for line in lines)
     assert {"aux/region", "aux/words", "scale", "queued"} <= lines[0].keys()
     assert [line["queued"] for line in lines] == [0, 7, 10, 10, 10, 10]
+    assert [line["negatives/weight_2"] for line in lines] == [1, 2, 3, 4, 4, 4]
+    assert sum(lines[0][f"negatives/share_{level}"] for level in range(3)) == pytest.approx(1)
     assert "spread/rank" in lines[0]
     assert "spread/rank" not in lines[1]
     found = [json.loads(line) for line in (whole / "evaluations.jsonl").read_text().splitlines()]
@@ -139,6 +143,29 @@ def test_a_finished_run_is_measured(
         shown = re.search(rf"^{re.escape(name)} +(\S+)$", said, re.M)
         assert shown, said
         assert float(shown[1]) == pytest.approx(found[name], abs=1e-4)
+
+
+def test_classes_are_read_from_meta_or_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The longest name in the text; or a field, whose samples without one are left out; and a class that no sample is
+    of is told."""
+    told_by_text = ZeroShotSpec(classes=("cat", "ginger cat", "rocket"))
+    said = ["a ginger cat looks", "one cat", "a dog"]
+    assert [evaluation._kind(told_by_text, None, text) for text in said] == [1, 0, -1]
+    meta: dict[int, dict[str, object]] = {number: {"label": "cat" if number % 2 else "dog"} for number in range(8)}
+    labelled = write_dataset(tmp_path / "labelled", 12, meta=meta)
+    values = config(labelled, tmp_path / "run", steps=1, momentum=None, loss={}, masking={})
+    values["data"].pop("hold_out")
+    zero_shot = {"classes": ["cat", "dog"], "k": [1], "field": "label"}
+    values["evaluation"] = {"data": {"all": {"dataset": str(labelled)}}, "zero_shot": zero_shot}
+    assert main(told(tmp_path / "labels.yaml", values)) == 0
+    found = json.loads((tmp_path / "run" / "evaluations.jsonl").read_text())
+    assert found["all/zero_shot/chance_top@1"] == 0.5
+    right = found["all/zero_shot/top@1"] * 8  # of the 8 that have a label, not of all 12
+    assert right == round(right)
+    values |= {"output": str(tmp_path / "other")}
+    values["evaluation"]["zero_shot"] = {"classes": ["bird", "fish"]}
+    assert main(told(tmp_path / "none.yaml", values)) == 2
+    assert "evaluation.zero_shot.classes: no sample of all is of any of them" in capsys.readouterr().err
 
 
 def test_the_plan_writes_nothing(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
