@@ -1,4 +1,4 @@
-"""The recipes of video and of image tokens: each resumes exactly and exports, and learns what it says."""
+"""The recipes of video and of image tokens: each resumes exactly and exports, and the unified one draws."""
 
 from __future__ import annotations
 
