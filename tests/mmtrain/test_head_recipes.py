@@ -1,0 +1,79 @@
+"""The recipe of audio events, tiny: its loss falls, a run goes on as if never stopped, and what is learned holds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+from examples.learn import sounds
+from mmdata import build
+from mmtrain import checkpoint, export, sft
+
+ROOT = Path(__file__).parents[2]
+
+
+def built(root: Path, task: str, spec: str) -> Path:
+    """Both parts of a task as datasets."""
+    for name in ("train", "heldout"):
+        told = ["--set", f"source.path={root}/{task}/{name}.jsonl", "--output", f"{root}/data/{name}", "--quiet"]
+        assert build.main(["--spec", str(ROOT / "examples" / "learn" / spec), *told]) == 0
+    return root / "data"
+
+
+def run(recipe: str, data: Path, evaluated: str, output: Path, *more: str) -> list[dict[str, Any]]:
+    """Its steps, as the log has them."""
+    told = [f"data.dataset={data / 'train'}", f"evaluation.data.{evaluated}.dataset={data / 'heldout'}"]
+    config = str(ROOT / "pipelines" / "train" / recipe)
+    assert sft.main(["--config", config, "--set", *told, f"output={output}", *more]) == 0
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def found(output: Path) -> dict[str, float]:
+    last: dict[str, float] = json.loads((output / "evaluations.jsonl").read_text().splitlines()[-1])
+    return last
+
+
+def held(recipe: str, data: Path, evaluated: str, folder: Path, *more: str) -> None:
+    """A run that lost all after step 30 of 60 and goes on has the weights of one that did not, to the bit; its loss has
+    fallen; and its export loads."""
+    short = ["steps=60", "checkpoint.every=30", "evaluation.every=60", "evaluation.generate=0", *more]
+    whole = run(recipe, data, evaluated, folder / "whole", *short)
+    losses = [step["loss"] for step in whole]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5]), losses
+    shutil.copytree(folder / "whole", folder / "stopped", symlinks=True)
+    for later in checkpoint.found(folder / "stopped")[1:]:
+        shutil.rmtree(later)
+    run(recipe, data, evaluated, folder / "stopped", *short)
+    ends = [load_file(checkpoint.found(folder / name)[-1] / "model.safetensors") for name in ("whole", "stopped")]
+    assert all(torch.equal(value, ends[1][name]) for name, value in ends[0].items())
+    assert export.main([str(folder / "whole"), "--output", str(folder / "model")]) == 0
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder / "model")
+    assert all(torch.equal(value, ends[0][name]) for name, value in model.state_dict().items() if name in ends[0])
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sounds")
+    sounds.main([str(root), "--train", "800", "--heldout", "60"])
+    return built(root, "sounds", "build.yaml")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_events_are_heard(clips: Path, tmp_path: Path) -> None:
+    """After 200 steps an F1 of 0.56 was seen, and 43 of 100 captions right word by word, where a guess of one sound is
+    right once in four, and of three once in 64."""
+    data = clips
+    held("audio_events.yaml", data, "sounds", tmp_path)
+    run("audio_events.yaml", data, "sounds", tmp_path / "run", "steps=200", "evaluation.every=200")
+    last = found(tmp_path / "run")
+    assert last["sounds/event_f1"] > 0.45, last
+    assert last["sounds/exact_match"] > 0.3, last
