@@ -50,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mmtrain.tokenize_images", description=(__doc__ or "").split("\n")[0]
     )
-    what = parser.add_subparsers(dest="what", required=True, metavar="train|encode|generate")
+    what = parser.add_subparsers(
+        dest="what", required=True, metavar="train|encode|generate", help="what to do; --help behind it tells more"
+    )
     one = what.add_parser("train", help="train a tokeniser")
     one.add_argument("--config", required=True, metavar="FILE", help="a YAML file, or the name of a shipped one")
     one.add_argument("--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. steps=100")
