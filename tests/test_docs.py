@@ -104,18 +104,18 @@ def test_the_layers_are_those_of_the_linter() -> None:
 
 
 def test_the_pictures_are_what_the_code_draws() -> None:
-    drawn = importlib.import_module("docs.draw_packing").DRAWN
+    drawn = importlib.import_module("docs.making.packing").DRAWN
     for name, draw in drawn.items():
         file = DOCS / "pictures" / f"packing_{name}.svg"
-        assert file.read_text(encoding="utf-8") == draw(), f"{file.name}: run python docs/draw_packing.py"
+        assert file.read_text(encoding="utf-8") == draw(), f"{file.name}: run python docs/making/packing.py"
         assert f"pictures/{file.name}" in TEXTS["docs/packing.md"]
 
 
 @pytest.mark.parametrize("page", ["build/steps.md", "families.md"])
 def test_the_tables_are_what_there_is(page: str) -> None:
-    tables = importlib.import_module("docs.make_tables")
+    tables = importlib.import_module("docs.making.tables")
     assert set(tables.TABLES) == {"build/steps.md", "families.md"}
-    assert tables.written(page) == TEXTS[f"docs/{page}"], "run python docs/make_tables.py"
+    assert tables.written(page) == TEXTS[f"docs/{page}"], "run python docs/making/tables.py"
 
 
 @pytest.mark.parametrize("group", ["source", "step", "family"])

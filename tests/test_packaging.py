@@ -42,7 +42,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     tree = folder / "tree"
     tree.mkdir()
-    for name in ("mmdata", "mmtrain", "pipelines", "tests", "benchmarks"):
+    for name in ("mmdata", "mmtrain", "pipelines", "docs", "tests", "benchmarks"):
         ignored = shutil.ignore_patterns("__pycache__", "data", ".peers")
         shutil.copytree(ROOT / name, tree / name, ignore=ignored)
     for name in ("pyproject.toml", "LICENSE", "README.md"):
@@ -72,6 +72,7 @@ def expected_files() -> set[str]:
         if path.is_file() and "__pycache__" not in path.parts
     }
     shipped = [*(ROOT / "pipelines").rglob("*.yaml"), *(ROOT / "pipelines" / "train").rglob("*.json")]
+    shipped += [*(ROOT / "docs").rglob("*.md"), *(ROOT / "docs" / "pictures").glob("*.svg")]
     return files | {f"mmdata/{path.relative_to(ROOT).as_posix()}" for path in shipped}
 
 
@@ -95,7 +96,7 @@ def test_all_packages_are_listed() -> None:
         for path in (ROOT / package).rglob("*.py")
     }
     listed = PROJECT["tool"]["setuptools"]["packages"]
-    assert sorted(packages | {"mmdata.pipelines"}) == sorted(listed)
+    assert sorted(packages | {"mmdata.docs", "mmdata.pipelines"}) == sorted(listed)
 
 
 def test_commands_run_where_the_wheel_is_installed(installed: Path, tmp_path: Path) -> None:
@@ -107,6 +108,12 @@ def test_commands_run_where_the_wheel_is_installed(installed: Path, tmp_path: Pa
         done = run("-m", *command, cwd=tmp_path, site=installed)
         assert done.returncode == 0, done.stderr
         assert "usage: python -m mm" in done.stdout
+
+
+def test_an_installed_error_names_its_entry(installed: Path, tmp_path: Path) -> None:
+    done = run("-m", "mmdata.build", "--spec", "laion_subset.yaml", "--set", "sauce=1", cwd=tmp_path, site=installed)
+    assert done.returncode != 0
+    assert f"more: {installed / 'mmdata/docs/troubleshooting.md'}#spec_mistake" in done.stderr
 
 
 def test_shipped_pipelines_are_found_from_anywhere(installed: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Writes the tables of docs that say what there is: `python docs/make_tables.py` fills them in between their marks."""
+"""Writes the tables of docs that say what there is: `python docs/making/tables.py` fills in what is between marks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from mmdata import registry
 from mmdata.families import Family, _AnyToken, get_family
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).parents[1]
 TESTS = DOCS.parent / "tests"
 COMPARED = r"\w+(?:Processor|FeatureExtractor|ForConditionalGeneration)"
 PURPOSES = {
@@ -112,7 +112,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
 
 def filled(text: str, name: str, table: str) -> str:
     """The page with the table between its marks."""
-    opened, closed = f"<!-- {name}: python docs/make_tables.py -->", f"<!-- /{name} -->"
+    opened, closed = f"<!-- {name}: python docs/making/tables.py -->", f"<!-- /{name} -->"
     before, found, rest = text.partition(opened)
     assert found, f"no {opened}"
     return f"{before}{opened}\n{table}\n{closed}{rest.partition(closed)[2]}"

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/packing.md with the functions that pack: `python docs/draw_packing.py` writes them."""
+"""Draws the pictures of docs/packing.md with the functions that pack: `python docs/making/packing.py` writes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from mmdata.labels import dense_mask, segment_ids
 from mmdata.pack import balance, even_out, imbalance, length_batches, pack, packing_efficiency, padded_efficiency
 
-PICTURES = Path(__file__).parent / "pictures"
+PICTURES = Path(__file__).parents[1] / "pictures"
 LENGTHS = (7, 5, 3, 3, 2, 9, 4, 6, 2, 1, 5, 3)
 """Tokens of twelve samples, in the order of the stream; a row holds 10."""
 CAPACITY = 10
