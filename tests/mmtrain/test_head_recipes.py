@@ -1,4 +1,4 @@
-"""The recipe of audio events, tiny: its loss falls, a run goes on as if never stopped, and what is learned holds."""
+"""Recipes of grounding and audio, tiny: losses fall, runs go on as if never stopped, and what is learned holds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from examples.learn import sounds
+from examples.learn import boxes, sounds
 from mmdata import build
 from mmtrain import checkpoint, export, sft
 
@@ -77,3 +77,17 @@ def test_events_are_heard(clips: Path, tmp_path: Path) -> None:
     last = found(tmp_path / "run")
     assert last["sounds/event_f1"] > 0.45, last
     assert last["sounds/exact_match"] > 0.3, last
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_a_whisper_is_adapted(clips: Path, tmp_path: Path) -> None:
+    sounds.make_whisper(tmp_path / "whisper")
+    held("whisper_adapter.yaml", clips, "sounds", tmp_path, f"model.audio.path={tmp_path / 'whisper'}")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_shapes_are_grounded(tmp_path: Path) -> None:
+    boxes.main([str(tmp_path), "--train", "1500", "--heldout", "60", "--shapes", "1"])
+    held("grounding.yaml", built(tmp_path, "boxes", "boxes_build.yaml"), "boxes", tmp_path)
