@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 
 from mmdata import registry
@@ -36,6 +36,30 @@ class Model(BaseModel):
 def runtime(default: Any = ..., **constraints: Any) -> Any:
     """A field that cannot change the bytes of the result, and so is not part of a build's digest."""
     return Field(default, json_schema_extra={"runtime": True}, **constraints)
+
+
+def owned(value: Any, given: dict[int, str]) -> Any:
+    """A value of a command line with strings of its own, each noted in `given` by its identity: whoever validates one
+    can tell where it comes from (`from_here`), wherever in the spec it lies."""
+    if isinstance(value, dict):
+        return {name: owned(held, given) for name, held in value.items()}
+    if isinstance(value, list):
+        return [owned(held, given) for held in value]
+    if not isinstance(value, str) or not value:
+        return value
+    # Python keeps one string of each single letter for all; of paths only the folder itself is one.
+    made = "./." if value == "." else (value + " ")[:-1]
+    if len(made) > 1:
+        given[id(made)] = made
+    return made
+
+
+def from_here(value: Any, info: ValidationInfo) -> Any:
+    """A path that a command line names (`given` holds the very strings) is relative to where the command runs, as
+    every other word of that line is."""
+    if isinstance(value, str) and "://" not in value and id(value) in (info.context or {}).get("given", {}):
+        return os.path.abspath(os.path.expanduser(value))
+    return value
 
 
 def _resolve(value: str, info: ValidationInfo) -> str:
@@ -82,10 +106,10 @@ def _imported(value: str) -> str:
     return value
 
 
-InputPath = Annotated[str, AfterValidator(_exists)]
+InputPath = Annotated[str, BeforeValidator(from_here), AfterValidator(_exists)]
 """A local path (checked to exist; patterns with `*` or `{}` are checked when opened) or any fsspec URL."""
-OutputPath = Annotated[str, AfterValidator(_resolve)]
-"""A local path, relative to the spec file, or any fsspec URL."""
+OutputPath = Annotated[str, BeforeValidator(from_here), AfterValidator(_resolve)]
+"""A local path, relative to the spec file (on a command line to where it runs), or any fsspec URL."""
 
 
 Plugin = Annotated[str, AfterValidator(_plugin), AfterValidator(_imported)]

@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from mmdata import registry
 from mmdata.errors import SpecError
-from mmdata.spec import BuildSpec, Model
+from mmdata.spec import BuildSpec, Model, owned
 
 M = TypeVar("M", bound=Model)
 Loc = tuple[int | str, ...]
@@ -106,7 +106,7 @@ def load_build(name: str, overrides: Sequence[str] = (), *, check_paths: bool = 
     file = find(name)
     data, _ = _read(file)
     for override in overrides if isinstance(data, dict) else ():
-        _override(data, override)  # `load` tells of mistakes in it
+        _override(data, override, {})  # `load` tells of mistakes in it
     plugins = data.get("plugins", ()) if isinstance(data, dict) else ()
     for plugin in plugins if isinstance(plugins, list | tuple) else ():
         if isinstance(plugin, str):
@@ -125,10 +125,11 @@ def load(model: type[M], name: str, overrides: Sequence[str] = (), *, check_path
     data, mistakes = _read(file)
     if not isinstance(data, dict):
         raise SpecError(f"{file}: the top level must be a mapping of keys, not {_shown(data)}")
+    given: dict[int, str] = {}
     for override in overrides:
-        mistakes.extend(_override(data, override))
+        mistakes.extend(_override(data, override, given))
     try:
-        spec = model.model_validate(data, context={"base": file.parent, "check_paths": check_paths})
+        spec = model.model_validate(data, context={"base": file.parent, "check_paths": check_paths, "given": given})
     except ValidationError as error:
         _refuse_another(model, data, file)
         lines = _lines(file)
@@ -314,8 +315,8 @@ def _lines(file: Path) -> dict[Loc, int]:
     return lines
 
 
-def _override(data: dict[str, Any], override: str) -> list[str]:
-    """Apply one `a.b=value`; returns mistakes."""
+def _override(data: dict[str, Any], override: str, given: dict[int, str]) -> list[str]:
+    """Apply one `a.b=value`; returns mistakes. `given` gets the strings of the value, by their identity."""
     path, separator, text = override.partition("=")
     if not separator or not path:
         return [f"--set {override}: write it as path=value, for example steps.min_side.pixels=256"]
@@ -324,6 +325,7 @@ def _override(data: dict[str, Any], override: str) -> list[str]:
         json.dumps(value, default=str)  # a value that contains itself is none
     except (yaml.YAMLError, ValueError, TypeError, RecursionError):
         return [f"--set {override}: the value is not valid YAML"]
+    value = owned(value, given)
     target: Any = data
     *parents, last = path.split(".")
     for at, name in enumerate(parents):

@@ -35,6 +35,24 @@ def test_paths_are_relative_to_the_spec_file(tmp_path: Path) -> None:
     assert file == tmp_path / "spec.yaml"
 
 
+def test_paths_of_a_command_line_are_relative_to_where_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs, here = tmp_path / "specs", tmp_path / "here"
+    for folder in (specs, here / "pictures", here / "x"):
+        folder.mkdir(parents=True)
+    name = write(specs, GOOD)
+    monkeypatch.chdir(here)
+    assert specfile.load_build(name, ["source.path=pictures"])[0].source.path == str(here / "pictures")
+    assert specfile.load_build(name, ["source.path=."])[0].source.path == str(here)
+    assert specfile.load_build(name, ["source={kind: folder, path: ./x/}"])[0].source.path == str(here / "x")
+    spec, _ = specfile.load_build(name, ["output.path=out", "source.path=/", "steps.min_side.pixels=3"])
+    assert (spec.output.path, spec.source.path) == (str(here / "out"), "/")
+    assert specfile.load_build(name, ["output.path=s3://a/b"])[0].output.path == "s3://a/b"
+    with pytest.raises(SpecError, match=f"no such file or folder: {specs / 'pictures'}"):
+        specfile.load_build(write(specs, GOOD.replace("path: images", "path: pictures")), ["output.seed=1"])
+    with pytest.raises(SpecError, match=f"{here / 'pictvres'}; did you mean 'pictures'"):
+        specfile.load_build(name, ["source.path=pictvres"])
+
+
 def test_six_mistakes_are_six_lines(tmp_path: Path) -> None:
     text = """
 source:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo, model_validator
 
-from mmdata.spec import Model, OutputPath, runtime
+from mmdata.spec import Model, OutputPath, from_here, runtime
 from mmtrain.models.connectors import AudioConnector, Connector
 from mmtrain.models.connectors.merged import MlpSpec
 from mmtrain.models.experts import ExpertsSpec
@@ -29,7 +29,13 @@ def _located(value: str, info: ValidationInfo) -> str:
     return str(path) if local else value
 
 
-SourcePath = Annotated[str, AfterValidator(_located)]
+def _here(value: Any, info: ValidationInfo) -> Any:
+    """A folder that a command line names is where the command runs; no folder there may be one of the hub."""
+    found = from_here(value, info)
+    return found if isinstance(found, str) and Path(found).is_dir() else value
+
+
+SourcePath = Annotated[str, BeforeValidator(_here), AfterValidator(_located)]
 """A local folder (relative to the spec file), else the id of a repository on the Hugging Face hub: `org/name`."""
 
 
