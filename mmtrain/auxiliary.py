@@ -35,18 +35,21 @@ from typing import Any, Literal
 
 import torch
 
+from mmdata import rng
 from mmdata.errors import SpecError
 from mmdata.registry import kinds, lookup, nearest
 from mmtrain.rows import borders
 
-Unit = Literal["picture", "token", "sample", "pack", "box", "sound"]
-UNITS: tuple[Unit, ...] = ("picture", "token", "sample", "pack", "box", "sound")
+Unit = Literal["picture", "token", "sample", "pack", "box", "sound", "drawing"]
+UNITS: tuple[Unit, ...] = ("picture", "token", "sample", "pack", "box", "sound", "drawing")
 """Pictures (a frame of a video is one) and tokens as the model sees them, segments of a row; `pack` is one value for
-all of a forward pass, which weighs as much as its targets do; boxes and sounds are what a head says they are."""
+all of a forward pass, which weighs as much as its targets do; boxes, sounds and drawings are what a head says
+they are."""
 Recorded = dict[str, list[torch.Tensor]]
 OWN = "own_losses"
 """Where a model has the users' losses that are wanted of it, by name."""
 _recorded: ContextVar[Recorded | None] = ContextVar("recorded", default=None)
+_step: ContextVar[tuple[int, ...]] = ContextVar("step", default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +88,22 @@ def record_own(model: Any, hidden: torch.Tensor, labels: torch.Tensor, batch: Ma
 
 
 @contextmanager
-def recording() -> Iterator[Recorded]:
-    """What is recorded inside, by name: a list of the values of each module that did."""
+def recording(*step: int) -> Iterator[Recorded]:
+    """What is recorded inside, by name: a list of the values of each module that did. `step` (a run's seed and the
+    number of its step) keys what they draw."""
     found: Recorded = {}
-    token = _recorded.set(found)
+    token, before = _recorded.set(found), _step.set(step)
     try:
         yield found
     finally:
         _recorded.reset(token)
+        _step.reset(before)
+
+
+def keyed(*what: int | str) -> torch.Generator:
+    """A generator on the host for what a module draws for its loss: by the run's seed and step, and by `what`, such as
+    the key of a sample, so that it is the same in any pack. Outside training, by `what` alone."""
+    return torch.Generator().manual_seed(int(rng.generator("auxiliary", *_step.get(), *what).integers(2**62)))
 
 
 def declared(model: torch.nn.Module, weights: Mapping[str, float] | None = None) -> dict[str, Term]:
@@ -129,7 +140,7 @@ def units(model: Any, batch: Mapping[str, Any], weights: torch.Tensor, terms: Ma
     if "picture" in wanted:
         places = model.base_model.first_tokens(batch)
         found["picture"] = trained[segment[places]]
-    for head in heads_of(model).values() if {"box", "sound"} & wanted else ():
+    for head in heads_of(model).values() if {"box", "sound", "drawing"} & wanted else ():
         found |= head.units(model, batch, weights)
     return {unit: values for unit, values in found.items() if unit in wanted}
 

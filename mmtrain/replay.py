@@ -250,7 +250,7 @@ def _passed(
     with (
         _watched(model) as first,
         autocast(batch["input_ids"].device, spec.precision),
-        auxiliary.recording() as said,
+        auxiliary.recording(spec.seed, step) as said,
     ):
         if (sampling := spec.scheduled_sampling) is not None:
             never = scheduled_sampling.banned(restored.tokenizer)

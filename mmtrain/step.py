@@ -167,7 +167,8 @@ def backward(
     means = dict.fromkeys(job.terms, 0.0)
     for batch, weight, mine in zip(batches, weights, units, strict=True):
         torch.manual_seed(int(rng.generator("step", job.spec.seed, job.step, *batch["keys"]).integers(2**63)))
-        with autocast(batch["input_ids"].device, job.spec.precision), auxiliary.recording() as said:
+        recording = auxiliary.recording(job.spec.seed, job.step)
+        with autocast(batch["input_ids"].device, job.spec.precision), recording as said:
             summed, counted = part(batch, weight)
         whole = summed / total
         loss += float(whole.detach())

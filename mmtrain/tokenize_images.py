@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
@@ -21,8 +21,8 @@ from mmdata.stream.dataset import StreamingDataset
 from mmtrain import models
 from mmtrain.evaluate import opened, streams_of
 from mmtrain.models import tokens
+from mmtrain.picture_tokens import generate, latents
 from mmtrain.picture_tokens.encode import TASKS, encode
-from mmtrain.picture_tokens.generate import drawn
 from mmtrain.picture_tokens.spec import TokenizeSpec
 from mmtrain.picture_tokens.train import train
 from mmtrain.precision import device_of
@@ -64,11 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument("--output", required=True, type=Path, metavar="FILE.jsonl", help="for `source: {kind: jsonl}`")
     three = what.add_parser("generate", help="pictures of a run or an exported model")
     three.add_argument("model", type=Path, metavar="RUN|FOLDER", help="folder of a run, or of an exported model")
-    three.add_argument("--tokeniser", required=True, type=Path, metavar="FOLDER", help="that made its words")
-    three.add_argument("--data", required=True, metavar="DATASET", help="whose samples ask for pictures")
+    three.add_argument("--tokeniser", type=Path, metavar="FOLDER", help="that made its words; latents need none")
+    three.add_argument("--data", required=True, metavar="DATASET|STREAM.yaml", help="whose samples ask for pictures")
     three.add_argument("--output", required=True, type=Path, metavar="FOLDER", help="for pictures and pictures.jsonl")
     three.add_argument("--count", type=int, default=16, metavar="N", help="pictures; default: 16")
-    three.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0 takes the likeliest codes")
+    three.add_argument(
+        "--temperature", type=float, default=1.0, metavar="T", help="0 takes the likeliest codes, no noise"
+    )
     three.add_argument("--seed", type=int, default=0, metavar="S", help="of what is drawn; default: 0")
     three.add_argument("--checkpoint", default="latest", metavar="STEP|latest|best", help="default: latest")
     return parser
@@ -92,7 +94,7 @@ def _encode(options: argparse.Namespace) -> int:
 
 
 def _generate(options: argparse.Namespace) -> int:
-    tokeniser, device = _of_codes(options.tokeniser), device_of("auto")
+    device = device_of("auto")
     given = streams_of([f"asked={options.data}"], None)["asked"]
     restored = opened(options.model, options.checkpoint, [], given)
     told = restored.spec.data.model_copy(update={"dataset": None, "datasets": ()})
@@ -101,11 +103,16 @@ def _generate(options: argparse.Namespace) -> int:
     stream = StreamingDataset(data, family=family)
     options.output.mkdir(parents=True, exist_ok=True)
     how = {"temperature": options.temperature, "seed": options.seed, "device": device}
-    lines = []
-    for number, each in enumerate(
-        drawn(restored.model, restored.tokenizer, tokeniser.to(device), stream, options.count, **how)
-    ):
-        name = f"{number:05d}.png"
+    model, tokenizer = restored.model, restored.tokenizer
+    lines: list[dict[str, str]] = []
+    found: Iterable[generate.Drawn | latents.Drawn]
+    if options.tokeniser is None:
+        found = latents.drawn(model, tokenizer, stream, options.count, **how)
+    else:
+        tokeniser = _of_codes(options.tokeniser).to(device)
+        found = generate.drawn(model, tokenizer, tokeniser, stream, options.count, **how)
+    for each in found:
+        name = f"{len(lines):05d}.png"
         each.picture.save(options.output / name)
         lines.append({"picture": name, "key": each.key, "prompt": each.prompt, "wanted": each.wanted})
     (options.output / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

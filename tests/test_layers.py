@@ -357,6 +357,11 @@ TESTED_BY = {
         "mmtrain/picture_tokens/train.py",
         "mmtrain/picture_tokens/words.py",
     ],
+    "tests/mmtrain/test_flow.py": [  # Latents in, and latents out.
+        "mmtrain/models/heads/flow.py",
+        "mmtrain/models/towers/latent.py",
+        "mmtrain/picture_tokens/latents.py",
+    ],
     "tests/mmtrain/test_streaming_video.py": ["mmtrain/models/video/streaming.py"],
     "tests/mmtrain/test_video_heads.py": ["mmtrain/models/video/heads.py", "mmtrain/models/video/offset.py"],
     "tests/mmtrain/test_native_video.py": ["mmtrain/models/video/batches.py"],

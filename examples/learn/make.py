@@ -3,7 +3,8 @@
 Nothing is downloaded and nothing is labelled by hand: pictures and sounds are made from what they are to be called, at
 places, sizes, shades and pitches of chance, and every file is the same for the same number. FOLDER/shapes and
 FOLDER/melodies each hold `train.jsonl`, `heldout.jsonl` (LLaVA's conversations) and the media they name; shapes also
-hold `french_train.jsonl` and `french_heldout.jsonl`, the same pictures called by other words, for an adapter.
+hold `french_train.jsonl` and `french_heldout.jsonl`, the same pictures called by other words, for an adapter, and
+`draw_train.jsonl` and `draw_heldout.jsonl`, which ask for the pictures by their names.
 """
 
 from __future__ import annotations
@@ -81,15 +82,18 @@ def line(medium: str, path: str, question: str, answer: str) -> str:
 
 def make_shapes(folder: Path, name: str, seed: int, count: int, forms: int = len(SHAPES)) -> None:
     (folder / name).mkdir(parents=True, exist_ok=True)
-    english, french = [], []
+    english, french, drawn = [], [], []
     for number in range(count):
         picture, called, appelle = shape(np.random.default_rng((seed, number)), forms)
         path = f"{name}/{number:05d}.png"
         picture.save(folder / path)
         english.append(line("image", path, "What is this?", called))
         french.append(line("image", path, "En français ?", appelle))
+        said = [{"from": "human", "value": f"Draw {called}"}, {"from": "gpt", "value": "Here it is:\n<image>"}]
+        drawn.append(json.dumps({"image": path, "conversations": said, "caption": called}) + "\n")
     (folder / f"{name}.jsonl").write_text("".join(english))
     (folder / f"french_{name}.jsonl").write_text("".join(french))
+    (folder / f"draw_{name}.jsonl").write_text("".join(drawn))
 
 
 def make_melodies(folder: Path, name: str, seed: int, count: int, length: int = 3) -> None:

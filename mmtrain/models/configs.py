@@ -62,6 +62,21 @@ class NavitConfig(PreTrainedConfig):
         super().__init__(**others)
 
 
+class LatentConfig(PreTrainedConfig):
+    """A tokeniser of continuous tokens as a tower: `tokeniser` is its spec (`mmtrain.models.tokens.KlSpec`), of which
+    the other fields follow."""
+
+    model_type = "mmtrain_latent"
+
+    def __init__(self, tokeniser: dict[str, Any] | None = None, **others: Any) -> None:
+        self.tokeniser = tokeniser or {"kind": "kl"}
+        self.hidden_size = int(self.tokeniser.get("width", 4))
+        self.patch_size = int(self.tokeniser.get("stride", 4))
+        self.image_size = int(self.tokeniser.get("size", 32))
+        self.num_hidden_layers, self.num_attention_heads = 0, 1
+        super().__init__(**{key: value for key, value in others.items() if key not in self.__dict__})
+
+
 class VarlenAudioConfig(PreTrainedConfig):
     """Our audio tower, of the fields of `VarlenAudioSpec`."""
 
@@ -168,5 +183,5 @@ def _config(value: Any) -> Any:
     return AutoConfig.for_model(**value)
 
 
-for _each in (NavitConfig, VarlenAudioConfig, TimeFrequencyConfig, NativeConfig):
+for _each in (LatentConfig, NavitConfig, VarlenAudioConfig, TimeFrequencyConfig, NativeConfig):
     AutoConfig.register(_each.model_type, _each, exist_ok=True)

@@ -18,7 +18,7 @@ from mmdata.types import MediaKind
 from mmdata.views.resampled import Resampled
 from mmdata.views.waveform import Waveform
 from mmtrain.models import connectors, fusion, hf
-from mmtrain.models.configs import NativeConfig, NavitConfig, TimeFrequencyConfig, VarlenAudioConfig
+from mmtrain.models.configs import LatentConfig, NativeConfig, NavitConfig, TimeFrequencyConfig, VarlenAudioConfig
 from mmtrain.models.hearing import WAVES, HearingSpec
 from mmtrain.models.native_build import native_config
 from mmtrain.models.source import folder_of
@@ -26,6 +26,8 @@ from mmtrain.models.spec import HfSpec, HfVisionSpec, ModelSpec, NativeSpec, Tin
 from mmtrain.models.towers import presets
 from mmtrain.models.video import planned
 
+HALF = (0.5, 0.5, 0.5)
+"""Mean and deviation of the pixels of tokenisers, which are from -1 to 1."""
 _MARK = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
 
 
@@ -68,6 +70,8 @@ def native_family(
         given["image"] = {"patch": vision.patch_size, "pool": config.merge}
         if processor is None or not (processor / "preprocessor_config.json").is_file():
             given["image"] |= {"size": vision.image_size, "mode": "squash"}
+            if isinstance(vision, LatentConfig):
+                given["image"] |= {"mean": HALF, "std": HALF}
     if config.audio_config is not None:
         hearing = HearingSpec.model_validate(config.hearing or {})
         if config.audio_config.model_type not in WAVES:

@@ -89,7 +89,7 @@ class NativeModel(NativePreTrainedModel):
             self.fusion = found
         if (told := experts.read(config.experts)) is not None:
             experts.install(told, self.language_model, text)
-        if (reading := make_heads(config.heads, width)) is not None:
+        if (reading := make_heads(config.heads, width, getattr(config.vision_config, "hidden_size", 0))) is not None:
             self.heads = reading
         self.post_init()
 

@@ -9,8 +9,8 @@ from transformers import AutoConfig, AutoModel, LlamaConfig
 from transformers.models.auto import modeling_auto
 
 from mmdata.errors import SpecError
-from mmtrain.models import connectors, experts, fusion, hf, video
-from mmtrain.models.configs import NativeConfig, NavitConfig, TimeFrequencyConfig, VarlenAudioConfig
+from mmtrain.models import connectors, experts, fusion, hf, tokens, video
+from mmtrain.models.configs import LatentConfig, NativeConfig, NavitConfig, TimeFrequencyConfig, VarlenAudioConfig
 from mmtrain.models.heads import check as check_heads
 from mmtrain.models.hearing import WAVES, HearingSpec
 from mmtrain.models.hearing import check as check_hearing
@@ -21,6 +21,7 @@ from mmtrain.models.spec import (
     HfAudioSpec,
     HfLanguageSpec,
     HfVisionSpec,
+    LatentSpec,
     NaflexSpec,
     NativeSpec,
     NavitSpec,
@@ -64,7 +65,9 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         if spec.video is not None:
             video.check(spec.video, spec.connector.kind, vision.hidden_size, merge, dropping=dropping)
     grid = vision is not None and spec.connector.merges and not (spec.fusion.marks or bool(getattr(vision, "drop", 0)))
-    check_heads(spec.heads, grid=grid, hears=spec.audio is not None)
+    latents = isinstance(vision, LatentConfig) and spec.connector.kind in ("linear", "mlp")
+    latents = latents and spec.fusion.kind == "early" and spec.video is None
+    check_heads(spec.heads, grid=grid, hears=spec.audio is not None, latents=latents)
     fusion.check(spec.fusion, text.num_hidden_layers, text.hidden_size, text.num_attention_heads)
     return NativeConfig(
         vision_config=vision,
@@ -105,6 +108,8 @@ def build_native(spec: NativeSpec, config: NativeConfig) -> NativeForConditional
         loaded: Any = hf.pretrained(NativeForConditionalGeneration, Path(spec.path), config, "model")
         return loaded
     model = NativeForConditionalGeneration(config)
+    if isinstance(spec.vision, LatentSpec):
+        model.model.vision_tower.tokeniser.load_state_dict(_tokeniser(spec.vision).state_dict())
     if isinstance(spec.vision, HfVisionSpec) and not spec.vision.random:
         model.model.vision_tower.load_state_dict(_vision_weights(spec.vision, config.vision_config))
     if isinstance(spec.audio, HfAudioSpec) and not spec.audio.random:
@@ -143,6 +148,8 @@ def _vision_config(spec: NativeSpec) -> tuple[Any, int]:
         told: dict[str, Any] = {"max_grid": part.max_grid, "drop": part.drop, "mixup": part.mixup}
         config = NavitConfig(**_sizes(part), patch_size=part.patch, positions=part.positions, **told)
         return config, part.layer
+    if isinstance(part, LatentSpec):
+        return LatentConfig(tokeniser=_tokeniser(part).spec.model_dump()), -1
     if isinstance(part, FuyuSpec):
         return presets.fuyu(patch=part.patch, height=part.height, width=part.width), -1
     if isinstance(part, NaflexSpec | Pix2StructSpec):
@@ -163,6 +170,13 @@ def _vision_config(spec: NativeSpec) -> tuple[Any, int]:
             "CLIP, SigLIP, DINOv2 or ViT, or those of SigLIP 2 NaFlex and Pix2Struct"
         )
     return found, part.layer
+
+
+def _tokeniser(part: LatentSpec) -> tokens.Kl:
+    found = tokens.load(Path(part.path), "model.vision.path")
+    if not isinstance(found, tokens.Kl):
+        raise SpecError(f"model.vision.path: {part.path} holds a tokeniser of codes; latents are of kind kl")
+    return found
 
 
 def _of_folder(part: HfVisionSpec) -> tuple[Path, Any]:

@@ -179,6 +179,15 @@ class FuyuSpec(Model):
     width: int = Field(1920, ge=2)
 
 
+class LatentSpec(Model):
+    """A tokeniser of continuous tokens (`mmtrain.tokenize_images train`, `kind: kl`) in the tower's place: pictures are
+    squares, and a cell of its grid is a patch. It is never trained."""
+
+    kind: Literal["latent"]
+    path: SourcePath
+    """Its folder."""
+
+
 class HfVisionSpec(SourceSpec):
     """Any Hugging Face vision tower of fixed size: CLIP, SigLIP, DINOv2, ViT, ...; and SigLIP 2's NaFlex tower and
     Pix2Struct's encoder, whose patches are packed. Its processor's files say how pictures become squares or patches."""
@@ -256,6 +265,7 @@ Vision = Annotated[
     | Annotated[NaflexSpec, Tag("naflex")]
     | Annotated[Pix2StructSpec, Tag("pix2struct")]
     | Annotated[FuyuSpec, Tag("fuyu")]
+    | Annotated[LatentSpec, Tag("latent")]
     | Annotated[HfVisionSpec, Tag("hf")],
     _kind("navit"),
 ]

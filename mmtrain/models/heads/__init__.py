@@ -16,11 +16,12 @@ from mmdata.errors import SpecError
 from mmdata.spec import Model
 from mmtrain.auxiliary import heads_of
 from mmtrain.models.heads.events import EventsHead, EventsSpec
+from mmtrain.models.heads.flow import FlowHead, FlowSpec
 from mmtrain.models.heads.grounding import GroundingHead, GroundingSpec
 
 __all__ = ["HEADS", "HeadsSpec", "check", "learn", "make", "read", "tell"]
 
-HEADS: dict[str, Callable[..., nn.Module]] = {"events": EventsHead, "grounding": GroundingHead}
+HEADS: dict[str, Callable[..., nn.Module]] = {"events": EventsHead, "flow": FlowHead, "grounding": GroundingHead}
 """The module of each key of `model.heads`."""
 
 
@@ -31,6 +32,8 @@ class HeadsSpec(Model):
     """Boxes and masks of what answers locate."""
     events: EventsSpec | None = None
     """Which sounds there are in a clip, and when."""
+    flow: FlowSpec | None = None
+    """Pictures that answers draw, latent by latent."""
 
     def given(self) -> dict[str, Any]:
         """By name, those that there are."""
@@ -42,8 +45,14 @@ def read(value: Any) -> HeadsSpec:
     return HeadsSpec.model_validate(value or {})
 
 
-def check(spec: HeadsSpec, *, grid: bool, hears: bool) -> None:
-    """Raises SpecError for heads that the other parts give nothing to see; `grid`: pictures are grids of tokens."""
+def check(spec: HeadsSpec, *, grid: bool, hears: bool, latents: bool) -> None:
+    """Raises SpecError for heads that the other parts give nothing to see; `grid`: pictures are grids of tokens;
+    `latents`: a token is a latent, and has seen no later one."""
+    if spec.flow is not None and not latents:
+        raise SpecError(
+            "model.heads.flow: it draws latents, one after the other; take vision: {kind: latent, path: FOLDER}, a "
+            "connector that takes them one by one (linear or mlp), fusion early and no video, or leave the head out"
+        )
     if spec.events is not None and not hears:
         raise SpecError("model.heads.events: the model hears nothing; give it `audio`, or leave the head out")
     if spec.grounding is not None and spec.grounding.masks and not grid:
@@ -53,10 +62,12 @@ def check(spec: HeadsSpec, *, grid: bool, hears: bool) -> None:
         )
 
 
-def make(told: Any, width: int) -> nn.ModuleDict | None:
-    """The modules that a model's `config.json` tells of, beside a language model of this width; None without any."""
+def make(told: Any, width: int, tower: int = 0) -> nn.ModuleDict | None:
+    """The modules that a model's `config.json` tells of, beside a language model and a vision tower of these widths;
+    None without any."""
     given = read(told).given()
-    return nn.ModuleDict({name: HEADS[name](each, width) for name, each in given.items()}) if given else None
+    sizes = {name: (width, tower) if name == "flow" else (width,) for name in given}
+    return nn.ModuleDict({name: HEADS[name](each, *sizes[name]) for name, each in given.items()}) if given else None
 
 
 def tell(model: Any, tokenizer: Any) -> None:

@@ -8,15 +8,18 @@ from torch import nn
 from transformers import AutoModel
 
 from mmtrain.models.audio import VarlenAudio
-from mmtrain.models.configs import NavitConfig, TimeFrequencyConfig, VarlenAudioConfig
+from mmtrain.models.configs import LatentConfig, NavitConfig, TimeFrequencyConfig, VarlenAudioConfig
+from mmtrain.models.towers.latent import Latent
 from mmtrain.models.towers.navit import Navit
 from mmtrain.models.towers.time_frequency import TimeFrequency
 
-__all__ = ["Navit", "audio", "vision"]
+__all__ = ["Latent", "Navit", "audio", "vision"]
 
 
 def vision(config: Any) -> nn.Module:
     """The vision tower of a config, ours or any of transformers'."""
+    if isinstance(config, LatentConfig):
+        return Latent(config)
     return Navit(config) if isinstance(config, NavitConfig) else AutoModel.from_config(config)
 
 
