@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from mmdata.errors import RunError, SpecError
 from mmdata.spec import Model
-from mmtrain import attention
+from mmtrain import attention, quantise
 from mmtrain.attention import Scores
 from mmtrain.auxiliary import Term, record
 from mmtrain.models.connectors import Patches
@@ -73,6 +73,7 @@ class Anchor:
         self.spec = spec
         self._depth = depth
         self.teacher = copy.deepcopy(tower).eval().requires_grad_(False)
+        quantise.remove(self.teacher)
         if isinstance(self.teacher, PreTrainedModel):
             attention.register()
             self.teacher.set_attn_implementation(attention.NAME)  # what its patches attend to is seen there

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from mmdata import pointer
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.types import World
-from mmtrain import adapters, checkpoint, ema, models, run, stages
+from mmtrain import adapters, checkpoint, ema, models, quantise, run, stages
 from mmtrain.initialise import initialise
 from mmtrain.models.source import copy_processor
 from mmtrain.precision import place
@@ -53,11 +53,17 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="where the model that the run began with lies now, of a run that saves trained weights only",
     )
+    parser.add_argument(
+        "--quantised",
+        action="store_true",
+        help="round the weights of layers under quantise_aware, as they compute; default: in full, as they learn",
+    )
     options = parser.parse_args(arguments)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         how: dict[str, Any] = {"at": options.checkpoint, "mode": options.adapters, "weights": options.weights}
+        how["quantised"] = options.quantised
         for line in export(options.run, options.output, **how, base=options.base):
             print(line)
     except SpecError as error:
@@ -77,12 +83,15 @@ def export(
     mode: Adapters = "merge",
     weights: ema.Choice = "auto",
     base: Path | None = None,
+    quantised: bool = False,
 ) -> list[str]:
     """Write the model of a run's checkpoint to `output`, whole or not at all; answers what there is to say.
 
+    With `quantised`, layers under `quantise_aware` get the rounded weights that they compute with, in floating point.
     A QLoRA is merged into its weights as they are in 4 bits, with which it learned, and kept beside them in full.
     Raises SpecError for a folder that is no run, a checkpoint or averaged weights that it does not have, an `output`
-    that is in use, and adapters that cannot be merged."""
+    that is in use, adapters that cannot be merged, and `quantised` where nothing is rounded, or adapters are to be
+    merged into what is."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SpecError(f"--output: {output} holds other files; give a new folder")
     source = chosen(folder, at)
@@ -93,6 +102,8 @@ def export(
     averaged = spec.ema is not None and weights != "raw"
     said = [f"from   {source}" + (", averaged weights" if averaged else "")]
     try:
+        if quantised:
+            said.append(_rounded(model, mode))
         if any(True for _ in adapters.adapters(model)):
             said += _settle(model, temporary, mode)
             if mode == "keep" and any(map(adapters.is_qlora, spec.adapters)):
@@ -152,6 +163,7 @@ def open_model(
     adapters.equip(told, model, world=World(), folder=folder, start=source, data=_never)
     if not whole:
         initialise(model, spec.initialise, seed=spec.seed)
+    quantise.install(model, spec.quantise_aware)
     checkpoint.load_weights(source, model)
     if not whole:
         model.float()
@@ -181,6 +193,7 @@ def beginning(folder: Path, spec: TrainSpec, source: Path | None, base: Path | N
             adapters.remove(model)
         else:
             adapters.merge(model)
+        quantise.remove(model)
     else:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder / run.TOKENIZER), local_files_only=True, trust_remote_code=False
@@ -207,6 +220,20 @@ def _settle(model: Any, folder: Path, mode: Adapters) -> list[str]:
     refused = adapters.export(model, folder / "adapters")
     adapters.remove(model)
     return [f"kept   adapters in {folder.name.strip('.').removesuffix('.tmp')}/adapters", *refused]
+
+
+def _rounded(model: Any, mode: Adapters) -> str:
+    """Round what computes rounded; what was done."""
+    if mode == "merge" and (both := quantise.adapted(model)):
+        raise SpecError(
+            f"--quantised: {both[0]} has an adapter (and {len(both) - 1} more have), and merged with it its weights "
+            "are no longer rounded; --adapters keep leaves them beside"
+        )
+    if not (count := quantise.settle(model)):
+        raise SpecError(
+            "--quantised: no layer of this run computes with rounded weights; its config has no quantise_aware"
+        )
+    return f"rounded the weights of {count} linear layers, as they compute"
 
 
 def _never(batches: int) -> Any:

@@ -13,7 +13,7 @@ from mmdata import specfile
 from mmdata.errors import SpecError
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.types import World
-from mmtrain import adapters, certificate, checkpoint, export, models, run, sft
+from mmtrain import adapters, certificate, checkpoint, export, models, quantise, run, sft
 from mmtrain.certificate import Strategy
 from mmtrain.components import aliases
 from mmtrain.initialise import initialise
@@ -69,6 +69,7 @@ def restore(
         start=start,
         data=lambda count: sft.measured_on(spec, model, tokenizer, count),
     )
+    quantise.install(model, spec.quantise_aware)
     settings = resolve(spec.parameters, list(aliases(model).values()), adapters.defaults(model))
     if start is None or trained:
         initialise(model, spec.initialise, seed=spec.seed)

@@ -42,6 +42,7 @@ from mmtrain import (
     estimate,
     models,
     objective,
+    quantise,
     rows,
     run,
     sharding,
@@ -156,6 +157,8 @@ def sft(
     told = adapters.equip(
         spec, model, world=world, folder=kept, start=start, data=lambda n: measured_on(spec, model, tokenizer, n)
     )
+    coarse = quantise.install(model, spec.quantise_aware)
+    quantise.check(spec.quantise_aware, cast=sharding.casts(spec.distributed, model, world, spec.precision))
     begun += [] if before is None else [stages.take_weights(before, spec, model, equipped=True)]
     written = initialise(model, spec.initialise, seed=spec.seed)  # a checkpoint may hold only what was trained since
     begun += written if start is None else []
@@ -168,7 +171,8 @@ def sft(
         if dry_run:  # it is long: what it comes to stands below, at the end
             print(f"config {spec.model_dump_json(indent=1, exclude_unset=False)}")
         print(plan(spec, stream, model))
-        print(*filter(None, [parameter_table(spec, model, settings), told, adapters.table(model), *begun]), sep="\n")
+        tables = [parameter_table(spec, model, settings), told, adapters.table(model)]
+        print(*filter(None, [*tables, *coarse, *begun]), sep="\n")
         for name, term in terms.items():
             print(f"beside     {name}: its mean over each {term.per}, times {term.weight:g}")
         if anchored is not None:

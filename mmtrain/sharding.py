@@ -48,6 +48,11 @@ def resolve(spec: DistributedSpec, model: torch.nn.Module, world: World) -> Lite
     return "fsdp" if state > ROOM * memory else "ddp"
 
 
+def casts(spec: DistributedSpec, model: torch.nn.Module, world: World, precision: Precision) -> bool:
+    """Whether layers are to see weights in another type than they are kept in."""
+    return spec.mixed_precision and precision != "fp32" and resolve(spec, model, world) != "ddp"
+
+
 def shard(model: torch.nn.Module, spec: DistributedSpec, world: World, precision: Precision = "fp32") -> bool:
     """Shard a model in place if its mode says so, and answer whether it does; every rank has the same whole weights
     before.

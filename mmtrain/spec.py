@@ -24,6 +24,7 @@ from mmtrain.models.spec import ModelSpec, TinySpec
 from mmtrain.optim import OptimSpec
 from mmtrain.precision import DeviceName, Precision, Weights
 from mmtrain.preference.spec import PreferenceSpec
+from mmtrain.quantise import QuantiseRule
 from mmtrain.rows import Collate
 from mmtrain.rules import Rule
 from mmtrain.scheduled_sampling import ScheduledSamplingSpec
@@ -51,6 +52,9 @@ class TrainSpec(Model):
     say otherwise. `--dry-run` prints where they go."""
     adapter_ranks: RanksSpec | None = None
     """Ranks of LoRA by what was measured on the first packs; it is kept in the run's folder."""
+    quantise_aware: tuple[QuantiseRule, ...] = ()
+    """Linear layers that compute with weights rounded to a few bits while they learn in full; later rules overrule
+    earlier ones. `mmtrain.export --quantised` writes what they compute with."""
     initialise: tuple[InitRule, ...] = ()
     """How weights begin, of a run that starts anew: in order, over what the model was built or loaded with."""
     loss_norm: Norm = "token"
