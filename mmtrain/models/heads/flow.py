@@ -117,23 +117,30 @@ class FlowHead(nn.Module):
 
     def learn(self, model: Any, batch: Mapping[str, Any], hidden: torch.Tensor) -> None:
         """Record the loss of each of a batch's pictures; those that no answer draws have 0. Noise and times are drawn
-        by step and sample (`mmtrain.auxiliary.keyed`), whichever pack that is in. Modules run in every pass, pictures
-        or not, for shards wait for each other in them."""
+        by step and sample (`mmtrain.auxiliary.keyed`), whichever pack that is in. Modules run once in every pass,
+        pictures or not, for shards wait for each other in them."""
         labels, keys = batch["labels"].flatten(), batch.get("keys") or ()
-        nothing = self(hidden.new_zeros(1, self.latent), hidden.new_zeros(1), hidden[:1]).sum() * 0
         places = pictured(model, batch)
         patches = model.base_model.patches(batch) if places else None
-        values, at = [], 0
-        for each in places:
-            assert patches is not None, "places of pictures are of pictures"
-            latents, at = patches.rows[at : at + each.count].float(), at + each.count
-            if each.word is None or labels[each.word] == IGNORE:
-                values.append(nothing)
-                continue
-            key = keys[each.segment] if each.segment < len(keys) else ""
-            noise, times = self._chance(keyed("flow", key, each.number), each.count)
-            states = hidden[each.first - 1 : each.first + each.count - 1]
-            values.append(self.losses(latents, states, noise.to(latents), times.to(latents)).mean() + nothing)
+        wanted = [each.word is not None and bool(labels[each.word] != IGNORE) for each in places]
+        chance = [self._chance(torch.Generator(), 1)]  # a row of nothing, which counts 0, comes first
+        rows, at = [torch.zeros(1, dtype=torch.long)], [torch.zeros(1, dtype=torch.long)]
+        begins = itertools.accumulate((each.count for each in places), initial=0)
+        for each, begin, asked in zip(places, begins, wanted, strict=False):
+            if asked:
+                key = keys[each.segment] if each.segment < len(keys) else ""
+                chance.append(self._chance(keyed("flow", key, each.number), each.count))
+                rows.append(torch.arange(begin, begin + each.count))
+                at.append(torch.arange(each.first - 1, each.first + each.count - 1))
+        latents = hidden.new_zeros(1, self.latent) if patches is None else patches.rows
+        found = self.losses(
+            latents[torch.cat(rows).to(hidden.device)].float(),
+            hidden[torch.cat(at).to(hidden.device)],
+            *(torch.cat(parts, 1).to(hidden.device) for parts in zip(*chance, strict=True)),
+        )
+        nothing = found[:1].sum() * 0
+        means = iter(each.mean() for each in found.split([len(each) for each in rows])[1:])
+        values = [next(means) + nothing if asked else nothing for asked in wanted]
         record("flow", torch.stack(values) if values else nothing[None][:0])
 
     def _chance(self, draw: torch.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
