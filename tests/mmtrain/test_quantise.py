@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText
 
 from mmdata.collate import PackedCollator
 from mmdata.errors import SpecError
-from mmtrain import certificate, checkpoint, export, quantise, sft
+from mmtrain import blocks, certificate, checkpoint, export, quantise, sft
 from mmtrain.anchor import Anchor, AnchorSpec
 from mmtrain.components import aliases
 from mmtrain.models import build, family_of
@@ -29,10 +29,11 @@ from mmtrain.objective import loss_sum
 from mmtrain.quantise import QuantiseRule, RoundedLinear, rounded
 from mmtrain.restore import restore
 from tests.mmtrain.adapters.models import gpt2, ids, llama, logits, put
+from tests.mmtrain.test_estimate import compared, llama_batch, told
 from tests.mmtrain.test_models import config
 from tests.mmtrain.test_native_connectors import MODEL, samples
 from tests.mmtrain.test_sft import same_weights, trace
-from tests.mmtrain.tiny_models import words
+from tests.mmtrain.tiny_models import make, words
 
 LANGUAGE = QuantiseRule(match=r"language\..*")
 LORA = {"kind": "lora", "component": "language", "rank": 2}
@@ -73,6 +74,16 @@ def test_it_is_torch_ao_s_layer_and_gradients_go_straight_through(bits: int) -> 
     assert max(len(row.unique()) for row in on_grid) <= 2**bits - 1
     half = layer.weight.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1) / 2
     assert ((on_grid - layer.weight).abs() <= half * 1.001 + 1e-7).all()
+    # What observes the rounded weights finds the same whole numbers, which is what a converter does.
+    assert torch.equal(whole_numbers(on_grid, bits), whole_numbers(layer.weight.detach(), bits))
+
+
+def whole_numbers(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """As torch keeps a weight in 8 bits, by the scales that torch.ao observes."""
+    module = theirs(bits)()
+    module(weight)
+    scales, zeros = module.calculate_qparams()
+    return torch.quantize_per_channel(weight, scales.double(), zeros.long(), 0, torch.qint8).int_repr()
 
 
 def test_weights_in_half_are_rounded_from_float32() -> None:
@@ -122,6 +133,27 @@ def test_packed_is_alone_and_names_stay(folder: Path) -> None:
 def _layers(model: Any) -> list[tuple[Any, str]]:
     named = aliases(model)
     return [(m, named[f"{n}.weight"]) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+
+
+def test_layers_that_run_again_and_the_estimate_know_of_it() -> None:
+    """The same gradients to the bit; a copy in float32 and a byte for where the gradient passes, of each weight."""
+
+    def made() -> Any:
+        model = make("llama")
+        quantise.install(model, [QuantiseRule(match=".*")])
+        return model
+
+    batch, gradients = llama_batch(), []
+    for again in ("none", "full"):
+        model = made().train()
+        certificate.adopt(model, "varlen")
+        blocks.recompute(model, again)  # type: ignore[arg-type]
+        loss_sum(model, batch)[0].backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    found, plain = (compared(each, batch, told()) for each in (made, lambda: make("llama")))
+    weights = sum(layer.weight.numel() for layer in quantise.layers(made()))
+    assert found.activations - plain.activations == 5 * weights > 0
 
 
 RULES = [{"match": r"language\..*"}, {"match": r"connector\..*", "bits": 4}]
@@ -199,8 +231,8 @@ def test_beside_a_lora(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     quantise.settle(model)
     assert torch.equal(logits(model), made)
 
-    told = {**TOLD, "adapters": [LORA], "steps": 1, "parameters": []}
-    assert sft.main(config(tmp_path, folder, MODEL, **told)) == 0
+    both = {**TOLD, "adapters": [LORA], "steps": 1, "parameters": []}
+    assert sft.main(config(tmp_path, folder, MODEL, **both)) == 0
     run, output = str(tmp_path / "run"), str(tmp_path / "out")
     assert export.main([run, "--output", output, "--quantised"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -211,8 +243,8 @@ def test_beside_a_lora(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_the_plan_tells_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = config(tmp_path, folder, MODEL, data={"epochs": 1}, activation_checkpointing="full", **TOLD)
-    assert sft.main([*told, "--dry-run"]) == 0
+    more: dict[str, Any] = {"data": {"epochs": 1}, "activation_checkpointing": "full"}
+    assert sft.main([*config(tmp_path, folder, MODEL, **TOLD, **more), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"^rounded +7 layers +[\d,]+ weights  language\\\.\.\*: 8 bits, -127 to 127", said, re.MULTILINE)
     assert re.search(r"^rounded +2 layers +[\d,]+ weights  connector\\\.\.\*: 4 bits, -7 to 7", said, re.MULTILINE)
