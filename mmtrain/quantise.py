@@ -86,7 +86,7 @@ def install(model: Any, rules: Sequence[QuantiseRule]) -> list[str]:
     experts in one tensor, GPT-2's Conv1D, weights that another module shares, layers with a DoRA."""
     chosen: dict[str, int] = {}
     lines = []
-    modules = Modules(model)
+    modules, users = Modules(model), _users(model)
     for at, rule in enumerate(rules):
         where = f"quantise_aware.{at}.match"
         matched = [alias for alias in modules.by_alias if re.fullmatch(rule.match, alias)]
@@ -96,7 +96,7 @@ def install(model: Any, rules: Sequence[QuantiseRule]) -> list[str]:
             some = ", ".join(_examples(modules)) or "none"
             raise SpecError(f"{where}: {rule.match!r} matches no linear layer; there are {some}")
         for alias in mine:
-            if wrong := _problem(modules.by_alias[alias], _users(model)):
+            if wrong := _problem(modules.by_alias[alias], users):
                 raise SpecError(f"{where}: {alias} {wrong}")
         chosen |= dict.fromkeys(mine, rule.bits)
         weights = sum(modules.by_alias[alias].weight.numel() for alias in mine)  # type: ignore[operator,misc,union-attr]
