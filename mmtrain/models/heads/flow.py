@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -112,17 +113,18 @@ class FlowHead(nn.Module):
 
     def units(self, model: Any, batch: Mapping[str, Any], weights: torch.Tensor) -> dict[Unit, torch.Tensor]:
         """Each picture counts 1 where the word before it weighs anything in the loss."""
-        asked = [each.word is not None and bool(weights[each.word] != 0) for each in pictured(model, batch)]
+        weighs = (weights != 0).tolist()
+        asked = [each.word is not None and weighs[each.word] for each in pictured(model, batch)]
         return {"drawing": torch.tensor(asked, dtype=weights.dtype, device=weights.device)}
 
     def learn(self, model: Any, batch: Mapping[str, Any], hidden: torch.Tensor) -> None:
         """Record the loss of each of a batch's pictures; those that no answer draws have 0. Noise and times are drawn
         by step and sample (`mmtrain.auxiliary.keyed`), whichever pack that is in. Modules run once in every pass,
         pictures or not, for shards wait for each other in them."""
-        labels, keys = batch["labels"].flatten(), batch.get("keys") or ()
+        trained, keys = (batch["labels"].flatten() != IGNORE).tolist(), batch.get("keys") or ()
         places = pictured(model, batch)
         patches = model.base_model.patches(batch) if places else None
-        wanted = [each.word is not None and bool(labels[each.word] != IGNORE) for each in places]
+        wanted = [each.word is not None and trained[each.word] for each in places]
         chance = [self._chance(torch.Generator(), 1)]  # a row of nothing, which counts 0, comes first
         rows, at = [torch.zeros(1, dtype=torch.long)], [torch.zeros(1, dtype=torch.long)]
         begins = itertools.accumulate((each.count for each in places), initial=0)
@@ -145,8 +147,8 @@ class FlowHead(nn.Module):
 
     def _chance(self, draw: torch.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Noise [repeats, count, latent] and times [repeats, count], on the host, so that they are the same on any
-        device. Of the repeats, each has its part of the times: together they are even (Kingma et al. 2021, arXiv
-        2107.00630, appendix I.1)."""
+        device. Of the repeats, each has its part of the times: together they are even (the low-discrepancy sampler of
+        Kingma et al. 2021, arXiv 2107.00630)."""
         repeats = self.spec.repeats
         noise = torch.randn(repeats, count, self.latent, generator=draw)
         even = torch.arange(repeats)[:, None] / repeats
@@ -174,17 +176,16 @@ def euler(field: Callable[[torch.Tensor, float], torch.Tensor], x: torch.Tensor,
 
 def pictured(model: Any, batch: Mapping[str, Any]) -> list[Pictured]:
     """The pictures of a batch, in the order in which the tower has them."""
-    body, cu = model.base_model, segments(batch)
+    body, cu = model.base_model, segments(batch).tolist()
     firsts = body.first_tokens(batch).tolist()
     counts = [length for _, lengths in body.shown(batch) for length in lengths]
     config = body.config
-    words = ~holes(batch["input_ids"].flatten(), (config.image_token_id, config.video_token_id))
+    marks = holes(batch["input_ids"].flatten(), (config.image_token_id, config.video_token_id)).tolist()
     numbers: dict[int, Iterator[int]] = {}
     found = []
     for first, count in zip(firsts, counts, strict=True):
-        segment = int(torch.searchsorted(cu.contiguous(), first, right=True)) - 1
-        before = torch.nonzero(words[int(cu[segment]) : first])
-        word = int(cu[segment]) + int(before[-1]) if len(before) else None
+        segment = bisect.bisect_right(cu, first) - 1
+        word = next((at for at in range(first - 1, cu[segment] - 1, -1) if not marks[at]), None)
         number = next(numbers.setdefault(segment, itertools.count()))
         found.append(Pictured(segment=segment, number=number, first=first, count=count, word=word))
     return found
