@@ -20,7 +20,7 @@ from transformers import AutoModelForImageTextToText
 
 from mmdata.collate import PackedCollator
 from mmdata.errors import SpecError
-from mmtrain import blocks, certificate, checkpoint, export, quantise, sft
+from mmtrain import blocks, certificate, checkpoint, estimate, export, quantise, sft
 from mmtrain.anchor import Anchor, AnchorSpec
 from mmtrain.components import aliases
 from mmtrain.models import build, family_of
@@ -28,6 +28,8 @@ from mmtrain.models.spec import NativeSpec
 from mmtrain.objective import loss_sum
 from mmtrain.quantise import QuantiseRule, RoundedLinear, rounded
 from mmtrain.restore import restore
+from mmtrain.tensor_files import TensorFiles
+from tests.mmtrain import ranks
 from tests.mmtrain.adapters.models import gpt2, ids, llama, logits, put
 from tests.mmtrain.test_estimate import compared, llama_batch, told
 from tests.mmtrain.test_models import config
@@ -242,7 +244,29 @@ def test_beside_a_lora(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "rounded the weights of 9 linear layers" in capsys.readouterr().out
 
 
-def test_the_plan_tells_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_shards_of_two_learn_what_a_whole_model_does(folder: Path, tmp_path: Path) -> None:
+    """Layers see whole weights in float32, whose rows they round; by processes over gloo."""
+    more = {**TOLD, "data": {"packing": "none"}, "steps": 2, "global_batch": 2}
+    for place in (tmp_path / "whole", tmp_path / "shards"):
+        place.mkdir()
+    assert sft.main(config(tmp_path / "whole", folder, MODEL, **more)) == 0
+    mode = {"distributed": {"mode": "fsdp"}}
+    ranks.run(2, config(tmp_path / "shards", folder, MODEL, **more, **mode), tmp_path / "shards")
+    whole, shards = (trace(tmp_path / name / "run") for name in ("whole", "shards"))
+    assert [line["keys_crc32c"] for line in whole] == [line["keys_crc32c"] for line in shards]
+    assert [line["loss"] for line in whole] == pytest.approx([line["loss"] for line in shards], abs=1e-6)
+    one, two = (TensorFiles(checkpoint.found(tmp_path / name / "run")[-1], "model") for name in ("whole", "shards"))
+    assert one.described.keys() == two.described.keys()
+    for name in one.described:
+        torch.testing.assert_close(one.whole(name), two.whole(name), atol=1e-5, rtol=0, msg=name)
+
+
+def test_the_plan_tells_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(estimate, "LOOKED_AT", 1)  # the largest batch is not what is asked for here
     more: dict[str, Any] = {"data": {"epochs": 1}, "activation_checkpointing": "full"}
     assert sft.main([*config(tmp_path, folder, MODEL, **TOLD, **more), "--dry-run"]) == 0
     said = capsys.readouterr().out
