@@ -137,24 +137,29 @@ def _layers(model: Any) -> list[tuple[Any, str]]:
     return [(m, named[f"{n}.weight"]) for n, m in model.named_modules() if isinstance(m, nn.Linear)]
 
 
-def test_layers_that_run_again_and_the_estimate_know_of_it() -> None:
-    """The same gradients to the bit; a copy in float32 and a byte for where the gradient passes, of each weight."""
+def rounded_llama() -> Any:
+    model = make("llama")
+    quantise.install(model, [QuantiseRule(match=".*")])
+    return model
 
-    def made() -> Any:
-        model = make("llama")
-        quantise.install(model, [QuantiseRule(match=".*")])
-        return model
 
+def test_layers_that_run_again_learn_the_same() -> None:
     batch, gradients = llama_batch(), []
     for again in ("none", "full"):
-        model = made().train()
+        model = rounded_llama().train()
         certificate.adopt(model, "varlen")
         blocks.recompute(model, again)  # type: ignore[arg-type]
         loss_sum(model, batch)[0].backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
-    found, plain = (compared(each, batch, told()) for each in (made, lambda: make("llama")))
-    weights = sum(layer.weight.numel() for layer in quantise.layers(made()))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_the_estimate_knows_of_it() -> None:
+    """A copy in float32 and a byte for where the gradient passes, of each weight."""
+    found, plain = (compared(each, llama_batch(), told()) for each in (rounded_llama, lambda: make("llama")))
+    weights = sum(layer.weight.numel() for layer in quantise.layers(rounded_llama()))
     assert found.activations - plain.activations == 5 * weights > 0
 
 
