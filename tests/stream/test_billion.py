@@ -8,7 +8,9 @@ from benchmarks.planner import apart
 from mmdata.testing.synthetic import SyntheticDataset, SyntheticLengths, scattered
 
 
-@pytest.mark.parametrize(("shuffle", "weighted"), [("global", False), ("block", True)])
+@pytest.mark.parametrize(
+    ("shuffle", "weighted"), [pytest.param("global", False, marks=pytest.mark.soak), ("block", True)]
+)
 def test_any_position_opens_at_once(shuffle: str, weighted: bool) -> None:
     """In a process of its own, above what it has after its imports. CPU seconds, since other tests run beside it."""
     found = apart(10**9, shuffle, 10_000, weighted=weighted)

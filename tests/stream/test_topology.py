@@ -113,7 +113,7 @@ def test_every_step_on_every_topology(spec: StreamSpec, family: Family) -> None:
     assert report.resumes == (report.steps + 1) * len(resumed)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("ranks", [1, 3, 5, *(pytest.param(each, marks=pytest.mark.soak) for each in (2, 8))])
 def test_within_a_step(spec: StreamSpec, family: Family, ranks: int) -> None:
     resumed = [Topology(ranks=1), Topology(ranks=2, workers=4), Topology(ranks=3), Topology(ranks=5), Topology(ranks=8)]
     report = resume_at_every_step(
@@ -160,7 +160,7 @@ def real(spec: StreamSpec, family: Family) -> Adapter:
     )
 
 
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 4), (3, 1), (8, 0)])
+@pytest.mark.parametrize(("ranks", "workers"), [pytest.param(1, 4, marks=pytest.mark.soak), (3, 1), (8, 0)])
 def test_real_processes_read_the_same(spec: StreamSpec, family: Family, ranks: int, workers: int) -> None:
     """Every rank a process, its workers too; a pack is the same by its tokens, labels and pixels."""
     short = spec.model_copy(update={"epochs": 2})

@@ -38,7 +38,13 @@ def whole(folder: Path, family: Family) -> list[list[tuple[str, ...]]]:
 
 
 @pytest.mark.parametrize(
-    ("method", "workers"), [("fork", 1), ("fork", 2), ("fork", 4), ("spawn", 1), ("forkserver", 1)]
+    ("method", "workers"),
+    [
+        ("fork", 1),
+        ("fork", 2),
+        ("forkserver", 1),
+        *(pytest.param(*each, marks=pytest.mark.soak) for each in (("fork", 4), ("spawn", 1))),
+    ],
 )
 def test_persistent_workers_start_where_they_are_told(
     whole: list[list[tuple[str, ...]]], folder: Path, family: Family, method: str, workers: int
