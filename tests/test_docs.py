@@ -35,10 +35,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_kinds() -> Iterator[None]:
-    """What a page registers is the page's own."""
+    """What a page registers is the page's own; what other tests in this process have registered is theirs."""
+    before = dict(registry._table)
     yield
     for name, value in list(registry._table.items()):
-        if not value.__module__.startswith("mmdata."):
+        if name not in before and not value.__module__.startswith(("mmdata.", "mmtrain.")):
             del registry._table[name]
 
 
