@@ -27,11 +27,11 @@ def train(
     job: Job,
     start: Path | None,
     *,
-    take: Callable[[Job, list[Batch]], Step] = train_step,
+    take: Callable[[Job, list[Batch]], Step] | None = None,
     evaluated: Callable[..., Found] = evaluate,
 ) -> None:
-    """Train to the last step, from the checkpoint `start` if there is one; `take` takes a step, `evaluated` evaluates
-    as `mmtrain.held_out.evaluate` does. Raises RunError as `train_step` does."""
+    """Train to the last step, from the checkpoint `start` if there is one; `take` takes a step, as `train_step` does by
+    default, and `evaluated` evaluates as `mmtrain.held_out.evaluate` does. Raises RunError as `train_step` does."""
     spec, world, loader = job.spec, job.world, job.loader
     if start is not None:
         checkpoint.load(start, job, check=False)  # `open_run` has looked at every byte
@@ -48,7 +48,7 @@ def train(
             if job.step >= spec.steps or job.stopped:
                 break
             started = time.monotonic()
-            result = advance(job, batches, take)
+            result = advance(job, batches, take or train_step)
             values = measured(job, result, batches, waited=waited, seconds=time.monotonic() - started)
             if isinstance(drift := job.parts.get("drift"), Drift) and drift.due(job.step + 1):
                 values["drift/vision"] = drift.measure()

@@ -46,8 +46,8 @@ def softmax_targets(together: torch.Tensor, spec: LabelSpec, teacher: torch.Tens
 def sigmoid_targets(together: torch.Tensor, spec: LabelSpec, teacher: torch.Tensor | None = None) -> torch.Tensor:
     """Of each two, in 0..1, float32 [n, m].
 
-    >>> sigmoid_targets(torch.tensor([[True, False]]), LabelSpec(smoothing=0.2)).tolist()
-    [[0.8999999761581421, 0.10000000149011612]]
+    >>> sigmoid_targets(torch.tensor([[True, False]]), LabelSpec(smoothing=0.2)).mul(100).round().tolist()
+    [[90.0, 10.0]]
     """
     found = together.float()
     if spec.smoothing:

@@ -76,6 +76,7 @@ def make_job(folder: Path, seed: int = 0, **spec: Any) -> Any:
         config={"seed": 1},
         base=checkpoint.base_digest(model, settings) if told.weights == "trained" else None,
     )
+    job.optimised = lambda: dict(job.model.named_parameters())
     job.state = lambda: {name: each.state_dict() for name, each in job.parts.items()}
     return job
 

@@ -258,7 +258,7 @@ PLACES = ("SOURCE", "UNKNOWN", "EMPTY", "WEIGHTLESS", "SOFTCAP", "OWN_CODE")
         ({"kind": "hf", "path": "SOFTCAP"}, "final_logit_softcapping"),
         ({"kind": "native", "vision": None, "audio": None}, "both null"),
         ({"kind": "native", "vision": {"merge": 2, "drop": 0.5}}, "set merge: 1"),
-        ({"kind": "native", "audio": {"kind": "hf", "path": "SOURCE"}}, "Whisper"),
+        ({"kind": "native", "audio": {"kind": "hf", "path": "SOURCE"}}, "encoders of whisper"),
         ({"kind": "native", "language": {"kind": "hf", "path": "UNKNOWN"}}, "no causal language model"),
         ({"kind": "hg"}, "no such kind"),
     ],

@@ -40,8 +40,8 @@ def ordered(boxes: torch.Tensor) -> torch.Tensor:
 def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Intersection over union of box i of `a` and box i of `b`, 0 where neither has an area.
 
-    >>> iou(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.0, 0.5, 1.0]])).tolist()
-    [0.5]
+    >>> iou(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[0.0, 0.0, 0.5, 1.0]])).mul(100).round().tolist()
+    [50.0]
     """
     overlap, union, _ = _areas(a, b)
     return overlap / (union + EPS)

@@ -42,7 +42,11 @@ class Perceptual(nn.Module):
         folder = folder_of(spec, "perceptual")
         config = hf.read_config(folder, "perceptual")
         config = getattr(config, "vision_config", config)
-        whole: Any = AutoModel.from_config(config) if spec.random else AutoModel.from_pretrained(str(folder))
+        whole: Any = (
+            AutoModel.from_config(config)
+            if spec.random
+            else AutoModel.from_pretrained(str(folder), trust_remote_code=False)
+        )
         self.tower = getattr(whole, "vision_model", whole).requires_grad_(False).eval()
         self.size = int(config.image_size)
 
