@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 from pathlib import Path
 
 from mmdata.errors import DataError, RunError, SpecError
@@ -47,6 +48,20 @@ def told(error: BaseException) -> str:
     if not entry:
         return message
     return f"{message}\n  more: {entry}" if "\n" in message else f"{message} (more: {entry})"
+
+
+ENDINGS = (SpecError, RunError, DataError, OSError, KeyboardInterrupt)
+"""What ends a command without a traceback."""
+
+
+def failed(name: str, error: BaseException, *, again: str = "") -> int:
+    """Say on the error stream what ended the command `name`, and of Ctrl-C what to do `again`; answers its exit code: 2
+    for a spec or an argument that is wrong, 130 for Ctrl-C, else 1."""
+    if isinstance(error, KeyboardInterrupt):
+        print(f"\n{name}: stopped{again and '; '}{again}", file=sys.stderr)
+        return 130
+    print(f"{name}: {told(error)}", file=sys.stderr)
+    return 2 if isinstance(error, SpecError) else 1
 
 
 def reason_of(error: BaseException) -> str:

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from mmdata import pointer, specfile
 from mmdata.boxes import FORMATS
-from mmdata.errors import DataError, RunError, SpecError
+from mmdata.errors import SpecError
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.spec import StreamSpec
@@ -178,12 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if options.html is not None:
                 options.html.parent.mkdir(parents=True, exist_ok=True)
                 options.html.write_bytes(render(f"{options.model}", found.values, found.answers, streams))
-    except SpecError as error:
-        print(f"mmtrain.evaluate: {pointer.told(error)}", file=sys.stderr)
-        return 2
-    except (RunError, DataError, OSError) as error:
-        print(f"mmtrain.evaluate: {pointer.told(error)}", file=sys.stderr)
-        return 1
+    except pointer.ENDINGS as error:
+        return pointer.failed("mmtrain.evaluate", error)
     if options.json:
         print(json.dumps({"values": found.values, "speed": fast, "size": large}, indent=1))
         return 0

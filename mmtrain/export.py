@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mmdata import pointer
-from mmdata.errors import DataError, RunError, SpecError
+from mmdata.errors import SpecError
 from mmdata.types import World
 from mmtrain import adapters, checkpoint, ema, models, quantise, run, stages
 from mmtrain.initialise import initialise
@@ -66,12 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         how["quantised"] = options.quantised
         for line in export(options.run, options.output, **how, base=options.base):
             print(line)
-    except SpecError as error:
-        print(f"mmtrain.export: {pointer.told(error)}", file=sys.stderr)
-        return 2
-    except (RunError, DataError, OSError) as error:
-        print(f"mmtrain.export: {pointer.told(error)}", file=sys.stderr)
-        return 1
+    except pointer.ENDINGS as error:
+        return pointer.failed("mmtrain.export", error)
     return 0
 
 

@@ -26,7 +26,7 @@ import torch
 
 from mmdata import pointer, rng
 from mmdata import replay as packs
-from mmdata.errors import DataError, RunError, SpecError
+from mmdata.errors import SpecError
 from mmdata.explain_page.page import render
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.deal import Deal
@@ -394,12 +394,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return _answer(options)
-    except SpecError as error:
-        print(f"mmtrain.replay: {pointer.told(error)}", file=sys.stderr)
-        return 2
-    except (RunError, DataError, OSError) as error:
-        print(f"mmtrain.replay: {pointer.told(error)}", file=sys.stderr)
-        return 1
+    except pointer.ENDINGS as error:
+        return pointer.failed("mmtrain.replay", error)
 
 
 def _answer(options: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from mmdata import pointer, specfile
-from mmdata.errors import DataError, RunError, SpecError
+from mmdata.errors import DataError, SpecError
 from mmdata.labels import IGNORE
 from mmdata.shards.dataset import open_dataset
 from mmdata.shards.storage import user_cache, write_atomic
@@ -101,15 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
                 only=options.stage,
                 dry=options.dry_run or options.inspect > 0,
             )
-    except SpecError as error:
-        print(f"mmtrain.sft: {pointer.told(error)}", file=sys.stderr)
-        return 2
-    except (RunError, DataError, OSError) as error:
-        print(f"mmtrain.sft: {pointer.told(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nmmtrain.sft: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    except pointer.ENDINGS as error:
+        return pointer.failed("mmtrain.sft", error, again="the same command goes on from the last checkpoint")
     finally:
         distributed.leave()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from mmdata import pointer, specfile
-from mmdata.errors import DataError, RunError, SpecError
+from mmdata.errors import SpecError
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream.dataset import StreamingDataset
 from mmtrain import models
@@ -35,15 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers_logging.disable_progress_bar()
     try:
         return {"train": _train, "encode": _encode, "generate": _generate}[options.what](options)
-    except SpecError as error:
-        print(f"mmtrain.tokenize_images: {pointer.told(error)}", file=sys.stderr)
-        return 2
-    except (RunError, DataError, OSError) as error:
-        print(f"mmtrain.tokenize_images: {pointer.told(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nmmtrain.tokenize_images: stopped; the same command goes on", file=sys.stderr)
-        return 130
+    except pointer.ENDINGS as error:
+        return pointer.failed("mmtrain.tokenize_images", error, again="the same command goes on")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -96,17 +96,22 @@ def make_shapes(folder: Path, name: str, seed: int, count: int, forms: int = len
     (folder / f"draw_{name}.jsonl").write_text("".join(drawn))
 
 
+def write_wave(path: Path, samples: np.ndarray) -> None:
+    """int16 samples as a mono file."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(samples.tobytes())
+
+
 def make_melodies(folder: Path, name: str, seed: int, count: int, length: int = 3) -> None:
     (folder / name).mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(count):
         sound, called = melody(np.random.default_rng((seed, number)), length)
         path = f"{name}/{number:05d}.wav"
-        with wave.open(str(folder / path), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE)
-            file.writeframes(sound.tobytes())
+        write_wave(folder / path, sound)
         lines.append(line("audio", path, "Which notes?", called))
     (folder / f"{name}.jsonl").write_text("".join(lines))
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import wave
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import WhisperConfig
 
-RATE = 16_000
+from examples.learn.make import RATE, write_wave
+
 SECONDS = 2.0
 SOUNDS = ("beep", "buzz", "hiss", "chirp")
 STEP = 0.05
@@ -61,11 +61,7 @@ def make_sounds(folder: Path, name: str, seed: int, count: int, most: int = 3) -
     for number in range(count):
         samples, events = clip(np.random.default_rng((seed, number)), most)
         path = f"{name}/{number:05d}.wav"
-        with wave.open(str(folder / path), "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(RATE)
-            file.writeframes(samples.tobytes())
+        write_wave(folder / path, samples)
         caption = ", then ".join(f"a {label}" for _, _, label in events)
         said = [{"from": "human", "value": "<audio>\nWhat can be heard?"}, {"from": "gpt", "value": caption}]
         told: dict[str, Any] = {"audio": path, "conversations": said, "events": events}

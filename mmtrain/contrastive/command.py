@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from mmdata import pointer, specfile
-from mmdata.errors import DataError, RunError, SpecError
+from mmdata.errors import DataError, SpecError
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.loader import StreamLoader
@@ -78,15 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     first(lambda: export(spec, options.export), world)
                 return measure(spec, world) if options.evaluate else 0
             return contrastive(spec, resume=options.resume, dry_run=options.dry_run, world=world)
-    except SpecError as error:
-        print(f"{NAME}: {pointer.told(error)}", file=sys.stderr)
-        return 2
-    except (RunError, DataError, OSError) as error:
-        print(f"{NAME}: {pointer.told(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\n{NAME}: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    except pointer.ENDINGS as error:
+        return pointer.failed(NAME, error, again="the same command goes on from the last checkpoint")
     finally:
         distributed.leave()
 

@@ -97,24 +97,12 @@ class VarlenAudioConfig(PreTrainedConfig):
         super().__init__(**others)
 
 
-class TimeFrequencyConfig(PreTrainedConfig):
+class TimeFrequencyConfig(VarlenAudioConfig):
     """Our audio tower over time and frequency, of the fields of `TimeFrequencySpec`."""
 
     model_type = "mmtrain_time_frequency"
 
-    def __init__(
-        self,
-        hidden_size: int = 64,
-        num_hidden_layers: int = 2,
-        num_attention_heads: int = 4,
-        num_mel_bins: int = 80,
-        bands: int = 8,
-        **others: Any,
-    ) -> None:
-        self.hidden_size = hidden_size
-        self.num_hidden_layers = num_hidden_layers
-        self.num_attention_heads = num_attention_heads
-        self.num_mel_bins = num_mel_bins
+    def __init__(self, bands: int = 8, **others: Any) -> None:
         self.bands = bands
         super().__init__(**others)
 

@@ -18,7 +18,7 @@ from mmdata.types import MediaKind
 from mmdata.views.resampled import Resampled
 from mmdata.views.waveform import Waveform
 from mmtrain.models import connectors, fusion, hf
-from mmtrain.models.configs import LatentConfig, NativeConfig, NavitConfig, TimeFrequencyConfig, VarlenAudioConfig
+from mmtrain.models.configs import LatentConfig, NativeConfig, NavitConfig, VarlenAudioConfig
 from mmtrain.models.hearing import WAVES, HearingSpec
 from mmtrain.models.native_build import native_config
 from mmtrain.models.source import folder_of
@@ -77,7 +77,7 @@ def native_family(
         if config.audio_config.model_type not in WAVES:
             given["audio"] = {"n_mels": config.audio_config.num_mel_bins, "pool": hearing.factor}
             given["audio"] |= {"prosody": hearing.prosody}
-            if not isinstance(config.audio_config, VarlenAudioConfig | TimeFrequencyConfig):
+            if not isinstance(config.audio_config, VarlenAudioConfig):
                 given["audio"]["trim"] = False
     told: Any = {
         kind: {**values, **(config.views.get(kind) or {}), **views.get(kind, {})} for kind, values in given.items()

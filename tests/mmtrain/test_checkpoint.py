@@ -216,7 +216,7 @@ def _save_for_ever(folder: Path) -> None:
 def test_killed_while_it_saves_the_latest_is_whole(tmp_path: Path) -> None:
     """Whatever it does at that moment: the newest checkpoint can be loaded, and it goes on from there."""
     reached = -1
-    for attempt in range(5):
+    for attempt in range(10):
         process = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(tmp_path,))
         process.start()
         deadline = time.monotonic() + 60
@@ -224,7 +224,7 @@ def test_killed_while_it_saves_the_latest_is_whole(tmp_path: Path) -> None:
             if (saved := checkpoint.found(tmp_path)) and checkpoint.step_of(saved[-1]) > reached:
                 break
             time.sleep(0.001)
-        time.sleep(0.006 * attempt)
+        time.sleep(0.003 * attempt)
         process.kill()
         process.join()
         newest = checkpoint.found(tmp_path)[-1]

@@ -26,9 +26,7 @@ def vision(config: Any) -> nn.Module:
 def audio(config: Any) -> nn.Module:
     """The audio tower of a config: ours, Whisper's encoder, or an encoder of waveforms."""
     if isinstance(config, VarlenAudioConfig):
-        return VarlenAudio(config)
-    if isinstance(config, TimeFrequencyConfig):
-        return TimeFrequency(config)
+        return TimeFrequency(config) if isinstance(config, TimeFrequencyConfig) else VarlenAudio(config)
     if config.model_type != "whisper":
         return AutoModel.from_config(config)
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
