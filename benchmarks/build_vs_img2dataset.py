@@ -127,6 +127,8 @@ def samples(folder: Path) -> int:
     return sum(line.endswith(".jpg") for done in listed for line in done.stdout.splitlines())
 
 
+GOAL_ROWS = 1000
+"""Of which the goals of whole runs are: of fewer, in which starting counts for more, the figure alone is told."""
 GOALS = {"resize": 2.5, "resize-fast": 2.5, "keep": 1.5, "keep-header": 6.0}
 """Times as fast as whole commands."""
 MARGINAL = {"resize": 1.1, "resize-fast": 1.7}
@@ -185,7 +187,7 @@ def marginal(more: list[Row], less: list[Row], pictures: int) -> list[Row]:
 def claimed(mode: str, found: dict[str, list[Row]], rows: int, missing: dict[str, str]) -> list[Claim]:
     title = MODES[mode][0]
     whole, each = f"build from URLs, {rows} rows: {title}", f"each more picture: {title}"
-    goal, head = GOALS.get(mode), mode in GOALS
+    goal, head = GOALS.get(mode) if rows >= GOAL_ROWS else None, mode in GOALS
     return [
         beside(whole, found, "mmdata", PEER, by="wall", goal=goal, headline=head, missing=missing),
         beside(f"{each}, wall time", found, "mmdata", PEER, by="marginal_ms", goal=MARGINAL.get(mode), missing=missing),
