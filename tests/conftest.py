@@ -1,11 +1,14 @@
 """One thread for all tests in a process: what they compare bit for bit depends on how many there are, and workers that
-run side by side only wait for each other's second thread."""
+run side by side only wait for each other's second thread. Processes that a test starts inherit it."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
 
 
 @pytest.fixture(autouse=True, scope="session")
