@@ -102,6 +102,7 @@ READERS: dict[str, Callable[[str], Totals]] = {
     "mmdata, integrity off": functools.partial(ours, integrity="off"),
     "mmdata, crc32c": functools.partial(ours, integrity="crc32c"),
     "mmdata, off, views": functools.partial(ours, integrity="off", view=True),
+    "mmdata, crc32c, views": functools.partial(ours, integrity="crc32c", view=True),
     "mmdata stream, crc32c": functools.partial(stream, integrity="crc32c"),
     "read() into one buffer": floor,
 }
