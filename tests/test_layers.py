@@ -474,3 +474,12 @@ def test_the_list_of_exceptions_is_true() -> None:
     assert sorted(listed) == sorted(set(listed))
     assert set(listed) <= set(MODULES)
     assert [file for file in TESTED_BY if not (ROOT / file).is_file()] == []
+
+
+def test_no_page_may_load_or_run_anything() -> None:
+    """What stands in a page came from data; a browser is told to show it and no more."""
+    pages = [path for package in ("mmdata", "mmtrain") for path in (ROOT / package).rglob("*.html.jinja")]
+    whole = {path.parent.name: text for path in pages if "<html" in (text := path.read_text(encoding="utf-8"))}
+    assert len(whole) > 3
+    assert [name for name, text in whole.items() if "content=\"default-src 'none'; " not in text] == []
+    assert [name for name, text in whole.items() if "<script" in text] == []
