@@ -10,13 +10,13 @@ steps once more without a model. Nothing is written to the run's folder.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -32,18 +32,34 @@ from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.deal import Deal
 from mmdata.stream.loader import Batch, StreamLoader
 from mmdata.types import Item, World
-from mmtrain import auxiliary, checkpoint, loop, run, scheduled_sampling, sft, spikes, suspects, suspects_page
+from mmtrain import (
+    auxiliary,
+    certificate,
+    checkpoint,
+    loop,
+    run,
+    scheduled_sampling,
+    sft,
+    spikes,
+    suspects,
+    suspects_page,
+)
 from mmtrain.balance import Balance
 from mmtrain.balance.weights import balanced
 from mmtrain.certificate import Strategy
 from mmtrain.gate import quarantined
 from mmtrain.job import Job
+from mmtrain.not_finite import watched
 from mmtrain.objective import losses
 from mmtrain.optim import lr_factor, optimizer, staged, thaw
 from mmtrain.precision import LossScale, autocast
-from mmtrain.restore import Restored, adopted, opened, restore
+from mmtrain.preference import step as preference_step
+from mmtrain.preference.begin import TRAINED, identities
+from mmtrain.preference.reference import Reference, referenced
+from mmtrain.restore import Restored, adopted, at, opened, restore
 from mmtrain.rows import borders
 from mmtrain.spec import TrainSpec
+from mmtrain.step import train_step
 from mmtrain.weighting import step_weights
 
 Forward = Literal["auto", "always", "never"]
@@ -56,7 +72,8 @@ SPIKES = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleLoss:
-    """Of one sample of the step: its targets and the mean of their losses (not a number where it has none)."""
+    """Of one sample of the step: its targets and the mean of their losses (not a number where it has none); of a pair
+    of answers the loss of the comparison."""
 
     key: str
     targets: int
@@ -125,8 +142,6 @@ def replay(restored: Restored, step: int, *, html: Path | None = None, forward: 
     where the run or its stream has no such step."""
     if not 0 <= step < restored.spec.steps:
         raise SpecError(f"--step {step}: the run has steps 0 to {restored.spec.steps - 1}")
-    if restored.spec.preference is not None:
-        raise SpecError("replay: steps that compare pairs of answers (`preference`) are not done again; --packs is")
     with tempfile.TemporaryDirectory() as aside:
         known = Path(aside) / run.STREAM  # what the run knows of bad samples and places, as it is now
         if (restored.folder / run.STREAM).exists():
@@ -134,18 +149,25 @@ def replay(restored: Restored, step: int, *, html: Path | None = None, forward: 
         stream = sft.make_stream(restored.spec, restored.tokenizer, World(), known)
         strategy = adopted(restored, stream)
         loader = sft.make_loader(restored.spec, stream, restored.tokenizer, strategy)
+        reference = _asked(restored, loader, strategy)
         trained = restored.step == step or forward == "always" or (forward == "auto" and _soon(restored, step))
-        batches, balance = (_trained_up_to if trained else _sought)(restored, loader, step, strategy, Path(aside))
+        ahead = _trained_up_to if trained else _sought
+        batches, balance = ahead(restored, loader, step, strategy, Path(aside), reference)
         if batches is None:
             raise SpecError(f"--step {step}: the stream ends before it")
         if html is not None:
             html.write_bytes(render(stream, dealt(loader.dealt)))
-    weights = [_weights(restored.spec, batch, step) for batch in batches]
-    total = sum(float(each.sum()) for each in weights)
+    if reference is not None:
+        weights = [preference_step.pairs_of(batch).weights for batch in batches]
+        total = float(sum(len(preference_step.pairs_of(batch).chosen) for batch in batches))
+    else:
+        weights = [_weights(restored.spec, batch, step) for batch in batches]
+        total = sum(float(each.sum()) for each in weights)
     if balance is not None and total:
         weights, _ = balanced(balance, batches, weights, World())
     found = [
-        _passed(restored, batch, mine, step, strategy, total) for batch, mine in zip(batches, weights, strict=True)
+        _passed(restored, batch, mine, step, strategy, total, reference)
+        for batch, mine in zip(batches, weights, strict=True)
     ]
     return Replayed(
         step=step,
@@ -172,11 +194,22 @@ def _sought(restored: Restored, loader: StreamLoader, step: int, *_: Any) -> tup
     return next(loader.steps(), None), None
 
 
-def _trained_up_to(
-    restored: Restored, loader: StreamLoader, step: int, strategy: Strategy, folder: Path
-) -> tuple[list[Batch] | None, Balance | None]:
-    """The batches of a step, when the model has taken those before it, each as the run took it or left it out, and what
-    weighs its tasks; what that writes goes to `folder`."""
+def _asked(restored: Restored, loader: StreamLoader, strategy: Strategy) -> Reference | None:
+    """What the reference of a run on pairs says: from its file, or else of the weights that the run began with."""
+    spec = restored.spec
+    if spec.preference is None:
+        return None
+    begun = at(spec, restored.tokenizer, restored.folder, None)
+    certificate.adopt(begun.model, strategy)
+    compared = {TRAINED: loader.dataset}
+    known = identities(spec, begun.model, compared)
+    make = functools.partial(sft.make_loader, spec, tokenizer=restored.tokenizer, strategy=strategy)
+    found, _ = referenced(_job(begun, loader, strategy, restored.folder), known[TRAINED], make)
+    return found
+
+
+def _job(restored: Restored, loader: StreamLoader, strategy: Strategy, folder: Path) -> Job:
+    """A run as this process does it again; what it writes goes to `folder`."""
     spec, model, settings = restored.spec, restored.model, restored.settings
     optim = optimizer(model, spec.optim, settings, factor=lr_factor(spec.optim, spec.global_batch))
     job = Job(
@@ -194,13 +227,28 @@ def _trained_up_to(
     )
     if spec.precision == "fp16":
         job.parts["loss_scale"] = LossScale()
+    return job
+
+
+def _trained_up_to(
+    restored: Restored,
+    loader: StreamLoader,
+    step: int,
+    strategy: Strategy,
+    folder: Path,
+    reference: Reference | None,
+) -> tuple[list[Batch] | None, Balance | None]:
+    """The batches of a step, when the model has taken those before it, each as the run took it or left it out, and what
+    weighs its tasks; what that writes goes to `folder`."""
+    job = _job(restored, loader, strategy, folder)
+    take = train_step if reference is None else functools.partial(preference_step.take, reference=reference)
     if restored.checkpoint is not None:
         checkpoint.load(restored.checkpoint, job, check=False)
     _recall(restored.folder, loader.dataset, restored.step)
     for batches in loader.steps():
         if job.step == step:
             return batches, job.balance
-        loop.advance(job, batches)
+        loop.advance(job, batches, take)
         job.step += 1
     return None, None
 
@@ -237,7 +285,13 @@ def _weights(spec: TrainSpec, batch: Batch, step: int) -> torch.Tensor:
 
 
 def _passed(
-    restored: Restored, batch: Batch, weights: torch.Tensor, step: int, strategy: Strategy, total: float
+    restored: Restored,
+    batch: Batch,
+    weights: torch.Tensor,
+    step: int,
+    strategy: Strategy,
+    total: float,
+    reference: Reference | None,
 ) -> tuple[float, list[SampleLoss], str | None]:
     """The batch's part of the step's loss, the samples' losses, and where the first value is that is not finite."""
     spec, model = restored.spec, restored.model
@@ -248,7 +302,7 @@ def _passed(
     units = auxiliary.units(model, batch, weights, terms)
     torch.manual_seed(int(rng.generator("step", spec.seed, step, *batch["keys"]).integers(2**63)))
     with (
-        _watched(model) as first,
+        watched(model) as first,
         autocast(batch["input_ids"].device, spec.precision),
         auxiliary.recording(spec.seed, step) as said,
     ):
@@ -257,7 +311,13 @@ def _passed(
             batch = scheduled_sampling.mixed(
                 model, batch, weights, strategy, sampling, seed=spec.seed, step=step, never=never
             )
-        summed, each = losses(model, batch, weights, strategy)
+        if reference is None:
+            summed, each = losses(model, batch, weights, strategy)
+        else:
+            assert spec.preference is not None
+            pairs = preference_step.pairs_of(batch)
+            compared = preference_step.compare(model, batch, pairs, strategy, spec.preference, reference)
+            summed, each = compared.summed, compared.tokens
     model.zero_grad(set_to_none=True)
     part = summed / total if total else summed
     whole = part + sum(terms[name].weight * value for name, value in auxiliary.summed(terms, said, units).items())
@@ -269,6 +329,8 @@ def _passed(
         name = next(bad, None)
         where = None if name is None else f"the gradient of {name}"
     model.zero_grad(set_to_none=True)
+    if reference is not None:
+        return float(part.detach()), _of_pairs(batch, pairs, compared, total), where
     samples = []
     tasks = batch.get("tasks") or itertools.repeat("")
     for key, task, (start, stop) in zip(
@@ -290,40 +352,29 @@ def _passed(
     return float(part.detach()), samples, where
 
 
-@contextmanager
-def _watched(model: torch.nn.Module) -> Iterator[list[str]]:
-    """Tells of the first module whose output is not finite; inner modules come before those that hold them."""
-    first: list[str] = []
-
-    def look(name: str, module: torch.nn.Module, output: Any) -> None:
-        if first or all(tensor.isfinite().all() for tensor in _tensors(output)):
-            return
-        bad = [key for key, value in module.named_parameters(recurse=False) if not value.isfinite().all()]
-        why = f", whose {' and '.join(bad)} is not finite" if bad else ""
-        first.append(f"the output of {name} ({type(module).__name__}){why}")
-
-    hooks = [
-        module.register_forward_hook(lambda module, _, output, name=name: look(name, module, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        yield first
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _tensors(each)
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _tensors(each)
+def _of_pairs(
+    batch: Batch, pairs: preference_step.Pairs, compared: preference_step.Compared, total: float
+) -> list[SampleLoss]:
+    """Of each segment but the rejected answers a sample: a pair, whose loss is that of the comparison and whose tokens
+    are those of both answers; or what is none, and weighs nothing."""
+    lost = dict(zip(pairs.chosen.tolist(), compared.losses.detach().tolist(), strict=True))
+    ends, found = borders(batch).tolist(), []
+    for place, key in enumerate(batch["keys"]):
+        if place - 1 in lost:
+            continue
+        start, stop = ends[place], ends[place + 2 if place in lost else place + 1]
+        mine = pairs.weights[start:stop] != 0
+        found.append(
+            SampleLoss(
+                key=key,
+                targets=int(mine.sum()),
+                loss=lost.get(place, math.nan),
+                share=1 / total if place in lost else 0.0,
+                part=lost[place] / total if place in lost else 0.0,
+                tokens=tuple(torch.where(mine, compared.tokens[start:stop], math.nan).tolist()),
+            )
+        )
+    return found
 
 
 def _logged(folder: Path, step: int, keys: Sequence[str]) -> bool | None:

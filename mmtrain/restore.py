@@ -54,7 +54,11 @@ def restore(
         if start is not None
         else [each for each in checkpoint.found(folder) if step is None or checkpoint.step_of(each) <= step]
     )
-    start = saved[-1] if saved else None
+    return at(spec, tokenizer, folder, saved[-1] if saved else None)
+
+
+def at(spec: TrainSpec, tokenizer: PreTrainedTokenizerBase, folder: Path, start: Path | None) -> Restored:
+    """The model of a run with the weights of a checkpoint, or (None) with those that it began with."""
     trained = spec.checkpoint.weights == "trained"
     if start is None or trained:  # all or some of the weights that the run began with
         begun = export.beginning(folder, spec, start, None)

@@ -60,8 +60,7 @@ from mmtrain.job import Job
 from mmtrain.loop import say, train
 from mmtrain.optim import lr_factor, optimizer
 from mmtrain.precision import LossScale, autocast, device_of, place
-from mmtrain.preference import reference as preference
-from mmtrain.preference import step as preference_step
+from mmtrain.preference import begin as preference
 from mmtrain.rules import Setting, resolve, table
 from mmtrain.spec import TrainSpec
 from mmtrain.tokenizer import load_or_make
@@ -180,7 +179,8 @@ def sft(
     blocks.recompute(model, spec.activation_checkpointing)
     if spec.compile:
         blocks.compile_layers(model)
-    known = preference.identity(spec, model, stream) if spec.preference is not None else ""
+    compared = preference.streams(spec, stream) if spec.preference is not None else {}
+    known = preference.identities(spec, model, compared)
     base = checkpoint.base_digest(model, settings) if spec.checkpoint.weights == "trained" else None
     sharded = sharding.shard(model, spec.distributed, world, spec.precision)
     job = Job(
@@ -208,9 +208,9 @@ def sft(
         job.parts["drift"] = Drift(spec.watch.drift, model, stream, strategy, pad)
     if spec.preference is not None:
         asked = functools.partial(make_loader, spec, tokenizer=tokenizer, strategy=strategy, every_medium=sharded)
-        known_pairs, how = preference.referenced(job, known, asked)
-        say(world, how)
-        train(job, start, take=functools.partial(preference_step.take, reference=known_pairs))
+        take, evaluated, how = preference.begin(job, compared, known, asked)
+        say(world, "\n".join(how))
+        train(job, start, take=take, evaluated=evaluated)
     else:
         train(job, start)
     wrote = adapters.finish(model, settings, folder, world=world)

@@ -41,6 +41,8 @@ TESTED_BY = {
     ],
     "tests/mmtrain/preference/test_step.py": [  # Who is asked, and what a run may be told of it.
         "mmtrain/preference/__init__.py",
+        "mmtrain/preference/begin.py",
+        "mmtrain/preference/held_out.py",
         "mmtrain/preference/reference.py",
         "mmtrain/preference/spec.py",
     ],
@@ -392,7 +394,7 @@ TESTED_BY = {
     "tests/mmtrain/adapters/test_setup.py": ["mmtrain/adapters/__init__.py"],  # All of it through the command.
     "tests/mmtrain/test_gate.py": ["mmtrain/watch.py"],  # What it is told.
     "tests/mmtrain/test_held_out.py": ["mmtrain/answers.py", "mmtrain/examine.py", "mmtrain/samples_page.py"],
-    "tests/mmtrain/test_replay.py": ["mmtrain/restore.py"],  # Runs opened again.
+    "tests/mmtrain/test_replay.py": ["mmtrain/not_finite.py", "mmtrain/restore.py"],  # Runs opened again.
     "tests/mmtrain/test_suspects.py": ["mmtrain/suspects_page.py"],  # The page of them.
     "tests/mmtrain/test_checkpoint.py": [  # What a checkpoint is made of.
         "mmtrain/checkpoint_folder.py",

@@ -20,7 +20,7 @@ from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.spec import StreamSpec
 from mmdata.stream.tokenizer import tokenizer_digest
 from mmdata.templates import digest as template_digest
-from mmtrain import checkpoint, sharding
+from mmtrain import sharding
 from mmtrain.adapters import off
 from mmtrain.distributed import first, gather
 from mmtrain.held_out import undisturbed
@@ -58,30 +58,31 @@ class Reference:
         return sum(int((~np.isnan(table).any(1)).sum()) for table in self.tables)
 
 
-def identity(spec: TrainSpec, model: Any, stream: StreamingDataset) -> str:
+def identity(spec: TrainSpec, weights: str, stream: StreamingDataset, key: str) -> str:
     """16 hex digits of all that decides what the reference says: weights, tokenizer, template, view, data, and what is
-    left out of them. `model` is whole, and as the run begins. Raises SpecError for data that chance changes."""
-    told = spec.preference
+    left out of them. `weights` is the digest of the model as the run begins, `key` is where the spec tells of the
+    stream. Raises SpecError for data that chance changes."""
+    told, data = spec.preference, stream.spec
     assert told is not None
     assert stream.family is not None
-    if spec.data.augment is not None or spec.data.views:
-        key = "augment" if spec.data.augment is not None else "views"
+    if data.augment is not None or data.views:
+        wrong = "augment" if data.augment is not None else "views"
         raise SpecError(
-            f"data.{key}: the reference is asked once, and this changes pictures while the run goes on; leave it out"
+            f"{key}.{wrong}: the reference is asked once, and this changes pictures while the run goes on; leave it out"
         )
     drawn = any(getattr(rule.view, "draws", False) for rule in stream.family.media.values())
     settings = {
         "version": VERSION,
-        "seed": spec.data.seed if drawn else None,  # what views leave to chance is the same in every epoch
-        "model": checkpoint.model_digest(model, adapters=told.reference == "start"),
+        "seed": data.seed if drawn else None,  # what views leave to chance is the same in every epoch
+        "model": weights,
         "reference": told.reference,
         "precision": [spec.precision, spec.params],
         "data": [dataset.manifest.root_digest for dataset in stream.datasets],
-        "limits": [source.limit for source in spec.data.sources],
+        "limits": [source.limit for source in data.sources],
         "templates": [template_digest(template, stream.family.tokenizer) for template in stream.templates],
         "tokenizer": tokenizer_digest(stream.family.tokenizer),
         "family": stream.family.describe(),
-        "stream": spec.data.model_dump(mode="json", include={"max_length", "hold_out", "part", "decode", "max_pixels"}),
+        "stream": data.model_dump(mode="json", include={"max_length", "hold_out", "part", "decode", "max_pixels"}),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -96,11 +97,13 @@ def once(data: StreamSpec) -> StreamSpec:
     return StreamSpec.model_validate(told)
 
 
-def referenced(job: Job, digest: str, make_loader: Any) -> tuple[Reference, str]:
-    """What the reference says, from the file of that digest or else asked now by all ranks, which share the packs; and
-    a line for the console. `make_loader(stream)` makes batches as the run's model takes them. The model is the
-    reference: it has the weights that the run begins with."""
-    told, stream = job.spec.preference, job.loader.dataset
+def referenced(
+    job: Job, digest: str, make_loader: Any, stream: StreamingDataset | None = None
+) -> tuple[Reference, str]:
+    """What the reference says of the pairs of a stream (the job's), from the file of that digest or else asked now by
+    all ranks, which share the packs; and a line for the console. `make_loader(stream)` makes batches as the run's model
+    takes them. The model is the reference: it has the weights that the run begins with."""
+    told, stream = job.spec.preference, stream or job.loader.dataset
     assert told is not None
     folder = Path(told.cache) if told.cache is not None else user_cache(FOLDER)
     path = folder / f"{digest}.npz"
@@ -108,7 +111,7 @@ def referenced(job: Job, digest: str, make_loader: Any) -> tuple[Reference, str]
     if tables is not None:
         reference = Reference(tables)
         return reference, f"reference  {reference.pairs} pairs, as {path} has them"
-    data = StreamingDataset(once(job.spec.data), family=stream.family, global_batch=job.world.ranks, world=job.world)
+    data = StreamingDataset(once(stream.spec), family=stream.family, global_batch=job.world.ranks, world=job.world)
     mine: list[tuple[int, int, float, float]] = []
     with undisturbed(job.model), off(job.model) if told.reference == "base" else nullcontext():
         for batches in make_loader(data).steps():
@@ -119,8 +122,8 @@ def referenced(job: Job, digest: str, make_loader: Any) -> tuple[Reference, str]
     for some in gather(mine, job.world):
         for dataset, at, chosen, rejected in some:
             reference.tables[dataset][at] = chosen, rejected
-    if not reference.pairs:
-        raise SpecError(f"preference: no sample of {', '.join(s.path for s in job.spec.data.sources)} has two answers")
+    if not reference.pairs and stream is job.loader.dataset:
+        raise SpecError(f"preference: no sample of {', '.join(s.path for s in stream.spec.sources)} has two answers")
     first(lambda: _write(path, reference.tables), job.world)
     return reference, f"reference  {reference.pairs} pairs asked of the model as it begins, kept in {path}"
 

@@ -20,6 +20,7 @@ from mmtrain.objective import losses
 from mmtrain.precision import LossScale
 from mmtrain.preference.losses import pair_losses
 from mmtrain.preference.reference import Reference
+from mmtrain.preference.spec import PreferenceSpec
 from mmtrain.rows import borders
 from mmtrain.step import Step, backward, finish
 from mmtrain.weighting import by_task
@@ -80,6 +81,40 @@ def log_probabilities(model: Any, batch: Batch, pairs: Pairs, strategy: Any) -> 
     return -summed, each
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What comes of the pairs of a batch."""
+
+    losses: torch.Tensor
+    """float32 [pairs]"""
+    summed: torch.Tensor
+    """Their sum, through which gradients go also where there is no pair."""
+    tokens: torch.Tensor
+    """Cross-entropy of each token, float32 [T], without a gradient."""
+    measures: dict[str, float]
+    """Sums over pairs, by the names of MEASURES."""
+
+
+def compare(
+    model: Any, batch: Batch, pairs: Pairs, strategy: Any, spec: PreferenceSpec, reference: Reference
+) -> Compared:
+    """The losses of a batch's pairs under the model and the reference."""
+    logps, each = log_probabilities(model, batch, pairs, strategy)
+    asked = reference.of(pairs.places, logps.device)
+    chosen, rejected = logps[pairs.chosen], logps[pairs.chosen + 1]
+    better, worse = chosen - asked[:, 0], rejected - asked[:, 1]
+    lengths = pairs.lengths[pairs.chosen], pairs.lengths[pairs.chosen + 1]
+    lost = pair_losses(spec.loss, better, worse, beta=spec.beta, lengths=lengths, label_smoothing=spec.label_smoothing)
+    if spec.nll:
+        lost = lost - spec.nll * chosen / lengths[0].clamp(min=1)
+    return Compared(
+        losses=lost,
+        summed=lost.sum() + 0 * logps.sum(),
+        tokens=each,
+        measures=_measured(better.detach(), worse.detach(), chosen.detach(), rejected.detach(), spec.beta),
+    )
+
+
 def take(job: Job, batches: list[Batch], *, reference: Reference) -> Step:
     """Take step `job.step` on the pairs of this rank's batches; the caller counts it. The loss is the mean over the
     pairs of all ranks. Log lines have MEASURES; `loss/TASK` is the cross-entropy of the chosen answers. Raises RunError
@@ -97,19 +132,10 @@ def take(job: Job, batches: list[Batch], *, reference: Reference) -> Step:
 
     def part(batch: Batch, weight: torch.Tensor) -> tuple[torch.Tensor, Mapping[str, tuple[float, float]]]:
         pairs = known[id(batch)]
-        logps, each = log_probabilities(job.model, batch, pairs, job.strategy)
-        asked = reference.of(pairs.places, logps.device)
-        chosen, rejected = logps[pairs.chosen], logps[pairs.chosen + 1]
-        better, worse = chosen - asked[:, 0], rejected - asked[:, 1]
-        lengths = pairs.lengths[pairs.chosen], pairs.lengths[pairs.chosen + 1]
-        lost = pair_losses(
-            spec.loss, better, worse, beta=spec.beta, lengths=lengths, label_smoothing=spec.label_smoothing
-        )
-        if spec.nll:
-            lost = lost - spec.nll * chosen / lengths[0].clamp(min=1)
-        measures.update(_measured(better.detach(), worse.detach(), chosen.detach(), rejected.detach(), spec.beta))
+        compared = compare(job.model, batch, pairs, job.strategy, spec, reference)
+        measures.update(compared.measures)
         only = torch.where(_answered(batch, pairs), weight, 0)
-        return lost.sum() + 0 * logps.sum(), by_task(batch, each, only)
+        return compared.summed, by_task(batch, compared.tokens, only)
 
     weights = [pairs.weights for pairs in found]
     factor = scale.scale if isinstance(scale, LossScale) else 1.0

@@ -15,9 +15,11 @@ from mmdata.collate import PaddedCollator, model_inputs
 from mmdata.labels import IGNORE
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import Packed
-from mmtrain import export, replay, sft
+from mmtrain import examine, export, replay, run, sft, suspects, suspects_page
 from mmtrain.preference import reference, step
 from mmtrain.preference.step import MEASURES
+from mmtrain.restore import restore
+from mmtrain.spikes import Spike
 from tests.mmtrain.balance.conftest import twice
 from tests.mmtrain.gradients import main as with_gradients
 from tests.mmtrain.test_sft import CONFIG, same_weights, trace
@@ -129,8 +131,30 @@ def test_a_run_learns_to_prefer_and_goes_on_exactly(
     assert len(list((tmp_path / "cache").iterdir())) == 2
     assert export.main([str(output), "--output", str(tmp_path / "model")]) == 0
     assert (tmp_path / "model" / "config.json").exists()
-    assert replay.main([str(output), "--step", "1"]) == 2
-    assert "steps that compare pairs of answers" in capsys.readouterr().err
+    found = replay.replay(restore(output, step=5), 5)
+    assert found.loss == lines[5]["loss"]
+    assert (found.logged, found.weights) == (True, 5)
+    assert len(found.samples) == lines[5]["pairs"]
+    assert sum(each.part for each in found.samples) == pytest.approx(found.loss, abs=1e-6)
+    assert sum(each.loss for each in found.samples) / len(found.samples) == pytest.approx(found.loss, abs=1e-6)
+    case = suspects.ranked(Spike(step=5, loss=found.loss, expected=0.5, score=math.inf), found)
+    assert sum(each.excess for each in case.ranked) == pytest.approx(found.loss - 0.5, abs=1e-5)
+    assert suspects_page.render(output, run.log_lines(output), [case]).count(b"<img") >= 1
+
+
+def test_held_out_pairs_are_measured_as_trained_ones_are(preferences: Path, tmp_path: Path) -> None:
+    """A step over all pairs sees them with the weights that were evaluated after the step before."""
+    output = tmp_path / "run"
+    told = arguments(preferences, output, "steps=2", "global_batch=5", "evaluation.every=1", data="shuffle: none")
+    held = f"evaluation.data.all={{dataset: {preferences}, template: basic, max_length: 400}}"
+    assert sft.main([*told, held]) == 0
+    (first, _), (_, second) = examine.read(output), trace(output)
+    assert second["pairs"] == COUNT
+    for name in MEASURES:
+        assert first[f"all/{name}"] == pytest.approx(second[name], abs=1e-5), name
+    assert first["all/preference_loss"] == pytest.approx(second["loss"], abs=1e-5)
+    assert first["all/loss/out"] == pytest.approx(second["loss/out"], abs=1e-5)
+    assert first["all/rewards/margins"] > 0
 
 
 @pytest.mark.soak
