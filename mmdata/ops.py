@@ -138,4 +138,15 @@ class Wave:
     keep: int
 
 
-Op = PixelOp | LogMel | Wave
+@dataclass(frozen=True, slots=True)
+class Spectrogram:
+    """Samples start <= i < stop of a mono waveform of `samples`, at the view's rate, as a spectrogram of the view's
+    size: float32 [frames, bins]. Its first `positions`, of those that the encoder makes of it, are of this sound."""
+
+    samples: int
+    start: int
+    stop: int
+    positions: int
+
+
+Op = PixelOp | LogMel | Wave | Spectrogram

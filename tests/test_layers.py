@@ -151,6 +151,7 @@ TESTED_BY = {
     "tests/mmtrain/test_events.py": ["mmtrain/event_metrics.py", "mmtrain/models/heads/events.py"],
     "tests/mmtrain/test_hearing.py": ["mmdata/views/waveform.py", "mmtrain/models/hearing.py"],  # Samples to vectors.
     "tests/mmtrain/test_time_frequency.py": ["mmtrain/models/towers/time_frequency.py"],
+    "tests/mmtrain/test_spectrogram_towers.py": ["mmtrain/models/towers/spectrograms.py"],
     "tests/mmtrain/test_grounding.py": [  # A head and what it learns from.
         "mmtrain/models/heads/__init__.py",
         "mmtrain/models/heads/box_losses.py",

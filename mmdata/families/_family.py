@@ -29,7 +29,7 @@ class View(Protocol):
 
     def realize(self, source: Any, plan: MediaPlan) -> torch.Tensor:
         """`source` is an upright image uint8 [H, W, 3], the planned frames of a video uint8 [T, 3, H, W], or a mono
-        waveform float32 [samples] at 16 kHz; the answer has `plan.shape`."""
+        waveform float32 [samples] at 16 kHz, or the view's `sample_rate`; the answer has `plan.shape`."""
         ...
 
     def describe(self) -> dict[str, Any]: ...

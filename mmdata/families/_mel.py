@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmdata.families._settings import Checkpoint
+from mmdata.ops import Spectrogram
 from mmdata.types import LogMel, MediaPlan, Wave
 from mmdata.views.mel import num_frames
 
@@ -20,7 +21,9 @@ def mask(plan: MediaPlan) -> dict[str, np.ndarray]:
 
 
 def heard(plan: MediaPlan) -> int:
-    """Frames of a clip in one piece that hold sound; of a waveform, samples."""
+    """Frames of a clip in one piece that hold sound; of a waveform, samples; of spectrograms of one size, positions."""
+    if isinstance(plan.ops[0], Spectrogram):
+        return sum(op.positions for op in plan.ops if isinstance(op, Spectrogram))
     (op,) = plan.ops
     if isinstance(op, Wave):
         return op.keep

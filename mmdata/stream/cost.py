@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mmdata.errors import SpecError
 from mmdata.families._family import View
+from mmdata.ops import Spectrogram
 from mmdata.spec import Model
 from mmdata.types import Cost, Fork, MediaPlan, Op, Patchify, Wave
 from mmdata.views.mel import HOP_LENGTH
@@ -54,6 +55,8 @@ def mel_frames(plan: MediaPlan) -> int:
     """Frames of log-mel that the audio tower sees of a medium, silence that fills it up too."""
     if plan.kind != "audio":
         return 0
+    if isinstance(plan.ops[0], Spectrogram):
+        return math.prod(plan.shape[:-1])
     return plan.shape[-1] // HOP_LENGTH if isinstance(plan.ops[0], Wave) else plan.shape[-1]
 
 

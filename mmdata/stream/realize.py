@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 SAMPLE_RATE = 16_000
+"""Hz of a waveform, where the view does not say another `sample_rate`."""
 
 
 def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int, fidelity: Fidelity = "exact") -> np.ndarray:
@@ -31,7 +32,7 @@ def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int, fide
         case "video":
             array = view.realize(_video(medium, plan, max_pixels), whole_plan(medium, plan))
         case "audio":
-            array = view.realize(_audio(medium), plan)
+            array = view.realize(_audio(medium, view), plan)
     if tuple(array.shape) != plan.shape:
         raise AssertionError(f"{view.describe()} made {tuple(array.shape)} of what it planned as {plan}")
     result: np.ndarray = array.numpy()
@@ -74,11 +75,11 @@ def _video(medium: Media, plan: MediaPlan, max_pixels: int) -> torch.Tensor:
     return frames
 
 
-def _audio(medium: Media) -> torch.Tensor:
+def _audio(medium: Media, view: View) -> torch.Tensor:
     from mmdata.decode.audio import decode
 
     assert medium.data is not None, medium
-    return decode(medium.data, sample_rate=SAMPLE_RATE)
+    return decode(medium.data, sample_rate=int(getattr(view, "sample_rate", SAMPLE_RATE)))
 
 
 def _check_size(medium: Media, size: tuple[int, ...]) -> None:

@@ -19,11 +19,11 @@ from mmdata.views.resampled import Resampled
 from mmdata.views.waveform import Waveform
 from mmtrain.models import connectors, fusion, hf
 from mmtrain.models.configs import LatentConfig, NativeConfig, NavitConfig, VarlenAudioConfig
-from mmtrain.models.hearing import WAVES, HearingSpec
+from mmtrain.models.hearing import WAVES, Heard
 from mmtrain.models.native_build import native_config
 from mmtrain.models.source import folder_of
 from mmtrain.models.spec import HfSpec, HfVisionSpec, ModelSpec, NativeSpec, TinySpec
-from mmtrain.models.towers import presets
+from mmtrain.models.towers import presets, spectrograms
 from mmtrain.models.video import planned
 
 HALF = (0.5, 0.5, 0.5)
@@ -73,8 +73,8 @@ def native_family(
             if isinstance(vision, LatentConfig):
                 given["image"] |= {"mean": HALF, "std": HALF}
     if config.audio_config is not None:
-        hearing = HearingSpec.model_validate(config.hearing or {})
-        if config.audio_config.model_type not in WAVES:
+        hearing = Heard.model_validate(config.hearing or {})
+        if config.audio_config.model_type not in (*WAVES, *spectrograms.KINDS):
             given["audio"] = {"n_mels": config.audio_config.num_mel_bins, "pool": hearing.factor}
             given["audio"] |= {"prosody": hearing.prosody}
             if not isinstance(config.audio_config, VarlenAudioConfig):
@@ -90,6 +90,10 @@ def native_family(
             raise SpecError(f"model.views.{kind}: this model takes no {kind}")
     if own:
         told["image"] = given["image"]
+    sounds = {**(config.views.get("audio") or {}), **views.get("audio", {})}
+    heard = "" if config.audio_config is None else config.audio_config.model_type
+    if heard in (*WAVES, *spectrograms.KINDS):
+        told["audio"] = {}  # of a view of their own
     family = get_family(name, tokenizer=_AnyToken(), checkpoint=processor, **told)
     if own:
         seen = {**(config.views.get("image") or {}), **views.get("image", {})}
@@ -100,9 +104,11 @@ def native_family(
     if name == "native_fixed":
         _check_merge(config, family)
     kept = {kind: rule for kind, rule in family.media.items() if has[kind]}
-    if config.audio_config is not None and config.audio_config.model_type in WAVES:
-        told = {**(config.views.get("audio") or {}), **views.get("audio", {})}
-        kept["audio"] = replace(kept["audio"], view=_waveform(config.audio_config, hearing.factor, told))
+    if heard in WAVES:
+        kept["audio"] = replace(kept["audio"], view=_waveform(config.audio_config, hearing.factor, sounds))
+    if heard in spectrograms.KINDS:
+        made = spectrograms.view(config.audio_config, sounds, hearing.factor)
+        kept["audio"] = replace(kept["audio"], view=made, join="concat")
     connector = connectors.read(config.connector)
     marks = fusion.read(config.fusion).marks  # a picture is one marker, and comes in elsewhere
     if vision is not None and (marks or not connector.merges):  # what a picture becomes is the connector's to say

@@ -1,8 +1,9 @@
 """What is made of the states of an audio tower before the connector: which layers, how many vectors a second, and what
 else is known of a sound.
 
-A tower is ours (`varlen`), Whisper's encoder, or an encoder of waveforms of the Wav2Vec2 line; each makes 50 positions
-a second. Everything is done sound by sound, so a sound comes out the same whatever lies beside it.
+A tower is ours (`varlen`), Whisper's encoder, or an encoder of waveforms of the Wav2Vec2 line, each of which makes 50
+positions a second; or AST or CLAP's encoder, which make fewer. Everything is done sound by sound, so a sound comes out
+the same whatever lies beside it.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from mmdata.errors import SpecError
 from mmdata.spec import Model
 from mmdata.views.waveform import num_positions
 from mmtrain.models.audio import VarlenAudio, halved
-from mmtrain.models.configs import VarlenAudioConfig
+from mmtrain.models.configs import TimeFrequencyConfig, VarlenAudioConfig
+from mmtrain.models.towers import spectrograms
 from mmtrain.models.towers.time_frequency import TimeFrequency
 from mmtrain.rows import borders
 
 POSITIONS = 50
-"""That a tower makes of a second."""
+"""That a tower makes of a second, unless it is one of `spectrograms.KINDS`."""
 WAVES = ("wav2vec2", "hubert", "wavlm")
-"""Encoders of waveforms, by `model_type`; all others here are of log-mel."""
+"""Encoders of waveforms, by `model_type`; all others here are of log-mel, or of `spectrograms.KINDS`."""
+OURS = (VarlenAudioConfig.model_type, TimeFrequencyConfig.model_type)
 LANGUAGES = "audio_languages"
 """The batch's entry, a name for each sound."""
 
@@ -36,7 +39,7 @@ class HearingSpec(Model):
 
     hz: float = Field(25.0, gt=0, le=POSITIONS)
     """Vectors a second: 50 / hz is a whole number, so many positions become one, and what is left at the end of a sound
-    is left out."""
+    is left out. An AST makes 10 positions a second, a CLAP 3.2, which is their default, and hz divides that."""
     reduce: Literal["pool", "stride", "convolution"] = "pool"
     """Their mean, the first of them, or a learned convolution as wide as its step."""
     states: Literal["last", "weighted"] = "last"
@@ -50,9 +53,7 @@ class HearingSpec(Model):
     (`data.carry: [language]`). Others, and samples without, have a vector of their own. They begin at 0."""
 
     @model_validator(mode="after")
-    def _whole(self) -> HearingSpec:
-        if abs(POSITIONS / self.hz - round(POSITIONS / self.hz)) > 1e-9:
-            raise ValueError(f"hz: 50 / {self.hz:g} is no whole number; 50, 25, 12.5, 10, 6.25 and 5 are")
+    def _once(self) -> HearingSpec:
         if len(set(self.languages)) < len(self.languages):
             raise ValueError("languages: a language twice")
         return self
@@ -67,13 +68,39 @@ class HearingSpec(Model):
         return round(POSITIONS / self.hz)
 
 
+class Heard(HearingSpec):
+    """What a config remembers: the spec, and how many positions its tower makes of a second."""
+
+    positions: float = POSITIONS
+
+    @property
+    def factor(self) -> int:
+        return round(self.positions / self.hz)
+
+
 def check(spec: HearingSpec, config: Any) -> None:
     """Raises SpecError for what a tower of this config cannot do."""
-    if config.model_type not in ("whisper", VarlenAudioConfig.model_type, *WAVES):
-        known = ", ".join(("whisper", *WAVES))
+    if config.model_type not in ("whisper", *OURS, *WAVES, *spectrograms.KINDS):
+        known = ", ".join(("whisper", *WAVES, *spectrograms.KINDS))
         raise SpecError(f"model.audio.path: a {config.model_type}; encoders of {known} are wanted")
-    if spec.prosody and config.model_type in WAVES:
-        raise SpecError(f"model.audio.prosody: a {config.model_type} takes waveforms, which have no rows for it")
+    if spec.prosody and config.model_type in (*WAVES, *spectrograms.KINDS):
+        takes = "waveforms" if config.model_type in WAVES else "spectrograms of one size"
+        raise SpecError(f"model.audio.prosody: a {config.model_type} takes {takes}, which have no rows for it")
+    if spec.states == "weighted" and config.model_type == spectrograms.CLAP:
+        raise SpecError(f"model.audio.states: weighted, but a {config.model_type} makes its layers narrower; last")
+
+
+def bound(spec: HearingSpec, positions: float) -> Heard:
+    """The spec of a tower that makes so many positions a second, of which `hz` is all where it is not told and the
+    tower is another than the usual ones. Raises SpecError for a rate that cannot be reached."""
+    told = spec.model_dump(include=set(HearingSpec.model_fields))
+    if positions != POSITIONS and "hz" not in spec.model_fields_set:
+        told["hz"] = positions
+    hz = told["hz"]
+    if hz > positions or abs(positions / hz - round(positions / hz)) > 1e-9:
+        rates = ", ".join(f"{positions / each:g}" for each in (1, 2, 4, 5, 8, 10))
+        raise SpecError(f"model.audio.hz: {positions:g} / {hz:g} is no whole number; {rates} are reached")
+    return Heard(**told, positions=positions)
 
 
 class Hearing(nn.Module):
@@ -98,8 +125,9 @@ class Hearing(nn.Module):
     def forward(
         self, tower: nn.Module, features: torch.Tensor, frames: torch.Tensor, languages: Sequence[str] | None = None
     ) -> tuple[torch.Tensor, list[int]]:
-        """Log-mel [N, n_mels, F] or waveforms [N, samples], filled up, and how long each is, int64 [N] -> vectors
-        [T, width] of all sounds after each other, and how many each has."""
+        """Log-mel [N, n_mels, F] or waveforms [N, samples], filled up, and how long each is, int64 [N]; or spectrograms
+        of one size [M, frames, bins] and the positions of each sound -> vectors [T, width] of all sounds after each
+        other, and how many each has."""
         mels = features[:, :-2] if self.spec.prosody else features
         states, lengths = heard(tower, mels, frames, every=self.spec.states == "weighted")
         if self.spec.states == "weighted":
@@ -142,6 +170,8 @@ def heard(
     through it alone, or with others that are as long: its normalisation over time would see the filling."""
     if isinstance(tower, VarlenAudio | TimeFrequency):
         return tower.states(features, frames), halved(frames).tolist()
+    if tower.config.model_type in spectrograms.KINDS:
+        return spectrograms.states(tower, features, frames, every=every)
     if tower.config.model_type in WAVES:
         return _waves(tower, features, frames, every)
     lengths = halved(frames).tolist()
@@ -182,7 +212,9 @@ def prosodic(rows: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
 
 def tokens(config: Any, spec: HearingSpec, frames: torch.Tensor) -> list[int]:
     """The vectors of each sound, as `Hearing` makes them: of a tower of this config, and sounds of so many frames (or
-    samples)."""
+    samples, or positions)."""
+    if config.model_type in spectrograms.KINDS:
+        return [length // spec.factor for length in frames.tolist()]
     if config.model_type in WAVES:
         shape = tuple(config.conv_kernel), tuple(config.conv_stride)
         return [num_positions(samples, *shape) // spec.factor for samples in frames.tolist()]

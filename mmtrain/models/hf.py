@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,13 @@ def load(folder: Path, config: Any, *, random: bool, key: str) -> Any:
     return model
 
 
-def pretrained(cls: type[Any], folder: Path, config: Any, key: str) -> Any:
-    """A float32 model of class `cls` with the weights in `folder`. Raises SpecError for weights that are missing or do
-    not fit."""
+def pretrained(cls: type[Any], folder: Path, config: Any, key: str, renamed: Mapping[str, str] | None = None) -> Any:
+    """A float32 model of class `cls` with the weights in `folder`, whose names are changed by these regular
+    expressions. Raises SpecError for weights that are missing or do not fit."""
+    more: dict[str, Any] = {} if renamed is None else {"key_mapping": dict(renamed)}
     try:
         model, told = cls.from_pretrained(
-            str(folder), config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            str(folder), config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True, **more
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise SpecError(

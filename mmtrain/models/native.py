@@ -20,7 +20,7 @@ from mmtrain.models.configs import NativeConfig
 from mmtrain.models.connectors import Patches
 from mmtrain.models.fusion import Sight
 from mmtrain.models.heads import make as make_heads
-from mmtrain.models.hearing import LANGUAGES, Hearing, HearingSpec
+from mmtrain.models.hearing import LANGUAGES, Heard, Hearing
 from mmtrain.models.layers import Borders, Context
 from mmtrain.models.placeholders import blanked, holes, placed, segments
 from mmtrain.models.towers import pictures
@@ -82,7 +82,7 @@ class NativeModel(NativePreTrainedModel):
             self.audio_tower = towers.audio(config.audio_config)
             told = connectors.read(config.audio_connector)
             self.audio_connector = connectors.make(told, config.audio_config.hidden_size, width, POOLED)
-            self.hearing = Hearing(HearingSpec.model_validate(config.hearing or {}), config.audio_config)
+            self.hearing = Hearing(Heard.model_validate(config.hearing or {}), config.audio_config)
         self.language_model = AutoModel.from_config(config.text_config)
         self.fusing, text = fusion.read(config.fusion), config.text_config
         if (found := fusion.make(self.fusing, self.language_model, text)) is not None:

@@ -12,7 +12,7 @@ from mmdata.errors import SpecError
 from mmtrain.models import connectors, experts, fusion, hf, tokens, video
 from mmtrain.models.configs import LatentConfig, NativeConfig, NavitConfig, TimeFrequencyConfig, VarlenAudioConfig
 from mmtrain.models.heads import check as check_heads
-from mmtrain.models.hearing import WAVES, HearingSpec
+from mmtrain.models.hearing import POSITIONS, WAVES, bound
 from mmtrain.models.hearing import check as check_hearing
 from mmtrain.models.native import NativeForConditionalGeneration
 from mmtrain.models.source import folder_of
@@ -31,7 +31,7 @@ from mmtrain.models.spec import (
     TowerSpec,
     VarlenAudioSpec,
 )
-from mmtrain.models.towers import presets
+from mmtrain.models.towers import presets, spectrograms
 
 FFN_RATIO = 3
 MAX_POSITIONS = 4096
@@ -68,15 +68,20 @@ def native_config(spec: NativeSpec) -> NativeConfig:
     latents = isinstance(vision, LatentConfig) and spec.connector.kind in ("linear", "mlp")
     latents = latents and spec.fusion.kind == "early" and spec.video is None
     check_heads(spec.heads, grid=grid, hears=spec.audio is not None, latents=latents)
+    (audio, sounds), views = _audio_config(spec), spec.views.given()
+    positions: float = POSITIONS
+    if audio is not None and audio.model_type in spectrograms.KINDS:
+        views["audio"] = {**sounds, **views.get("audio", {})}  # the extractor is remembered with the rest
+        positions = spectrograms.rate(audio, views["audio"])
     fusion.check(spec.fusion, text.num_hidden_layers, text.hidden_size, text.num_attention_heads)
     return NativeConfig(
         vision_config=vision,
-        audio_config=_audio_config(spec),
+        audio_config=audio,
         text_config=text,
         connector=spec.connector.model_dump(),
         video=None if spec.video is None else spec.video.model_dump(),
         audio_connector=spec.audio_connector.model_dump(),
-        hearing=None if spec.audio is None else spec.audio.model_dump(include=set(HearingSpec.model_fields)),
+        hearing=None if spec.audio is None else bound(spec.audio, positions).model_dump(),
         fusion=spec.fusion.model_dump(),
         experts=None if spec.experts is None else spec.experts.model_dump(),
         heads=spec.heads.model_dump(exclude_none=True) or None,
@@ -84,7 +89,7 @@ def native_config(spec: NativeSpec) -> NativeConfig:
         modality_dropout={kind: share for kind, share in dict(spec.modality_dropout).items() if share},
         merge=merge,
         vision_layer=layer,
-        views=spec.views.given(),
+        views=views,
         tie_word_embeddings=bool(text.tie_word_embeddings),
     )
 
@@ -114,8 +119,13 @@ def build_native(spec: NativeSpec, config: NativeConfig) -> NativeForConditional
         model.model.vision_tower.load_state_dict(_vision_weights(spec.vision, config.vision_config))
     if isinstance(spec.audio, HfAudioSpec) and not spec.audio.random:
         folder = folder_of(spec.audio, "model.audio")
-        loaded = hf.pretrained(AutoModel, folder, config.audio_config, "model.audio")
-        theirs = loaded.encoder if config.audio_config.model_type == "whisper" else loaded
+        kind: Any = config.audio_config.model_type
+        if kind in spectrograms.KINDS:
+            cls = spectrograms.tower_class(config.audio_config)
+            loaded = hf.pretrained(cls, folder, config.audio_config, "model.audio", spectrograms.INNER)
+        else:
+            loaded = hf.pretrained(AutoModel, folder, config.audio_config, "model.audio")
+        theirs = loaded.encoder if kind == "whisper" else loaded
         model.model.audio_tower.load_state_dict(theirs.state_dict())
     if isinstance(spec.language, HfLanguageSpec) and not spec.language.random:
         folder = folder_of(spec.language, "model.language")
@@ -194,20 +204,26 @@ def _vision_weights(part: HfVisionSpec, config: Any) -> dict[str, Any]:
     return found
 
 
-def _audio_config(spec: NativeSpec) -> Any:
+def _audio_config(spec: NativeSpec) -> tuple[Any, dict[str, Any]]:
+    """The tower's config, and the parameters that its folder has for its view."""
     part = spec.audio
     if part is None:
-        return None
+        return None, {}
     if isinstance(part, VarlenAudioSpec):
-        return VarlenAudioConfig(**_sizes(part), num_mel_bins=part.mels)
+        return VarlenAudioConfig(**_sizes(part), num_mel_bins=part.mels), {}
     if isinstance(part, TimeFrequencySpec):
-        return TimeFrequencyConfig(**_sizes(part), num_mel_bins=part.mels, bands=part.bands)
-    config = hf.read_config(folder_of(part, "model.audio"), "model.audio")
+        return TimeFrequencyConfig(**_sizes(part), num_mel_bins=part.mels, bands=part.bands), {}
+    folder = folder_of(part, "model.audio")
+    config = hf.read_config(folder, "model.audio")
+    if config.model_type in (*spectrograms.KINDS, "clap"):
+        config, sounds = spectrograms.inside(config, folder, "model.audio")
+        check_hearing(part, config)
+        return config, sounds
     check_hearing(part, config)
     if config.model_type in WAVES:
         config.apply_spec_augment = False  # the stream's to do; a short clip has no room for its masks
         config.layerdrop = 0.0
-    return config
+    return config, {}
 
 
 def _text_config(part: TinyLanguageSpec | HfLanguageSpec) -> Any:

@@ -230,8 +230,9 @@ class TimeFrequencySpec(TowerSpec, HearingSpec):
 
 
 class HfAudioSpec(SourceSpec, HearingSpec):
-    """The encoder of a Hugging Face Whisper model, or Wav2Vec2, HuBERT or WavLM, which take waveforms. Their own
-    masking and layer dropout are off."""
+    """The encoder of a Hugging Face Whisper model; Wav2Vec2, HuBERT or WavLM, which take waveforms, their own masking
+    and layer dropout off; or AST, or the audio encoder of CLAP, which take spectrograms of one size, several of a
+    longer sound (`views.audio.long`: chunk, trim or refuse)."""
 
     kind: Literal["hf"]
 

@@ -124,6 +124,15 @@ def test_waveforms_give_what_transformers_gives(kind: str, root: Path) -> None:
     assert torch.allclose(rows, summed, atol=1e-5)
 
 
+def test_views_of_waveforms_take_their_own_parameters(root: Path) -> None:
+    told = {"kind": "hf", "path": folder_of(root, "hubert")}
+    spec = NativeSpec.model_validate(
+        {"kind": "native", "vision": None, "audio": told, "views": {"audio": {"normalise": False, "longest": 8_000}}}
+    )
+    view: Any = family_of(spec, words()).media["audio"].view
+    assert (view.normalise, view.longest) == (False, 8_000)
+
+
 def test_whispers_layers_are_transformers(root: Path) -> None:
     tower = hf.WhisperModel.from_pretrained(folder_of(root, "whisper")).encoder.eval()
     mels = torch.randn(2, 80, 3000)
