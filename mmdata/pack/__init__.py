@@ -7,7 +7,7 @@ from mmdata.pack.even import even_out
 from mmdata.pack.overlong import Fitted, OverlongPolicy, fit_overlong
 from mmdata.pack.padded import length_batches
 from mmdata.pack.pieces import Pieces, concat_then_split, cut
-from mmdata.pack.ranks import Imbalance, balance, imbalance
+from mmdata.pack.ranks import Imbalance, balance, balance_row, imbalance
 from mmdata.pack.vector import pack_vectors, vector_bound
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Pieces",
     "Strategy",
     "balance",
+    "balance_row",
     "concat_then_split",
     "cut",
     "even_out",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ GROUP = 16
 of their number, and a step must be dealt sooner than it is trained."""
 ALONE = 32
 """Ranks up to which all are balanced together."""
+APART = 256
+"""Ranks that are dealt to apart from all others where there are more: who works for one rank need not know what
+thousands do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,13 +45,47 @@ def balance(costs: npt.ArrayLike, ranks: int, per_rank: int | None = None) -> np
     then has the least to do (Graham's LPT rule), no rank getting more than `per_rank`, nor two fewer than another; then
     packs are swapped between ranks as long as that helps, and where ranks have few, the worst rank and another divide
     theirs anew. Of more than `ALONE` ranks, groups of about `GROUP` get their packs first, by the same rule, and their
-    ranks share these as above; at last the worst of all ranks and another divide theirs. Each rank does its packs
-    largest first, so that micro-steps are alike too. A pure function of the input; ties go to the lower rank and the
-    earlier pack. Raises ValueError where the packs do not fit.
+    ranks share these as above; at last the worst of all ranks and another divide theirs. More than `APART` ranks are
+    first parted by that rule into parts of at most so many, each of which is dealt to in this way. Each rank does its
+    packs largest first, so that micro-steps are alike too. A pure function of the input; ties go to the lower rank and
+    the earlier pack. Raises ValueError where the packs do not fit.
 
     >>> balance([9, 5, 4, 4, 3, 3], ranks=2).tolist()
     [[0, 4, 5], [1, 2, 3]]
     """
+    relative, rows, full = _relative(costs, ranks, per_rank)
+    rank_of = np.empty(len(relative), np.int64)
+    firsts, part_of = _parts(relative, ranks, full, APART)
+    for part, (first, end) in enumerate(pairwise(firsts.tolist())):
+        members = np.flatnonzero(part_of == part)
+        rank_of[members] = first + _together(relative[members], end - first, full)
+    result = np.full((ranks, rows), -1, np.int64)
+    for rank in range(ranks):
+        mine = _sorted(relative, np.flatnonzero(rank_of == rank), costs)
+        result[rank, : len(mine)] = mine
+    return result
+
+
+def balance_row(costs: npt.ArrayLike, ranks: int, rank: int) -> npt.NDArray[np.int64]:
+    """`balance(costs, ranks)[rank]`, int64 [ceil(n / ranks)], for the work of dealing to its part of the ranks.
+
+    >>> balance_row([9, 5, 4, 4, 3, 3], ranks=2, rank=1).tolist()
+    [1, 2, 3]
+    """
+    relative, rows, full = _relative(costs, ranks, None)
+    firsts, part_of = _parts(relative, ranks, full, APART)
+    part = int(np.searchsorted(firsts, rank, side="right")) - 1
+    members = np.flatnonzero(part_of == part)
+    rank_of = firsts[part] + _together(relative[members], int(firsts[part + 1] - firsts[part]), full)
+    result = np.full(rows, -1, np.int64)
+    mine = _sorted(relative, members[rank_of == rank], costs)
+    result[: len(mine)] = mine
+    return result
+
+
+def _relative(costs: npt.ArrayLike, ranks: int, per_rank: int | None) -> tuple[Costs, int, int]:
+    """Costs as shares of a rank's mean, with dummies of no cost that make all ranks equally long, so that swaps also
+    move packs; micro-steps of the answer; packs of each rank. Raises ValueError where the packs do not fit."""
     values = _table(costs)
     rows = -(-len(values) // ranks) if per_rank is None else per_rank
     if ranks < 1 or len(values) > ranks * rows:
@@ -57,16 +94,14 @@ def balance(costs: npt.ArrayLike, ranks: int, per_rank: int | None = None) -> np
     relative = values[:, mean > 0] / mean[mean > 0]  # a load of 1 is a rank's fair share
     if not relative.shape[1]:
         relative = np.zeros((len(values), 1))
-    # Dummies of no cost make all ranks equally long, so that swaps also move packs.
     full = -(-len(values) // ranks)
-    relative = np.concatenate([relative, np.zeros((ranks * full - len(values), relative.shape[1]))])
-    rank_of = _even(relative, ranks, full) if ranks <= ALONE else _grouped(relative, ranks, full)
-    result = np.full((ranks, rows), -1, np.int64)
-    for rank in range(ranks):
-        mine = np.flatnonzero(rank_of[: len(values)] == rank)
-        mine = mine[np.argsort(-relative[mine].sum(1), kind="stable")]
-        result[rank, : len(mine)] = mine
-    return result
+    return np.concatenate([relative, np.zeros((ranks * full - len(values), relative.shape[1]))]), rows, full
+
+
+def _sorted(relative: Costs, mine: npt.NDArray[np.intp], costs: npt.ArrayLike) -> npt.NDArray[np.intp]:
+    """A rank's packs, largest first, without dummies."""
+    mine = mine[mine < len(np.asarray(costs))]
+    return mine[np.argsort(-relative[mine].sum(1), kind="stable")]
 
 
 def imbalance(costs: npt.ArrayLike, deal: npt.NDArray[np.int64]) -> Imbalance:
@@ -99,16 +134,26 @@ def _even(relative: Costs, ranks: int, full: int) -> npt.NDArray[np.int64]:
     return _divided(relative, _swapped(relative, dealt, ranks), ranks, full)
 
 
-def _grouped(relative: Costs, ranks: int, full: int) -> npt.NDArray[np.int64]:
-    """The same in groups: a group's packs come to its share of all costs."""
-    firsts = np.arange(-(-ranks // GROUP) + 1) * ranks // -(-ranks // GROUP)
-    sizes = np.diff(firsts)
-    group_of = _dealt(relative, sizes * full, sizes.astype(np.float64))
+def _together(relative: Costs, ranks: int, full: int) -> npt.NDArray[np.int64]:
+    """The same in groups, where there are many: the worst of all divide their packs with others at last."""
+    if ranks <= ALONE:
+        return _even(relative, ranks, full)
     rank_of = np.empty(len(relative), np.int64)
-    for group, size in enumerate(sizes.tolist()):
+    firsts, group_of = _parts(relative, ranks, full, GROUP)
+    for group, (first, end) in enumerate(pairwise(firsts.tolist())):
         members = np.flatnonzero(group_of == group)
-        rank_of[members] = firsts[group] + _even(relative[members], size, full)
+        rank_of[members] = first + _even(relative[members], end - first, full)
     return _divided(relative, rank_of, ranks, full)
+
+
+def _parts(relative: Costs, ranks: int, full: int, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The first rank of each part of at most so many ranks, and their end; the part of each pack: those of a part come
+    to its share of all costs."""
+    firsts = np.arange(-(-ranks // most) + 1) * ranks // -(-ranks // most)
+    sizes = np.diff(firsts)
+    if len(sizes) == 1:
+        return firsts, np.zeros(len(relative), np.int64)
+    return firsts, _dealt(relative, sizes * full, sizes.astype(np.float64))
 
 
 def _dealt(relative: Costs, room: npt.NDArray[np.int64], shares: Costs | None = None) -> npt.NDArray[np.int64]:

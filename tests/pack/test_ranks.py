@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import _lengths
-from mmdata.pack import balance, imbalance, pack
+from mmdata.pack import balance, balance_row, imbalance, pack
 from mmdata.pack import ranks as dealing
 
 costs = st.lists(st.tuples(st.integers(0, 100), st.integers(0, 100)), max_size=24)
@@ -100,10 +100,27 @@ def test_groups_are_as_even_as_all_together(monkeypatch: pytest.MonkeyPatch) -> 
     assert (grouped <= imbalance(values, balance(values, 48)).step + 0.02).all()
 
 
-def test_thousands_of_ranks_are_dealt_in_seconds() -> None:
-    """All balanced together, 256 ranks of two packs took 8 s: the time grows as the number of ranks now."""
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 40), st.integers(0, 120), st.integers(0, 5), st.integers(0, 39))
+def test_a_rank_finds_its_row_alone(ranks: int, packs: int, seed: int, rank: int) -> None:
+    """As it does in groups, which begin with few ranks here."""
+    values = np.random.default_rng(seed).gamma(2.0, 50.0, (packs, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dealing, "ALONE", 6)
+        patch.setattr(dealing, "GROUP", 4)
+        patch.setattr(dealing, "APART", 16)
+        rows = balance(values, ranks)
+        assert sorted(rows[rows >= 0].tolist()) == list(range(packs))
+        assert (balance_row(values, ranks, rank % ranks) == rows[rank % ranks]).all()
+
+
+def test_thousands_of_ranks_are_even_and_each_deals_its_own_at_once() -> None:
+    """All balanced together, 256 ranks of two packs took 8 s; in parts a rank does the work of its own part."""
     values = np.random.default_rng(0).gamma(4.0, 400.0, (2048, 2))
     began = time.process_time()
     deal = balance(values, 512)
-    assert time.process_time() - began < 10
+    whole = time.process_time() - began
+    began = time.process_time()
+    assert (balance_row(values, 512, 77) == deal[77]).all()
+    assert time.process_time() - began < 0.8 * whole < 8
     assert (imbalance(values, deal).step < 1.05).all()
