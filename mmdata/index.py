@@ -42,8 +42,8 @@ def index_tars(
     report: bool = True,
 ) -> Manifest:
     """Make a dataset in `output` of tars or tables that stay where they are, or go on where a run was stopped.
-    `naming` says what the columns of tables are, `digest` whether the sha256 of each medium is kept, too. Without
-    `report` there is neither stats.json nor report.html.
+    `naming` says what the columns of tables are, `digest` whether the sha256 of each medium is kept, too, or no
+    sum of parts, rows and tars at all. Without `report` there is neither stats.json nor report.html.
 
     Raises SpecError for sources that name no tar, or others than those that `output` was begun with; DataError for a
     damaged dataset; RunError when the storage fails or `output` cannot be written.
@@ -114,11 +114,11 @@ def _index(
                 )
             else:
                 entry, fates = adopt.adopt(output, unit, verify=verify, keys=keys, pool=pool, digest=digest)
-            commit.record(output, entry, fates)
+            commit.record_ends(output, entry, fates.ends)
             commit.publish(output, entry)
             first += entry.input_rows
-            for fate in fates:
-                progress.update(fate.state, fate.reason)
+            for (state, reason), count in fates.ends.items():
+                progress.update(state, reason, count)
             progress.commit(number, entry.rows)
     return _finish(output, bound, reporter)
 
@@ -225,10 +225,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--digest",
-        choices=("crc32c", "sha256"),
+        choices=("crc32c", "sha256", "none"),
         default="crc32c",
         help="of each medium: crc32c, or sha256 as well, which `exact_dedup` and `mmdata.diff` compare without reading "
-        "the media again, and which halves the speed; of each tar sha256 in any case (default: crc32c)",
+        "the media again, and which halves the speed; of each tar sha256, too. none: no sums of media, rows and tars, "
+        "little more is read than headers, and nobody can tell later whether a byte has changed (default: crc32c)",
     )
     parser.add_argument(
         "--no-report",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -73,6 +73,81 @@ class LedgerRow:
     height: int | None = None
     width: int | None = None
     thumbnail: bytes | None = None
+
+
+class Fates:
+    """The ledger of one unit as it grows: rows, and of samples that are kept and of which there is nothing more to say
+    but the size of a picture, only their key and that. `ends` counts states with their reasons."""
+
+    def __init__(self, *, unit: int, origin: str, first: int) -> None:
+        """`first` is the input row of the first of them; each is the next row of its input and of its origin."""
+        self._unit, self._origin, self._first = unit, origin, first
+        self._keys: list[str] = []
+        self._pixels: list[tuple[int | None, int | None]] = []
+        self._shard_rows: list[int] = []
+        self._rows: dict[int, LedgerRow] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def kept(self, key: str, shard_row: int, pixels: tuple[int | None, int | None]) -> None:
+        """A sample that is row `shard_row` of the unit's shard; height and width of its one picture."""
+        self._keys.append(key)
+        self._pixels.append(pixels)
+        self._shard_rows.append(shard_row)
+
+    def add(self, row: LedgerRow) -> None:
+        """Any other, as it is."""
+        self._rows[len(self)] = row
+        self.kept("", 0, (None, None))
+
+    @property
+    def ends(self) -> Counter[tuple[str, str]]:
+        """So many ended in this state for this reason."""
+        found: Counter[tuple[str, str]] = Counter((row.state, row.reason) for row in self._rows.values())
+        if len(self) > len(self._rows):
+            found["ok", ""] += len(self) - len(self._rows)
+        return found
+
+    def to_table(self) -> pa.Table:
+        """As `to_table` makes it of the rows."""
+        if self._rows:
+            return to_table(self._rows.get(at) or self._row(at) for at in range(len(self)))
+        count = len(self)
+        heights, widths = zip(*self._pixels, strict=True) if count else ((), ())
+        told: dict[str, Sequence[Any]] = {
+            "row": range(self._first, self._first + count),
+            "key": self._keys,
+            "origin": [self._origin] * count,
+            "origin_row": range(count),
+            "state": ["ok"] * count,
+            "reason": [""] * count,
+            "detail": [""] * count,
+            "shard": [self._unit] * count,
+            "shard_row": self._shard_rows,
+            "attempts": [0] * count,
+            "height": heights,
+            "width": widths,
+        }
+        columns = {
+            member.name: column(told[member.name], member.type) if member.name in told else pa.nulls(count, member.type)
+            for member in SCHEMA
+        }
+        return pa.table(columns, schema=SCHEMA)
+
+    def _row(self, at: int) -> LedgerRow:
+        height, width = self._pixels[at]
+        return LedgerRow(
+            row=self._first + at,
+            key=self._keys[at],
+            origin=self._origin,
+            origin_row=at,
+            state="ok",
+            shard=self._unit,
+            shard_row=self._shard_rows[at],
+            height=height,
+            width=width,
+        )
 
 
 def to_table(rows: Iterable[LedgerRow]) -> pa.Table:

@@ -77,10 +77,11 @@ class Progress:
         if not self.quiet:
             self._say(self.summary(stopped=kind is not None))
 
-    def update(self, state: str, reason: str) -> None:
-        """One more record has ended in `state` for `reason` (empty when it is kept). Call it from one thread."""
+    def update(self, state: str, reason: str, count: int = 1) -> None:
+        """So many more records have ended in `state` for `reason` (empty when they are kept). Call it from one
+        thread."""
         end = (state, reason)
-        self._counts[end] = self._counts.get(end, 0) + 1
+        self._counts[end] = self._counts.get(end, 0) + count
 
     def commit(self, unit: int, rows: int) -> None:
         """Unit number `unit` is committed, with `rows` samples in its shard."""

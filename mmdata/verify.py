@@ -27,6 +27,7 @@ from mmdata.shards import table as tables
 from mmdata.shards import tar, tombstones
 from mmdata.shards.access import open_source
 from mmdata.shards.folder import Folder
+from mmdata.shards.foreign_tar import TarPass
 from mmdata.shards.index import Index, IndexRow
 from mmdata.shards.manifest import Manifest
 from mmdata.shards.storage import sha256_file
@@ -40,12 +41,17 @@ class Verification:
     samples: int = 0
     shards: int = 0
     bytes: int = 0
+    unsummed: int = 0
+    """Shards that were indexed without sums: of these only sizes and places could be checked."""
     problems: list[str] = field(default_factory=list)
 
 
 def verify_dataset(path: str | os.PathLike[str]) -> Verification:
     """Check a finished dataset completely: manifest, root digest, SHA-256 of every file, each tar member
     against its index row and crc32c, ledger sums against the manifest, no file too many or too few.
+
+    A shard that was indexed without sums is compared by its size, and its members by their names and places: whether
+    their bytes are still those that were indexed nobody can say, and the shard is counted as `unsummed`.
 
     Damage is reported, never raised.
     """
@@ -76,6 +82,7 @@ def verify_dataset(path: str | os.PathLike[str]) -> Verification:
             result.problems.extend(problems)
             result.samples += rows
             result.shards += entry.rows > 0
+            result.unsummed += entry.rows > 0 and entry.shard_sha256 is None
             result.bytes += entry.shard_bytes
     result.problems.extend(_ledger_sums(folder, manifest))
     return result
@@ -170,11 +177,14 @@ def _unit(folder: Path, entry: ShardEntry, adopted: bool) -> tuple[list[str], in
         if name is None:
             continue
         if "://" in name:
-            problems.extend(_remote(name, digest))
+            problems.extend(_remote(name, digest, entry.shard_bytes))
             continue
         path = folder / name
         if not path.is_file():
             problems.append(f"file_missing: {path}")
+        elif digest is None:
+            if path.stat().st_size != entry.shard_bytes:
+                problems.append(f"file_size: {path}: {path.stat().st_size} bytes, {entry.shard_bytes} were indexed")
         elif _sha256(path) != digest:
             problems.append(f"file_sha256: {path}: {path.stat().st_size} bytes, not the ones that were built")
     rows: list[IndexRow] = []
@@ -217,22 +227,35 @@ def _adopted(manifest: Manifest) -> bool:
 
 
 def _foreign(folder: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[str]:
-    """A tar that another has written: each part where the index says, with its crc32c."""
+    """A tar that another has written: each part where the index says, with its crc32c, if it has one; without, a member
+    of a tar has its place and size."""
     if len(rows) != entry.rows:
         yield f"index_rows: {entry.index}: {len(rows)} rows in the index, {entry.rows} in the manifest"
     source = rows_of.open_shard(Folder(folder).locate(entry.shard or ""))
+    members: set[tuple[str, int, int]] | None = None
+    if entry.shard_sha256 is None and not rows_of.is_table(source.uri):
+        found = TarPass(source, wanted=lambda name, size: False).members()
+        members = {(member.name.removeprefix("./").lower(), member.offset, member.size) for member in found}
     for row in rows:
         for part in row.parts:
+            if members is not None and part.inline is None:
+                if (f"{row.key}.{part.name}".lower(), part.offset, part.size) not in members:
+                    yield f"index_members: {entry.shard}: no member {row.key}.{part.name} at byte {part.offset}"
+                continue
             data = source.read(part.offset, part.size) if part.inline is None else part.inline
-            if int(crc32c.crc32c(data)) != part.crc32c:
+            if part.crc32c is not None and int(crc32c.crc32c(data)) != part.crc32c:
                 yield f"part_crc32c: {entry.shard}: {row.key}.{part.name} has changed since it was indexed"
     source.close()
 
 
-def _remote(uri: str, digest: str | None) -> Iterator[str]:
-    """A shard behind a URL, read whole."""
+def _remote(uri: str, digest: str | None, size: int) -> Iterator[str]:
+    """A shard behind a URL, read whole, or of this size where its digest was not taken."""
     try:
         source = open_source(uri)
+        if digest is None:
+            if source.size != size:
+                yield f"file_size: {uri}: {source.size} bytes, {size} were indexed"
+            return
         found = hashlib.sha256()
         for at in range(0, source.size, 8 << 20):
             found.update(source.read(at, min(8 << 20, source.size - at)))
@@ -288,6 +311,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     "samples": result.samples,
                     "shards": result.shards,
                     "bytes": result.bytes,
+                    "unsummed": result.unsummed,
                     "problems": result.problems,
                 }
             )
@@ -298,6 +322,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         count = len(result.problems)
         verdict = f"{count} problem{'s' * (count > 1)}" if count else "sound"
         size = f"{result.samples:,} samples, {result.shards} shards, {result.bytes:,} bytes"
+        if result.unsummed:
+            verdict += f"; {result.unsummed} shards were indexed without sums, their bytes are unchecked"
         print(f"{arguments.dataset}: {size}: {verdict}")
     return 1 if result.problems else 0
 

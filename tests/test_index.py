@@ -27,7 +27,9 @@ from mmdata.shards.access import open_source
 from mmdata.shards.dataset import open_dataset
 from mmdata.shards.foreign_tar import TarPass
 from mmdata.sources._energon import braces
+from mmdata.stream.spec import StreamSpec
 from mmdata.types import Drop, Media, Origin, Sample, Text
+from mmdata.verify import main as verify_main
 from mmdata.verify import verify_dataset
 from tests.dataset_fixture import jpeg
 from tests.decode.test_glance import COMMON, UNUSUAL
@@ -347,3 +349,42 @@ def test_pictures_of_all_kinds_have_the_facts_that_probe_finds(tmp_path: Path, v
         else:
             found = dataset[key].media[0]
             assert replace(found, place=None, uri=None) == probed.media[0]
+
+
+def test_an_index_without_sums_says_that_it_has_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = write_tars(tmp_path / "tars", count=2, each=3)
+    summed, bare = tmp_path / "summed", tmp_path / "bare"
+    index_tars([str(tmp_path / "tars")], summed, quiet=True, report=False)
+    index_tars([str(tmp_path / "tars")], bare, quiet=True, digest="none")
+    ours, theirs = open_dataset(bare), open_dataset(summed)
+    assert (ours.unsummed, theirs.unsummed) == (2, 0)
+    assert ours.keys() == theirs.keys()
+    for position in range(len(theirs)):
+        row = theirs.row(position)
+        assert ours.row(position) == replace(row, parts=tuple(part._replace(crc32c=None) for part in row.parts))
+        assert ours.raw(position)[1] == theirs.raw(position)[1]
+        assert ours[position].media[0].data == theirs[position].media[0].data
+    tables = [ledger.read_rows(folder / "ledger" / "000001.parquet") for folder in (bare, summed)]
+    assert tables[0] == tables[1]
+    # Every place is checked, and that bytes are not is said.
+    found = verify_dataset(bare)
+    assert (found.problems, found.unsummed, found.samples) == ([], 2, 6)
+    assert verify_main([str(bare)]) == 0
+    assert "2 shards were indexed without sums, their bytes are unchecked" in capsys.readouterr().out
+    with pytest.raises(SpecError, match="integrity: off"):
+        StreamingDataset(bare, seed=1)
+    unchecked = StreamingDataset(StreamSpec(dataset=str(bare), integrity="off", seed=1))
+    streamed = [sample for sample in unchecked if isinstance(sample, Sample)]
+    assert sorted(sample.key for sample in streamed) == theirs.keys()
+    data = bytearray(paths[0].read_bytes())
+    place = ours.row(0).parts[0].place
+    assert place is not None
+    data[place.offset + 700] ^= 1
+    paths[0].write_bytes(data)
+    assert ours[0].media[0].data != jpeg(0)[0]  # nobody can tell
+    assert verify_dataset(bare).problems == []
+    data[place.offset - 512] ^= 1  # the name in its header
+    paths[0].write_bytes(data)
+    assert any("shard_header" in problem for problem in verify_dataset(bare).problems)
+    paths[0].write_bytes(data[:-1024])
+    assert any("file_size" in problem for problem in verify_dataset(bare).problems)

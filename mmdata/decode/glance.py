@@ -7,6 +7,7 @@ a damaged or unusual header) is left to `image.read_header`: `glance` answers No
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import NamedTuple
 
@@ -23,11 +24,15 @@ class Glance(NamedTuple):
     mode: str
 
 
-def glance(data: bytes, *, max_pixels: int) -> Glance | None:
+def glance(data: bytes, *, max_pixels: int, whole: bool = True) -> Glance | None:
     """What `image.read_header` says of a picture of at most `max_pixels` pixels, where it is as common as that; None
-    says nothing about the picture."""
+    says nothing about the picture. Unless `data` is the `whole` file, it is the first bytes of one: then of a kind that
+    is told by its last bytes too (a progressive JPEG, PNG, WebP) nothing is said."""
     if data[:3] == b"\xff\xd8\xff":
-        found = _jpeg(data)
+        plain = _BASELINE.match(data)
+        found = _baseline(plain) if plain else _jpeg(data, whole)
+    elif not whole:
+        return None
     elif data[:8] == b"\x89PNG\r\n\x1a\n":
         found = _png(data)
     elif data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8 ":
@@ -43,7 +48,25 @@ _FRAMES = frozenset((0xC0, 0xC1, 0xC2))
 _MODES = {1: "L", 3: "RGB"}
 
 
-def _jpeg(data: bytes) -> Glance | None:
+_BASELINE = re.compile(
+    rb"\xff\xd8"
+    rb"\xff\xe0\x00\x10JFIF\0.{9}"
+    rb"(?:\xff\xdb(?:\x00\x43[\x00-\x0f].{64}|\x00\x84[\x00-\x0f].{64}[\x00-\x0f].{64})){1,4}"
+    rb"\xff[\xc0\xc1]\x00(?:\x11\x08(.{4})\x03.{9}|\x0b\x08(.{4})\x01.{3})"
+    rb"(?:\xff\xc4(?:\x00\x1f.{29}|\x00\xb5.{179}|\x01\xa2.{416}|\x00\xd2.{208})){1,4}"
+    rb"\xff\xda(?:\x00\x0c.{10}|\x00\x08.{6})",
+    re.DOTALL,
+)
+"""Up to the scan, the segments as libjpeg writes them with the tables of the standard: most JPEGs, in one step. What
+`_jpeg` says of such a file is the same."""
+
+
+def _baseline(plain: re.Match[bytes]) -> Glance:
+    size = int.from_bytes(plain[1] or plain[2], "big")
+    return Glance("jpeg", size >> 16, size & 0xFFFF, "RGB" if plain[1] else "L")
+
+
+def _jpeg(data: bytes, whole: bool) -> Glance | None:
     """SOI, then segments one after the other up to the first scan (ITU-T T.81, B.1.1), one of them a frame."""
     at, size, progressive = 2, len(data), False
     found = None
@@ -66,6 +89,8 @@ def _jpeg(data: bytes) -> Glance | None:
             progressive = marker == 0xC2
         elif marker == 0xDA:
             if found is not None and progressive:
+                if not whole:
+                    return None
                 try:
                     jpeg.check_scans(data)
                 except DataError:

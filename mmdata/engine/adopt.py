@@ -13,16 +13,15 @@ from typing import Any, Literal
 import crc32c
 import pyarrow.parquet as pq
 
-from mmdata import ledger
 from mmdata.decode.glance import glance
 from mmdata.decode.work import Work
-from mmdata.engine import commit
+from mmdata.engine import adopt_plain, commit
 from mmdata.errors import DataError
-from mmdata.ledger import LedgerRow
-from mmdata.shards import index as indexes
+from mmdata.ledger import Fates, LedgerRow
 from mmdata.shards.access import open_source
 from mmdata.shards.foreign_tar import TarPass
 from mmdata.shards.index import FOREIGN, IndexRow, Part
+from mmdata.shards.index_columns import IndexColumns
 from mmdata.shards.storage import fsync_folder, sha256_file
 from mmdata.shards.table import ShardEntry
 from mmdata.sources._energon import FieldMap
@@ -31,8 +30,9 @@ from mmdata.sources._tables import printable
 from mmdata.steps.probe import Probe
 from mmdata.types import Drop, Media, Origin, Sample, State, Text
 
-Digest = Literal["crc32c", "sha256"]
-"""What is taken of each medium: its crc32c, as of every part, or its sha256 as well."""
+Digest = Literal["crc32c", "sha256", "none"]
+"""What is taken of each medium: its crc32c, as of every part, its sha256 as well, or nothing; without sums of parts
+there is none of the tar either."""
 GATHERED = 64
 """Samples that are probed side by side."""
 
@@ -70,7 +70,7 @@ def adopt(
     keys: dict[str, str],
     pool: ThreadPoolExecutor,
     digest: Digest = "crc32c",
-) -> tuple[ShardEntry, list[LedgerRow]]:
+) -> tuple[ShardEntry, Fates]:
     """Read a tar once and write its index and ledger into the staging area of `folder`.
 
     `keys` holds the keys of the dataset so far, each with the tar it came from, and is added to. A tar that is damaged
@@ -78,35 +78,70 @@ def adopt(
     fails, OSError where the dataset cannot be written.
     """
     source = open_source(unit.uri)
-    rows: list[IndexRow] = []
-    fates: list[LedgerRow] = []
+    columns = IndexColumns(unit.name, sums=digest != "none")
+    fates = Fates(unit=unit.number, origin=unit.name, first=unit.input_first)
+    probe = prober(verify, digest)
+
+    def note(key: str, made: IndexRow | Drop) -> None:
+        if isinstance(made, IndexRow):
+            if made.key in keys:
+                made = _duplicate(made.key, keys[made.key])
+            else:
+                keys[made.key] = unit.name
+                columns.add(made)
+        fates.add(_fate(key, unit, unit.input_first + len(fates), len(fates), made, len(columns) - 1))
+
+    def refused(number: int, key: str) -> bool:
+        if number in unit.excluded:
+            note(key, EXCLUDED)
+        elif key in keys:
+            note(key, _duplicate(key, keys[key]))
+        else:
+            keys[key] = unit.name
+            return False
+        return True
+
+    def other(number: int, group: Group) -> None:
+        (group,) = _told(iter([group]), unit, number)
+        note(printable(group.key), _row(group, unit, probe, number))
+
     try:
-        tar = TarPass(source)
-        probe = prober(verify, digest)
-        for number, (group, made) in enumerate(_made(_told(groups(tar.members()), unit), unit, probe, pool)):
-            if isinstance(made, IndexRow):
-                if made.key in keys:
-                    detail = f"a sample of {keys[made.key]} has the same key"
-                    made = Drop(reason="duplicate_key", detail=detail, state="duplicate", of=made.key)
-                else:
-                    keys[made.key] = unit.name
-                    rows.append(made)
-            row = unit.input_first + number
-            fates.append(_fate(printable(group.key), unit, row, number, made, len(rows) - 1))
-        whole = tar.sha256()
+        if verify == "full" or digest == "sha256" or unit.fields is not None:
+            tar = TarPass(source)
+            for group, made in _made(_told(groups(tar.members()), unit), unit, probe, pool):
+                note(printable(group.key), made)
+        else:
+            tar = TarPass(source, wanted=None if columns.sums else adopt_plain.nothing)
+            adopt_plain.Reader(
+                tar,
+                source,
+                columns,
+                fates,
+                input_first=unit.input_first,
+                max_pixels=probe.max_pixels,
+                refused=refused,
+                other=other,
+            ).run()
+        whole = tar.sha256() if columns.sums else None
     except DataError as error:
-        drop = Drop(reason=error.reason, detail=error.detail, state="failed_permanent")
-        fates.append(_fate("", unit, unit.input_first + len(fates), len(fates), drop, 0))
-        whole = _sha256(source)
+        note("", Drop(reason=error.reason, detail=error.detail, state="failed_permanent"))
+        whole = _sha256(source) if columns.sums else None
     finally:
         source.close()
-    return _write(folder, unit, rows, fates, source.size, whole), fates
+    return write(folder, unit, columns, fates, source.size, whole), fates
 
 
-def _told(groups: Iterator[Group], unit: Unit) -> Iterator[Group]:
-    for number, group in enumerate(groups):
+EXCLUDED = Drop(reason="excluded", detail="by the split of its dataset")
+
+
+def _duplicate(key: str, name: str) -> Drop:
+    return Drop(reason="duplicate_key", detail=f"a sample of {name} has the same key", state="duplicate", of=key)
+
+
+def _told(groups: Iterator[Group], unit: Unit, first: int = 0) -> Iterator[Group]:
+    for number, group in enumerate(groups, first):
         if number in unit.excluded:
-            group.drop = Drop(reason="excluded", detail="by the split of its dataset")
+            group.drop = EXCLUDED
         elif group.drop is None and (wrong := odd(group.key)):
             group.drop = Drop(reason="member_name", detail=wrong, state="failed_permanent")
         yield group
@@ -217,13 +252,12 @@ def _fate(key: str, unit: Unit, row: int, at: int, made: IndexRow | Drop, shard_
     return LedgerRow(**common, state="ok", shard=unit.number, shard_row=shard_row)
 
 
-def _write(
-    folder: Path, unit: Unit, rows: list[IndexRow], fates: list[LedgerRow], size: int, digest: str
-) -> ShardEntry:
+def write(folder: Path, unit: Unit, columns: IndexColumns, fates: Fates, size: int, digest: str | None) -> ShardEntry:
+    """Write index and ledger of a unit whose tar or table has `size` bytes, and this sha256, if it was taken."""
     files = commit.UnitFiles(number=unit.number)
     entry: dict[str, Any] = {}
-    if rows:
-        data = indexes.to_bytes(rows)
+    if len(columns):
+        data = columns.to_bytes()
         _synced(folder / commit.staged(files.index), data)
         entry = {
             "shard": unit.name,
@@ -234,13 +268,13 @@ def _write(
             "index_crc32c": int(crc32c.crc32c(data)),
         }
     path = folder / commit.staged(files.ledger)
-    pq.write_table(ledger.to_table(fates), path, compression="zstd")
+    pq.write_table(fates.to_table(), path, compression="zstd")
     _synced(path, path.read_bytes())
     fsync_folder(path.parent)
     return ShardEntry(
         unit=unit.number,
         first=0,
-        rows=len(rows),
+        rows=len(columns),
         input_first=unit.input_first,
         input_rows=len(fates),
         ledger=files.ledger,

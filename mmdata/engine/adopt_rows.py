@@ -15,11 +15,12 @@ from mmdata.decode.work import Work
 from mmdata.engine import adopt, commit
 from mmdata.engine.adopt import Digest, Unit
 from mmdata.errors import DataError
-from mmdata.ledger import LedgerRow
+from mmdata.ledger import Fates
 from mmdata.shards import cache as caches
 from mmdata.shards import rows as tables
 from mmdata.shards.access import local_path, open_source
 from mmdata.shards.index import FOREIGN, IndexRow, Part
+from mmdata.shards.index_columns import IndexColumns
 from mmdata.shards.table import ShardEntry
 from mmdata.sources._columns import Columns, Naming, columns
 from mmdata.sources._rows import key_of, members, meta_of, parts, value_of
@@ -37,14 +38,14 @@ def adopt_rows(
     pool: ThreadPoolExecutor,
     naming: Naming = Naming(),  # noqa: B008 frozen
     digest: Digest = "crc32c",
-) -> tuple[ShardEntry, list[LedgerRow]]:
+) -> tuple[ShardEntry, Fates]:
     """As `adopt.adopt`, of a table. The key of a row is the name of its file and its number, or what its key column
     says. Of a damaged row group every row is counted under that reason, and the others are taken."""
     cache = None if local_path(unit.uri) is not None else caches.default()
     plain = open_source(unit.uri, cache=cache)
     stem = printable(PurePosixPath(unit.name.partition("?")[0]).stem)
-    made_rows: list[IndexRow] = []
-    fates: list[LedgerRow] = []
+    made_rows = IndexColumns(unit.name, sums=digest != "none")
+    fates = Fates(unit=unit.number, origin=unit.name, first=unit.input_first)
 
     def note(key: str, made: IndexRow | Drop) -> None:
         number = unit.input_first + len(fates)
@@ -53,8 +54,8 @@ def adopt_rows(
             made = Drop(reason="duplicate_key", detail=detail, state="duplicate", of=key)
         if isinstance(made, IndexRow):
             keys[key] = unit.name
-            made_rows.append(replace(made, row=number))
-        fates.append(adopt._fate(key, unit, number, len(fates), made, len(made_rows) - 1))
+            made_rows.add(replace(made, row=number))
+        fates.add(adopt._fate(key, unit, number, len(fates), made, len(made_rows) - 1))
 
     try:
         source = tables.open_shard(unit.uri, cache=cache)
@@ -81,7 +82,8 @@ def adopt_rows(
         source.close()
     except DataError as error:
         note("", _drop(error))
-    entry = adopt._write(folder, unit, made_rows, fates, plain.size, adopt._sha256(plain))
+    whole = adopt._sha256(plain) if made_rows.sums else None
+    entry = adopt.write(folder, unit, made_rows, fates, plain.size, whole)
     plain.close()
     return entry, fates
 

@@ -11,7 +11,7 @@ import json
 import operator
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -272,15 +272,18 @@ def canonical(value: Any) -> bytes:
 
 def record(folder: Path, entry: ShardEntry, rows: list[LedgerRow], *, area: str = "units") -> None:
     """Write the commit record of a staged unit: from here on the unit is committed."""
-    reasons: dict[str, Counter[str]] = {}
-    for row in rows:
-        if row.state != "ok":
-            reasons.setdefault(row.state, Counter())[row.reason] += 1
-    value = CommitRecord(
-        entry=entry,
-        counts=ledger.counts(row.state for row in rows),
-        reasons={state: dict(found) for state, found in reasons.items()},
-    )
+    record_ends(folder, entry, Counter((row.state, row.reason) for row in rows), area=area)
+
+
+def record_ends(folder: Path, entry: ShardEntry, ends: Mapping[tuple[str, str], int], *, area: str = "units") -> None:
+    """As `record`, of so many rows in each state for each reason."""
+    reasons: dict[str, dict[str, int]] = {}
+    counts = ledger.counts([])
+    for (state, reason), count in ends.items():
+        counts[state] += count
+        if state != "ok":
+            reasons.setdefault(state, {})[reason] = count
+    value = CommitRecord(entry=entry, counts=counts, reasons=reasons)
     path = folder / ".build" / area / f"{entry.unit:06d}.json"
     write_atomic(path, canonical(value.model_dump(mode="json")))
 

@@ -42,7 +42,8 @@ class Dataset:
     """A finished dataset. `dataset[7]` and `dataset["000000007"]` are Samples with verified bytes.
 
     Positions count kept samples in input order, 0 to len-1. With `integrity="crc32c"` (the default) every
-    byte and fact of a sample has been checked before it is returned; `"off"` skips that for bytes and rows.
+    byte and fact of a sample has been checked before it is returned; `"off"` skips that for bytes and rows. Of shards
+    that were indexed without sums (`unsummed` of them) there is nothing to check them against.
     Opening reads the manifest only; index and shard files are opened when first needed, and the last `OPEN_SHARDS`
     indexes are kept, or as many as take `OPEN_BYTES`. Safe to use from several threads.
     A build that has not published its manifest yet passes it as `manifest`.
@@ -84,6 +85,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return self.manifest.samples
+
+    @property
+    def unsummed(self) -> int:
+        """Shards without any sum of their bytes and rows: of these nothing can be checked."""
+        return self._table.unsummed
 
     @property
     def shard_firsts(self) -> np.ndarray:
@@ -243,7 +249,7 @@ class Dataset:
             if start == stop:
                 return
             shard = self._shard(shards[start], listed[start])
-            again = functools.partial(self._read, shard) if checked else None
+            again = functools.partial(self._read, shard) if checked and shard.index.sums else None
             read = shard.view if view else shard.source.read
             if stop - start == 1:
                 yield shard.raw().sample(listed[start] - shard.first, read, again)
@@ -267,7 +273,7 @@ class Dataset:
 
     def _read(self, shard: OpenShard, name: str, place: Place) -> bytes:
         data = shard.read(place.offset, place.size)
-        if self.integrity == "crc32c" and crc32c.crc32c(data) != place.crc32c:
+        if self.integrity == "crc32c" and shard.index.sums and crc32c.crc32c(data) != place.crc32c:
             # A remote shard may have been spoilt on its way here, or in the cache.
             again = shard.source.again(place.offset, place.size)
             if again is not None and crc32c.crc32c(again) == place.crc32c:

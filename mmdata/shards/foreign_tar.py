@@ -14,14 +14,18 @@ from mmdata.shards.access import Source, local_path
 
 BLOCK = 512
 CHUNK = 8 << 20
-GLANCE, FAR = 16 << 10, 1 << 20
-"""Bytes that are read at once where most are passed over: of a local file, and where each request takes its time."""
+GLANCE, FAR = 4 << 10, 1 << 20
+"""Bytes that are read at once where most are passed over: of a local file, where copying a page more takes longer than
+another call now and then, and where each request takes its time."""
 MOST_HEADER = 1 << 20
 """Bytes of an extended header: a name, in all honesty, is shorter."""
+MOST_SUMS = 1 << 14
+"""Checksums that are remembered: names of one length and sizes near to each other share a few hundred."""
 _ZERO = bytes(BLOCK)
 _SPACES = sum(b" " * 8)
 _SIZE = re.compile(r"[0-9]{1,19}")
 _REGULAR = (b"0", b"\x00", b"7")
+_PLAIN_KINDS, _ENDS = b"0\x00", b" \x00"
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
@@ -40,7 +44,7 @@ class TarPass:
     Another thread takes the digest of one chunk while the next is read: hashlib lets go of the interpreter.
 
     With `wanted`, which is asked for the name and size of each member, the bytes of others are passed over: of a tar of
-    media little more than its headers is read then, and there is no `sha256`.
+    media little more than its headers is read then, and there is no `sha256`. `peek` gives what is wanted of those.
     """
 
     def __init__(self, source: Source, *, wanted: Callable[[str, int], bool] | None = None) -> None:
@@ -49,7 +53,9 @@ class TarPass:
         self._chunk = CHUNK if wanted is None else GLANCE if local_path(source.uri) is not None else FAR
         self._at = 0
         self._buffer = b""
+        self._base = 0  # in the file, of the buffer
         self._place = 0  # in the buffer, of what comes next
+        self._plain: dict[bytes, int] = {}  # by the field of the checksum: what Adler-32 gives for a header that has it
         self._digest = hashlib.sha256()
         self._summing: Future[None] | None = None
         self._thread: ThreadPoolExecutor | None = None
@@ -61,8 +67,46 @@ class TarPass:
         shared: dict[str, str] = {}
         own: dict[str, str] = {}
         name = None
+        wanted, end, adler32 = self._wanted, self._source.size, zlib.adler32
         while True:
             begins = self._at
+            place = self._place + BLOCK
+            if wanted is not None and place > len(self._buffer) and begins < end:
+                self._buffer, self._base, place = (
+                    self._source.read(begins, min(self._chunk, end - begins)),
+                    begins,
+                    BLOCK,
+                )
+                self._place = 0
+            head = self._buffer[self._place : place]
+            # Most headers are plain ones: a regular file with a name of its own, all ASCII, the size in octal digits.
+            if (
+                len(head) == BLOCK
+                and head[156] in _PLAIN_KINDS
+                and head[345] == 0
+                and head[135] in _ENDS
+                and head.isascii()
+                and (digits := head[124:135]).isdigit()
+                and (adler32(head) & 0xFFFF) == (self._plain.get(head[148:156]) or self._expected(head[148:156]))
+                and name is None
+                and not shared
+                and not own
+                and b"9" not in digits
+                and b"8" not in digits
+            ):
+                size = int(digits, 8)
+                plain = head[:100].partition(b"\0")[0].decode()
+                padded = size + (-size % BLOCK)
+                offset = begins + BLOCK
+                if not plain.endswith("/") and offset + padded <= end:
+                    if wanted is None or wanted(plain, size):
+                        self._place, self._at = place, offset
+                        data: bytes | None = self._body(size)
+                    else:
+                        data = None
+                        self._place, self._at = min(place + padded, len(self._buffer)), offset + padded
+                    yield ForeignMember(plain, offset, size, data)
+                    continue
             head = self._take(BLOCK, "a header")
             if head[0] == 0 and head == _ZERO:
                 return
@@ -95,13 +139,20 @@ class TarPass:
             name = name or _name(head)
             offset = self._at
             regular = kind in _REGULAR and not name.endswith("/")
-            taken = self._wanted is None or (regular and self._wanted(name, size))
+            taken = wanted is None or (regular and wanted(name, size))
             data = self._body(size) if taken else None
             if data is None:
                 self._pass_over(size)
             if regular:
                 yield ForeignMember(name, offset, size, data)
             name = None
+
+    def peek(self, offset: int, size: int) -> bytes:
+        """Bytes of the file from a member's `offset` on, most often without reading them again: what was read with its
+        header is still at hand. Raises DataError `shard_cut`."""
+        place = offset - self._base
+        data = self._buffer[place : place + size] if place >= 0 else b""
+        return data if len(data) == size else self._source.read(offset, size)
 
     def sha256(self) -> str:
         """Of the whole file, what follows the last member included."""
@@ -110,6 +161,17 @@ class TarPass:
             self._take(min(CHUNK, self._source.size - self._at), "its end")
         self._summed()
         return self._digest.hexdigest()
+
+    def _expected(self, held: bytes) -> int:
+        """The low half of the Adler-32 of an ASCII header with this field for its checksum; 0, which no sum is, where
+        the field holds none."""
+        if len(self._plain) > MOST_SUMS:
+            self._plain.clear()
+        try:
+            expected = _number(held) - _SPACES + sum(held) + 1
+        except ValueError:
+            return 0
+        return self._plain.setdefault(held, max(expected, 0))
 
     def _header(self, head: bytes, begins: int) -> int:
         """The size that a header gives; its checksum must be right, summed as POSIX says or as old tars did: with the
@@ -176,8 +238,9 @@ class TarPass:
                 left = self._source.size - self._at
                 if not left:
                     raise DataError("shard_cut", f"{self._source.uri}: ends at byte {self._at} inside {what}")
-                self._buffer, self._place = b"", 0  # let go of before the next is read
-                self._buffer = self._source.read(self._at, min(self._chunk, left))
+                self._buffer, self._place, self._base = b"", 0, self._at  # let go of before the next is read
+                chunk = self._chunk if self._wanted is None else max(self._chunk, min(size, CHUNK))
+                self._buffer = self._source.read(self._at, min(chunk, left))
                 if self._wanted is None:
                     self._sum(self._buffer)
             piece = self._buffer[self._place : self._place + size]

@@ -64,6 +64,17 @@ SCHEMA = pa.schema(
         pa.field("crc32c", pa.uint32(), nullable=False),
     ]
 )
+
+
+def _without_sums() -> pa.Schema:
+    part = pa.struct([each.with_nullable(True) if each.name == "crc32c" else each for each in PART])
+    parts = pa.field("parts", pa.list_(pa.field("item", part, nullable=False)), nullable=False)
+    given = {"parts": parts, "crc32c": SCHEMA.field("crc32c").with_nullable(True)}
+    return pa.schema([given.get(each.name, each) for each in SCHEMA])
+
+
+UNSUMMED = _without_sums()
+"""Of an index whose makers took no sums (`mmdata.index --digest none`): every `crc32c` is null."""
 _FACTS = ("height", "width", "mode", "frames", "fps", "seconds", "sample_rate", "channels", "samples")
 
 
@@ -82,7 +93,7 @@ class Part(NamedTuple):
     kind: PartKind
     offset: int
     size: int
-    crc32c: int
+    crc32c: int | None
     role: str | None = None
     train: bool | None = None
     format: str | None = None
@@ -158,7 +169,7 @@ class IndexRow:
         are in hex."""
         signatures = [[name, data.hex()] for name, data in sorted(self.signatures.items())]
         value = [self.key, self.row, self.origin, self.origin_row, self.parts, signatures]
-        return int(crc32c.crc32c(_json(value).encode()))
+        return int(crc32c.crc32c(json_of(value).encode()))
 
 
 def encoder(
@@ -176,7 +187,8 @@ def encoder(
     return lambda value: "".join(encode(value, 0))
 
 
-_json = encoder(bytes.hex)
+json_of = encoder(bytes.hex)
+"""A value as `IndexRow.crc32c` sums it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -204,25 +216,31 @@ def to_bytes(rows: list[IndexRow]) -> bytes:
     parts = [part for row in rows for part in row.parts]
     columns = zip(*parts, strict=True) if parts else iter([()] * len(PART))
     struct = pa.StructArray.from_arrays(
-        [_column(values, member) for values, member in zip(columns, PART, strict=True)], fields=list(PART)
+        [column(values, member) for values, member in zip(columns, PART, strict=True)], fields=list(PART)
     )
     ends = list(itertools.accumulate((len(row.parts) for row in rows), initial=0))
     columns_of_rows = [
-        _column([row.key for row in rows], SCHEMA.field("key")),
-        _column([row.row for row in rows], SCHEMA.field("row")),
-        _column([row.origin for row in rows], SCHEMA.field("origin")),
-        _column([row.origin_row for row in rows], SCHEMA.field("origin_row")),
+        column([row.key for row in rows], SCHEMA.field("key")),
+        column([row.row for row in rows], SCHEMA.field("row")),
+        column([row.origin for row in rows], SCHEMA.field("origin")),
+        column([row.origin_row for row in rows], SCHEMA.field("origin_row")),
         pa.ListArray.from_arrays(arrays.column(ends, pa.int32()), struct, type=SCHEMA.field("parts").type),
         _signatures(rows),
-        _column([row.crc32c() for row in rows], SCHEMA.field("crc32c")),
+        column([row.crc32c() for row in rows], SCHEMA.field("crc32c")),
     ]
+    return file_of(columns_of_rows, SCHEMA)
+
+
+def file_of(columns: Sequence[pa.Array], schema: pa.Schema) -> bytes:
+    """The Arrow IPC file of these columns, in one batch."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, SCHEMA) as writer:
-        writer.write_batch(pa.record_batch(columns_of_rows, schema=SCHEMA))
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
     return bytes(sink.getvalue().to_pybytes())
 
 
-def _column(values: Sequence[Any], member: pa.Field) -> pa.Array:
+def column(values: Sequence[Any], member: pa.Field) -> pa.Array:
+    """`arrays.column`, of maps too."""
     if not pa.types.is_map(member.type):
         return arrays.column(values, member.type)
     if any(value is not None for value in values):
@@ -238,8 +256,16 @@ def _column(values: Sequence[Any], member: pa.Field) -> pa.Array:
     return pa.Array.from_buffers(member.type, count, [absent, ends], count, children=[pairs])
 
 
+def no_signatures(count: int) -> pa.Array:
+    """The signatures of rows that have none."""
+    return _pairs([[]] * count)
+
+
 def _signatures(rows: list[IndexRow]) -> pa.Array:
-    pairs = [sorted(row.signatures.items()) for row in rows]
+    return _pairs([sorted(row.signatures.items()) for row in rows])
+
+
+def _pairs(pairs: list[list[tuple[str, bytes]]]) -> pa.Array:
     flat = [pair for each in pairs for pair in each]
     ends = list(itertools.accumulate(map(len, pairs), initial=0))
     type = SCHEMA.field("signatures").type
@@ -252,7 +278,8 @@ class Index:
     """A memory-mapped index file. Rows are checked against their own crc32c when they are taken out.
 
     `crc32c` is the checksum of the whole file as the manifest holds it; with it given, a file that differs
-    in any byte is refused on opening, before Arrow follows an offset in it. Who made both may have made offsets up:
+    in any byte is refused on opening, before Arrow follows an offset in it. `sums` says whether its rows and parts have
+    checksums of their own; rows without are taken out as they are. Who made both may have made offsets up:
     of a dataset that is not `trusted`, all are looked at (0.14 us a row) before any is followed, as without a checksum.
     """
 
@@ -271,7 +298,8 @@ class Index:
             raise DataError("index_missing", f"{path}: no such file; run `python -m mmdata.verify`") from error
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError("index_damaged", f"{path}: {error}") from error
-        if self._batch.schema != SCHEMA:
+        self.sums = self._batch.schema == SCHEMA
+        if not self.sums and self._batch.schema != UNSUMMED:
             raise DataError("index_schema", f"{path}: not an mmdata index of this version")
 
     def __len__(self) -> int:
@@ -328,7 +356,7 @@ class Index:
             )
         except (TypeError, ValueError) as error:
             raise DataError("index_damaged", f"{self.path} row {at}: {error}") from error
-        if check and row.crc32c() != stored:
+        if check and self.sums and row.crc32c() != stored:
             raise DataError(
                 "index_row_crc32c", f"{self.path} row {at} ({row.key}): the row has changed since the build"
             )

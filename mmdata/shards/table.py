@@ -164,6 +164,11 @@ class ShardTable(Sequence[ShardEntry]):
         """The first position of each shard, and the number of samples: int64 [S + 1], as they lie, unchecked."""
         return self._numbers["first"][: self.shards + 1]
 
+    @property
+    def unsummed(self) -> int:
+        """Shards of which no sums were taken when they were indexed (`mmdata.index --digest none`)."""
+        return int(self._columns["shard_sha256"].slice(0, self.shards).null_count)
+
     def shard(self, number: int) -> ShardEntry:
         """The number-th shard, 0 <= number < shards. Raises DataError where its row has changed."""
         return self._row(number)

@@ -123,6 +123,11 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         self.spec = spec
         cache = stream_cache(spec)
         self.datasets = [open_dataset(each.path, integrity=spec.integrity, cache=cache) for each in spec.sources]
+        if spec.integrity != "off" and (bare := next((each for each in self.datasets if each.unsummed), None)):
+            raise SpecError(
+                f"integrity: {bare.unsummed} shards of {bare.uri} were indexed without sums, there is nothing to check "
+                "their bytes against; set `integrity: off`, or index them again with --digest crc32c"
+            )
         self.templates = stream_templates(template, spec, self.family)
         self.forgotten = forgotten(self.datasets)
         self.extents = [self._now(0)]

@@ -1,0 +1,110 @@
+"""Samples that are taken by the first bytes of their members are those that are taken with all of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmdata import ledger
+from mmdata.engine import commit
+from mmdata.engine.adopt import Digest, Unit, adopt
+from mmdata.ledger import LedgerRow
+from mmdata.shards.index import Index, IndexRow
+from tests.dataset_fixture import jpeg
+from tests.decode.test_glance import COMMON, UNUSUAL
+
+KEYS = ["000000001", "a", "dir/b", "./c", "../up", "two words", "名前", "odd\x07", "_d", "__e", "k" * 90, "/root"]
+MEMBERS: dict[str, list[bytes]] = {
+    "jpg": [*COMMON.values(), *UNUSUAL.values(), jpeg(0)[0], jpeg(1)[0][:300], b"", b"<html>"],
+    "png": [COMMON["png"], COMMON["jpeg"], COMMON["png"][:-3]],
+    "0.JPG": [jpeg(2)[0], COMMON["icc"]],
+    "txt": [b"a caption", "ünï".encode(), "é".encode("latin-1"), b""],
+    "caption": [b"another"],
+    "json": [
+        *(
+            json.dumps(value).encode()
+            for value in ({"w": 1}, {"caption": "c"}, {"TEXT": 3}, [1], 5, "caption", {"a": {"messages": []}})
+        ),
+        json.dumps({"conversations": [{"from": "human", "value": "Hi"}]}).encode(),
+        json.dumps([{"from": "human", "value": "<image>Hi"}, {"from": "gpt", "value": "Ho"}]).encode(),
+        b'{"cap\\u0074ion": "hidden"}',
+        b'{"conv\\u0065rsations": [{"from": "human", "value": "Hi"}]}',
+        b'{"a": [1',
+        b"2]}",
+        b'{"a": 1}, {"b": 2}',
+        b"",
+        b" {} ",
+        b'{"a": NaN}',
+        json.dumps({"caption": "sixteen"}).encode("utf-16"),
+        b"\xef\xbb\xbf{}",
+        b'{"a": "\xff"}',
+        b"[" * 100_000,
+    ],
+    "npy": [b"123"],
+    "info.json": [b"{not"],
+}
+"""Bytes that a member of each extension may have."""
+
+
+def tar(path: Path, seed: int, count: int) -> None:
+    """Samples drawn from the above: most of them plain ones, some as odd as they get."""
+    draw = np.random.default_rng(seed)
+    form = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT][seed % 3]
+    with tarfile.open(path, "w", format=form) as out:
+        for number in range(count):
+            odd = draw.random() < 0.4
+            key = KEYS[int(draw.integers(len(KEYS)))] if odd else f"{number:05d}"
+            kinds = draw.choice(list(MEMBERS), int(draw.integers(1, 5))).tolist() if odd else ["jpg", "txt", "json"]
+            for kind in kinds:
+                options = MEMBERS[kind]
+                data = options[int(draw.integers(len(options)))] if odd else options[0]
+                info = tarfile.TarInfo(f"{key}.{kind}")
+                info.size = len(data)
+                if draw.random() < 0.05:
+                    info.type, info.linkname, info.size = tarfile.SYMTYPE, "/etc/passwd", 0
+                out.addfile(info, io.BytesIO(data))
+
+
+def adopted(folder: Path, path: Path, digest: Digest, **unit: Any) -> tuple[list[IndexRow], list[LedgerRow], bytes]:
+    """Rows of index and ledger without the sums of media, and the index file, or nothing."""
+    commit.prepare(folder)
+    own = Unit(number=0, uri=str(path), name="t.tar", input_first=70, **unit)
+    with ThreadPoolExecutor(1) as pool:
+        entry, fates = adopt(folder, own, verify="header", keys={"00003": "an earlier tar"}, pool=pool, digest=digest)
+    commit.record_ends(folder, entry, fates.ends)
+    commit.publish(folder, entry)
+    listed = ledger.read_rows(folder / entry.ledger)
+    assert sum(fates.ends.values()) == len(listed) == len(fates)
+    if entry.index is None:
+        return [], listed, b""
+    rows = Index(folder / entry.index, crc32c=entry.index_crc32c, trusted=False).rows()
+    return rows, listed, (folder / entry.index).read_bytes()
+
+
+def bare(rows: list[IndexRow]) -> list[IndexRow]:
+    return [replace(row, parts=tuple(part._replace(crc32c=None, sha256=None) for part in row.parts)) for row in rows]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_rows_and_fates_are_those_of_the_whole_members(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "t.tar"
+    tar(path, seed, count=60)
+    if seed % 4 == 3:
+        path.write_bytes(path.read_bytes()[:-9_999])
+    excluded = frozenset((2, 5, 9)) if seed % 2 else frozenset()
+    whole, told, _ = adopted(tmp_path / "sha256", path, "sha256", excluded=excluded)
+    summed, ends, _ = adopted(tmp_path / "crc32c", path, "crc32c", excluded=excluded)
+    unsummed, others, _ = adopted(tmp_path / "none", path, "none", excluded=excluded)
+    expected = [replace(row, parts=tuple(part._replace(sha256=None) for part in row.parts)) for row in whole]
+    assert len(whole) > 10
+    assert summed == expected
+    assert unsummed == bare(whole)
+    assert ends == others == [replace(row, sha256=None) for row in told]
