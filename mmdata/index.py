@@ -11,15 +11,13 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mmdata import __version__, pointer, specfile, startup
+from mmdata import __version__, pointer, settings, startup
 from mmdata.engine import adopt, commit
 from mmdata.engine.adopt import Digest, Unit
-from mmdata.engine.adopt_rows import adopt_rows
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.progress import Progress
-from mmdata.report_page.ahead import Reporter
 from mmdata.shards import manifest as manifests
 from mmdata.shards.access import local_path, open_source
 from mmdata.shards.index import Index
@@ -28,6 +26,9 @@ from mmdata.shards.rows import is_table
 from mmdata.shards.storage import sha256_file, write_atomic
 from mmdata.sources._columns import ROLES, Naming
 from mmdata.sources._shard_files import ShardFile, shard_files
+
+if TYPE_CHECKING:
+    from mmdata.report_page.ahead import Reporter
 
 
 def index_tars(
@@ -64,7 +65,7 @@ def index_tars(
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunError(f"{output}: another run is writing to this dataset") from None
-            with Reporter() if report else contextlib.nullcontext() as reporter:
+            with _reporter() if report else contextlib.nullcontext() as reporter:
                 return _index(tars, output, split, verify, naming, digest, reporter, quiet)
     except OSError as error:
         raise RunError(f"{getattr(error, 'filename', None) or output}: {error.strerror or error}") from error
@@ -109,6 +110,8 @@ def _index(
                 fields=tar.fields,
             )
             if is_table(tar.uri):
+                from mmdata.engine.adopt_rows import adopt_rows  # with what looks at every medium
+
                 entry, fates = adopt_rows(
                     output, unit, verify=verify, keys=keys, pool=pool, naming=naming, digest=digest
                 )
@@ -121,6 +124,12 @@ def _index(
                 progress.update(state, reason, count)
             progress.commit(number, entry.rows)
     return _finish(output, bound, reporter)
+
+
+def _reporter() -> Reporter:
+    from mmdata.report_page.ahead import Reporter  # without a report nothing of it is loaded
+
+    return Reporter()
 
 
 def _input(tar: ShardFile, name: str) -> dict[str, Any]:
@@ -142,7 +151,7 @@ def _finish(output: Path, bound: dict[str, Any], reporter: Reporter | None) -> M
     manifest = Manifest(
         created_by=f"mmdata {__version__}",
         spec=bound["spec"],
-        spec_digest=specfile.digest(bound["spec"]),
+        spec_digest=settings.digest(bound["spec"]),
         inputs=bound["inputs"],
         input_rows=sum(entry.input_rows for entry in entries),
         samples=first,
@@ -167,7 +176,7 @@ def _bind(output: Path, bound: dict[str, Any]) -> None:
             raise SpecError(f"{output} holds a dataset already; index to another --output")
         write_atomic(path, commit.canonical(bound))
         return
-    changes = list(specfile.difference(manifests.read_json(path), bound))
+    changes = list(settings.difference(manifests.read_json(path), bound))
     if changes:
         listed = "\n".join(f"  {change}" for change in changes)
         raise SpecError(f"{output} was begun with other files or options; use another --output, or undo:\n{listed}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import types
@@ -17,6 +16,7 @@ from pydantic_core import to_jsonable_python
 
 from mmdata import registry
 from mmdata.errors import SpecError
+from mmdata.settings import shown
 from mmdata.spec import BuildSpec, Model, owned
 
 M = TypeVar("M", bound=Model)
@@ -124,7 +124,7 @@ def load(model: type[M], name: str, overrides: Sequence[str] = (), *, check_path
     file = find(name)
     data, mistakes = _read(file)
     if not isinstance(data, dict):
-        raise SpecError(f"{file}: the top level must be a mapping of keys, not {_shown(data)}")
+        raise SpecError(f"{file}: the top level must be a mapping of keys, not {shown(data)}")
     given: dict[int, str] = {}
     for override in overrides:
         mistakes.extend(_override(data, override, given))
@@ -199,33 +199,6 @@ def _bound_value(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     return to_jsonable_python(value)
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def difference(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """What changed between two JSON values, one line each.
-
-    >>> list(difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}], "c": 4}))
-    ['a[1].b: 2 -> 3', 'c: absent -> 4']
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            place = f"{path}.{key}" if path else str(key)
-            if key not in old or key not in new:
-                yield f"{place}: {_shown(old[key]) if key in old else 'absent'} -> " + (
-                    _shown(new[key]) if key in new else "absent"
-                )
-            else:
-                yield from difference(old[key], new[key], place)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for at, (before, after) in enumerate(zip(old, new, strict=True)):
-            yield from difference(before, after, f"{path}[{at}]")
-    elif old != new:
-        yield f"{path}: {_shown(old)} -> {_shown(new)}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -375,19 +348,11 @@ def _dotted(path: Loc) -> str:
     return text or "(top level)"
 
 
-def _shown(value: Any) -> str:
-    try:
-        text = json.dumps(value, default=str, ensure_ascii=False)
-    except TypeError:  # a key that JSON has not, such as a date
-        text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def _mistake(model: type[BaseModel], data: Any, lines: dict[Loc, int], problem: Any) -> str:
     """One line for one pydantic error: line, path, value, what is wrong, what to do."""
     path, where = _walk(model, data, problem["loc"])
     kind, context, message = problem["type"], problem.get("ctx", {}), problem["msg"]
-    value = "" if kind == "missing" else f": {_shown(problem['input'])}"
+    value = "" if kind == "missing" else f": {shown(problem['input'])}"
     if kind == "extra_forbidden":
         known = list(where.model_fields) if where else []
         message = f"unknown key; {registry.nearest(path[-1], known)}"
@@ -398,7 +363,7 @@ def _mistake(model: type[BaseModel], data: Any, lines: dict[Loc, int], problem: 
         message = "required, but missing" + (f" ({description.strip().splitlines()[0]})" if description else "")
     elif kind == "union_tag_invalid":
         known = [tag.strip().strip("'") for tag in context["expected_tags"].split(", ")]
-        path, value = (*path, "kind"), f": {_shown(context['tag'])}"
+        path, value = (*path, "kind"), f": {shown(context['tag'])}"
         message = f"no such kind; {registry.nearest(context['tag'], known)}"
     elif kind == "union_tag_not_found":
         message = "required key 'kind' is missing"

@@ -11,8 +11,10 @@ import re
 import zlib
 from typing import NamedTuple
 
-from mmdata.decode import jpeg
 from mmdata.errors import DataError
+
+MAX_PIXELS = 178_956_970
+"""Of pictures that a step `probe` accepts unless it is told otherwise: Pillow's limit."""
 
 
 class Glance(NamedTuple):
@@ -91,6 +93,8 @@ def _jpeg(data: bytes, whole: bool) -> Glance | None:
             if found is not None and progressive:
                 if not whole:
                     return None
+                from mmdata.decode import jpeg  # with a codec, which most files do not need
+
                 try:
                     jpeg.check_scans(data)
                 except DataError:

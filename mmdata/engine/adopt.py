@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import crc32c
 import pyarrow.parquet as pq
 
-from mmdata.decode.glance import glance
-from mmdata.decode.work import Work
+from mmdata.decode.glance import MAX_PIXELS, glance
 from mmdata.engine import adopt_plain, commit
 from mmdata.errors import DataError
 from mmdata.ledger import Fates, LedgerRow
@@ -27,8 +27,10 @@ from mmdata.shards.table import ShardEntry
 from mmdata.sources._energon import FieldMap
 from mmdata.sources._members import Group, groups, mapped, odd, parts
 from mmdata.sources._tables import printable
-from mmdata.steps.probe import Probe
 from mmdata.types import Drop, Media, Origin, Sample, State, Text
+
+if TYPE_CHECKING:
+    from mmdata.steps.probe import Probe
 
 Digest = Literal["crc32c", "sha256", "none"]
 """What is taken of each medium: its crc32c, as of every part, its sha256 as well, or nothing; without sums of parts
@@ -50,8 +52,11 @@ class Unit:
     fields: FieldMap | None = None
 
 
+@functools.cache
 def prober(verify: Literal["full", "header"], digest: Digest) -> Probe:
     """What looks at the media of others: their bytes are never changed."""
+    from mmdata.steps.probe import Probe  # where a glance is not enough: with it come specs and codecs
+
     return Probe(
         verify=verify,
         orientation="keep",
@@ -80,7 +85,6 @@ def adopt(
     source = open_source(unit.uri)
     columns = IndexColumns(unit.name, sums=digest != "none")
     fates = Fates(unit=unit.number, origin=unit.name, first=unit.input_first)
-    probe = prober(verify, digest)
 
     def note(key: str, made: IndexRow | Drop) -> None:
         if isinstance(made, IndexRow):
@@ -103,12 +107,12 @@ def adopt(
 
     def other(number: int, group: Group) -> None:
         (group,) = _told(iter([group]), unit, number)
-        note(printable(group.key), _row(group, unit, probe, number))
+        note(printable(group.key), _row(group, unit, prober(verify, digest), number))
 
     try:
         if verify == "full" or digest == "sha256" or unit.fields is not None:
             tar = TarPass(source)
-            for group, made in _made(_told(groups(tar.members()), unit), unit, probe, pool):
+            for group, made in _made(_told(groups(tar.members()), unit), unit, prober(verify, digest), pool):
                 note(printable(group.key), made)
         else:
             tar = TarPass(source, wanted=None if columns.sums else adopt_plain.nothing)
@@ -118,7 +122,7 @@ def adopt(
                 columns,
                 fates,
                 input_first=unit.input_first,
-                max_pixels=probe.max_pixels,
+                max_pixels=MAX_PIXELS,
                 refused=refused,
                 other=other,
             ).run()
@@ -226,6 +230,8 @@ def _glanced(group: Group, media: Media, probe: Probe) -> Part | None:
 
 
 def _probed(group: Group, media: Media, probe: Probe, unit: Unit) -> Part | Drop:
+    from mmdata.decode.work import Work
+
     sample = Sample(key=group.key, parts=(media,), origin=Origin(uri=unit.name, row=0))
     probed = probe.apply(sample, Work(max_pixels=probe.max_pixels))
     if isinstance(probed, Drop):

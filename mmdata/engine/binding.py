@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdata import specfile
+from mmdata import settings, specfile
 from mmdata.engine import commit, mapped
 from mmdata.errors import RunError, SpecError
 from mmdata.shards import manifest as manifests
@@ -83,11 +83,11 @@ def bind(folder: Path, spec: BuildSpec, source: Source, *, append: bool = False)
         except SpecError as error:
             if append:
                 raise
-            told = list(specfile.difference(before, bound_spec(spec, source)))
+            told = list(settings.difference(before, bound_spec(spec, source)))
             raise SpecError(_refused(folder, [*told, str(error)])) from None
         if not changed:
             if bound != before:
-                raise SpecError(_refused(folder, list(specfile.difference(before, bound))))
+                raise SpecError(_refused(folder, list(settings.difference(before, bound))))
         elif not append:
             raise SpecError(
                 f"{folder}: the source has grown since it was begun; add --append to build what is new behind what is "

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmdata import __version__, specfile
+from mmdata import __version__, settings
 from mmdata.engine import commit
 from mmdata.errors import RunError
 from mmdata.outputs import card
@@ -43,7 +43,7 @@ def finish(folder: Path, bound: dict[str, Any], report: Report, *, generation: i
         generation=generation,
         created_by=f"mmdata {__version__}",
         spec=bound["spec"],
-        spec_digest=specfile.digest(bound["spec"]),
+        spec_digest=settings.digest(bound["spec"]),
         inputs=bound["inputs"],
         plugins=bound["plugins"],
         input_rows=input_rows,

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmdata.errors import DataError, SpecError
 from mmdata.sources import _messages
 from mmdata.types import Media, MediaKind, Text
@@ -96,6 +94,8 @@ def field_map(folder: Path) -> FieldMap | None:
 
     Raises SpecError for a file that is damaged, or maps no field that is known.
     """
+    import yaml  # when a folder is there to be told of: most tars have none
+
     path = folder / ".nv-meta" / "dataset.yaml"
     try:
         value = yaml.safe_load(path.read_text())
@@ -123,6 +123,8 @@ def field_map(folder: Path) -> FieldMap | None:
 def split_shards(folder: Path, split: str) -> Iterator[tuple[str, frozenset[int]]]:
     """The shards of a split as Energon's `prepare` wrote it down in `.nv-meta/split.yaml`, with the numbers of the
     samples in each that it excludes."""
+    import yaml
+
     path = folder / ".nv-meta" / "split.yaml"
     try:
         value = yaml.safe_load(path.read_text())
