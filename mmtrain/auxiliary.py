@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -40,11 +40,13 @@ from mmdata.errors import SpecError
 from mmdata.registry import kinds, lookup, nearest
 from mmtrain.rows import borders
 
-Unit = Literal["picture", "token", "sample", "pack", "box", "sound", "drawing"]
-UNITS: tuple[Unit, ...] = ("picture", "token", "sample", "pack", "box", "sound", "drawing")
+Unit = Literal[
+    "picture", "token", "sample", "pack", "box", "sound", "drawing", "actions", "quality", "two_stream", "offset"
+]
+UNITS: tuple[Unit, ...] = get_args(Unit)
 """Pictures (a frame of a video is one) and tokens as the model sees them, segments of a row; `pack` is one value for
-all of a forward pass, which weighs as much as its targets do; boxes, sounds and drawings are what a head says
-they are."""
+all of a forward pass, which weighs as much as its targets do; all others are what a head says they are."""
+OF_HEADS = UNITS[4:]
 Recorded = dict[str, list[torch.Tensor]]
 OWN = "own_losses"
 """Where a model has the users' losses that are wanted of it, by name."""
@@ -140,7 +142,7 @@ def units(model: Any, batch: Mapping[str, Any], weights: torch.Tensor, terms: Ma
     if "picture" in wanted:
         places = model.base_model.first_tokens(batch)
         found["picture"] = trained[segment[places]]
-    for head in heads_of(model).values() if {"box", "sound", "drawing"} & wanted else ():
+    for head in heads_of(model).values() if wanted.intersection(OF_HEADS) else ():
         found |= head.units(model, batch, weights)
     return {unit: values for unit, values in found.items() if unit in wanted}
 

@@ -147,8 +147,10 @@ def evaluate(
             values[f"{name}/loss"] = loss / weight if weight else 0.0
             values |= {f"{name}/loss/{task}": part / of for task, (part, of) in sums.items() if task and of}
             values |= {f"{name}/aux/{term}": part / of for term, (part, of) in terms.items() if of}
-            if "event_hits" in terms:
-                values[f"{name}/event_f1"] = f1(*(terms[f"event_{each}"][0] for each in ("hits", "false", "missed")))
+            for kind in ("event", "action"):
+                if f"{kind}_hits" in terms:
+                    counts = (terms[f"{kind}_{each}"][0] for each in ("hits", "false", "missed"))
+                    values[f"{name}/{kind}_f1"] = f1(*counts)
             if told.generate:
                 with generating(model), autocast(device_of(spec.device), spec.precision):
                     found = answers(model, tokenizer, stream, told, strategy, device_of(spec.device), world)

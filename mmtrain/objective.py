@@ -62,8 +62,9 @@ def _losses(
     labels = inputs.pop("labels").flatten()
     if getattr(model.config, "objective", "language") == "contrastive":
         return contrastive_losses(model, batch, inputs, weights)
-    hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
-    learn(model, batch, hidden)
+    output = model.base_model(**inputs)
+    hidden = output.last_hidden_state.flatten(0, 1)
+    learn(model, batch, hidden, getattr(output, "towers", None))
     record_own(model, hidden, labels, batch)
     return weighted_cross_entropy(hidden, model.get_output_embeddings(), labels, weights, groups=groups)
 

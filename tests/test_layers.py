@@ -368,6 +368,13 @@ TESTED_BY = {
     "tests/mmtrain/test_streaming_video.py": ["mmtrain/models/video/streaming.py"],
     "tests/mmtrain/test_video_heads.py": ["mmtrain/models/video/heads.py", "mmtrain/models/video/offset.py"],
     "tests/mmtrain/test_native_video.py": ["mmtrain/models/video/batches.py"],
+    "tests/mmtrain/test_watching_heads.py": [  # Four heads, one dataset, one run.
+        "mmtrain/models/heads/actions.py",
+        "mmtrain/models/heads/films.py",
+        "mmtrain/models/heads/offset.py",
+        "mmtrain/models/heads/quality.py",
+        "mmtrain/models/heads/two_stream.py",
+    ],
     "tests/mmtrain/test_flops.py": [  # Beside what torch counts.
         "mmtrain/models/connectors/counted.py",
         "mmtrain/models/fusion/counted.py",

@@ -20,6 +20,7 @@ from mmtrain.models.configs import NativeConfig
 from mmtrain.models.connectors import Patches
 from mmtrain.models.fusion import Sight
 from mmtrain.models.heads import make as make_heads
+from mmtrain.models.heads.films import Towers
 from mmtrain.models.hearing import LANGUAGES, Heard, Hearing
 from mmtrain.models.layers import Borders, Context
 from mmtrain.models.placeholders import blanked, holes, placed, segments
@@ -33,10 +34,11 @@ POOLED = 1
 @dataclass
 class NativeOutput(BaseModelOutputWithPast):
     """Hidden states; with a cache what one more token of each row sees of its media; of a dual encoder the vectors of
-    each picture, in the order of `NativeModel.shown`."""
+    each picture, in the order of `NativeModel.shown`; of a model with heads what its towers made."""
 
     seen: Sight | None = None
     pictures: Context | None = None
+    towers: Towers | None = None
 
 
 @dataclass
@@ -89,7 +91,8 @@ class NativeModel(NativePreTrainedModel):
             self.fusion = found
         if (told := experts.read(config.experts)) is not None:
             experts.install(told, self.language_model, text)
-        if (reading := make_heads(config.heads, width, getattr(config.vision_config, "hidden_size", 0))) is not None:
+        sides = [getattr(each, "hidden_size", 0) for each in (config.vision_config, config.audio_config)]
+        if (reading := make_heads(config.heads, width, *sides)) is not None:
             self.heads = reading
         self.post_init()
 
@@ -135,6 +138,7 @@ class NativeModel(NativePreTrainedModel):
             "frame_ms": frame_ms,
         }
         patches, pictured = self.patches(media), None
+        sound: list[Any] = []
         if patches is not None:
             made, at = self.vision_connector(patches), 0
             if self.picture_dropout and self.training:
@@ -151,7 +155,7 @@ class NativeModel(NativePreTrainedModel):
                 at += count
         if input_features is not None:
             assert audio_frames is not None, "the batch has sounds but not how long they are"
-            heard = self._heard(input_features, audio_frames, others.pop(LANGUAGES, None))
+            heard, *sound = self._heard(input_features, audio_frames, others.pop(LANGUAGES, None))
             if self.sound_dropout and self.training and input_ids is not None:
                 places = torch.nonzero(holes(input_ids.flatten(), (config.audio_token_id,)))[:, 0]
                 cu = segments({"input_ids": input_ids, **others})
@@ -171,6 +175,7 @@ class NativeModel(NativePreTrainedModel):
             attentions=getattr(output, "attentions", None),
             seen=seen,
             pictures=pictured,
+            towers=Towers(patches, *sound) if hasattr(self, "heads") else None,
         )
 
     def _made(self, media: Mapping[str, Any]) -> list[int]:
@@ -228,10 +233,13 @@ class NativeModel(NativePreTrainedModel):
             found.append(places[torch.tensor(firsts, device=places.device)])
         return torch.cat(found) if found else ids[:0]
 
-    def _heard(self, mels: torch.Tensor, frames: torch.Tensor, languages: Sequence[str] | None = None) -> torch.Tensor:
-        """Sounds [N, n_mels, F] (or waveforms [N, samples]) through the audio tower -> [tokens, width]."""
+    def _heard(
+        self, mels: torch.Tensor, frames: torch.Tensor, languages: Sequence[str] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sounds [N, n_mels, F] (or waveforms [N, samples]) through the audio tower -> [tokens, width], and what the
+        connector made them of."""
         rows, _ = self.hearing(self.audio_tower, mels, frames, languages)
-        return self.audio_connector(Patches(rows=rows, lengths=(len(rows),)))
+        return self.audio_connector(Patches(rows=rows, lengths=(len(rows),))), rows
 
 
 class NativeForConditionalGeneration(NativePreTrainedModel, GenerationMixin):

@@ -67,7 +67,11 @@ def native_config(spec: NativeSpec) -> NativeConfig:
     grid = vision is not None and spec.connector.merges and not (spec.fusion.marks or bool(getattr(vision, "drop", 0)))
     latents = isinstance(vision, LatentConfig) and spec.connector.kind in ("linear", "mlp")
     latents = latents and spec.fusion.kind == "early" and spec.video is None
-    check_heads(spec.heads, grid=grid, hears=spec.audio is not None, latents=latents)
+    whole = spec.video is not None and not spec.video.widens
+    pixels = vision is not None and getattr(vision, "view", "native") == "native" and not getattr(vision, "drop", 0)
+    pixels = pixels and not getattr(vision, "mixup", 0)
+    seen = {"grid": grid, "latents": latents, "filmed": spec.video is not None, "whole": whole, "pixels": pixels}
+    check_heads(spec.heads, **seen, hears=spec.audio is not None)
     (audio, sounds), views = _audio_config(spec), spec.views.given()
     positions: float = POSITIONS
     if audio is not None and audio.model_type in spectrograms.KINDS:

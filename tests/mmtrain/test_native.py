@@ -202,7 +202,7 @@ def test_features_are_as_many_as_planned(
             values |= {name: torch.from_numpy(array) for name, array in rule.companions(plan).items()}
             with torch.no_grad():
                 if plan.kind == "audio":
-                    made = model.model._heard(values["input_features"][None], values["audio_frames"])
+                    made, _ = model.model._heard(values["input_features"][None], values["audio_frames"])
                 else:
                     values[rule.key] = values[rule.key] if values[rule.key].ndim != 3 else values[rule.key][None]
                     made = model.model.vision_connector(model.model.patches(values))

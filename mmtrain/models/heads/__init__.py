@@ -1,7 +1,8 @@
 """Heads beside the language head: small modules that read hidden states, with targets and losses of their own.
 
 Each has a spec, and a module that declares its losses (`mmtrain.auxiliary`) and records them in `learn`, which the
-objective calls after the language model. They are saved and exported with the model.
+objective calls after the language model. One that `watches` reads what the towers made (`films.Towers`), others the
+last states of the language model. They are saved and exported with the model.
 """
 
 from __future__ import annotations
@@ -15,13 +16,26 @@ from torch import nn
 from mmdata.errors import SpecError
 from mmdata.spec import Model
 from mmtrain.auxiliary import heads_of
+from mmtrain.models.heads import films
+from mmtrain.models.heads.actions import ActionsHead, ActionsSpec
 from mmtrain.models.heads.events import EventsHead, EventsSpec
 from mmtrain.models.heads.flow import FlowHead, FlowSpec
 from mmtrain.models.heads.grounding import GroundingHead, GroundingSpec
+from mmtrain.models.heads.offset import OffsetHead, OffsetSpec
+from mmtrain.models.heads.quality import QualityHead, QualitySpec
+from mmtrain.models.heads.two_stream import TwoStreamHead, TwoStreamSpec
 
 __all__ = ["HEADS", "HeadsSpec", "check", "learn", "make", "read", "tell"]
 
-HEADS: dict[str, Callable[..., nn.Module]] = {"events": EventsHead, "flow": FlowHead, "grounding": GroundingHead}
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "events": EventsHead,
+    "flow": FlowHead,
+    "grounding": GroundingHead,
+    "actions": ActionsHead,
+    "quality": QualityHead,
+    "two_stream": TwoStreamHead,
+    "offset": OffsetHead,
+}
 """The module of each key of `model.heads`."""
 
 
@@ -34,6 +48,14 @@ class HeadsSpec(Model):
     """Which sounds there are in a clip, and when."""
     flow: FlowSpec | None = None
     """Pictures that answers draw, latent by latent."""
+    actions: ActionsSpec | None = None
+    """What happens in a video, and when."""
+    quality: QualitySpec | None = None
+    """How well something is done in a video."""
+    two_stream: TwoStreamSpec | None = None
+    """What happens in a video, by its pixels and how they move."""
+    offset: OffsetSpec | None = None
+    """By how much the sound of a video is late."""
 
     def given(self) -> dict[str, Any]:
         """By name, those that there are."""
@@ -45,9 +67,11 @@ def read(value: Any) -> HeadsSpec:
     return HeadsSpec.model_validate(value or {})
 
 
-def check(spec: HeadsSpec, *, grid: bool, hears: bool, latents: bool) -> None:
+def check(spec: HeadsSpec, *, grid: bool, hears: bool, latents: bool, filmed: bool, whole: bool, pixels: bool) -> None:
     """Raises SpecError for heads that the other parts give nothing to see; `grid`: pictures are grids of tokens;
-    `latents`: a token is a latent, and has seen no later one."""
+    `latents`: a token is a latent, and has seen no later one; others as `films.check` has them."""
+    watching = [name for name in spec.given() if name in films.UNITS]
+    films.check(watching, filmed=filmed, whole=whole, pixels=pixels, hears=hears)
     if spec.flow is not None and not latents:
         raise SpecError(
             "model.heads.flow: it draws latents, one after the other; take vision: {kind: latent, path: FOLDER}, a "
@@ -62,12 +86,14 @@ def check(spec: HeadsSpec, *, grid: bool, hears: bool, latents: bool) -> None:
         )
 
 
-def make(told: Any, width: int, tower: int = 0) -> nn.ModuleDict | None:
-    """The modules that a model's `config.json` tells of, beside a language model and a vision tower of these widths;
-    None without any."""
+def make(told: Any, width: int, tower: int = 0, heard: int = 0) -> nn.ModuleDict | None:
+    """The modules that a model's `config.json` tells of, beside a language model, a vision tower and an audio tower of
+    these widths; None without any."""
     given = read(told).given()
-    sizes = {name: (width, tower) if name == "flow" else (width,) for name in given}
-    return nn.ModuleDict({name: HEADS[name](each, *sizes[name]) for name, each in given.items()}) if given else None
+    sizes: dict[str, tuple[int, ...]] = {"flow": (width, tower), "actions": (tower,), "quality": (tower,)}
+    sizes |= {"two_stream": (), "offset": (tower, heard)}
+    made = {name: HEADS[name](each, *sizes.get(name, (width,))) for name, each in given.items()}
+    return nn.ModuleDict(made) if made else None
 
 
 def tell(model: Any, tokenizer: Any) -> None:
@@ -84,7 +110,8 @@ def tell(model: Any, tokenizer: Any) -> None:
             head.decode = decode
 
 
-def learn(model: Any, batch: Any, hidden: torch.Tensor) -> None:
-    """Record the losses of all heads; `hidden` [T, width] are the last states of the language model."""
+def learn(model: Any, batch: Any, hidden: torch.Tensor, towers: films.Towers | None) -> None:
+    """Record the losses of all heads; `hidden` [T, width] are the last states of the language model, `towers` what the
+    towers of a model with heads made."""
     for head in heads_of(model).values():
-        head.learn(model, batch, hidden)
+        head.learn(model, batch, towers if getattr(head, "watches", False) else hidden)

@@ -20,10 +20,7 @@ def filmed(module: nn.Module, patches: Patches, shown: Shown, media: Mapping[str
     are."""
     spec: Any = module.spec
     frames = [count for group in _frames(shown, media) for count in group]
-    given = media.get(TIMES)
-    times = torch.zeros(0) if given is None else given.float() / 1000
-    if (before := len(patches.lengths) - len(times)) > 0:  # images of a tower of fixed size come first, untimed
-        times = torch.cat([times.new_zeros(before), times])
+    times = _times(len(patches.lengths), media)
     footage = Footage(patches=patches, frames=tuple(frames), seconds=times.to(patches.rows.device))
     rows, lengths = module(footage)
     grids = None
@@ -43,6 +40,28 @@ def left(spec: Any, shown: Shown, media: Mapping[str, Any]) -> Shown:
             at += count
         found.append((tokens, made))
     return found
+
+
+def scenes(spec: Any, shown: Shown, media: Mapping[str, Any]) -> list[tuple[int, int, torch.Tensor]]:
+    """Of each video of a batch, in the order of `shown`: the frames that the tower sees, the pictures that are left of
+    it, and at how many seconds from the first each of these is shown, float32; where they are no whole frames, those
+    of the frames."""
+    counts = [count for group in _frames(shown, media) for count in group]
+    places = [length for _, lengths in shown for length in lengths]
+    step = getattr(getattr(spec, "reduce", None), "stride", 1)
+    found, at = [], 0
+    for count, times in zip(counts, _times(len(places), media).split(counts), strict=True):
+        found.append((count, len(lengths_of(spec, count, places[at])), (times - times[0])[::step]))
+        at += count
+    return found
+
+
+def _times(frames: int, media: Mapping[str, Any]) -> torch.Tensor:
+    """Seconds at which each of so many frames is shown, float32 [frames]. Images of a tower of fixed size come first
+    and are untimed."""
+    given = media.get(TIMES)
+    times = torch.zeros(0) if given is None else given.float() / 1000
+    return torch.cat([times.new_zeros(max(0, frames - len(times))), times])
 
 
 def _frames(shown: Shown, media: Mapping[str, Any]) -> list[list[int]]:
