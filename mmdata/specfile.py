@@ -16,6 +16,8 @@ from pydantic_core import to_jsonable_python
 
 from mmdata import registry
 from mmdata.errors import SpecError
+from mmdata.settings import difference as difference
+from mmdata.settings import digest as digest
 from mmdata.settings import shown
 from mmdata.spec import BuildSpec, Model, owned
 
