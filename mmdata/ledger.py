@@ -96,6 +96,12 @@ class Fates:
         self._pixels.append(pixels)
         self._shard_rows.append(shard_row)
 
+    def extend(self, keys: Sequence[str], shard_row: int, pixels: Iterable[tuple[int | None, int | None]]) -> None:
+        """As `kept`, of samples that follow each other in the shard from `shard_row` on."""
+        self._keys += keys
+        self._pixels += pixels
+        self._shard_rows += range(shard_row, shard_row + len(keys))
+
     def add(self, row: LedgerRow) -> None:
         """Any other, as it is."""
         self._rows[len(self)] = row
@@ -115,22 +121,19 @@ class Fates:
             return to_table(self._rows.get(at) or self._row(at) for at in range(len(self)))
         count = len(self)
         heights, widths = zip(*self._pixels, strict=True) if count else ((), ())
-        told: dict[str, Sequence[Any]] = {
+        own: dict[str, Sequence[Any]] = {
             "row": range(self._first, self._first + count),
             "key": self._keys,
-            "origin": [self._origin] * count,
             "origin_row": range(count),
-            "state": ["ok"] * count,
-            "reason": [""] * count,
-            "detail": [""] * count,
-            "shard": [self._unit] * count,
             "shard_row": self._shard_rows,
-            "attempts": [0] * count,
             "height": heights,
             "width": widths,
         }
+        same = {"origin": self._origin, "state": "ok", "reason": "", "detail": "", "shard": self._unit, "attempts": 0}
         columns = {
-            member.name: column(told[member.name], member.type) if member.name in told else pa.nulls(count, member.type)
+            member.name: column(own[member.name], member.type)
+            if member.name in own
+            else pa.repeat(pa.scalar(same.get(member.name), member.type), count)
             for member in SCHEMA
         }
         return pa.table(columns, schema=SCHEMA)

@@ -105,6 +105,12 @@ def adopt(
             return False
         return True
 
+    def new(number: int, found: list[str]) -> bool:
+        if unit.excluded or len(set(found)) < len(found) or not keys.keys().isdisjoint(found):
+            return False
+        keys.update(dict.fromkeys(found, unit.name))
+        return True
+
     def other(number: int, group: Group) -> None:
         (group,) = _told(iter([group]), unit, number)
         note(printable(group.key), _row(group, unit, prober(verify, digest), number))
@@ -124,6 +130,7 @@ def adopt(
                 input_first=unit.input_first,
                 max_pixels=MAX_PIXELS,
                 refused=refused,
+                new=new,
                 other=other,
             ).run()
         whole = tar.sha256() if columns.sums else None

@@ -8,13 +8,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import crc32c
+import numpy as np
 
 from mmdata.decode.glance import Glance, glance
 from mmdata.ledger import Fates
 from mmdata.shards.access import Source
-from mmdata.shards.foreign_tar import ForeignMember, TarPass
+from mmdata.shards.foreign_tar import BLOCK, ForeignMember, TarPass
 from mmdata.shards.index import FOREIGN, Part
 from mmdata.shards.index_columns import IndexColumns
+from mmdata.shards.plain_tar import plain_run
 from mmdata.sources import _messages
 from mmdata.sources._members import CAPTIONS, KINDS, LONGEST_KEY, TEXTS, Group, groups
 
@@ -22,6 +24,9 @@ HEADS = (1 << 10, 1 << 16)
 """Bytes of a picture that are looked at first, and where they do not say what it is; then all of it is read."""
 _KEY = re.compile(r"[\w=,+@~-][\w=,+@~/-]*", re.ASCII)
 """Keys that nothing can be wrong with but their length."""
+_KEYS = re.compile(rf"{_KEY.pattern}(?:\n{_KEY.pattern})*", re.ASCII)
+TOGETHER = 256
+"""Samples that are looked at together."""
 _NO_PIXELS = (None, None)
 _BARE, _CAPTIONED = 1, 2
 """What a JSON object may be to a sample without a conversation: meta alone, or where its caption may be, too."""
@@ -63,8 +68,9 @@ def _kind(extension: str) -> str:
 class Reader:
     """Members of a tar as rows of an index, with their fates.
 
-    Of a sample that is plain, `refused` is asked whether it has a fate already, by its number in the tar and its key.
-    One that is not goes to `other` as a group with its bytes, which decides about it.
+    Of a sample that is plain, `refused` is asked whether it has a fate already, by its number in the tar and its key;
+    of many together, of which the first has that number, `new` is, whether none has. One that is not plain goes to
+    `other` as a group with its bytes, which decides about it.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class Reader:
         input_first: int,
         max_pixels: int,
         refused: Callable[[int, str], bool],
+        new: Callable[[int, list[str]], bool],
         other: Callable[[int, Group], None],
     ) -> None:
         self._tar = tar
@@ -86,15 +93,20 @@ class Reader:
         self._input_first = input_first
         self._max_pixels = max_pixels
         self._refused = refused
+        self._new = new
         self._other = other
         self._plans: dict[tuple[str, ...], Plain | None] = {}
         self._shapes: dict[tuple[str, str, str], int] = {}
+        self._alike: tuple[str, ...] | None = None
+        """Extensions of the sample before, if it was plain and many like it may be taken together: where none has a
+        sum, and each needs nothing but its own members."""
         self._checksum: Callable[[Any], int] = crc32c.crc32c if columns.sums else _no_sum
 
     def run(self) -> None:
         """All samples. Raises DataError where the tar is damaged; samples before are taken then."""
         kinds: dict[str, str] = {}
         number, key = 0, None
+        tries = wait = 0  # samples since the last attempt to take many together, and before the next one
         extensions: list[str] = []
         held: list[ForeignMember] = []
         facts: list[Any] = []
@@ -110,6 +122,14 @@ class Reader:
                 if key is not None:
                     self._sample(number, key, tuple(extensions), held, facts)
                     number += 1
+                    tries += 1
+                    if self._alike is not None and tries >= wait:
+                        taken = self._together(number, member)
+                        number += taken
+                        tries, wait = 0, 0 if taken else 2 * wait + 1
+                        if taken:
+                            key = None
+                            continue
                 key, extensions, held, facts = own, [], [], []
             extension = extension.lower()
             kind = kinds.get(extension) or kinds.setdefault(extension, _kind(extension))
@@ -154,39 +174,108 @@ class Reader:
             or not _KEY.fullmatch(key)
         ):
             (group,) = groups(self._whole(member) for member in held)
+            self._alike = None
             self._other(number, group)
             return
         if self._refused(number, key):
             return
-        shapes, parts, pixels = self._shapes, [], []
+        parts, pixels = [], []
         checksum = self._checksum
         for at in plain.pictures:
             _, offset, size, data = held[at]
             format, height, width, mode = facts[at]
-            shape = shapes.get((extensions[at], format, mode))
-            if shape is None:
-                shape = self._shape(extensions[at], format, mode)
+            shape = self._shape_of(extensions[at], format, mode)
             parts.append((shape, offset, size, checksum(data)))
             pixels.append((height, width))
         for at in plain.texts:
             _, offset, size, data = held[at]
-            shape = shapes.get((extensions[at], "", ""))
-            if shape is None:
-                shape = self._shape(extensions[at], "", "")
+            shape = self._shape_of(extensions[at], "", "")
             parts.append((shape, offset, size, checksum(data)))
         if plain.meta >= 0:
             _, offset, size, data = held[plain.meta]
-            shape = shapes.get(("json", "", ""))
-            if shape is None:
-                shape = self._shape("json", "", "")
+            shape = self._shape_of("json", "", "")
             parts.append((shape, offset, size, checksum(data)))
         self._columns.append(key, self._input_first + number, number, parts, pixels)
         self._fates.kept(key, len(self._columns) - 1, pixels[0] if len(pixels) == 1 else _NO_PIXELS)
+        self._alike = extensions if not self._columns.sums and not self._tar.shared else None
+
+    def _together(self, number: int, first: ForeignMember) -> int:
+        """Take samples from the one on that begins with `first`, as long as they have members as the last one had; how
+        many there were. The last of those that are looked at is left: what follows may belong to it."""
+        extensions = self._alike or ()
+        plain, each = self._plans[extensions], len(extensions)
+        assert plain is not None
+        run = plain_run(self._source, first.offset - BLOCK, each * TOGETHER)
+        suffixes = [f".{extension}" for extension in extensions]
+        keys = [name[: -len(suffixes[0])] for name in map(_ascii, run.names[::each])]
+        count = len(run.names) // each - 1
+        for at, suffix in enumerate(suffixes):
+            if [key + suffix for key in keys[:count]] != [_ascii(name) for name in run.names[at::each][:count]]:
+                ends = zip(keys[:count], run.names[at::each], strict=False)
+                # One before those whose names are others: what follows may belong to it.
+                count = max(next(place for place, (key, name) in enumerate(ends) if key + suffix != _ascii(name)) - 1, 0)
+        joined = "\n".join(keys[:count])
+        if count < 1 or not _KEYS.fullmatch(joined) or "\n__" in f"\n{joined}" or "/__" in joined:
+            return 0
+        heads = [run.heads[at::each] for at in range(each)]
+        offsets, sizes = (values[: each * (count + 1)].reshape(-1, each) for values in (run.offsets, run.sizes))
+        seen: list[list[Glance]] = []
+        for at in plain.pictures:
+            found = [
+                glance(head, max_pixels=self._max_pixels, whole=len(head) == size) or self._glance(offset, size, None)
+                for head, offset, size in zip(
+                    heads[at], offsets[:count, at].tolist(), sizes[:, at].tolist(), strict=False
+                )
+            ]
+            count = found.index(None) if None in found else count
+            seen.append(found)  # type: ignore[arg-type]
+        for at in plain.texts:
+            texts = self._bodies(heads[at][:count], offsets[:count, at], sizes[:count, at])
+            if not _is_text(b"\n".join(texts)):
+                count = [_is_text(text) for text in texts].index(False)
+        if plain.meta >= 0:
+            found = _objects(
+                self._bodies(heads[plain.meta][:count], offsets[:count, plain.meta], sizes[:count, plain.meta])
+            )
+            wrong = [not fact or (fact == _CAPTIONED and not plain.texts) for fact in found]
+            count = wrong.index(True) if True in wrong else count
+        keys = keys[:count]
+        if count < 1 or not self._new(number, keys):
+            return 0
+        order = [*plain.pictures, *plain.texts, *([plain.meta] if plain.meta >= 0 else [])]
+        parts = np.zeros((count, len(order), 4), np.int64)
+        parts[:, :, 1], parts[:, :, 2] = offsets[:count, order], sizes[:count, order]
+        for place, at in enumerate(order):
+            if place < len(seen):
+                shapes = {
+                    kind: self._shape_of(extensions[at], *kind) for kind in {(g[0], g[3]) for g in seen[place][:count]}
+                }
+                parts[:, place, 0] = [shapes[g[0], g[3]] for g in seen[place][:count]]
+            else:
+                parts[:, place, 0] = self._shape_of(extensions[at], "", "")
+        pixels = np.array([[g[1:3] for g in found[:count]] for found in seen], np.int32).reshape(-1, count, 2)
+        shard_row, begin = len(self._columns), self._input_first + number
+        self._columns.extend(keys, begin, number, parts.reshape(-1, 4), pixels.swapaxes(0, 1).reshape(-1, 2))
+        own = [g[1:3] for g in seen[0][:count]] if len(seen) == 1 else [_NO_PIXELS] * count
+        self._fates.extend(keys, shard_row, own)
+        self._tar.go(int(offsets[count, 0]) - BLOCK)
+        return count
+
+    def _bodies(self, heads: list[bytes], offsets: np.ndarray, sizes: np.ndarray) -> list[bytes]:
+        """All bytes of members, whose first ones are given."""
+        return [
+            head if len(head) == size else self._source.read(offset, size)
+            for head, offset, size in zip(heads, offsets.tolist(), sizes.tolist(), strict=True)
+        ]
 
     def _whole(self, member: ForeignMember) -> ForeignMember:
         return (
             member if member.data is not None else member._replace(data=self._source.read(member.offset, member.size))
         )
+
+    def _shape_of(self, extension: str, format: str, mode: str) -> int:
+        shape = self._shapes.get((extension, format, mode))
+        return self._shape(extension, format, mode) if shape is None else shape
 
     def _shape(self, extension: str, format: str, mode: str) -> int:
         kind: Any = {"": "meta" if extension == "json" else "text"}.get(format, "image")
@@ -218,12 +307,38 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
+def _ascii(name: bytes) -> str:
+    return str(name, "ascii")
+
+
+def _objects(members: list[bytes]) -> list[int]:
+    """`_object` of each. They are parsed as one text, with marks between them that tell whether each was a whole value;
+    if one was not, each is parsed for itself."""
+    mark = '"between two members 1f9c6e0a"'
+    try:
+        text = f",{mark},".join([member.decode() for member in members])
+        if text.count(mark) == len(members) - 1 and all(
+            member[:1] == b"{" and b"\0" not in member for member in members
+        ):
+            values = json.loads(f"[{text}]")
+            marks, values = values[1::2], values[::2]
+            if len(values) == len(members) and set(marks) <= {mark[1:-1]} and set(map(type, values)) == {dict}:
+                return [_kind_of(value) for value in values]
+    except (ValueError, RecursionError, TypeError):
+        pass  # each for itself, then
+    return [_object(member) for member in members]
+
+
+def _kind_of(value: dict[str, Any]) -> int:
+    if not value.keys().isdisjoint(_messages.KEYS):
+        return 0
+    return _BARE if value.keys().isdisjoint(CAPTIONS) else _CAPTIONED
+
+
 def _object(data: bytes) -> int:
     """What a JSON member is to its sample; 0 where it takes more to say."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
         return 0
-    if not isinstance(value, dict) or not value.keys().isdisjoint(_messages.KEYS):
-        return 0
-    return _BARE if value.keys().isdisjoint(CAPTIONS) else _CAPTIONED
+    return _kind_of(value) if isinstance(value, dict) else 0

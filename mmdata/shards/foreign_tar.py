@@ -55,6 +55,8 @@ class TarPass:
         self._buffer = b""
         self._base = 0  # in the file, of the buffer
         self._place = 0  # in the buffer, of what comes next
+        self.shared: dict[str, str] = {}
+        """What a global PAX header has said so far of all members."""
         self._plain: dict[bytes, int] = {}  # by the field of the checksum: what Adler-32 gives for a header that has it
         self._digest = hashlib.sha256()
         self._summing: Future[None] | None = None
@@ -64,7 +66,7 @@ class TarPass:
         """The regular members in their order, of ustar, PAX (POSIX.1-2001) and GNU tars alike; directories and links
         are passed over. Raises DataError where the tar is damaged (`shard_header`, `shard_cut`), or made in a way that
         its members' bytes are not in one piece (`compressed_tar`, `sparse_member`)."""
-        shared: dict[str, str] = {}
+        shared = self.shared
         own: dict[str, str] = {}
         name = None
         wanted, end, adler32 = self._wanted, self._source.size, zlib.adler32
@@ -120,7 +122,7 @@ class TarPass:
                     raise DataError("shard_header", f"{self._source.uri}: {size:,} bytes of names at byte {begins}")
                 value = self._body(size)
                 if kind == b"g":
-                    shared |= self._records(value, begins)
+                    shared.update(self._records(value, begins))
                 elif kind == b"x":
                     own = self._records(value, begins)
                 elif kind == b"L":
@@ -153,6 +155,12 @@ class TarPass:
         place = offset - self._base
         data = self._buffer[place : place + size] if place >= 0 else b""
         return data if len(data) == size else self._source.read(offset, size)
+
+    def go(self, at: int) -> None:
+        """Go on with the header at this byte: `members` that were read in another way are passed over."""
+        assert self._wanted is not None, "of members that are passed over there is no digest"
+        self._at = self._base = at
+        self._buffer, self._place = b"", 0
 
     def sha256(self) -> str:
         """Of the whole file, what follows the last member included."""

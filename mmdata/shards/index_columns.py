@@ -42,6 +42,7 @@ class IndexColumns:
         self._counts: list[int] = []
         self._parts: list[tuple[int, int, int, int]] = []
         self._pixels: list[tuple[int, int]] = []
+        self._blocks: list[tuple[np.ndarray, np.ndarray]] = []  # of parts and pixels, before the lists above
         self._crcs: list[int] = []
         self._shapes: list[Part] = []
         self._numbers: dict[Part, int] = {}
@@ -54,8 +55,9 @@ class IndexColumns:
     def shape(self, part: Part) -> int:
         """The number of a part's shape, which has pixels of its own where both height and width are given."""
         sized = part.height is not None and part.width is not None
-        own = {"height": _SIZED, "width": _SIZED} if sized else {}
-        part = part._replace(offset=0, size=0, crc32c=0, **own)
+        part = part._replace(offset=0, size=0, crc32c=0)
+        if sized:
+            part = part._replace(height=_SIZED, width=_SIZED)
         number = self._numbers.get(part)
         if number is None:
             number = self._numbers[part] = len(self._shapes)
@@ -84,6 +86,24 @@ class IndexColumns:
         self._pixels += pixels
         if self.sums:
             self._crcs.append(self._crc32c(key, row, origin_row, parts, pixels))
+
+    def extend(self, keys: Sequence[str], row: int, origin_row: int, parts: np.ndarray, pixels: np.ndarray) -> None:
+        """Samples that follow each other, without sums, equally many parts each: int64 [N, 4] and int32 [M, 2] are as
+        `append` takes them."""
+        assert not self.sums, "rows have sums one by one"
+        self._flush()
+        self._blocks.append((parts, pixels))
+        self.keys += keys
+        self._rows += range(row, row + len(keys))
+        self._origin_rows += range(origin_row, origin_row + len(keys))
+        self._counts += [len(parts) // len(keys)] * len(keys)
+
+    def _flush(self) -> None:
+        if self._parts or self._pixels:
+            parts = np.array(self._parts, np.int64).reshape(len(self._parts), 4)
+            pixels = np.array(self._pixels, np.int32).reshape(len(self._pixels), 2)
+            self._blocks.append((parts, pixels))
+            self._parts, self._pixels = [], []
 
     def add(self, row: IndexRow) -> None:
         """Any sample of the origin; as `append`."""
@@ -118,10 +138,10 @@ class IndexColumns:
     def to_bytes(self) -> bytes:
         """The Arrow IPC file."""
         schema = indexes.SCHEMA if self.sums else indexes.UNSUMMED
-        count = len(self._parts)
-        numbers = np.array(self._parts, np.int64).reshape(count, 4)
-        codes = numbers[:, 0]
-        pixels = np.array(self._pixels, np.int32).reshape(len(self._pixels), 2)
+        self._flush()
+        empty = (np.zeros((0, 4), np.int64), np.zeros((0, 2), np.int32))
+        numbers, pixels = (np.concatenate(each) for each in zip(empty, *self._blocks, strict=True))
+        count, codes = len(numbers), numbers[:, 0]
         kinds = {field.name: field for field in schema.field("parts").type.value_type}
         columns = []
         for field in PART:

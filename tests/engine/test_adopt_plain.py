@@ -108,3 +108,50 @@ def test_rows_and_fates_are_those_of_the_whole_members(tmp_path: Path, seed: int
     assert summed == expected
     assert unsummed == bare(whole)
     assert ends == others == [replace(row, sha256=None) for row in told]
+
+
+def test_many_together_are_those_taken_one_by_one(tmp_path: Path) -> None:
+    """Hundreds of samples alike, and among them each oddity that ends a run."""
+    picture, long = jpeg(3)[0], b"word " * 900
+    odd: dict[int, list[tuple[str, bytes]]] = {
+        5: [("00003.jpg", picture), ("00003.txt", b"the same key"), ("00003.json", b"{}")],  # an earlier tar's
+        90: [("00090.jpg", picture), ("00090.txt", b"t"), ("00090.json", b"{}"), ("00090.cls", b"1")],
+        91: [("00091.jpg", picture), ("00091.txt", b"t")],
+        120: [("00120.jpg", picture), ("00120.txt", b"t"), ("00120.json", b'{"a": [1')],
+        121: [("00121.jpg", picture), ("00121.txt", b"t"), ("00121.json", b"2]}")],
+        140: [("00140.jpg", b"<html>"), ("00140.txt", b"t"), ("00140.json", b"{}")],
+        160: [("00160.jpg", picture), ("00160.txt", b"\xff"), ("00160.json", b"{}")],
+        180: [("00179.jpg", picture), ("00179.txt", b"again"), ("00179.json", b"{}")],
+        200: [("00200.jpg", COMMON["png"]), ("00200.txt", long), ("00200.json", b'{"a": "' + long + b'"}')],
+        220: [("00220.jpg", COMMON["progressive"]), ("00220.txt", b"t"), ("00220.json", b'{"messages": 1}')],
+        240: [("__x.jpg", picture), ("__x.txt", b"t"), ("__x.json", b"{}")],
+        260: [("ü/260.jpg", picture), ("ü/260.txt", b"t"), ("ü/260.json", b"{}")],
+        280: [("00280.jpg", UNUSUAL["turned"]), ("00280.txt", b"t"), ("00280.json", b'{"messages": []}')],
+        300: [("00300.JPG", picture), ("00300.txt", b"t"), ("00300.json", b"5")],
+    }
+    path = tmp_path / "t.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as out:
+        for number in range(420):
+            plain = [(f"{number:05d}.jpg", picture), (f"{number:05d}.txt", b"t"), (f"{number:05d}.json", b'{"n": 1}')]
+            for name, data in odd.get(number, plain if number != 3 else []):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                if number in (330, 331):
+                    info.pax_headers = {"path": f"renamed/{name}"}
+                out.addfile(info, io.BytesIO(data))
+    whole, told, _ = adopted(tmp_path / "sha256", path, "sha256")
+    unsummed, ends, _ = adopted(tmp_path / "none", path, "none")
+    assert unsummed == bare(whole)
+    assert ends == [replace(row, sha256=None) for row in told]
+    assert {row.reason for row in told} >= {"duplicate_key", "bad_record", "html_not_image", "text_not_utf8"}
+    # A damaged header far behind: what comes before it is whole.
+    data = bytearray(path.read_bytes())
+    place = unsummed[350].parts[0].offset - 512
+    data[place + 3] ^= 1
+    path.write_bytes(data)
+    whole, told, _ = adopted(tmp_path / "damaged sha256", path, "sha256")
+    unsummed, ends, _ = adopted(tmp_path / "damaged none", path, "none")
+    assert len(whole) == 349  # of the one before nobody can say that it was whole
+    assert unsummed == bare(whole)
+    assert ends == [replace(row, sha256=None) for row in told]
+    assert (ends[-1].reason, str(place) in ends[-1].detail) == ("shard_header", True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -19,7 +21,7 @@ def rows(seed: int, count: int) -> list[IndexRow]:
         parts = []
         for _ in range(int(draw.integers(0, 4))):
             place = (int(draw.integers(1 << 40)), int(draw.integers(1 << 30)), int(draw.integers(1 << 32)))
-            pixels = {"height": int(draw.integers(1, 9000)), "width": int(draw.integers(1, 9000))}
+            pixels: dict[str, Any] = {"height": int(draw.integers(1, 9000)), "width": int(draw.integers(1, 9000))}
             parts.append(
                 [
                     Part("jpg", "image", *place, format="jpeg", mode="RGB", frames=1, verified="header", **pixels),
