@@ -171,6 +171,8 @@ def _distinct(error: ValidationError) -> Iterator[Any]:
     }
     for problem in problems:
         loc = _without_options(problem["loc"])
+        if problem["type"] == "extra_forbidden":  # its last name is a key of the file, whatever it looks like
+            loc = (*_without_options(problem["loc"][:-1]), problem["loc"][-1])
         if loc in words and problem["type"] != "literal_error":
             continue
         yield {**problem, "loc": loc}

@@ -85,6 +85,14 @@ output:
     assert "fetch.retries: -1" in message
 
 
+def test_a_key_may_look_like_a_type(tmp_path: Path) -> None:
+    """pydantic names what a value may be with brackets, too; fuzzing found a slip of the finger among them."""
+    with pytest.raises(SpecError) as caught:
+        specfile.load_build(write(tmp_path, GOOD.replace("source:", "s[urce:")), check_paths=False)
+    assert "s[urce: " in str(caught.value)
+    assert "unknown key; did you mean 'source'?" in str(caught.value)
+
+
 def test_doubled_keys_and_bad_overrides_are_mistakes_too(tmp_path: Path) -> None:
     text = GOOD + "limit: 3\nlimit: 4\n"
     with pytest.raises(SpecError) as caught:
