@@ -38,7 +38,7 @@ from mmtrain.components import aliases
 from mmtrain.models import build as build_model
 from mmtrain.models import family_of, heads
 from mmtrain.models.heads import box_losses
-from mmtrain.models.heads.grounding import GroundingSpec
+from mmtrain.models.heads.grounding import GroundingHead, GroundingSpec, extent
 from mmtrain.models.heads.located import locate
 from mmtrain.models.heads.masks import filled
 from mmtrain.models.spec import NativeSpec
@@ -207,7 +207,7 @@ def stepped(model: Any, batches: list[dict[str, Any]], unit: Any = "box") -> dic
 
 def test_a_head_learns_packed_as_apart_and_is_saved(drawn: Path, tmp_path: Path) -> None:
     tokenizer = words()
-    model, family = model_of(tokenizer, masks=True)
+    model, family = model_of(tokenizer, masks=True, look=True)
     packs = stream(drawn, family, max_length=1024)
     apart = stream(drawn, family, packing="none", batch_rows=1)
     assert len(packs) < len(apart) == 12
@@ -278,11 +278,39 @@ def test_coordinates_are_tokens_of_their_own(drawn: Path) -> None:
         assert set(tags) <= set(coordinate_tokens(name)), "all that a format writes in angles is a token"
 
 
+def test_a_box_begins_where_its_mask_lies() -> None:
+    """The mean place of a mask's probabilities and sides of sqrt(12) deviations, cell by cell in finer cells; a filled
+    rectangle is its own extent; an MLP that says nothing leaves it so, and its gradient goes to the mask."""
+    logits = torch.randn(5, 8, generator=torch.manual_seed(1), requires_grad=True)
+    shares = logits.detach().double().sigmoid().numpy().repeat(40, 0).repeat(40, 1)
+    y, x = np.mgrid[: shares.shape[0], : shares.shape[1]] + 0.5
+    x, y = x / shares.shape[1], y / shares.shape[0]
+    means = [float(np.average(each, weights=shares)) for each in (x, y)]
+    sides = [
+        float(np.sqrt(12 * np.average((each - mean) ** 2, weights=shares)))
+        for each, mean in zip((x, y), means, strict=True)
+    ]
+    found = extent(logits)
+    assert found.tolist() == CLOSE([*means, *sides], abs=1e-3)
+    filled = torch.full((8, 8), -30.0)
+    filled[2:4, 1:6] = 30
+    assert extent(filled).tolist() == CLOSE([3.5 / 8, 3 / 8, 5 / 8, 2 / 8], abs=1e-5)
+    head = GroundingHead(GroundingSpec(coordinates="internvl", hidden=8, masks=True, look=True), 6)
+    last: Any = head.box[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
+    box = head(torch.randn(1, 6), found[None])[0]
+    assert box.tolist() == CLOSE(found.clamp(0.01, 0.99).tolist(), abs=1e-5)
+    (gradient,) = torch.autograd.grad(box[0], logits)
+    assert float(gradient[:, -1].max()) > 0 > float(gradient[:, 0].min())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"connector": {"kind": "adaptive_pool", "tokens": 4}}, "no grid"),
         ({"heads": {"grounding": {"coordinates": "qwen2_5_vl"}}}, "shares of the picture"),
+        ({"heads": {"grounding": {"coordinates": "internvl", "look": True}}}, "it begins from masks"),
     ],
 )
 def test_what_a_head_cannot_do_is_said(change: dict[str, Any], message: str) -> None:

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from examples.learn import boxes, sounds
+from examples.learn import boxes, digits, sounds
 from mmdata import build
 from mmtrain import checkpoint, export, sft
+from mmtrain.models.heads import box_losses
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,32 +63,54 @@ def held(recipe: str, data: Path, evaluated: str, folder: Path, *more: str) -> N
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sounds")
-    sounds.main([str(root), "--train", "800", "--heldout", "60"])
+    sounds.main([str(root)])
     return built(root, "sounds", "build.yaml")
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
 def test_events_are_heard(clips: Path, tmp_path: Path) -> None:
-    """After 200 steps an F1 of 0.56 was seen, and 43 of 100 captions right word by word, where a guess of one sound is
-    right once in four, and of three once in 64."""
+    """After its 300 steps an F1 of 0.93 was seen, and 57 of 60 captions right word by word, where a guess of one sound
+    is right once in four, and of three once in 64."""
     data = clips
     held("audio_events.yaml", data, "sounds", tmp_path)
-    run("audio_events.yaml", data, "sounds", tmp_path / "run", "steps=200", "evaluation.every=200")
+    run("audio_events.yaml", data, "sounds", tmp_path / "run", "evaluation.every=300")
     last = found(tmp_path / "run")
-    assert last["sounds/event_f1"] > 0.45, last
-    assert last["sounds/exact_match"] > 0.3, last
+    assert last["sounds/event_f1"] > 0.85, last
+    assert last["sounds/exact_match"] > 0.85, last
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
-def test_a_whisper_is_adapted(clips: Path, tmp_path: Path) -> None:
-    sounds.make_whisper(tmp_path / "whisper")
-    held("whisper_adapter.yaml", clips, "sounds", tmp_path, f"model.audio.path={tmp_path / 'whisper'}")
+def test_a_whisper_hears_digits(tmp_path: Path) -> None:
+    """NINE"""
+    digits.main([str(tmp_path)])
+    data, path = built(tmp_path, "digits", "build.yaml"), f"model.audio.path={tmp_path / 'whisper'}"
+    held("whisper_adapter.yaml", data, "digits", tmp_path, path)
+    run("whisper_adapter.yaml", data, "digits", tmp_path / "run", path, "evaluation.every=STEPS")
+    last = found(tmp_path / "run")
+    assert last["digits/exact_match"] > 0.9, last
+
+
+def best_constant(lines: Path) -> float:
+    """The mean IoU of the best box that is the same for all pictures, of middles and sides in steps of 1/32."""
+    told = [json.loads(line)["boxes"] for line in lines.read_text().splitlines()]
+    wanted = torch.tensor([box for each in told for box in each]) / boxes.SIDE
+    places = torch.arange(1, 32) / 32
+    x, y, half = (each.flatten() for each in torch.meshgrid(places, places, places / 2, indexing="ij"))
+    tried = torch.stack([x - half, y - half, x + half, y + half], -1)
+    return max(float(box_losses.iou(one.expand_as(wanted), wanted).mean()) for one in tried)
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
 def test_shapes_are_grounded(tmp_path: Path) -> None:
-    boxes.main([str(tmp_path), "--train", "1500", "--heldout", "60", "--shapes", "1"])
-    held("grounding.yaml", built(tmp_path, "boxes", "boxes_build.yaml"), "boxes", tmp_path)
+    """The whole recipe. On pictures that nobody has trained on, boxes of the head have an IoU that is 0.5 above that of
+    the best box that is always the same (0.27); 0.93 was seen."""
+    boxes.main([str(tmp_path), "--train", "1500", "--heldout", "100", "--shapes", "1"])
+    data = built(tmp_path, "boxes", "boxes_build.yaml")
+    held("grounding.yaml", data, "boxes", tmp_path)
+    run("grounding.yaml", data, "boxes", tmp_path / "run")
+    last, constant = found(tmp_path / "run"), best_constant(tmp_path / "boxes" / "heldout.jsonl")
+    assert 0.2 < constant < 0.35
+    assert last["boxes/aux/box_iou"] > constant + 0.5, (last, constant)

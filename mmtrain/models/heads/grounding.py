@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 
 from mmdata.boxes import BoxFormat, moves_with_size
@@ -18,6 +19,8 @@ from mmtrain.models.heads.masks import grids_of, masks_of
 from mmtrain.models.heads.targets import fields_of
 
 Decode = Callable[[int], str]
+LEAST = 1e-2
+"""Of a side where a box begins, and 1 - it the most: beyond, the MLP could not bring it back."""
 
 
 class GroundingSpec(Model):
@@ -34,6 +37,17 @@ class GroundingSpec(Model):
     masks: bool = False
     """Whether there is a mask for each box: `mask_bce` and `mask_dice` where the data says `polygons`
     (`data.carry: [boxes, polygons]`), `box_mask` always. Only for connectors whose tokens are a grid."""
+
+    look: bool = False
+    """Whether a box begins where its mask lies: the MLP adds to the middle and the extent of the mask's probabilities,
+    as Deformable DETR's adds to the point that it looks at (Zhu et al. 2021, arXiv 2010.04159, appendix A.3). A state
+    need not carry numbers then, only what to look for. Needs `masks`."""
+
+    @model_validator(mode="after")
+    def _has_where_to_look(self) -> Self:
+        if self.look and not self.masks:
+            raise ValueError("look: it begins from masks; set masks: true")
+        return self
 
     @field_validator("coordinates")
     @classmethod
@@ -71,10 +85,11 @@ class GroundingHead(nn.Module):
             }
         self.decode: Decode | None = None
 
-    def forward(self, queries: torch.Tensor) -> torch.Tensor:
-        """[N, width] -> boxes float32 [N, 4], centre and size in shares of the sides."""
-        found: torch.Tensor = self.box(queries).float().sigmoid()
-        return found
+    def forward(self, queries: torch.Tensor, begins: torch.Tensor | None = None) -> torch.Tensor:
+        """[N, width] -> boxes float32 [N, 4], centre and size in shares of the sides; with `look`, what is added to
+        `begins` (`extent` of masks) [N, 4], which are such boxes."""
+        found: torch.Tensor = self.box(queries).float()
+        return (found if begins is None else found + begins.logit(LEAST)).sigmoid()
 
     def mask_logits(self, query: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         """Of one box's hidden state [width] and its picture's tokens [rows, columns, width]: float [rows, columns]."""
@@ -98,31 +113,33 @@ class GroundingHead(nn.Module):
         places = self.places(batch)
         at = [place.query for place in places] or [0]
         queries = hidden[torch.tensor(at, device=hidden.device)]
-        found, wanted = self(queries)[: len(places)], box_losses.ordered(tensor_of(places, hidden)).clamp(0, 1)
+        grids = grids_of(model.base_model, batch) if self.spec.masks else {}
+        masks = [
+            self.mask_logits(queries[number], grid.of(hidden)) if (grid := grids.get(place.segment)) else None
+            for number, place in enumerate(places)
+        ]
+        begins = None
+        if self.spec.look:
+            middle = queries.new_full((4,), 0.5, dtype=torch.float32)
+            begins = torch.stack([middle if mask is None else extent(mask) for mask in masks] or [middle])
+        found, wanted = self(queries, begins)[: len(places)], box_losses.ordered(tensor_of(places, hidden)).clamp(0, 1)
         corners = box_losses.to_xyxy(found)
         record("box_l1", box_losses.l1(found, box_losses.to_cxcywh(wanted)))
         record("box_giou", 1 - box_losses.giou(corners, wanted))
         record("box_iou", box_losses.iou(corners, wanted).detach())
         if self.spec.masks:
-            self._learn_masks(model, batch, hidden, places, queries, corners)
+            self._learn_masks(hidden, masks, masks_of(places, grids, fields_of(batch)), corners)
 
     def _learn_masks(
         self,
-        model: Any,
-        batch: Mapping[str, Any],
         hidden: torch.Tensor,
-        places: Sequence[Place],
-        queries: torch.Tensor,
+        masks: Sequence[torch.Tensor | None],
+        wanted: Sequence[np.ndarray | None],
         corners: torch.Tensor,
     ) -> None:
-        grids = grids_of(model.base_model, batch)
-        wanted = masks_of(places, grids, fields_of(batch))
         nothing = (self.of_query(hidden[:1]).sum() + self.of_patch(hidden[:1]).sum()) * 0
         losses: dict[str, list[torch.Tensor]] = {"mask_bce": [], "mask_dice": [], "box_mask": []}
-        for number, place in enumerate(places):
-            grid = grids.get(place.segment)
-            logits = None if grid is None else self.mask_logits(queries[number], grid.of(hidden))
-            mask = wanted[number]
+        for number, (logits, mask) in enumerate(zip(masks, wanted, strict=True)):
             truth = None if mask is None else torch.from_numpy(mask).to(hidden.device)
             both = logits is not None and truth is not None
             losses["mask_bce"].append(box_losses.mask_bce(logits, truth) if both else nothing)  # type: ignore[arg-type]
@@ -130,3 +147,24 @@ class GroundingHead(nn.Module):
             losses["box_mask"].append(nothing if logits is None else box_losses.box_mask(logits, corners[number]))
         for name, values in losses.items():
             record(name, torch.stack(values) if values else nothing[None][:0])
+
+
+def extent(logits: torch.Tensor) -> torch.Tensor:
+    """The box [4], centre and size in shares of the sides, that the probabilities of one mask's cells [rows, columns]
+    would fill evenly: their mean place, and sides of sqrt(12) deviations, those of an even spread.
+
+    >>> mask = torch.full((4, 8), -9.0); mask[1:3, 2:6] = 9
+    >>> [round(each, 2) for each in extent(mask).tolist()]
+    [0.5, 0.5, 0.5, 0.5]
+    """
+    shares = logits.float().sigmoid()
+    shares = shares / shares.sum()
+    middles, sides = [], []
+    for along in (shares.sum(0), shares.sum(1)):
+        cells = (torch.arange(len(along), device=along.device) + 0.5) / len(along)
+        middle = (along * cells).sum()
+        # A cell is spread over its own width too.
+        spread = (along * (cells - middle).square()).sum() + 1 / (12 * len(along) ** 2)
+        middles.append(middle)
+        sides.append((12 * spread).sqrt())
+    return torch.stack(middles + sides)
