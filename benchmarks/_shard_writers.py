@@ -36,12 +36,12 @@ def webdataset(samples: list[dict[str, Any]], out: Path) -> None:
             sink.write(sample)
 
 
-def tarfile(rows: list[Row], out: Path) -> None:
+def tarfile(rows: list[Row], out: Path, each: int = SHARD) -> None:
     import tarfile as standard
 
-    for first in range(0, len(rows), SHARD):
-        with standard.open(out / f"{first // SHARD:06d}.tar", "w", format=standard.USTAR_FORMAT) as tar:
-            for key, jpeg, caption, meta in rows[first : first + SHARD]:
+    for first in range(0, len(rows), each):
+        with standard.open(out / f"{first // each:06d}.tar", "w", format=standard.USTAR_FORMAT) as tar:
+            for key, jpeg, caption, meta in rows[first : first + each]:
                 for name, data in (("jpg", jpeg), ("txt", caption.encode()), ("json", json.dumps(meta).encode())):
                     info = standard.TarInfo(f"{key}.{name}")
                     info.size = len(data)

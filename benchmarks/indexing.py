@@ -4,8 +4,8 @@
 `python -m benchmarks.peers`.
 The tars hold a JPEG, a caption and a JSON object a sample, and each command finds them as they were: photographs of a
 few hundred kilobytes, told in MB/s, and pictures of 256 pixels, told in samples/s. Each command runs in turn with its
-start-up ("whole"), on all of the samples and on a quarter of them: what the marginal samples cost is the difference.
-So each is told at two sizes; a thousand samples make a tar.
+start-up ("whole"), on many samples and on a few, of which start-up is most: what each more sample costs is the
+difference. A tar has a thousand photographs, or ten thousand small pictures.
 
 What `energon prepare` makes is a list of places: it takes no sums. "mmdata, no sums" (`--no-report --digest none`) is
 the like of it, and what the goal is for; it still says format, height, width and mode of every picture and parses every
@@ -14,8 +14,7 @@ of every tar (in a second thread) as well, without which no reader can tell that
 is the default, makes statistics and a report in a process beside. sha256 of each medium is an option (`--digest
 sha256`).
 
-The sums read all bytes, the others little more than headers: of photographs the sums take most of the time. Of the
-start-up of ours half is numpy and pyarrow, which both need, and most of the rest pydantic.
+The sums read all bytes; without them little more than headers is read. Half of our start-up is numpy and pyarrow.
 """
 
 from __future__ import annotations
@@ -37,6 +36,10 @@ from benchmarks.shard_writing import prepare
 
 PICTURES = 200
 SETS = {"photos": "photos", "small": "photos256"}
+FEW = {"photos": 200, "small": 1000}
+"""Samples of which start-up is most of the time."""
+SHARDS = {"photos": 1000, "small": 10_000}
+"""Samples of a tar: as many small ones as img2dataset writes unless it is told otherwise."""
 
 
 NO_SUMS = "mmdata, no sums"
@@ -63,27 +66,31 @@ def main() -> int:
         prepare(root, PICTURES)
         for kind, file in SETS.items():
             rows = pickle.loads((root / f"{file}.pickle").read_bytes())
-            for count in (counts[kind], counts[kind] // 4):
+            for count in (counts[kind], FEW[kind]):
                 tars = root / f"{kind}{count}"
                 tars.mkdir()
-                tarfile([(f"{number:09d}", *rows[number % PICTURES][1:]) for number in range(count)], tars)
+                listed = [(f"{number:09d}", *rows[number % PICTURES][1:]) for number in range(count)]
+                tarfile(listed, tars, SHARDS[kind])
         for kind, count in counts.items():
             times: dict[str, dict[int, list[Row]]] = {}
             for _ in range(arguments.rounds):
-                for size in (count, count // 4):
+                for size in (count, FEW[kind]):
                     for name, options in OURS.items():
                         row = ours(root, f"{kind}{size}", options)
                         times.setdefault(name, {}).setdefault(size, []).append(row)
                     if not missing:
                         row = theirs(root, f"{kind}{size}")
                         times.setdefault(PEER, {}).setdefault(size, []).append(row)
-            figures[kind] = {
-                name: marginal(each[count], each[count // 4], count - count // 4) for name, each in times.items()
-            }
-            print(f"{count} {kind}: seconds of whole commands, milliseconds of each more sample")
+            few = FEW[kind]
+            figures[kind] = {name: marginal(each[count], each[few], count - few) for name, each in times.items()}
+            figures[f"{few} {kind}"] = {name: each[few] for name, each in times.items()}
+            print(f"{few} {kind}: seconds of whole commands")
+            table(figures[f"{few} {kind}"])
+            print(f"{count} {kind}: the same, and milliseconds of each more sample")
             table(figures[kind])
     claims = []
-    for kind, found in figures.items():
+    for kind in counts:
+        found, less = figures[kind], figures[f"{FEW[kind]} {kind}"]
         for name in OURS:
             what, goal = f"indexing tars of {counts[kind]:,} {kind}", 20.0 if name == NO_SUMS else None
             head = kind == "small" and goal is not None
@@ -92,6 +99,7 @@ def main() -> int:
                 beside(f"{what}, CPU time", found, name, PEER, by="cpu", goal=goal, headline=head, **more),
                 beside(f"{what}, wall time", found, name, PEER, by="wall", **more),
                 beside(f"{what}, CPU time of each more", found, name, PEER, by="marginal_cpu_ms", **more),
+                beside(f"indexing tars of {FEW[kind]:,} {kind}, CPU time", less, name, PEER, by="cpu", **more),
             ]
     told = {"counts": counts, "folder": str(arguments.folder), "peers": versions(["energon"])}
     write("indexing", claims, figures=figures, missing=missing, threads=2, to=arguments.json, **told)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from mmdata.errors import DataError
@@ -61,6 +62,22 @@ _BASELINE = re.compile(
 )
 """Up to the scan, the segments as libjpeg writes them with the tables of the standard: most JPEGs, in one step. What
 `_jpeg` says of such a file is the same."""
+
+
+def glances(heads: Iterable[bytes], *, max_pixels: int) -> list[tuple[str, int, int, str] | None]:
+    """`glance` of many pictures by their first bytes, of baseline JPEGs alone: of any other nothing is said."""
+    found: list[tuple[str, int, int, str] | None] = []
+    number = int.from_bytes
+    for plain in map(_BASELINE.match, heads):
+        if plain is None:
+            found.append(None)
+            continue
+        colour, grey = plain.groups()
+        size = number(colour or grey, "big")
+        height, width = size >> 16, size & 0xFFFF
+        sized = 1 <= height * width <= max_pixels
+        found.append(("jpeg", height, width, "RGB" if colour else "L") if sized else None)
+    return found
 
 
 def _baseline(plain: re.Match[bytes]) -> Glance:

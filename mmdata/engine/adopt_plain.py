@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import crc32c
 import numpy as np
 
-from mmdata.decode.glance import Glance, glance
+from mmdata.decode.glance import Glance, glance, glances
 from mmdata.ledger import Fates
 from mmdata.shards.access import Source
 from mmdata.shards.foreign_tar import BLOCK, ForeignMember, TarPass
@@ -25,7 +25,7 @@ HEADS = (1 << 10, 1 << 16)
 _KEY = re.compile(r"[\w=,+@~-][\w=,+@~/-]*", re.ASCII)
 """Keys that nothing can be wrong with but their length."""
 _KEYS = re.compile(rf"{_KEY.pattern}(?:\n{_KEY.pattern})*", re.ASCII)
-TOGETHER = 256
+TOGETHER = 512
 """Samples that are looked at together."""
 _NO_PIXELS = (None, None)
 _BARE, _CAPTIONED = 1, 2
@@ -213,22 +213,23 @@ class Reader:
             if [key + suffix for key in keys[:count]] != [_ascii(name) for name in run.names[at::each][:count]]:
                 ends = zip(keys[:count], run.names[at::each], strict=False)
                 # One before those whose names are others: what follows may belong to it.
-                count = max(next(place for place, (key, name) in enumerate(ends) if key + suffix != _ascii(name)) - 1, 0)
+                count = max(
+                    next(place for place, (key, name) in enumerate(ends) if key + suffix != _ascii(name)) - 1, 0
+                )
         joined = "\n".join(keys[:count])
         if count < 1 or not _KEYS.fullmatch(joined) or "\n__" in f"\n{joined}" or "/__" in joined:
             return 0
         heads = [run.heads[at::each] for at in range(each)]
         offsets, sizes = (values[: each * (count + 1)].reshape(-1, each) for values in (run.offsets, run.sizes))
-        seen: list[list[Glance]] = []
+        seen: list[list[Any]] = []
         for at in plain.pictures:
-            found = [
-                glance(head, max_pixels=self._max_pixels, whole=len(head) == size) or self._glance(offset, size, None)
-                for head, offset, size in zip(
-                    heads[at], offsets[:count, at].tolist(), sizes[:, at].tolist(), strict=False
-                )
-            ]
+            found = glances(heads[at][:count], max_pixels=self._max_pixels)
+            for place in [place for place, each in enumerate(found) if each is None]:
+                found[place] = self._glance(int(offsets[place, at]), int(sizes[place, at]), None)
+                if found[place] is None:
+                    break
             count = found.index(None) if None in found else count
-            seen.append(found)  # type: ignore[arg-type]
+            seen.append(found)
         for at in plain.texts:
             texts = self._bodies(heads[at][:count], offsets[:count, at], sizes[:count, at])
             if not _is_text(b"\n".join(texts)):

@@ -43,12 +43,11 @@ def plain_run(source: Source, at: int, most: int) -> PlainRun:
                 break
             base, buffer, place = at, source.read(at, min(chunk, end - at)), 0
             header = buffer[:BLOCK]
-        digits = header[124:135]
-        if not digits.isdigit():
-            break
         try:
-            size = int(digits, 8)
+            size = int(header[124:135], 8)  # of digits alone, as is seen below
         except ValueError:
+            break
+        if size < 0:
             break
         first = at + BLOCK
         at = first + size + (-size % BLOCK)
@@ -64,30 +63,28 @@ def plain_run(source: Source, at: int, most: int) -> PlainRun:
         heads.append(head)
         places.append(first)
         sizes.append(size)
-    count = _plain(headers)
-    table = np.frombuffer(b"".join(headers[:count]), np.uint8).reshape(count, BLOCK)
-    names = np.ascontiguousarray(table[:, :100]).view("S100").ravel().tolist() if count else []
+    table = np.frombuffer(b"".join(headers), np.uint8).reshape(len(headers), BLOCK)
+    count = _plain(table)
+    names = np.ascontiguousarray(table[:count, :100]).view("S100").ravel().tolist() if count else []
     return PlainRun(names, np.array(places[:count], np.int64), np.array(sizes[:count], np.int64), heads[:count])
 
 
-def _plain(headers: list[bytes]) -> int:
-    """How many headers are plain ones before the first that is not."""
-    if not headers:
-        return 0
-    table = np.frombuffer(b"".join(headers), np.uint8).reshape(len(headers), BLOCK)
-    kind, said = table[:, 156], table[:, 148:154] - np.uint8(48)
+def _plain(table: np.ndarray) -> int:
+    """How many headers, uint8 [N, 512], are plain ones before the first that is not."""
+    kind, said, length = table[:, 156], table[:, 148:154] - np.uint8(48), table[:, 124:135] - np.uint8(48)
     total = table.sum(axis=1, dtype=np.int64) - table[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * ord(" ")
     names = table[:, :100] == 0
     good = (
         ((kind == ord("0")) | (kind == 0))
         & (table[:, 345] == 0)
         & ((table[:, 135] == 0) | (table[:, 135] == ord(" ")))
-        & (table.max(axis=1) < 128)
+        & (table < 128).all(axis=1)
         & (said < 8).all(axis=1)
+        & (length < 8).all(axis=1)
         & (table[:, 154] == 0)
         & (table[:, 155] == ord(" "))
         & (said @ _OCTAL == total)
         & (table[:, 0] != 0)
         & (names[:, 1:] >= names[:, :-1]).all(axis=1)  # nothing behind the zero that ends the name
     )
-    return len(good) if good.all() else int(good.argmin())
+    return len(good) if bool(good.all()) else int(good.argmin())
