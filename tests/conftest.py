@@ -3,12 +3,29 @@ run side by side only wait for each other's second thread. Processes that a test
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("suite", max_examples=40)  # of what does not ask for more by itself
+settings.load_profile("suite")
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """No garbage is looked for in what stays: neither while modules are imported and tests collected, nor later in a
+    million objects of theirs, which is most of a second each time."""
+    gc.disable()
+    yield
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -16,6 +33,30 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _workers_are_forked() -> Iterator[None]:
+    """Builds in this process fork their workers although torch is loaded, for it has one thread here: a worker started
+    afresh imports for seconds what this process has. What such a worker needs is checked still: that plugins and the
+    fields of steps make the steps again. `tests/engine/test_pool.py` and `tests/test_build_hostile.py` start them."""
+    from tqdm import tqdm
+
+    from mmdata import build
+    from mmdata.engine import pool
+    from mmdata.engine.worker import as_fields, made_again
+    from mmdata.spec import StepSpec
+
+    real = pool.fork_workers
+
+    def fork_workers(steps: tuple[StepSpec, ...], count: int, memory_mib: int | None = None) -> list[pool.Process]:
+        return real(made_again(as_fields(steps)), count, memory_mib)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "may_fork", lambda: sys.platform == "linux" and threading.active_count() == 1)
+        patch.setattr(build, "fork_workers", fork_workers)
+        patch.setattr(tqdm, "monitor_interval", 0)  # else the first bar starts a thread that stays
+        yield
 
 
 @pytest.fixture(scope="session")

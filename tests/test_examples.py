@@ -6,13 +6,16 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from examples import plain_ddp
 from mmdata import StreamingDataset
 from mmdata.stream.spec import StreamSpec
 from tests.dataset_fixture import write_dataset
+from tests.mmtrain import ranks as processes
 
 ROOT = Path(__file__).parents[1]
 NEEDS = {
@@ -63,12 +66,26 @@ def torchrun(folder: Path, run: Path, ranks: int, steps: int) -> list[str]:
     return [key for line in done.stdout.splitlines() for key in line.split()]
 
 
-def test_ddp_goes_on_with_another_number_of_ranks(folder: Path, tmp_path: Path) -> None:
+def as_torchrun_starts(folder: Path, run: Path, ranks: int, steps: int) -> list[str]:
+    """The same in processes that have imported torch, with what torchrun sets in their environment."""
+    said = processes.run(ranks, [str(folder), str(run), str(steps)], run / f"said-{ranks}", _plain_ddp)
+    return [key for line in said.splitlines() for key in line.split()]
+
+
+def _plain_ddp(told: list[str]) -> int:
+    print(" ".join(plain_ddp.main(told[0], told[1], int(told[2]), workers=1)))
+    return 0
+
+
+@pytest.mark.parametrize("launched", [as_torchrun_starts, pytest.param(torchrun, marks=pytest.mark.soak)])
+def test_ddp_goes_on_with_another_number_of_ranks(
+    folder: Path, tmp_path: Path, launched: Callable[[Path, Path, int, int], list[str]]
+) -> None:
     """Three steps of four samples on two ranks, two more on one: nothing twice, nothing lost."""
     run = tmp_path / "run"
     run.mkdir()
-    first = torchrun(folder, run, 2, 3)
-    second = torchrun(folder, run, 1, 5)
+    first = launched(folder, run, 2, 3)
+    second = launched(folder, run, 1, 5)
     assert sorted(first) == sorted(expected(folder, 12))
     assert second == expected(folder, 20)[12:]
 

@@ -23,7 +23,7 @@ from mmdata.engine.commit import Kept
 from mmdata.engine.ordered import OrderedSteps, merged
 from mmdata.engine.pool import Pool, Process
 from mmdata.engine.spool import FileSpool, Held, Memory, Spool
-from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup
+from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup, as_fields
 from mmdata.errors import RunError
 from mmdata.fetch.client import Fetched, Fetcher
 from mmdata.ledger import LedgerRow
@@ -135,7 +135,7 @@ async def run(
     workers = worker_count(spec)
     setup = Setup(
         plugins=spec.plugins,
-        steps=tuple(step.model_dump(mode="python") | {"kind": step.kind} for step in spec.steps),
+        steps=as_fields(spec.steps),
         memory_mib=spec.engine.worker_memory_mib,
     )
     pool = Pool(setup, workers=workers, seconds=spec.engine.sample_seconds, forked=forked)

@@ -76,13 +76,18 @@ class Process:
         return os.waitstatus_to_exitcode(status) if pid else None
 
 
+def may_fork() -> bool:
+    """Forking is sound only while this process has a single thread, and torch may have started others unseen."""
+    return sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
+
+
 def fork_workers(steps: tuple[StepSpec, ...], count: int, memory_mib: int | None = None) -> list[Process]:
     """Workers forked from this process, which has imported all they need: they are there in milliseconds.
 
-    Forking is sound only while this process has a single thread; else there are none, and the pool starts
-    its workers afresh (half a second of CPU time each).
+    Where this process may not fork there are none, and the pool starts its workers afresh (half a second of CPU time
+    each).
     """
-    if sys.platform != "linux" or threading.active_count() > 1 or "torch" in sys.modules:
+    if not may_fork():
         return []
     processes: list[Process] = []
     parent = os.getpid()

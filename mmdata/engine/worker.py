@@ -15,6 +15,7 @@ import resource
 import signal
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -255,6 +256,16 @@ def settle_in(parent: int, memory_mib: int | None = None) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def as_fields(steps: Sequence[StepSpec]) -> tuple[dict[str, Any], ...]:
+    """Steps as they travel to a worker that is started afresh."""
+    return tuple(step.model_dump(mode="python") | {"kind": step.kind} for step in steps)
+
+
+def made_again(fields: Sequence[dict[str, Any]]) -> tuple[StepSpec, ...]:
+    """The steps of such fields, whose plugins have been loaded."""
+    return tuple(lookup("step", step["kind"]).model_validate(step) for step in fields)
+
+
 def main() -> None:
     """Entry of a worker that was started afresh: parent's pid, socket and areas of memory are its arguments."""
     parent, socket, *areas = map(int, sys.argv[1:])
@@ -264,7 +275,7 @@ def main() -> None:
     try:
         for plugin in setup.plugins:
             load_plugin(plugin)
-        steps = tuple(lookup("step", step["kind"]).model_validate(step) for step in setup.steps)
+        steps = made_again(setup.steps)
     except Exception:  # to die of it would look like a decoder's crash, and cost each record
         channel.receive()
         channel.send(Outcome(bug=traceback.format_exc()), channel.area)
