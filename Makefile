@@ -19,8 +19,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python -m mmdata.testing.demo demo
 
+# Hundreds of processes import the packages, compiled once: also where the environment asks for no bytecode.
 test: setup
-	$(BIN)/python -m pytest -m 'not soak' -n auto --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -m 'not soak' -n auto --dist worksteal
 
 lint: setup
 	$(BIN)/ruff format --check .

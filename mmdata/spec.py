@@ -33,6 +33,11 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+MADE = {"use_attribute_docstrings": False}
+"""Class arguments of a model made by `create_model`, whose fields are described as they are made: pydantic would look
+for docstrings in the source of whoever calls, which takes a tenth of a second where many modules are loaded."""
+
+
 def runtime(default: Any = ..., **constraints: Any) -> Any:
     """A field that cannot change the bytes of the result, and so is not part of a build's digest."""
     return Field(default, json_schema_extra={"runtime": True}, **constraints)

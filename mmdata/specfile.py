@@ -19,7 +19,7 @@ from mmdata.errors import SpecError
 from mmdata.settings import difference as difference
 from mmdata.settings import digest as digest
 from mmdata.settings import shown
-from mmdata.spec import BuildSpec, Model, owned
+from mmdata.spec import MADE, BuildSpec, Model, owned
 
 M = TypeVar("M", bound=Model)
 Loc = tuple[int | str, ...]
@@ -70,7 +70,7 @@ def build_model(data: Any = None) -> type[BuildSpec]:
         "source": (_union("source", [values.get("source")]), _redescribed("source")),
         "steps": (tuple[_union("step", values.get("steps")), ...], _redescribed("steps", default=())),  # type: ignore[misc]
     }
-    return create_model("BuildSpec", __base__=BuildSpec, __doc__=BuildSpec.__doc__, **fields)
+    return create_model("BuildSpec", __base__=BuildSpec, __doc__=BuildSpec.__doc__, __cls_kwargs__=MADE, **fields)
 
 
 def _named(group: str, items: Any) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmdata import stats_kept
 from mmdata.errors import DataError
 from mmdata.ledger import read_rows
 from mmdata.shards.dataset import open_dataset
@@ -172,11 +173,14 @@ def test_memory_does_not_grow_with_the_number_of_shards(built):
     assert peaks[1] < peaks[0] * 1.5 + 500_000
 
 
-def test_text_of_large_datasets_is_sampled(built):
+def test_text_of_large_datasets_is_sampled(built, monkeypatch):
+    assert TEXT_SAMPLE >= 10_000
+    most = 2000
+    monkeypatch.setattr(stats_kept, "TEXT_SAMPLE", most)
     folder, manifest, stats = built
-    many = repeated(manifest, TEXT_SAMPLE // manifest.samples + 2)
+    many = repeated(manifest, most // manifest.samples + 2)
     found = compute(folder, many, {})
-    assert found["text_sampled"] == found["histograms"]["text_words_sampled"]["n"] == TEXT_SAMPLE < many.samples
+    assert found["text_sampled"] == found["histograms"]["text_words_sampled"]["n"] == most < many.samples
     assert found["histograms"]["text_bytes"]["n"] == many.samples
     whole, part = (value["histograms"]["text_words_sampled"]["quantiles"]["p50"] for value in (stats, found))
     assert part == pytest.approx(whole, abs=1)

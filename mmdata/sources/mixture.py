@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, create_model, field_validator
 
 from mmdata.registry import register
-from mmdata.spec import Model, Record, Source, SourceSpec
+from mmdata.spec import MADE, Model, Record, Source, SourceSpec
 from mmdata.types import Origin
 
 
@@ -52,10 +52,20 @@ class Mixture(SourceSpec):
         """This class with `union`, of the other kinds, as the type of its sources."""
         told = MixturePart.model_fields["source"].description
         part = create_model(
-            "MixturePart", __base__=MixturePart, __doc__=MixturePart.__doc__, source=(union, Field(description=told))
+            "MixturePart",
+            __base__=MixturePart,
+            __doc__=MixturePart.__doc__,
+            __cls_kwargs__=MADE,
+            source=(union, Field(description=told)),
         )
         sources = Field(min_length=1, description=cls.model_fields["sources"].description)
-        return create_model("Mixture", __base__=cls, __doc__=cls.__doc__, sources=(tuple[part, ...], sources))  # type: ignore[valid-type]
+        return create_model(
+            "Mixture",
+            __base__=cls,
+            __doc__=cls.__doc__,
+            __cls_kwargs__=MADE,
+            sources=(tuple[part, ...], sources),  # type: ignore[valid-type]
+        )
 
     def open(self) -> Source:
         return _Mixed(self.sources)

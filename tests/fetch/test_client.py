@@ -10,7 +10,7 @@ import ssl
 import struct
 import subprocess
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -176,6 +176,13 @@ def test_compressed_bodies_are_decompressed(encoding: str, body: bytes) -> None:
     assert (fetched.data, fetched.size) == (BODY, len(body))
 
 
+@pytest.mark.parametrize(("encoding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+def test_bodies_that_would_not_fit(encoding: str, compress: Callable[[bytes], bytes]) -> None:
+    bomb = compress(bytes(200_000_000))  # here: a second, which not every process that collects tests should pay
+    fetched, _ = run(answered, lambda s: s.fixed("/x", bomb, Content_Encoding=encoding))
+    assert ended(fetched) == ("failed_permanent", "decompression_bomb")
+
+
 @pytest.mark.parametrize(
     ("encoding", "body", "ending"),
     [
@@ -183,8 +190,6 @@ def test_compressed_bodies_are_decompressed(encoding: str, body: bytes) -> None:
         ("gzip, gzip", gzip.compress(gzip.compress(BODY)), ("failed_permanent", "content_encoding")),
         ("gzip", b"\xff\xd8\xff\xe0 a JPEG after all", ("failed_permanent", "content_encoding")),
         ("gzip", gzip.compress(BODY)[:-20], ("failed_transient", "short_body")),
-        ("gzip", gzip.compress(bytes(200_000_000)), ("failed_permanent", "decompression_bomb")),
-        ("deflate", zlib.compress(bytes(200_000_000)), ("failed_permanent", "decompression_bomb")),
         ("gzip", b"", ("failed_permanent", "empty_body")),
     ],
 )

@@ -140,7 +140,7 @@ def check(name: str, policy: str, limit: int, keep: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     policy=st.sampled_from(POLICIES),
     limit=st.integers(4, 12).map(lambda n: int(2 ** (n + 0.5))),

@@ -102,15 +102,16 @@ def spec(folder: Path, monkeypatch: pytest.MonkeyPatch) -> StreamSpec:
     return StreamSpec(dataset=str(folder), max_length=72, seed=5, block_samples=10, epochs=4)
 
 
-def test_every_step_on_every_topology(spec: StreamSpec, family: Family) -> None:
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.soak)])
+def test_every_step_on_every_topology(spec: StreamSpec, family: Family, every: int) -> None:
     """Every pack as often and in the same step as undisturbed, 3 and 5 ranks with dummy packs among them."""
     resumed = [*ALL, Topology(ranks=5, workers=2)]
     report = resume_at_every_step(
-        adapter(spec, family), saved_on=[Topology(ranks=24)], resumed_on=resumed, step_items=G
+        adapter(spec, family), saved_on=[Topology(ranks=24)], resumed_on=resumed, step_items=G, every=every
     )
     exact(report)
     assert report.steps >= 4
-    assert report.resumes == (report.steps + 1) * len(resumed)
+    assert report.resumes == len(range(0, report.steps + 1, every)) * len(resumed)
 
 
 @pytest.mark.parametrize("ranks", [1, 3, 5, *(pytest.param(each, marks=pytest.mark.soak) for each in (2, 8))])

@@ -94,7 +94,7 @@ def test_the_state_outside_of_workers_needs_the_step(
         running.state_dict(step=-1)
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.soak), 3])
 def test_torchdata_saves_and_restores(
     whole: list[list[tuple[str, ...]]], folder: Path, family: Family, workers: int
 ) -> None:
