@@ -1,8 +1,8 @@
 """Play sounds one after the other, and say when: python -m examples.learn.sounds FOLDER [--train N] [--heldout N].
 
 FOLDER/sounds holds `train.jsonl`, `heldout.jsonl` (LLaVA's conversations, with `events`: [onset, offset, label] in
-seconds) and the clips of two seconds that they name. FOLDER/whisper is the `config.json` of a small Whisper, for towers
-of random weights that takes three seconds. Nothing is labelled by hand, and every file is the same for the same number.
+seconds) and the clips of two seconds that they name. Nothing is labelled by hand, and every file is the same for the
+same number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import WhisperConfig
 
 from examples.learn.make import RATE, write_wave
 
@@ -69,15 +68,6 @@ def make_sounds(folder: Path, name: str, seed: int, count: int, most: int = 3) -
     (folder / f"{name}.jsonl").write_text("".join(lines))
 
 
-def make_whisper(folder: Path) -> None:
-    """The settings of a small Whisper: 40 bins, 3 seconds."""
-    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    sizes = {"d_model": 64, "encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 128, "decoder_ffn_dim": 64}
-    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
-    told = WhisperConfig(**heads, **sizes, **tokens, num_mel_bins=40, max_source_positions=150, vocab_size=320)
-    told.save_pretrained(folder)
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m examples.learn.sounds", description=(__doc__ or "").split(":")[0])
     parser.add_argument("folder", type=Path)
@@ -87,7 +77,6 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     make_sounds(options.folder / "sounds", "train", 1, options.train, options.most)
     make_sounds(options.folder / "sounds", "heldout", 2, options.heldout, options.most)
-    make_whisper(options.folder / "whisper")
 
 
 if __name__ == "__main__":
