@@ -2,9 +2,9 @@
 [--heldout N].
 
 FOLDER/moving holds short videos of one shape that moves left, right, up or down, grows, or shrinks; what is asked is
-what it does, which no single frame shows. FOLDER/order holds longer videos in which shapes of several colours follow
-each other; what is asked is their order. Each has `train.jsonl`, `heldout.jsonl` (LLaVA's conversations) and the videos
-they name, and is the same for the same number.
+what it does, of which a frame tells nothing unless one knows when it is shown. FOLDER/order holds longer videos in
+which shapes of several colours follow each other; what is asked is their order. Each has `train.jsonl`,
+`heldout.jsonl` (LLaVA's conversations) and the videos they name, and is the same for the same number.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from examples.learn import judge, make, moving
 from mmdata import build
 from mmtrain import checkpoint, export, loop, sft, tokenize_images
 from mmtrain.models.native import NativeForConditionalGeneration
+from tests.mmtrain.test_head_recipes import built as both_built
+from tests.mmtrain.test_head_recipes import held
 
 ROOT = Path(__file__).parents[2]
 LEARN, RECIPES = ROOT / "examples" / "learn", ROOT / "pipelines" / "train"
@@ -88,6 +90,24 @@ def test_a_recipe_resumes_exactly_and_exports(recipe: str, tmp_path: Path, monke
     assert export.main([str(tmp_path / "cut"), "--output", str(tmp_path / "model")]) == 0
     exported = NativeForConditionalGeneration.from_pretrained(tmp_path / "model").state_dict()
     assert all(torch.equal(exported[name], other[name]) for name in other)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_what_a_shape_does_is_told(tmp_path: Path) -> None:
+    """Of 200 held-out videos four in five are told right, word by word; a guess is right once in six."""
+    told = filmed(tmp_path, "moving", 2000, 200)
+    assert run("video_llm", told, tmp_path / "run") == 0
+    last = json.loads((tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert last["moving/exact_match"] >= 0.8, last
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_long_videos_are_learned_resumed_and_exported(tmp_path: Path) -> None:
+    """Sixty steps by which the loss falls, as if never stopped after thirty."""
+    moving.main([str(tmp_path), "--only", "order", "--train", "400", "--heldout", "20"])
+    held("long_video.yaml", both_built(tmp_path, "order", "build.yaml"), "order", tmp_path)
 
 
 @pytest.mark.soak
