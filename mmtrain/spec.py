@@ -6,47 +6,29 @@ from typing import Annotated, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, model_validator
 
-from mmdata.spec import Model, OutputPath, Plugin, runtime
+from mmdata.spec import runtime
 from mmdata.specfile import mistakes
-from mmdata.stream.spec import StreamSpec
-from mmtrain import precision, weighting
+from mmtrain import weighting
 from mmtrain.adapters.spec import AdapterSpec, RanksSpec, is_qlora
 from mmtrain.anchor import AnchorSpec
 from mmtrain.balance.spec import BalanceSpec
 from mmtrain.blocks import Checkpointing
-from mmtrain.checkpoint import CheckpointSpec
-from mmtrain.distributed import DistributedSpec
-from mmtrain.ema import EmaSpec
-from mmtrain.held_out import EvaluationSpec, kept_out
-from mmtrain.initialise import InitRule
+from mmtrain.held_out import EvaluationSpec
 from mmtrain.losses import Norm
 from mmtrain.models.spec import ModelSpec, TinySpec
-from mmtrain.optim import OptimSpec
-from mmtrain.precision import DeviceName, Precision, Weights
 from mmtrain.preference.spec import PreferenceSpec
 from mmtrain.quantise import QuantiseRule
 from mmtrain.rows import Collate
-from mmtrain.rules import Rule
+from mmtrain.run_spec import RunSpec, on_something
 from mmtrain.scheduled_sampling import ScheduledSamplingSpec
 from mmtrain.stages import StageSpec, expanded
-from mmtrain.stopping import StoppingSpec
-from mmtrain.tokenizer import TokenizerSpec
-from mmtrain.watch import WatchSpec
 from mmtrain.weighting import WeightPhase
 
 
-class TrainSpec(Model):
+class TrainSpec(RunSpec):
     """Supervised fine-tuning of one model on one stream."""
 
-    plugins: tuple[Plugin, ...] = runtime(())
-    """Modules to import first, so that they register their kinds (families, losses): dotted names, or `.py` files
-    beside this config."""
-    data: StreamSpec
-    tokenizer: TokenizerSpec = TokenizerSpec()
     model: ModelSpec = TinySpec()
-    parameters: tuple[Rule, ...] = ()
-    """Which parameters are trained, from when on and how fast; without rules, all are, alike. Aliases begin with
-    `vision`, `audio`, `connector`, `language` or `head`; `--dry-run` prints what the rules come to."""
     adapters: tuple[AdapterSpec, ...] = ()
     """Small parts beside the weights of the model. With any, they alone are trained, without weight decay; rules may
     say otherwise. `--dry-run` prints where they go."""
@@ -55,8 +37,6 @@ class TrainSpec(Model):
     quantise_aware: tuple[QuantiseRule, ...] = ()
     """Linear layers that compute with weights rounded to a few bits while they learn in full; later rules overrule
     earlier ones. `mmtrain.export --quantised` writes what they compute with."""
-    initialise: tuple[InitRule, ...] = ()
-    """How weights begin, of a run that starts anew: in order, over what the model was built or loaded with."""
     loss_norm: Norm = "token"
     """What counts alike: every target token, every sample, or (`sqrt`) something between."""
     token_weight_schedule: tuple[WeightPhase, ...] = ()
@@ -78,13 +58,6 @@ class TrainSpec(Model):
     the mean of each as `aux/NAME`."""
     anchor: AnchorSpec | None = None
     """What of the vision tower is held to what it was, as auxiliary losses `distill` and `attention`."""
-    optim: OptimSpec = OptimSpec()
-    precision: Precision = "fp32"
-    """What products of matrices are computed in: `bf16` and `fp16` (with a loss scale) by autocast."""
-    params: Weights = "fp32"
-    """What weights and the optimiser's moments are kept in; `bf16` takes half the memory and rounds every step."""
-    device: DeviceName = runtime("auto")
-    """`auto` is the GPU where there is one."""
     collate: Collate = "auto"
     """`packed`: the samples of a batch share one row; `padded`: each is a row, filled up to the longest. `auto` packs,
     unless the model mixes packed samples up."""
@@ -98,31 +71,11 @@ class TrainSpec(Model):
     """Layers that keep nothing for the backward pass and run again in it: `none`, `full`, or every k-th (a number)."""
     compile: bool = False
     """Whether torch compiles each layer, for rows of any length."""
-    ema: EmaSpec | None = None
-    """An average of the weights over steps, kept in checkpoints."""
     evaluation: EvaluationSpec | None = runtime(None)
     """What the model is measured by while it learns; it changes nothing of that."""
-    early_stopping: StoppingSpec | None = None
-    """When evaluations end the run before its last step."""
-    watch: WatchSpec = WatchSpec()
-    """What is done about steps that go wrong."""
-    steps: int = Field(60, ge=1)
-    """Optimiser steps."""
-    global_batch: int = Field(4, ge=1)
-    """Packs per step."""
-    seed: int = 0
-    """Keys the weights; the stream has a seed of its own."""
     stages: tuple[StageSpec, ...] = ()
     """Several runs in a row, each from the weights of the one before (align, multi-task, instruct): a list of names,
     each with what is other than at the top level, which holds for all."""
-    output: OutputPath
-    """Folder of the run: tokenizer, log, checkpoints."""
-    checkpoint: CheckpointSpec = CheckpointSpec()
-    """When the run is saved, and what stays."""
-    distributed: DistributedSpec = DistributedSpec()
-    """How several processes share the model."""
-    threads: int = runtime(2, ge=1)
-    """Threads that read and decode ahead of the model."""
 
     _runs: tuple[Self, ...] = PrivateAttr(())
 
@@ -149,16 +102,9 @@ class TrainSpec(Model):
 
     @model_validator(mode="after")
     def _evaluated_on_something(self) -> Self:
-        told = self.evaluation
-        if told is None or told.data or self.stages:
-            return self
-        if not self.data.hold_out:
-            raise ValueError(
-                "evaluation.data: nothing to evaluate on; name held-out datasets there, or set data.hold_out: 0.05, "
-                "which keeps a part of the training data for it"
-            )
-        # A frozen model; nobody has seen it yet.
-        object.__setattr__(self, "evaluation", told.model_copy(update={"data": {"held_out": kept_out(self.data)}}))
+        if self.evaluation is not None and not self.stages:
+            # A frozen model; nobody has seen it yet.
+            object.__setattr__(self, "evaluation", on_something(self.evaluation, self.data))
         return self
 
     @model_validator(mode="after")
@@ -197,11 +143,7 @@ class TrainSpec(Model):
         return self
 
     @model_validator(mode="after")
-    def _numbers_fit(self) -> Self:
-        if wrong := precision.problem(self.precision, self.params):
-            raise ValueError(wrong)
+    def _phases_fit(self) -> Self:
         if wrong := weighting.problem(self.token_weight_schedule, self.data.train_on):
             raise ValueError(wrong)
-        if self.ema is None and self.evaluation is not None and self.evaluation.weights == "ema":
-            raise ValueError("evaluation.weights: ema: the run averages none; set ema, or evaluation.weights: auto")
         return self

@@ -391,6 +391,7 @@ TESTED_BY = {
         "mmtrain/models/spec.py",
         "mmtrain/models/tiny.py",
         "mmtrain/run.py",
+        "mmtrain/run_spec.py",
         "mmtrain/spec.py",
         "mmtrain/step.py",
     ],

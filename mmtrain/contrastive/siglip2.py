@@ -14,11 +14,11 @@ from mmtrain.contrastive.towers import EPS, DualEncoder, TextSpec, VisionSpec
 ACTIVATION = "gelu_pytorch_tanh"
 FIXED = {
     "vision_model.embeddings.patch_embedding": "vision.patch_embedding",
-    "vision_model.embeddings.position_embedding": "vision.positions",
+    "vision_model.embeddings.position_embedding": "vision.table",
     "vision_model.post_layernorm": "vision.norm",
     "vision_model.head.layernorm": "vision.pool.norm",
-    "vision_model.head.mlp.fc1": "vision.pool.up",
-    "vision_model.head.mlp.fc2": "vision.pool.down",
+    "vision_model.head.mlp.fc1": "vision.pool.mlp.up",
+    "vision_model.head.mlp.fc2": "vision.pool.mlp.down",
     "vision_model.head.attention.out_proj": "vision.pool.attention.out",
     "text_model.embeddings.token_embedding": "text.embedding",
     "text_model.embeddings.position_embedding": "text.positions",
@@ -30,8 +30,8 @@ INSIDE = {
     "layer_norm1": "attention_norm",
     "layer_norm2": "mlp_norm",
     "self_attn.out_proj": "attention.out",
-    "mlp.fc1": "up",
-    "mlp.fc2": "down",
+    "mlp.fc1": "mlp.up",
+    "mlp.fc2": "mlp.down",
 }
 """Modules of a layer."""
 ALONE = {"logit_scale": "scale", "logit_bias": "bias"}

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from mmdata.spec import Model, OutputPath, runtime
+from mmdata.spec import Model, runtime
 from mmdata.stream.spec import StreamSpec
-from mmtrain import precision
-from mmtrain.checkpoint import CheckpointSpec
 from mmtrain.contrastive.evaluation import ContrastiveEvaluationSpec
 from mmtrain.contrastive.momentum import MomentumSpec
 from mmtrain.contrastive.objective import LossSpec
 from mmtrain.contrastive.spread import SpreadSpec
 from mmtrain.contrastive.towers import DualEncoderSpec, DualSpec
-from mmtrain.distributed import DistributedSpec
-from mmtrain.ema import EmaSpec
-from mmtrain.held_out import kept_out
-from mmtrain.initialise import InitRule
 from mmtrain.optim import OptimSpec
-from mmtrain.precision import DeviceName, Precision, Weights
 from mmtrain.rules import Rule
-from mmtrain.spec import TrainSpec
-from mmtrain.stopping import StoppingSpec
-from mmtrain.tokenizer import TokenizerSpec
-from mmtrain.watch import WatchSpec
+from mmtrain.run_spec import RunSpec, on_something
 
 
 class MaskingSpec(Model):
@@ -37,12 +27,11 @@ class MaskingSpec(Model):
     """Share of the run after which nothing is left out: FLIP's unmasked tuning at the end."""
 
 
-class ContrastiveSpec(Model):
+class ContrastiveSpec(RunSpec):
     """Training of a dual encoder on one stream of pairs."""
 
     data: StreamSpec
     """Without `packing` or with `packing: none`, each pack is a pair."""
-    tokenizer: TokenizerSpec = TokenizerSpec()
     model: DualEncoderSpec = DualSpec()
     loss: LossSpec = LossSpec()
     masking: MaskingSpec = MaskingSpec()
@@ -57,43 +46,26 @@ class ContrastiveSpec(Model):
     parameters: tuple[Rule, ...] = ()
     """Which parameters are trained, from when on and how fast. Aliases begin with `vision`, `language` (the text tower)
     or `connector` (all else); `--dry-run` prints what the rules come to."""
-    initialise: tuple[InitRule, ...] = ()
-    """How weights begin, of a run that starts anew."""
     optim: OptimSpec = OptimSpec(lr=1e-3, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6)
     """The defaults are CLIP's for a ViT (table 19), but for the rate."""
-    precision: Precision = "fp32"
-    """What products of matrices are computed in; likenesses and losses are of float32."""
-    params: Weights = "fp32"
-    device: DeviceName = runtime("auto")
-    ema: EmaSpec | None = None
-    """An average of the weights over steps, kept in checkpoints."""
     evaluation: ContrastiveEvaluationSpec | None = runtime(None)
     """What the model is measured by while it learns; it changes nothing of that."""
-    early_stopping: StoppingSpec | None = None
-    """When evaluations end the run before its last step."""
-    watch: WatchSpec = WatchSpec()
-    """What is done about steps that go wrong."""
     spread: SpreadSpec = SpreadSpec()
     """What is measured of vectors, and what is done about their collapse."""
-    steps: int = Field(60, ge=1)
-    """Optimiser steps."""
     global_batch: int = Field(64, ge=2)
     """Packs per step; without packing, pairs."""
     seed: int = 0
     """Keys the weights and the patches that are left out; the stream has a seed of its own."""
-    output: OutputPath
-    """Folder of the run: tokenizer, log, checkpoints."""
-    checkpoint: CheckpointSpec = CheckpointSpec()
-    distributed: DistributedSpec = DistributedSpec()
-    threads: int = runtime(2, ge=1)
-    """Threads that read and decode ahead of the model."""
 
-    def __getattr__(self, name: str) -> Any:
-        """What only a run of `mmtrain.sft` is told, as where nothing is said of it: the parts of the trainer ask."""
-        field = TrainSpec.model_fields.get(name)
-        if field is None or field.is_required():
-            raise AttributeError(f"{type(self).__name__} has no {name}")
-        return field.get_default(call_default_factory=True)
+    # What parts of the trainer ask of a run, and this one cannot be told.
+    adapters: ClassVar[tuple[()]] = ()
+    quantise_aware: ClassVar[tuple[()]] = ()
+    stages: ClassVar[tuple[()]] = ()
+    balance: ClassVar[None] = None
+    preference: ClassVar[None] = None
+    scheduled_sampling: ClassVar[None] = None
+    anchor: ClassVar[None] = None
+    activation_checkpointing: ClassVar[str] = "none"
 
     @field_validator("data", mode="before")
     @classmethod
@@ -112,21 +84,10 @@ class ContrastiveSpec(Model):
             raise ValueError("watch.drift: it follows a tower beside a language model; leave it out")
         if self.checkpoint.weights != "all":
             raise ValueError("checkpoint.weights: set all; the towers are saved whole")
-        if wrong := precision.problem(self.precision, self.params):
-            raise ValueError(wrong)
-        if self.ema is None and self.evaluation is not None and self.evaluation.weights == "ema":
-            raise ValueError("evaluation.weights: ema: the run averages none; set ema, or evaluation.weights: auto")
         return self
 
     @model_validator(mode="after")
     def _evaluated_on_something(self) -> Self:
-        told = self.evaluation
-        if told is None or told.data:
-            return self
-        if not self.data.hold_out:
-            raise ValueError(
-                "evaluation.data: nothing to evaluate on; name held-out datasets there, or set data.hold_out: 0.05, "
-                "which keeps a part of the training data for it"
-            )
-        object.__setattr__(self, "evaluation", told.model_copy(update={"data": {"held_out": kept_out(self.data)}}))
+        if self.evaluation is not None:
+            object.__setattr__(self, "evaluation", on_something(self.evaluation, self.data))
         return self

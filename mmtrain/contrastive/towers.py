@@ -12,10 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmdata.spec import Model
+from mmdata.views.patches import patch_coordinates
 from mmtrain.attention import CAUSAL, FULL
 from mmtrain.contrastive.pairs import Pairs
-from mmtrain.models.layers import Attention, Borders, Context
+from mmtrain.models.layers import Attention, Borders, Context, Layer, Mlp
 from mmtrain.models.spec import SourcePath, TowerSpec
+from mmtrain.models.towers import presets
+from mmtrain.models.towers.navit import Navit
 
 EPS = 1e-6
 """Of norms, as SigLIP has it."""
@@ -103,23 +106,6 @@ class Vectors:
     """Of each pair [W, D]; not normalised."""
 
 
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), with the tanh form of GELU: [T, hidden] -> [T, hidden]."""
-
-    def __init__(self, hidden: int, heads: int, inner: int) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(hidden, eps=EPS)
-        self.attention = Attention(hidden, heads)
-        self.mlp_norm = nn.LayerNorm(hidden, eps=EPS)
-        self.up = nn.Linear(hidden, inner)
-        self.down = nn.Linear(inner, hidden)
-
-    def forward(self, x: torch.Tensor, borders: Borders, window: tuple[int, int] = FULL) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x), borders, window=window)
-        made: torch.Tensor = x + self.down(F.gelu(self.up(self.mlp_norm(x)), approximate="tanh"))
-        return made
-
-
 class Pool(nn.Module):
     """SigLIP's head: what one learned query sees of each picture's patches, and an MLP beside it: [T, hidden] -> [N,
     hidden]. (Zhai et al. 2022, arXiv 2106.04560, §3: multihead attention pooling.)"""
@@ -129,50 +115,39 @@ class Pool(nn.Module):
         self.query = nn.Parameter(nn.init.normal_(torch.empty(1, hidden), std=hidden**-0.5))
         self.attention = Attention(hidden, heads, context=hidden)
         self.norm = nn.LayerNorm(hidden, eps=EPS)
-        self.up = nn.Linear(hidden, inner)
-        self.down = nn.Linear(inner, hidden)
+        self.mlp = Mlp(hidden, inner, activation="gelu_tanh")
 
     def forward(self, x: torch.Tensor, borders: Borders) -> torch.Tensor:
         count = len(borders.lengths)
         mine = Borders.of([1] * count, x.device)
         seen = self.attention(self.query.expand(count, -1), mine, Context(rows=x, borders=borders))
-        made: torch.Tensor = seen + self.down(F.gelu(self.up(self.norm(seen)), approximate="tanh"))
+        made: torch.Tensor = seen + self.mlp(self.norm(seen))
         return made
 
 
-class VisionTower(nn.Module):
-    """`VisionSpec`: patches to features."""
+class VisionTower(Navit):
+    """`VisionSpec`: whole pictures to features, by the tower of native models; and a vector of each picture."""
 
     def __init__(self, spec: VisionSpec) -> None:
-        super().__init__()
-        self.spec = spec
         inner = spec.inner or 4 * spec.hidden
-        self.patch_embedding = nn.Linear(3 * spec.patch**2, spec.hidden)
-        self.positions = nn.Embedding(spec.table**2, spec.hidden)
-        self.layers = nn.ModuleList(Block(spec.hidden, spec.heads, inner) for _ in range(spec.layers))
-        self.norm = nn.LayerNorm(spec.hidden, eps=EPS)
+        sizes = spec.hidden, spec.layers, spec.heads, inner
+        super().__init__(presets.naflex(*sizes, patch=spec.patch, budget=spec.max_patches, side=spec.table))
+        self.spec = spec
         self.pool = Pool(spec.hidden, spec.heads, inner) if spec.pool == "attention" else None
 
-    def forward(
+    def forward(  # type: ignore[override]  # which tells where patches lie
         self, patches: torch.Tensor, grids: Sequence[tuple[int, int]], kept: Sequence[torch.Tensor] | None = None
     ) -> tuple[torch.Tensor, Borders]:
         """Patches [P, 3 * patch^2] in raster order of pictures of so many rows and columns -> features [P', hidden]
         and their borders. `kept` are, of each picture, the patches that are looked at, int64 ascending."""
-        positions = self._positions(grids)
-        lengths = [rows * columns for rows, columns in grids]
+        places = [torch.from_numpy(patch_coordinates((1, *grid), 1)) for grid in grids]
+        pieces = list(patches.split([len(place) for place in places]))
         if kept is not None:
-            first = 0
-            places = []
-            for length, mine in zip(lengths, kept, strict=True):
-                places.append(mine + first)
-                first += length
-            at = torch.cat(places).to(patches.device)
-            patches, positions, lengths = patches[at], positions[at], [len(mine) for mine in kept]
-        x = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype)) + positions
-        borders = Borders.of(lengths, x.device)
-        for layer in self.layers:
-            x = layer(x, borders)
-        return self.norm(x), borders
+            places = [place[mine] for place, mine in zip(places, kept, strict=True)]
+            pieces = [piece[mine.to(piece.device)] for piece, mine in zip(pieces, kept, strict=True)]
+        lengths = [len(place) for place in places]
+        rows = super().forward(torch.cat(pieces), torch.cat(places).to(patches.device), lengths, grids)
+        return rows, Borders.of(lengths, rows.device)
 
     def pooled(self, features: torch.Tensor, borders: Borders) -> torch.Tensor:
         """[N, hidden]"""
@@ -180,19 +155,6 @@ class VisionTower(nn.Module):
             made: torch.Tensor = self.pool(features, borders)
             return made
         return torch.stack([each.mean(0) for each in features.split(borders.lengths)])
-
-    def _positions(self, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
-        """The table resized to each grid, bilinear with antialiasing, after each other: [P, hidden]."""
-        side = self.spec.table
-        table = self.positions.weight.view(side, side, -1).permute(2, 0, 1)[None]
-        wide = table.float() if table.device.type == "cpu" else table
-        made = {
-            grid: F.interpolate(wide, size=grid, mode="bilinear", align_corners=False, antialias=True)[0]
-            .flatten(1)
-            .T.to(table.dtype)
-            for grid in dict.fromkeys(grids)
-        }
-        return torch.cat([made[grid] for grid in grids])
 
 
 class TextTower(nn.Module):
@@ -204,8 +166,8 @@ class TextTower(nn.Module):
         self.pad_id = pad_id
         self.embedding = nn.Embedding(vocabulary, spec.hidden)
         self.positions = nn.Embedding(spec.context, spec.hidden)
-        inner = spec.inner or 4 * spec.hidden
-        self.layers = nn.ModuleList(Block(spec.hidden, spec.heads, inner) for _ in range(spec.layers))
+        told: dict[str, Any] = {"inner": spec.inner, "activation": "gelu_tanh", "eps": EPS}
+        self.layers = nn.ModuleList(Layer(spec.hidden, spec.heads, **told) for _ in range(spec.layers))
         self.norm = nn.LayerNorm(spec.hidden, eps=EPS)
         nn.init.normal_(self.embedding.weight, std=0.02)
         nn.init.normal_(self.positions.weight, std=0.01)
@@ -219,7 +181,7 @@ class TextTower(nn.Module):
         borders = Borders.of([len(each) for each in cut], device)
         x = self.embedding(ids) + self.positions(at)
         for layer in self.layers:
-            x = layer(x, borders, CAUSAL if self.spec.causal else FULL)
+            x = layer(x, borders, window=CAUSAL if self.spec.causal else FULL)
         return self.norm(x), borders
 
     def pooled(self, features: torch.Tensor, borders: Borders) -> torch.Tensor:

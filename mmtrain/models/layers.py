@@ -264,14 +264,15 @@ class Layer(GradientCheckpointingLayer):
         rotary: tuple[torch.Tensor, torch.Tensor] | None = None,
         context: Context | None = None,
         bias: Bias | None = None,
+        window: tuple[int, int] = FULL,
     ) -> torch.Tensor:
-        """`rotary` and `bias` as `Attention` has them."""
+        """`rotary`, `bias` and `window` as `Attention` has them."""
         mine = self.attention_norm(x)
         if context is not None:
             context = Context(rows=self.context_norm(context.rows), borders=context.borders)
             if self.sees == "both":
                 context = joined(context, Context(rows=mine, borders=borders))
-        x = x + self.attention(mine, borders, context, rotary=rotary, bias=bias)
+        x = x + self.attention(mine, borders, context, rotary=rotary, bias=bias, window=window)
         made: torch.Tensor = x + self.mlp(self.mlp_norm(x))
         return made
 

@@ -137,36 +137,35 @@ class NavitSpec(TowerSpec):
         return self
 
 
-class NaflexSpec(TowerSpec):
+class PatchesSpec(TowerSpec):
+    """Another's tower of patches, of the sizes of ViT-B/16 unless others are told."""
+
+    hidden: int = Field(768, ge=8)
+    layers: int = Field(12, ge=1)
+    heads: int = Field(12, ge=1)
+    patch: int = Field(16, ge=2)
+    layer: int = Field(-1, le=-1)
+    """As `navit` has it."""
+
+
+class NaflexSpec(PatchesSpec):
     """SigLIP 2's NaFlex tower from numbers: pictures of their own shape, `budget` patches at most."""
 
     kind: Literal["naflex"]
-    hidden: int = Field(768, ge=8)
-    layers: int = Field(12, ge=1)
-    heads: int = Field(12, ge=1)
     inner: int = Field(3072, ge=1)
     """Width inside the MLPs."""
-    patch: int = Field(16, ge=2)
     budget: int = Field(256, ge=1)
     side: int = Field(16, ge=1)
     """Rows and columns of the table of positions, which is resized to each picture."""
-    layer: int = Field(-1, le=-1)
-    """As `navit` has it."""
 
 
-class Pix2StructSpec(TowerSpec):
+class Pix2StructSpec(PatchesSpec):
     """Pix2Struct's encoder from numbers: pictures of their own shape, as many patches as `budget` holds."""
 
     kind: Literal["pix2struct"]
-    hidden: int = Field(768, ge=8)
-    layers: int = Field(12, ge=1)
-    heads: int = Field(12, ge=1)
     inner: int = Field(2048, ge=1)
     """Width inside the MLPs."""
-    patch: int = Field(16, ge=2)
     budget: int = Field(2048, ge=1)
-    layer: int = Field(-1, le=-1)
-    """As `navit` has it."""
 
 
 class FuyuSpec(Model):
