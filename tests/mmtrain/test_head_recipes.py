@@ -89,6 +89,17 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
+def test_digits_are_heard(spoken: Path, tmp_path: Path) -> None:
+    """After its 600 steps 159 of 200 digits were right, said by voices that it never heard; a guess is right once in
+    ten."""
+    whisper = f"model.audio.path={spoken.parent / 'whisper'}"
+    run("whisper_adapter.yaml", spoken, "digits", tmp_path / "run", whisper)
+    last = found(tmp_path / "run")
+    assert last["digits/exact_match"] > 0.7, last
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
 def test_a_whisper_is_adapted(spoken: Path, tmp_path: Path) -> None:
     held("whisper_adapter.yaml", spoken, "digits", tmp_path, f"model.audio.path={spoken.parent / 'whisper'}")
 
