@@ -25,6 +25,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from benchmarks import _options
 from benchmarks._interleaved import Row, table
@@ -101,7 +102,7 @@ def main() -> int:
                 beside(f"{what}, CPU time of each more", found, name, PEER, by="marginal_cpu_ms", **more),
                 beside(f"indexing tars of {FEW[kind]:,} {kind}, CPU time", less, name, PEER, by="cpu", **more),
             ]
-    told = {"counts": counts, "folder": str(arguments.folder), "peers": versions(["energon"])}
+    told: dict[str, Any] = {"counts": counts, "folder": str(arguments.folder), "peers": versions(["energon"])}
     write("indexing", claims, figures=figures, missing=missing, threads=2, to=arguments.json, **told)
     return 0
 

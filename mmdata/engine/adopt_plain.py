@@ -235,10 +235,10 @@ class Reader:
             if not _is_text(b"\n".join(texts)):
                 count = [_is_text(text) for text in texts].index(False)
         if plain.meta >= 0:
-            found = _objects(
+            objects = _objects(
                 self._bodies(heads[plain.meta][:count], offsets[:count, plain.meta], sizes[:count, plain.meta])
             )
-            wrong = [not fact or (fact == _CAPTIONED and not plain.texts) for fact in found]
+            wrong = [not fact or (fact == _CAPTIONED and not plain.texts) for fact in objects]
             count = wrong.index(True) if True in wrong else count
         keys = keys[:count]
         if count < 1 or not self._new(number, keys):
@@ -280,12 +280,12 @@ class Reader:
 
     def _shape(self, extension: str, format: str, mode: str) -> int:
         kind: Any = {"": "meta" if extension == "json" else "text"}.get(format, "image")
-        own: dict[str, Any] = {
+        of_kind: dict[str, dict[str, Any]] = {
             "image": {"format": format, "height": 0, "width": 0, "mode": mode, "frames": 1, "verified": "header"},
             "text": {"role": "caption", "train": True},
             "meta": {"format": FOREIGN},
-        }[kind]
-        number = self._columns.shape(Part(extension, kind, 0, 0, 0, **own))
+        }
+        number = self._columns.shape(Part(extension, kind, 0, 0, 0, **of_kind[kind]))
         return self._shapes.setdefault((extension, format, mode), number)
 
 

@@ -22,6 +22,7 @@ from tests.dataset_fixture import jpeg
 from tests.decode.test_glance import COMMON, UNUSUAL
 
 KEYS = ["000000001", "a", "dir/b", "./c", "../up", "two words", "名前", "odd\x07", "_d", "__e", "k" * 90, "/root"]
+VALUES: list[Any] = [{"w": 1}, {"caption": "c"}, {"TEXT": 3}, [1], 5, "caption", {"a": {"messages": []}}]
 MEMBERS: dict[str, list[bytes]] = {
     "jpg": [*COMMON.values(), *UNUSUAL.values(), jpeg(0)[0], jpeg(1)[0][:300], b"", b"<html>"],
     "png": [COMMON["png"], COMMON["jpeg"], COMMON["png"][:-3]],
@@ -29,10 +30,7 @@ MEMBERS: dict[str, list[bytes]] = {
     "txt": [b"a caption", "ünï".encode(), "é".encode("latin-1"), b""],
     "caption": [b"another"],
     "json": [
-        *(
-            json.dumps(value).encode()
-            for value in ({"w": 1}, {"caption": "c"}, {"TEXT": 3}, [1], 5, "caption", {"a": {"messages": []}})
-        ),
+        *(json.dumps(value).encode() for value in VALUES),
         json.dumps({"conversations": [{"from": "human", "value": "Hi"}]}).encode(),
         json.dumps([{"from": "human", "value": "<image>Hi"}, {"from": "gpt", "value": "Ho"}]).encode(),
         b'{"cap\\u0074ion": "hidden"}',
@@ -145,10 +143,10 @@ def test_many_together_are_those_taken_one_by_one(tmp_path: Path) -> None:
     assert ends == [replace(row, sha256=None) for row in told]
     assert {row.reason for row in told} >= {"duplicate_key", "bad_record", "html_not_image", "text_not_utf8"}
     # A damaged header far behind: what comes before it is whole.
-    data = bytearray(path.read_bytes())
     place = unsummed[350].parts[0].offset - 512
-    data[place + 3] ^= 1
-    path.write_bytes(data)
+    with path.open("r+b") as file:
+        file.seek(place + 3)
+        file.write(b"!")
     whole, told, _ = adopted(tmp_path / "damaged sha256", path, "sha256")
     unsummed, ends, _ = adopted(tmp_path / "damaged none", path, "none")
     assert len(whole) == 349  # of the one before nobody can say that it was whole
