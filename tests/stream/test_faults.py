@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from mmdata.testing.filesystem import Faults, Rule
 from mmdata.testing.server import FaultServer
 from mmdata.types import Packed, Sample
 from tests.dataset_fixture import write_dataset
+from tests.mmtrain import ranks  # noqa: F401 its fork server has imported torch
 
 SAMPLES, PER_SHARD = 24, 6
 SHARDS = [f"shards/{unit:06d}.tar" for unit in range(SAMPLES // PER_SHARD)]
@@ -293,24 +295,25 @@ def test_a_url_without_a_dataset_is_named(server: FaultServer, tmp_path: Path) -
         StreamingDataset(StreamSpec(dataset=f"{server.url}/nothing", cache=str(tmp_path)))
 
 
-CHILD = """
-import hashlib, json, sys
-from mmdata import StreamingDataset
-from mmdata.stream.spec import StreamSpec
-url, cache, limit, seed = json.loads(sys.argv[1])
-stream = StreamingDataset(StreamSpec(dataset=url, cache=cache, cache_bytes=limit, seed=seed, epochs=2))
-print("open", flush=True)
-digest, most = hashlib.sha256(), 0
-for sample in sorted(stream, key=lambda sample: sample.key):
-    digest.update(sample.media[0].pixels.tobytes())
-    most = max(most, stream.dataset.folder.cache.used())
-print(digest.hexdigest(), most, stream.bad.total(), flush=True)
-"""
+def _read(url: str, cache: Path, limit: int, seed: int, said: Connection) -> None:
+    """Two epochs; says when the stream is open, and then what it read and how large the cache was at most."""
+    stream = StreamingDataset(StreamSpec(dataset=url, cache=str(cache), cache_bytes=limit, seed=seed, epochs=2))
+    said.send("open")
+    digest, most = hashlib.sha256(), 0
+    for sample in sorted(stream, key=lambda sample: sample.key):
+        digest.update(sample.media[0].pixels.tobytes())  # type: ignore[attr-defined]
+        most = max(most, stream.dataset.folder.cache.used())  # type: ignore[union-attr]
+    said.send((digest.hexdigest(), most, stream.bad.total()))
 
 
-def start(server: FaultServer, cache: Path, limit: int, seed: int) -> subprocess.Popen[str]:
-    arguments = json.dumps([f"{server.url}/dataset", str(cache), limit, seed])
-    return subprocess.Popen([sys.executable, "-c", CHILD, arguments], stdout=subprocess.PIPE, text=True)
+def start(server: FaultServer, cache: Path, limit: int, seed: int) -> tuple[BaseProcess, Connection]:
+    """A process that reads, from the one that has the imports of `tests.mmtrain.ranks`."""
+    context = multiprocessing.get_context("forkserver")
+    heard, said = context.Pipe(duplex=False)
+    process = context.Process(target=_read, args=(f"{server.url}/dataset", cache, limit, seed, said))
+    process.start()
+    said.close()
+    return process, heard
 
 
 def test_processes_share_a_cache_and_survive_a_kill(
@@ -322,22 +325,22 @@ def test_processes_share_a_cache_and_survive_a_kill(
     for key in sorted(expected):
         for _ in range(2):  # epochs
             digest.update(expected[key].media[0].pixels.tobytes())  # type: ignore[attr-defined]
-    victim = start(server, tmp_path, limit, 0)
-    assert victim.stdout is not None
-    assert victim.stdout.readline() == "open\n"
+    victim, heard = start(server, tmp_path, limit, 0)
+    assert heard.recv() == "open"
     deadline = time.monotonic() + 30
-    while not list(tmp_path.glob("*.part")) and victim.poll() is None and time.monotonic() < deadline:
+    while not list(tmp_path.glob("*.part")) and victim.is_alive() and time.monotonic() < deadline:
         time.sleep(0.0005)
     victim.kill()
-    victim.wait()
-    victim.stdout.close()
+    victim.join()
     children = [start(server, tmp_path, limit, seed) for seed in (1, 2)]
-    for child in children:
-        said, _ = child.communicate(timeout=120)
-        assert child.returncode == 0
-        found, most, bad = said.splitlines()[-1].split()
+    for child, heard in children:
+        assert heard.recv() == "open"
+        assert heard.poll(120)
+        found, most, bad = heard.recv()
         assert found == digest.hexdigest()
-        assert int(most) <= limit
-        assert int(bad) == 0
+        assert most <= limit
+        assert bad == 0
+        child.join()
+        assert child.exitcode == 0
     assert Cache(tmp_path, limit).used() <= limit
     assert not list(tmp_path.glob("*.part"))
