@@ -14,7 +14,8 @@ from mmdata.errors import DataError
 from mmdata.spec import Model
 from mmtrain.auxiliary import Term, Unit, keyed, record
 from mmtrain.models.heads.films import Film, Towers, films, told, trained
-from mmtrain.models.hearing import spans
+from mmtrain.models.hearing import LANGUAGES, WAVES, spans
+from mmtrain.models.hearing import told as hearing_told
 from mmtrain.models.video.offset import OffsetPredictor
 
 
@@ -22,13 +23,14 @@ class OffsetSpec(Model):
     """How many steps the sound of a clip comes late (negative: early), on what the towers make of both, a vector for
     each step: the mean of the frames, and of the sound's vectors, that begin in it (`mmtrain.models.video.offset`,
     after SyncNet). It takes samples of one video and one sound, which are in time unless the field `offset` of the
-    sample says by how many seconds the sound is late (carry it: `data.carry: [offset]`). In training sound and picture
-    of a clip are cut `most` steps shorter, from different steps on, so that all offsets are as common and nothing but
-    what is seen and heard tells them (silence in place of what is missing would). So it is in evaluations, but where a
-    sample says its offset: that is found as it is."""
+    sample says by how many seconds the sound is late (carry it: `data.carry: [offset]`). In training each clip's sound
+    is turned around by some steps, its end coming before its beginning, and goes through its tower once more, so that
+    all offsets are as common and only what is seen and heard tells them: not silence in place of what is missing, nor
+    the positions that towers add. So it is in evaluations, but where a sample says its offset: that is found as it
+    is."""
 
     most: int = Field(8, ge=1)
-    """Steps, to either side. Clips of more than twice as many count."""
+    """Steps, to either side. Clips of more steps than that count."""
     hz: float = Field(4.0, gt=0)
     """Steps a second. Frames less often than that stand for several steps."""
     width: int = Field(32, ge=4)
@@ -85,14 +87,19 @@ class OffsetHead(nn.Module):
         return {"offset": torch.tensor(known, dtype=weights.dtype, device=weights.device)}
 
     def _fits(
-        self, film: Film, videos: list[Film], heard: Mapping[int, tuple[int, int]], model: Any, batch: Mapping[str, Any]
+        self,
+        film: Film,
+        videos: list[Film],
+        heard: Mapping[int, tuple[int, int, int]],
+        model: Any,
+        batch: Mapping[str, Any],
     ) -> bool:
         if film.segment not in heard or sum(other.segment == film.segment for other in videos) > 1:
             return False
         if abs((late_by(told(batch, film)) or 0.0) * self.spec.hz) > self.spec.most + 0.5:
             return False
         hz = model.base_model.hearing.spec.hz
-        return self.steps(film.seconds, heard[film.segment][1], hz) > 2 * self.spec.most
+        return self.steps(film.seconds, heard[film.segment][2], hz) > self.spec.most
 
     def learn(self, model: Any, batch: Mapping[str, Any], towers: Towers) -> None:
         """Record the loss of each of a batch's videos, whether its offset is found to the step, and by how many seconds
@@ -101,21 +108,26 @@ class OffsetHead(nn.Module):
         nothing = torch.stack([parameter.sum() for parameter in self.parameters()]).sum() * 0
         each: dict[str, list[torch.Tensor]] = {name: [nothing] * len(videos) for name in self.auxiliary}
         hz = model.base_model.hearing.spec.hz
-        for at, film in enumerate(videos):
-            if not self._fits(film, videos, heard, model, batch):
-                continue
-            assert towers.sound is not None, "a sound is heard"
-            first, count = heard[film.segment]
-            steps = self.steps(film.seconds, count, hz)
-            frames, sound = self._both(film.rows(towers), film.seconds, towers.sound[first : first + count], hz, steps)
-            late = late_by(told(batch, film))
-            wanted = round((late or 0.0) * self.spec.hz)
+        mine = [at for at, film in enumerate(videos) if self._fits(film, videos, heard, model, batch)]
+        wanted, turns = dict[int, int](), dict[int, int]()
+        for at in mine:
+            film, late = videos[at], late_by(told(batch, videos[at]))
+            wanted[at] = round((late or 0.0) * self.spec.hz)
             if self.training or late is None:
                 key = keys[film.segment] if film.segment < len(keys) else ""
-                frames, sound, more = self._cut(frames, sound, wanted, keyed("offset", key))
-                wanted += more
-            logits = self.predictor(frames[None], sound[None]).float()
-            truth = max(-self.spec.most, min(self.spec.most, wanted))
+                turns[heard[film.segment][0]] = self._drawn(wanted[at], keyed("offset", key))
+                wanted[at] += turns[heard[film.segment][0]]
+        sound = towers.sound
+        if sound is not None:  # also where nothing is turned, for shards wait for each other in the tower
+            sound = turned(model, batch, {number: steps / self.spec.hz for number, steps in turns.items()})
+        for at in mine:
+            assert sound is not None, "a sound is heard"
+            film = videos[at]
+            _, first, count = heard[film.segment]
+            steps = self.steps(film.seconds, count, hz)
+            frames, said = self._both(film.rows(towers), film.seconds, sound[first : first + count], hz, steps)
+            logits = self.predictor(frames[None], said[None]).float()
+            truth = max(-self.spec.most, min(self.spec.most, wanted[at]))
             each["offset"][at] = nothing + self.predictor.loss(logits, torch.tensor([truth], device=logits.device))
             off = abs(int(logits.argmax()) - self.spec.most - truth)
             each["offset_right"][at] = nothing + float(off == 0)
@@ -123,18 +135,29 @@ class OffsetHead(nn.Module):
         for name, values in each.items():
             record(name, torch.stack(values) if values else nothing[None][:0])
 
-    def _cut(
-        self, frames: torch.Tensor, sound: torch.Tensor, late: int, draw: torch.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Frames and sound [steps, width], `most` steps shorter, and by how many steps more the sound is late then: the
-        sum with `late` is within -most and most."""
+    def _drawn(self, late: int, draw: torch.Generator) -> int:
+        """By how many steps more a sound is made late: the sum with `late` is within -most and most."""
         most = self.spec.most
         low, high = max(-most, -most - late), min(most, most - late)
-        more = int(torch.randint(low, high + 1, (1,), generator=draw))
-        begin, length = max(0, more), len(frames) - most
-        return frames[begin : begin + length], sound[begin - more : begin - more + length], more
+        return int(torch.randint(low, high + 1, (1,), generator=draw))
 
 
+def turned(model: Any, batch: Mapping[str, Any], late: Mapping[int, float]) -> torch.Tensor:
+    """The vectors [T, width] of all of a batch's sounds, those of the numbers in `late` so many seconds later, what
+    goes beyond the end coming at the beginning: through the audio tower again."""
+    body, features = model.base_model, batch["input_features"].clone()
+    rate = SAMPLES if body.config.audio_config.model_type in WAVES else ROWS
+    for number, seconds in late.items():
+        count = int(batch["audio_frames"][number])
+        features[number, ..., :count] = features[number, ..., :count].roll(round(seconds * rate), -1)
+    languages = hearing_told(model, batch).get(LANGUAGES)
+    rows, _ = body.hearing(body.audio_tower, features, batch["audio_frames"], languages)
+    made: torch.Tensor = rows
+    return made
+
+
+SAMPLES, ROWS = 16_000, 100
+"""A second, of waveforms and of log-mel."""
 EDGE = 1e-3
 """Of a step: what rounding to milliseconds may take from a time."""
 
@@ -154,13 +177,13 @@ def stepped(rows: torch.Tensor, seconds: torch.Tensor, hz: float, steps: int) ->
     return (summed / many.clamp(min=1)[:, None].to(rows))[last]
 
 
-def alone(model: Any, batch: Mapping[str, Any]) -> dict[int, tuple[int, int]]:
-    """Of each segment with exactly one sound, where its vectors begin among those of all sounds, and how many it
-    has."""
-    found: dict[int, list[tuple[int, int]]] = {}
+def alone(model: Any, batch: Mapping[str, Any]) -> dict[int, tuple[int, int, int]]:
+    """Of each segment with exactly one sound, its number in the batch, where its vectors begin among those of all
+    sounds, and how many it has."""
+    found: dict[int, list[tuple[int, int, int]]] = {}
     at = 0
-    for segment, _, count in spans(model, batch) if batch.get("audio_frames") is not None else []:
-        found.setdefault(segment, []).append((at, count))
+    for number, (segment, _, count) in enumerate(spans(model, batch) if batch.get("audio_frames") is not None else []):
+        found.setdefault(segment, []).append((number, at, count))
         at += count
     return {segment: sounds[0] for segment, sounds in found.items() if len(sounds) == 1}
 
