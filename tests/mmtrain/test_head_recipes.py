@@ -90,12 +90,12 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
 def test_digits_are_heard(spoken: Path, tmp_path: Path) -> None:
-    """After its 600 steps 159 of 200 digits were right, said by voices that it never heard; a guess is right once in
+    """After its 800 steps 176 of 200 digits were right, said by voices that it never heard; a guess is right once in
     ten."""
     whisper = f"model.audio.path={spoken.parent / 'whisper'}"
     run("whisper_adapter.yaml", spoken, "digits", tmp_path / "run", whisper)
     last = found(tmp_path / "run")
-    assert last["digits/exact_match"] > 0.7, last
+    assert last["digits/exact_match"] > 0.8, last
 
 
 @pytest.mark.soak
