@@ -59,8 +59,6 @@ def test_a_full_disk_is_told() -> None:
 
 @pytest.mark.parametrize("sha256", [True, False])
 def test_a_disk_that_fills_up_is_told_before_the_end(sha256: bool) -> None:
-    """By the thread that writes, however much was handed to it."""
-
     def fill() -> None:
         with open("/dev/full", "wb", buffering=0) as raw, ShardSink(raw.fileno(), sha256=sha256) as file:
             for _ in range(100):
@@ -73,7 +71,7 @@ def test_a_disk_that_fills_up_is_told_before_the_end(sha256: bool) -> None:
     assert threading.active_count() == before
 
 
-def test_threads_start_with_the_first_megabyte_and_end_with_the_file(tmp_path: Path) -> None:
+def test_the_thread_starts_with_the_first_large_write_and_ends_with_the_file(tmp_path: Path) -> None:
     before = threading.active_count()
     with open(tmp_path / "file", "wb", buffering=0) as raw, ShardSink(raw.fileno()) as file:
         file.write(b"a" * (sink.GATHER - 1))
