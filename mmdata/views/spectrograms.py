@@ -119,7 +119,8 @@ class AstSpectrogram:
         rows = rows * torch.hann_window(window, periodic=False)
         power = torch.fft.rfft(rows, n=size).abs().square()
         bank = torch.from_numpy(filters("kaldi", self.bins, size, self.sample_rate, 20.0, self.sample_rate / 2))
-        return (power @ bank.T).clamp_(min=EPSILON).log_()
+        logged: torch.Tensor = (power @ bank.T).clamp_(min=EPSILON).log_()
+        return logged
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""
