@@ -18,8 +18,7 @@ class Shifted(NamedTuple):
 
 
 def shifted(sound: torch.Tensor, most: int, draw: np.random.Generator) -> Shifted:
-    """The augmentation: sound [T, width], moved by up to `most` steps to either side, what is moved in being silence
-    (zeros).
+    """The augmentation: sound [T, width], turned around by up to `most` steps to either side (`moved`).
 
     >>> shifted(torch.ones(3, 1), 0, np.random.default_rng(0)).offset
     0
@@ -29,15 +28,13 @@ def shifted(sound: torch.Tensor, most: int, draw: np.random.Generator) -> Shifte
 
 
 def moved(sound: torch.Tensor, offset: int) -> torch.Tensor:
-    """Sound [T, width] that comes `offset` steps later, silence before it or after it.
+    """Sound [T, width] that comes `offset` steps later; what is moved out comes in again on the other side. Silence
+    there would tell the offset to who looks at nothing else.
 
-    >>> moved(torch.tensor([[1.0], [2.0], [3.0]]), 1)[:, 0].tolist(), moved(torch.ones(2, 1), -1)[:, 0].tolist()
-    ([0.0, 1.0, 2.0], [1.0, 0.0])
+    >>> moved(torch.tensor([[1.0], [2.0], [3.0]]), 1)[:, 0].tolist()
+    [3.0, 1.0, 2.0]
     """
-    if abs(offset) >= len(sound):
-        return torch.zeros_like(sound)
-    silence = sound.new_zeros(abs(offset), *sound.shape[1:])
-    return torch.cat([silence, sound[: len(sound) - offset]] if offset >= 0 else [sound[-offset:], silence])
+    return torch.roll(sound, offset, 0)
 
 
 class OffsetPredictor(nn.Module):
