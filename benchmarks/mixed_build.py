@@ -9,7 +9,9 @@ of a wrong type, flat, tiny or a copy. Steps of every medium decode, judge, dedu
 Three builds. One of a quarter of the records and one of all, watched while they run: peak memory of the command's
 process and of its largest worker must not grow with the records (`--growth`, MiB; that of all together is told, and
 says when workers happened to be at their largest at once), and the cores must be busy: CPU time / (wall time * cores),
-and, since others may use the machine, CPU time / (CPU time + idle time of the cores). Then one that is killed by SIGKILL at `--kills` moments drawn by `--seed`, resumed each time, and compared with
+and, since others may use the machine, CPU time / (CPU time + idle time of the cores).
+
+Then one that is killed by SIGKILL at `--kills` moments drawn by `--seed`, resumed each time, and compared with
 the one that was left alone: every shard, index, table and ledger, the manifest and the statistics must be the same.
 What differs between any two builds is left out of that: the seconds that fetches took, and the figures of the run
 (with report.html, which draws them, and the digests of these files).
