@@ -14,14 +14,17 @@ def digest(value: Any) -> str:
 
 
 def difference(old: Any, new: Any, path: str = "") -> Iterator[str]:
-    """What changed between two JSON values, one line each.
+    """What changed between two JSON values, one line each. A key that is null is as one that is not there: a version
+    that knows more keys goes on with what an older one began.
 
-    >>> list(difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}], "c": 4}))
+    >>> list(difference({"a": [1, {"b": 2}]}, {"a": [1, {"b": 3}], "c": 4, "d": None}))
     ['a[1].b: 2 -> 3', 'c: absent -> 4']
     """
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             place = f"{path}.{key}" if path else str(key)
+            if old.get(key) is None and new.get(key) is None:
+                continue
             if key not in old or key not in new:
                 yield f"{place}: {shown(old[key]) if key in old else 'absent'} -> " + (
                     shown(new[key]) if key in new else "absent"

@@ -156,6 +156,21 @@ def test_a_damaged_build_state_is_one_clear_line(tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_build_of_a_version_with_fewer_keys_goes_on(tmp_path: Path) -> None:
+    """What is null by default need not have been a key when the build was begun; what is not null must."""
+    folder_of_pictures(tmp_path / "in", 1)
+    spec = write_spec(tmp_path / "spec.yaml", {"kind": "folder", "path": "in"}, [])
+    build(spec)
+    file = tmp_path / "out" / ".build" / "build.json"
+    bound = json.loads(file.read_bytes())
+    assert bound["spec"].pop("limit", "none") is None
+    file.write_text(json.dumps(bound))
+    build(spec)
+    bound["spec"]["output"].pop("seed")
+    file.write_text(json.dumps(bound))
+    assert "spec.output.seed: absent -> 0" in build(spec, code=2).stderr
+
+
 def killed(at: int, *arguments: str) -> int:
     done = forked.run("tests.killed", str(at), *arguments, timeout=60)
     assert done.returncode in (0, killer.CODE), done.stderr

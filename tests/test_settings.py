@@ -15,6 +15,14 @@ def test_a_digest_is_of_the_value_not_of_its_spelling() -> None:
 def test_differences_name_their_place() -> None:
     assert list(difference({"a": {"b": [1, 2]}}, {"a": {"b": [1]}})) == ["a.b: [1, 2] -> [1]"]
     assert list(difference({"a": 1}, {"a": 1})) == []
+
+
+def test_a_key_that_is_new_and_null_is_no_difference() -> None:
+    """So what an older version began goes on under one that knows more keys, and the other way round."""
+    assert list(difference({"heads": {"flow": None}}, {"heads": {"flow": None, "events": None}})) == []
+    assert list(difference({"heads": {"flow": None}}, {"heads": {}})) == []
+    assert list(difference({"limit": 3}, {"limit": None})) == ["limit: 3 -> null"]
+    assert list(difference({}, {"limit": 3})) == ["limit: absent -> 3"]
     assert len(shown("x" * 200)) == 80
 
 
