@@ -22,7 +22,7 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from mmdata import pointer, registry, specfile
 from mmdata.errors import RunError, SpecError
-from mmdata.spec import is_path
+from mmdata.spec import OutputSpec, is_path
 
 WIDTH = 116
 # Named, not imported: they live above this module.
@@ -218,7 +218,8 @@ def _flow(value: Any) -> str:
 
 
 def _moved(model: type[BaseModel], data: Mapping[str, Any], origin: Path, base: Path) -> dict[str, Any]:
-    """The values with paths as they are from `base`: to what is there, else the last part of the path alone."""
+    """The values with paths as they are from `base`: to what is there, else the last part of the path alone. What is to
+    be written has that name too, and not that of a dataset or run which happens to be there."""
     made: dict[str, Any] = {}
     for name, value in data.items():
         field = model.model_fields.get(name)
@@ -226,8 +227,8 @@ def _moved(model: type[BaseModel], data: Mapping[str, Any], origin: Path, base: 
         if inner is not None:
             made[name] = _moved(inner, value, origin, base)
         elif field is not None and isinstance(value, str) and "://" not in value and is_path(field):
-            place = origin / value
-            made[name] = os.path.relpath(place, base) if place.exists() else Path(value).name
+            place, written = origin / value, name == "output" or issubclass(model, OutputSpec)
+            made[name] = os.path.relpath(place, base) if place.exists() and not written else Path(value).name
         else:
             made[name] = value
     return made

@@ -86,9 +86,10 @@ def bind(folder: Path, spec: BuildSpec, source: Source, *, append: bool = False)
             told = list(settings.difference(before, bound_spec(spec, source)))
             raise SpecError(_refused(folder, [*told, str(error)])) from None
         if not changed:
-            if told := list(settings.difference(before, bound)):
-                raise SpecError(_refused(folder, told))
-            bound = before
+            if bound != before:
+                if told := list(settings.difference(before, bound)):
+                    raise SpecError(_refused(folder, told))
+                bound = before
         elif not append:
             raise SpecError(
                 f"{folder}: the source has grown since it was begun; add --append to build what is new behind what is "
