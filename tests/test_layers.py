@@ -148,7 +148,11 @@ TESTED_BY = {
         "mmdata/boxes/_numbers.py",
     ],  # Formats.
     "tests/mmtrain/test_box_metrics.py": ["mmdata/boxes/points.py"],  # What they read.
-    "tests/mmtrain/test_events.py": ["mmtrain/event_metrics.py", "mmtrain/models/heads/events.py"],
+    "tests/mmtrain/test_events.py": [
+        "mmtrain/event_metrics.py",
+        "mmtrain/models/heads/classes.py",
+        "mmtrain/models/heads/events.py",
+    ],
     "tests/mmtrain/test_hearing.py": ["mmdata/views/waveform.py", "mmtrain/models/hearing.py"],  # Samples to vectors.
     "tests/mmtrain/test_time_frequency.py": ["mmtrain/models/towers/time_frequency.py"],
     "tests/mmtrain/test_spectrogram_towers.py": ["mmtrain/models/towers/spectrograms.py"],

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from examples.learn import sounds
 from mmdata import StreamingDataset, build
@@ -23,7 +24,9 @@ from mmtrain import sft
 from mmtrain.event_metrics import Event, counted, events_of, f1, frames_of
 from mmtrain.models import build as build_model
 from mmtrain.models import family_of
+from mmtrain.models.heads.actions import ActionsSpec
 from mmtrain.models.heads.events import EventsHead, EventsSpec, told
+from mmtrain.models.heads.two_stream import TwoStreamSpec
 from mmtrain.models.spec import NativeSpec
 from tests.mmtrain.test_grounding import stepped, words
 
@@ -135,3 +138,9 @@ def test_a_model_that_hears_nothing_has_no_such_head() -> None:
     deaf = {**MODEL, "audio": None, "vision": {"hidden": 16, "layers": 1, "heads": 2}}
     with pytest.raises(SpecError, match="hears nothing"):
         build_model(NativeSpec.model_validate(deaf), words(), seed=0)
+
+
+@pytest.mark.parametrize("spec", [EventsSpec, ActionsSpec, TwoStreamSpec])
+def test_a_class_has_one_name(spec: Any) -> None:
+    with pytest.raises(ValidationError, match="a class is named twice"):
+        spec(classes=("a", "b", "a"))

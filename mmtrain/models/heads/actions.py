@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import nn
 
 from mmdata.errors import DataError
 from mmdata.spec import Model
 from mmtrain.auxiliary import Term, Unit, record
 from mmtrain.event_metrics import COLLAR, Event, counted
+from mmtrain.models.heads.classes import Classes
 from mmtrain.models.heads.films import Towers, films, told, trained
 from mmtrain.models.video.heads import Localiser, found_events, localisation_loss
 
@@ -23,7 +24,7 @@ class ActionsSpec(Model):
     (`mmtrain.models.video.heads.Localiser`, after ActionFormer). What happens is the field `actions` of the sample,
     [begin, end, label] each, in seconds; `[]` where nothing does. Carry it (`data.carry: [actions]`)."""
 
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: Classes = Field(min_length=1)
     hidden: int = Field(64, ge=8)
     layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
@@ -33,13 +34,6 @@ class ActionsSpec(Model):
     """of two spans of a class whose IoU is above this, the likelier one is kept;"""
     collar: float = Field(COLLAR, gt=0)
     """and in evaluations both ends may be so many seconds off (an end a fifth of the length, where that is more)."""
-
-    @field_validator("classes")
-    @classmethod
-    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("a class is named twice")
-        return value
 
     @model_validator(mode="after")
     def _divides(self) -> ActionsSpec:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +14,7 @@ from mmdata.errors import DataError
 from mmdata.spec import Model
 from mmtrain.auxiliary import Term, Unit, record
 from mmtrain.event_metrics import COLLAR, Event, counted, events_of, frames_of
+from mmtrain.models.heads.classes import Classes
 from mmtrain.models.heads.targets import fields_of
 from mmtrain.models.hearing import spans
 
@@ -28,7 +29,7 @@ class EventsSpec(Model):
     the sample, [onset, offset, label] each, in seconds; or `event_labels`, names alone, of the whole clip. Carry them
     (`data.carry: [events, event_labels]`)."""
 
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: Classes = Field(min_length=1)
     hidden: int = Field(128, ge=8)
     threshold: float = Field(0.5, gt=0, lt=1)
     """Of a frame's probability, from which on there is an event;"""
@@ -36,13 +37,6 @@ class EventsSpec(Model):
     """stretches with no more seconds between them are one;"""
     collar: float = Field(COLLAR, gt=0)
     """and an onset may be so many seconds off, in evaluations."""
-
-    @field_validator("classes")
-    @classmethod
-    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("a class is named twice")
-        return value
 
 
 class EventsHead(nn.Module):

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmdata.spec import Model
 from mmtrain.auxiliary import Term, Unit, record
+from mmtrain.models.heads.classes import Classes
 from mmtrain.models.heads.films import Film, Towers, films, frames, told, trained
 from mmtrain.models.video.heads import TwoStream
 
@@ -22,18 +23,11 @@ class TwoStreamSpec(Model):
     the tower's are, and teaches nothing else. What happens is the field `action` of the sample, a class; carry it
     (`data.carry: [action]`). Samples of other actions do not count."""
 
-    classes: tuple[str, ...] = Field(min_length=2)
+    classes: Classes = Field(min_length=2)
     width: int = Field(32, ge=4)
     """Channels of both streams."""
     stack: int = Field(3, ge=1)
     """Frames of flow that are seen at once; odd."""
-
-    @field_validator("classes")
-    @classmethod
-    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) < len(value):
-            raise ValueError("a class is named twice")
-        return value
 
     @field_validator("stack")
     @classmethod
