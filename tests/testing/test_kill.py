@@ -36,7 +36,7 @@ def test_it_is_killed_and_then_finishes(tmp_path: Path) -> None:
     runs = run_with_kills(command(path), kills=6, seed=1, seconds=0.4, finished=finished)
     killed = [run for run in runs if run.killed_at is not None]
     assert len(killed) == 6
-    assert all(run.returncode == -9 and run.killed_at is not None and run.killed_at < 2 for run in killed)
+    assert [run.returncode for run in killed] == [-9] * 6
     assert (runs[-1].returncode, runs[-1].killed_at, runs[-1].output) == (0, None, "counted\n")
     assert path.read_text() == "." * 20
     assert finishes == ["." * 20] * (len(runs) - 7)
@@ -47,11 +47,14 @@ def test_moments_follow_the_seed(tmp_path: Path) -> None:
         runs = run_with_kills(["sleep", "0.5"], kills=4, seed=seed, seconds=0.3, earliest=0.05)
         return [run.killed_at for run in runs if run.killed_at is not None]
 
-    first, again, other = moments(1), moments(1), moments(2)
-    assert len(first) == len(again) == len(other) == 4
-    assert all(moment >= 0.05 for moment in first)
-    assert max(abs(a - b) for a, b in zip(first, again, strict=True)) < 0.1  # the clock's and the scheduler's share
-    assert max(abs(a - b) for a, b in zip(first, other, strict=True)) > 0.02
+    def apart(first: list[float], second: list[float]) -> float:
+        assert len(first) == len(second) == 4
+        assert min(*first, *second) >= 0.05
+        return max(abs(a - b) for a, b in zip(first, second, strict=True))
+
+    # A busy machine adds to a moment what it likes: of several tries one is near.
+    assert min(apart(moments(1), moments(1)) for _ in range(5)) < 0.1
+    assert apart(moments(1), moments(2)) > 0.02
 
 
 def test_it_stops_at_a_finish_without_a_callback(tmp_path: Path) -> None:
@@ -91,12 +94,13 @@ def test_listed_moments_and_a_command_per_start(tmp_path: Path) -> None:
 
     def each(number: int) -> list[str]:
         starts.append(number)
-        return ["sleep", "0.3"]
+        return ["sleep", "60" if number < 2 else "0"]
 
     runs = run_with_kills(each, moments=[0.05, 0.15])
     assert starts == [0, 1, 2]
     assert [run.killed_at is not None for run in runs] == [True, True, False]
-    assert 0.15 <= (runs[1].killed_at or 0) < 0.3
+    assert 0.05 <= (runs[0].killed_at or 0) < 60
+    assert 0.15 <= (runs[1].killed_at or 0) < 60
 
 
 def test_a_fork_that_is_preloaded_is_killed_and_finishes(tmp_path: Path) -> None:
@@ -107,6 +111,6 @@ def test_a_fork_that_is_preloaded_is_killed_and_finishes(tmp_path: Path) -> None
     assert [run.returncode for run in runs] == [-9, 0]
     assert "start 0: killed after 0.2" in runs[-1].output
     assert "start 1: ended by itself" in runs[-1].output
-    assert marks.read_text().count("x") in (2, 3)
+    assert marks.read_text().count("x") in (1, 2, 3)  # of three starts; two were killed, maybe before they wrote
     with pytest.raises(RuntimeError, match=r"python -m mmdata.testing.kill .*: exit status 1"):
         run_with_kills(Preloaded(module="mmdata.testing.kill", arguments=("--kills", "0", "--", "false")), kills=0)
