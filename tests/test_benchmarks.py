@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import claims
+from benchmarks import claims, profiles
 from benchmarks.__main__ import GPU, SCRIPTS
 from benchmarks.claims import Claim
+from benchmarks.profiles import PROFILES, Profile, kept, page, run, shares, stacks
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +35,7 @@ def test_each_says_what_it_does_and_can_be_made_small(
 
 def test_every_script_is_run_or_needs_a_gpu() -> None:
     scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py") if not path.stem.startswith("_")}
-    assert scripts - {"peers", "claims"} == {*SCRIPTS, *GPU}
+    assert scripts - {"peers", "claims", "profiles"} == {*SCRIPTS, *GPU}
 
 
 def claim(**more: object) -> Claim:
@@ -111,3 +112,55 @@ def test_the_readmes_quote_the_results_and_nothing_else() -> None:
     outside = section.partition(claims.BEGIN)[0] + section.partition(claims.END)[2]
     assert not re.search(r"\d", re.sub(r"`[^`]*`", "", outside)), "a figure that no file of results holds"
     assert {each["name"] for each in found} <= {*SCRIPTS, *GPU}
+
+
+RAW = """\
+process 1:"python -m benchmarks.x";process 2:"python y.py ours";main (y.py:1);read (mmdata/a.py:3);crc (c.so) 6
+process 1:"python -m benchmarks.x";process 2:"python y.py ours";main (y.py:1);read (mmdata/a.py:9);0x7ff0 (libc.so.6) 2
+process 1:"python -m benchmarks.x";process 3:"python y.py theirs";main (y.py:1);read (peer/b.py:3) 9
+process 1:"python -m benchmarks.x";thread (0x12);open <a> (mmdata/c.py:3);read (mmdata/a.py:9) 2
+"""
+
+
+def test_a_profile_is_of_what_it_names() -> None:
+    found = stacks(RAW)
+    assert [each.process for each in found] == ["python y.py ours"] * 2 + [
+        "python y.py theirs",
+        "python -m benchmarks.x",
+    ]
+    ours = kept(found, Profile(benchmark="x", what="reading"))
+    assert shares(ours) == {
+        "own": [("crc (c.so)", 0.6), ("? (libc.so.6)", 0.2), ("read (mmdata/a.py)", 0.2)],
+        "ours": [("read (mmdata/a.py)", 1.0)],
+        "below": [("read (mmdata/a.py)", 1.0), ("open <a> (mmdata/c.py)", 0.2)],
+    }
+    assert len(kept(found, Profile(benchmark="x", what="", process="ours$"))) == 2
+    assert len(kept(found, Profile(benchmark="x", what="", without="crc|peer"))) == 2
+    assert len(kept(found, Profile(benchmark="x", what="", within="peer/"))) == 1
+    with pytest.raises(ValueError, match="not a line of py-spy's raw format: py-spy says"):
+        stacks("py-spy says no")
+
+
+def test_the_page_of_profiles_shows_what_was_measured() -> None:
+    about = {"name": "x", "what": "reading", "measured": "2026-01-02", "command": "c", "profiled": "p", "samples": 1234}
+    told = page([{**about, **shares(kept(stacks(RAW), Profile(benchmark="x", what="")))}])
+    assert "## x: reading" in told
+    assert "`c` looks at `p`, 2026-01-02: 1,234 samples." in told
+    assert "| read (mmdata/a.py) | 100.0% | read (mmdata/a.py) | 100.0% | crc (c.so) | 60.0% |" in told
+    assert "|  |  | open \\<a> (mmdata/c.py) | 20.0% | ? (libc.so.6) | 20.0% |" in told
+
+
+def test_profiles_are_of_benchmarks_and_their_page_is_written_of_them() -> None:
+    assert {each.benchmark for each in PROFILES.values()} <= set(SCRIPTS)
+    stored = sorted(profiles.FOLDER.glob("*.json"))
+    assert {path.stem for path in stored} <= set(PROFILES)
+    assert profiles.PAGE.read_text() == page(json.loads(path.read_bytes()) for path in stored)
+    assert not re.search(r"/(home|tmp|work|root)/", profiles.PAGE.read_text() + "".join(p.read_text() for p in stored))
+
+
+def test_a_profile_without_samples_is_refused(tmp_path: Path) -> None:
+    """A real run of py-spy, over a program that does nothing of ours."""
+    nothing = Profile(benchmark="peers", what="", arguments=("--help",), within="no such function", native=False)
+    with pytest.raises(RuntimeError, match=r"^none: (none of \d+ samples is within 'no such function'|py-spy wrote)"):
+        run("none", nothing, tmp_path)
+    assert not list(tmp_path.iterdir())
