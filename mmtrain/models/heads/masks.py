@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 
 from mmtrain.box_metrics import overlap
 from mmtrain.models.heads.located import Place
 from mmtrain.rows import borders
 
 FINER = 8
-"""Pixels a side into which a cell is cut when polygons are filled."""
+"""Lines of a cell along which polygons are filled."""
 SAME = 0.5
 """The least IoU by which a box of a text is one of the sample's."""
 
@@ -81,20 +80,27 @@ def masks_of(
 
 def filled(polygons: Sequence[Sequence[float]], size: tuple[int, int], rows: int, columns: int) -> np.ndarray:
     """What polygons [x, y, x, y, ...] in pixels of a picture of `size` (height, width) cover of each cell of a grid:
-    float32 [rows, columns], 0 to 1.
+    float32 [rows, columns], 0 to 1. Exact along a line, on `FINER` lines a cell: an upright edge is told to the last
+    bit, a level one to a sixteenth of a cell. What crosses itself is inside where a line has crossed it an odd number
+    of times; where several polygons meet in a cell their shares are added.
 
     >>> filled([[0, 0, 50, 0, 50, 100, 0, 100]], (100, 100), 1, 4).tolist()
     [[1.0, 1.0, 0.0, 0.0]]
     """
     height, width = size
-    canvas = Image.new("L", (columns * FINER, rows * FINER))
-    pen = ImageDraw.Draw(canvas)
+    lines = (np.arange(rows * FINER) + 0.5) / FINER
+    edges = np.arange(columns + 1)
+    covered = np.zeros((len(lines), columns))
     for polygon in polygons:
-        # The pen fills the pixels of its corners too; half a pixel makes them edges, as boxes have them.
-        xs = [x / width * columns * FINER - 0.5 for x in polygon[::2]]
-        ys = [y / height * rows * FINER - 0.5 for y in polygon[1::2]]
-        if len(xs) >= 3:
-            pen.polygon(list(zip(xs, ys, strict=True)), fill=1)
-    cells = np.asarray(canvas, np.float32).reshape(rows, FINER, columns, FINER)
-    covered: np.ndarray = cells.mean((1, 3))
-    return covered
+        corners = np.array(polygon, float)[: len(polygon) // 2 * 2].reshape(-1, 2) * (columns / width, rows / height)
+        if len(corners) < 3:
+            continue
+        (x, y), (other_x, other_y) = corners.T[..., None], np.roll(corners, -1, axis=0).T[..., None]
+        crosses = (y <= lines) != (other_y <= lines)
+        slope = (other_x - x) / np.where(y == other_y, 1, other_y - y)
+        crossings = np.sort(np.where(crosses, x + (lines - y) * slope, np.inf), axis=0)
+        for number in range(int(crosses.sum(0).max())):
+            # Between its odd crossing and the next one a line is inside: the lengths left of each edge, in turns.
+            covered += (-1) ** number * np.diff(np.maximum(0, edges - crossings[number][:, None]), axis=1)
+    cells: np.ndarray = np.minimum(1, covered.reshape(rows, FINER, columns).mean(1)).astype(np.float32)
+    return cells
