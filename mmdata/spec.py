@@ -212,6 +212,12 @@ class StepSpec(Model):
         """Whether it writes coordinates into texts, where no later step moves them."""
         return False
 
+    def at_sight(self, sample: Sample) -> Sample | None:
+        """What `apply` makes of a sample that it keeps and whose media take no decoder to look at, where that takes
+        less time than handing the sample to a worker; None says nothing about it. Called in the build's own process,
+        so it must not call what could hang or crash."""
+        return None
+
     @abstractmethod
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         """The step itself. Raises DataError for media that cannot be used; the record then ends as

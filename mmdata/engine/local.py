@@ -23,7 +23,7 @@ from mmdata.engine.commit import Kept
 from mmdata.engine.ordered import OrderedSteps, merged
 from mmdata.engine.pool import Pool, Process
 from mmdata.engine.spool import FileSpool, Held, Memory, Spool
-from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup, as_fields
+from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup, as_fields, at_sight
 from mmdata.errors import RunError
 from mmdata.fetch.client import Fetched, Fetcher
 from mmdata.ledger import LedgerRow
@@ -261,7 +261,9 @@ class _Engine:
                 held = sum(len(media.data or b"") for media in sample.media)
                 self._in_flight += held
                 try:
-                    outcome = await self._pool.run(Job(unit=unit.number, row=row.record.row, sample=sample))
+                    outcome = at_sight(sample, self._spec.steps) or await self._pool.run(
+                        Job(unit=unit.number, row=row.record.row, sample=sample)
+                    )
                     _settle(unit, row, sample, outcome)
                 finally:
                     self._in_flight -= held

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from mmdata.decode.glance import Glance, glance
 from mmdata.errors import DataError
 from mmdata.registry import register
 from mmdata.spec import StepSpec
@@ -21,6 +22,11 @@ Rule = Literal["keep", "convert", "reject"]
 ImageFormat = Literal["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "jp2"]
 RULES = ("alpha", "grayscale", "palette", "cmyk", "sixteen_bit", "animated")
 QUALITY = 95
+AT_SIGHT_BYTES = 512 << 10
+"""Of a picture that is looked at in the build's own process: its digest holds up the connections for as long as it
+would take to hand the picture over."""
+_ODD_AT_SIGHT = {"L": "grayscale", "RGBA": "alpha"}
+"""Rules that a picture of such a mode falls under, of those that are known at sight."""
 
 
 @register("step", "probe")
@@ -78,6 +84,22 @@ class Probe(StepSpec):
                 parts[at] = probed
         return replace(sample, parts=tuple(parts))
 
+    def at_sight(self, sample: Sample) -> Sample | None:
+        if self.verify != "header":
+            return None
+        parts = list(sample.parts)
+        for at, part in enumerate(parts):
+            if isinstance(part, Media):
+                if part.kind != "image" or part.data is None or len(part.data) > AT_SIGHT_BYTES:
+                    return None
+                found = glance(part.data, max_pixels=self.max_pixels)
+                if found is None or found.format not in self.formats:
+                    return None
+                if (rule := _ODD_AT_SIGHT.get(found.mode)) is not None and getattr(self, rule) != "keep":
+                    return None
+                parts[at] = self._known(part, found, frames=1)
+        return replace(sample, parts=tuple(parts))
+
     def _timed(self, media: Media) -> Media:
         """The facts of a video or of audio."""
         if media.data is None:
@@ -120,21 +142,23 @@ class Probe(StepSpec):
                 return Drop(reason=name, detail=_describe(header))
         if self.verify == "full":
             work.verify(media)
-        assert media.data is not None  # work.header has read it.
-        facts = replace(
+        facts = self._known(media, header, frames=header.frames)
+        convert = {name for name in odd if getattr(self, name) == "convert"}
+        if header.orientation != 1 and self.orientation == "bake":
+            convert.add("orientation")
+        return self._convert(facts, header, convert, work) if convert else facts
+
+    def _known(self, media: Media, header: ImageHeader | Glance, *, frames: int) -> Media:
+        return replace(
             media,
             format=header.format,
             height=header.height,
             width=header.width,
             mode=header.mode,
-            frames=header.frames,
+            frames=frames,
             sha256=self._digest(media),
             verified=self.verify,
         )
-        convert = {name for name in odd if getattr(self, name) == "convert"}
-        if header.orientation != 1 and self.orientation == "bake":
-            convert.add("orientation")
-        return self._convert(facts, header, convert, work) if convert else facts
 
     def _convert(self, media: Media, header: ImageHeader, convert: set[str], work: Work) -> Media:
         from mmdata.decode import image

@@ -10,8 +10,9 @@ from PIL import Image
 
 from mmdata.decode import image, jpeg
 from mmdata.decode.work import Work
+from mmdata.engine import worker
 from mmdata.errors import DataError
-from mmdata.steps.probe import Probe
+from mmdata.steps.probe import AT_SIGHT_BYTES, Probe
 from mmdata.types import Drop, Media, Origin, Sample, Text
 from tests.decode.pictures import odd_kinds, photo, pillow, save, with_orientation
 
@@ -202,3 +203,44 @@ def test_a_digest_of_the_source_is_kept() -> None:
 def test_conversion_gives_the_same_bytes_again() -> None:
     for name in ("jpeg cmyk", "gif animated"):
         assert kept(odd_kinds()[name]).data == kept(odd_kinds()[name]).data
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"grayscale": "reject", "alpha": "convert"}, {"formats": ("png",), "digest": "none"}]
+)
+def test_at_sight_a_picture_is_what_a_worker_makes_of_it(options: dict[str, Any]) -> None:
+    given = {
+        **odd_kinds(),
+        "photo": save(photo(), "JPEG"),
+        "turned": with_orientation("JPEG", 6),
+        "cut": save(photo(), "JPEG")[:200],
+        "cut behind the header": save(photo(), "JPEG")[:-200],
+        "empty": b"",
+        "html": b"<html>",
+    }
+    steps = (Probe(verify="header", max_pixels=1_000_000, **options),)
+    seen = {}
+    for name, data in given.items():
+        parts = (Text(text="x"), Media(kind="image", data=data, uri=name))
+        sample = Sample(key="a", parts=parts, origin=Origin(uri="", row=0))
+        made = worker.at_sight(sample, steps)
+        if made is not None:
+            asked = worker._answer(
+                worker.Job(unit=0, sample=sample), steps, Work.for_steps(steps), worker._Thumbnails()
+            )
+            assert made == asked, name
+            seen[name] = made
+    assert ("photo" in seen) == ("formats" not in options)
+    assert not {"turned", "cut", "empty", "html"} & set(seen)
+    assert Probe(verify="full").at_sight(sample) is None
+
+
+def test_large_pictures_and_other_media_are_left_to_a_worker() -> None:
+    step = Probe(verify="header")
+    for media in (
+        Media(kind="image", data=save(photo(), "JPEG") + bytes(AT_SIGHT_BYTES)),
+        Media(kind="audio", data=save(photo(), "JPEG")),
+        Media(kind="image"),
+    ):
+        sample = Sample(key="a", parts=(media,), origin=Origin(uri="", row=0))
+        assert worker.at_sight(sample, (step,)) is None
