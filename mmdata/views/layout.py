@@ -1,7 +1,7 @@
 """The last step of a plan: pixels into their final array, planes or rows of patches, normalised as they are written.
 
-Bytes stay bytes until then. They are sorted into planes or patches first, a quarter of the memory of floats, in blocks
-that stay in the cache of one core from the first look at a byte to the last division.
+Bytes stay bytes until then. They are taken apart into planes first, a quarter of the memory of floats, in blocks that
+stay in the cache of one core from the first look at a byte to the last division.
 """
 
 from __future__ import annotations
@@ -135,73 +135,47 @@ def write_patches(
 
 
 def _write_rows(into: torch.Tensor, frames: torch.Tensor, op: Patchify, normalise: Normalise | None) -> None:
-    """uint8 frames into rows, a few rows of blocks at a time. A still picture is sorted and normalised once and
-    written `temporal` times."""
+    """uint8 frames into rows, a few rows of blocks at a time: read in the order in which they lie in memory, taken
+    apart into planes and normalised in the cache, and sorted into patches as they leave it, `temporal` times of a still
+    picture. Sorting bytes first would have less to move, but reads down the picture, for which the cache waits."""
     temporal = 1 if len(frames) == 1 else op.temporal
-    source = _runs(_filled(frames, temporal), op, temporal)
-    step = min(source.shape[1], max(1, 4 * BLOCK // (source[0, 0].size * source.itemsize)))  # bytes, here
-    blocks = [(time, slice(top, top + step)) for time in range(len(source)) for top in range(0, source.shape[1], step)]
-    number = step * source[0, 0].size * 3 * op.size
-    gathered, apart = np.empty((2, number), np.uint8)  # For all blocks: fresh memory would cost as much as the work.
-    floats = np.empty(number if normalise else 0, np.float32)
-    bands = into.view(*source.shape[:2], -1, into.shape[1]).numpy()  # [times, bands, patches, values]
-    for block in blocks:
-        runs, rows = source[block], bands[block]
-        pixels = gathered[: runs.size * runs.itemsize]
-        np.copyto(pixels.view(runs.dtype).reshape(runs.shape), runs)
-        if op.channels_last:
-            _write_pixels(rows, pixels, op, normalise)
-        else:
-            _write_channels(rows, pixels, apart[: pixels.size], floats[: pixels.size], normalise)
+    frames = _filled(frames, temporal)
+    source = (frames.movedim(-3, -1)[None] if op.channels_last else frames.movedim(-3, 0)[..., None]).numpy()
+    planes, count, height, width, depth = source.shape  # (3, ..., 1), or (1, ..., 3) where channels are last
+    block, columns = op.size * op.merge, width // (op.size * op.merge)
+    rows = height // block
+    step = min(rows, max(1, 4 * BLOCK // (3 * temporal * block * width)))
+    apart = np.empty(
+        3 * temporal * step * block * width, np.uint8
+    )  # For all blocks: fresh memory costs as much as work.
+    floats = np.empty(apart.shape if normalise else 0, np.float32)
+    # The pixels of a row of a patch are one item, which numpy moves in a fifth of the time of as many values.
+    item = f"V{op.size * depth * into.element_size()}"
+    shape = (count // temporal, rows, columns, op.merge, op.merge, planes, -1, op.size, op.size * depth)
+    places = into.view(shape).numpy().view(item)[..., 0]
+    for time in range(count // temporal):
+        for top in range(0, rows, step):
+            pixels = source[:, time * temporal : (time + 1) * temporal, top * block : (top + step) * block]
+            values = apart[: pixels.size].reshape(pixels.shape)
+            np.copyto(values, pixels)
+            if normalise:
+                values = _normalised(values, normalise, floats[: pixels.size].reshape(pixels.shape))
+            items = values.reshape(planes, temporal, -1, width * depth).view(item)
+            items = items.reshape(planes, temporal, -1, op.merge, op.size, columns, op.merge)
+            np.copyto(places[time, top : top + step], items.transpose(2, 5, 3, 6, 0, 1, 4))
 
 
-def _runs(frames: torch.Tensor, op: Patchify, temporal: int) -> np.ndarray:
-    """A view [T/temporal, rows/merge, columns/merge, merge, merge, temporal, size] of [T, 3, H, W]: the `size` pixels
-    of each row of each patch as one item, which numpy moves in a fifth of the time of as many bytes."""
-    last = frames.movedim(-3, -1).numpy()
-    count, height, width, _ = last.shape
-    if last.strides[-2:] != (3, 1):
-        last = np.ascontiguousarray(last)
-    runs = last.reshape(count, height, 3 * width).view(f"V{3 * op.size}")
-    block = op.size * op.merge
-    shape = (count // temporal, temporal, height // block, op.merge, op.size, width // block, op.merge)
-    return runs.reshape(shape).transpose(0, 2, 5, 3, 6, 1, 4)
-
-
-def _write_pixels(rows: np.ndarray, pixels: np.ndarray, op: Patchify, normalise: Normalise | None) -> None:
-    """Sorted uint8 pixels into rows [bands, patches, D], channels last, as often as there is room for them."""
-    pixels = pixels.reshape(*rows.shape[:2], -1)
-    for first in range(0, rows.shape[2], pixels.shape[2]):
-        np.copyto(rows[..., first : first + pixels.shape[2]], pixels)
-    if normalise:
-        shift, scale = constants(normalise.mean, normalise.std, (op.temporal, op.size, True))
-        np.subtract(rows, shift.numpy(), out=rows)
-        np.divide(rows, scale.numpy(), out=rows)
-
-
-def _write_channels(
-    rows: np.ndarray, pixels: np.ndarray, apart: np.ndarray, floats: np.ndarray, normalise: Normalise | None
-) -> None:
-    """Sorted uint8 pixels into rows [bands, patches, D] whose channels come first, each as often as there is room for
-    it. `apart` and `floats` are for work, of as many values as there are."""
-    values = apart.reshape(3, -1)
-    np.copyto(values, pixels.reshape(-1, 3).T)  # Every third byte, out of the cache.
-    if normalise:
-        np.copyto(floats, apart)
-        values = floats.reshape(3, -1)
-        for channel, shift, scale in zip(values, *_scalars(normalise), strict=True):
-            np.subtract(channel, shift, out=channel)
-            np.divide(channel, scale, out=channel)
-    count, across, _ = rows.shape
-    patches = values.reshape(3, count, across, -1)
-    places = rows.reshape(count, across, 3, -1, patches.shape[-1])
-    # One pass through the rows from their first byte to their last: half the time of one for each channel and copy.
-    np.copyto(_whole(places), _whole(patches).transpose(1, 2, 0)[..., None])
-
-
-def _whole(planes: np.ndarray) -> np.ndarray:
-    """[..., n] as items of n values, to be moved without a look at them."""
-    return planes.view(f"V{planes.shape[-1] * planes.itemsize}")[..., 0]
+def _normalised(values: np.ndarray, normalise: Normalise, out: np.ndarray) -> np.ndarray:
+    """uint8 [3, T, H, W, 1] or [1, T, H, W, 3] as float32 `out`, normalised."""
+    shift, scale = _scalars(normalise)
+    if len(values) == 3:
+        shift, scale = shift.reshape(3, 1, 1, 1, 1), scale.reshape(3, 1, 1, 1, 1)
+    else:  # Runs of a row instead of three.
+        shift, scale = np.tile(shift, (out.shape[3], 1)), np.tile(scale, (out.shape[3], 1))
+    np.copyto(out, values)
+    np.subtract(out, shift, out=out)
+    np.divide(out, scale, out=out)
+    return out
 
 
 def _filled(frames: torch.Tensor, temporal: int) -> torch.Tensor:
