@@ -45,32 +45,6 @@ def lengths(column: pa.Array) -> np.ndarray:
     return np.diff(np.frombuffer(data, np.int32, len(column) + 1, column.offset * 4))
 
 
-# One value of a column in a mapped file that nobody has validated: no offset is followed before it is looked at.
-
-
-def valid_at(column: pa.Array, at: int) -> bool:
-    """Whether a row is not null."""
-    bitmap = column.buffers()[0]
-    at += column.offset
-    return bitmap is None or bool(bitmap[at >> 3] >> (at & 7) & 1)
-
-
-def text_at(column: pa.Array, at: int) -> str:
-    """A string. Raises ValueError where its place cannot be or its bytes are not UTF-8."""
-    _, places, data = column.buffers()
-    start, stop = np.frombuffer(places, np.int32, 2, (column.offset + at) * 4).tolist()
-    if not 0 <= start <= stop <= (data.size if data is not None else 0):
-        raise ValueError(f"bytes {start} to {stop} of {data.size if data is not None else 0}")
-    return bytes(data[start:stop]).decode() if data is not None else ""
-
-
-def fixed_at(column: pa.Array, at: int) -> bytes:
-    """A value of fixed width in bytes."""
-    width = column.type.byte_width
-    start = (column.offset + at) * width
-    return bytes(column.buffers()[1][start : start + width])
-
-
 def _bits(bitmap: Any, offset: int, count: int) -> np.ndarray:
     if bitmap is None:
         return np.ones(count, bool)

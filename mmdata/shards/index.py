@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +16,11 @@ import pyarrow as pa
 
 from mmdata import arrays
 from mmdata.errors import DataError
-from mmdata.shards import arrow, packet_table
+from mmdata.shards import arrow, layout, packet_table
 from mmdata.types import Media, Place, Stored, Text
 
 FOREIGN = "foreign"
 """The `format` of a meta part that another than we wrote: all of its JSON object is the sample's meta."""
-MAPPED = 1 << 17
-"""Bytes of an index file from which on it is mapped into memory, not read."""
 PartKind = Literal["text", "image", "video", "audio", "stored", "meta"]
 
 PART = pa.struct(
@@ -75,6 +73,8 @@ def _without_sums() -> pa.Schema:
 
 UNSUMMED = _without_sums()
 """Of an index whose makers took no sums (`mmdata.index --digest none`): every `crc32c` is null."""
+_LISTS = 10
+"""The buffers of the columns before `parts`: of strings three, of numbers two."""
 _FACTS = ("height", "width", "mode", "frames", "fps", "seconds", "sample_rate", "channels", "samples")
 
 
@@ -285,25 +285,48 @@ class Index:
 
     def __init__(self, path: Path, *, crc32c: int | None = None, trusted: bool = True) -> None:
         self.path = path
+        self._arrow: pa.RecordBatch | None = None
         try:
-            data = _contents(path)
-            if crc32c is not None:
-                _check_file(path, data, crc32c)
-            reader = pa.ipc.open_file(data)
-            self.bytes = int(data.size)
-            self._batch = reader.get_batch(0) if reader.num_record_batches == 1 else _one_batch(reader.read_all())
-            if crc32c is None or not trusted:  # else every byte is as it was written
-                self._batch.validate(full=True)
+            self._data = layout.contents(path)
         except FileNotFoundError as error:
             raise DataError("index_missing", f"{path}: no such file; run `python -m mmdata.verify`") from error
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise DataError("index_damaged", f"{path}: {error}") from error
-        self.sums = self._batch.schema == SCHEMA
-        if not self.sums and self._batch.schema != UNSUMMED:
+        self.bytes = len(self._data)
+        if crc32c is not None:
+            _check_file(path, self._data, crc32c)
+            if trusted:  # every byte is as it was written
+                for head, sums in _heads():
+                    if (found := layout.buffers(self._data, head)) is not None:
+                        self._buffers: layout.Buffers | list[Any] = found
+                        self._rows, self.sums = found.rows, sums
+                        return
+        batch = self._arrow = self._opened(check=crc32c is None or not trusted)
+        self.sums = batch.schema == SCHEMA
+        if not self.sums and batch.schema != UNSUMMED:
             raise DataError("index_schema", f"{path}: not an mmdata index of this version")
+        self._rows = batch.num_rows
+        self._buffers = [buffer or b"" for column in batch.columns for buffer in column.buffers()]
+
+    def _opened(self, *, check: bool) -> pa.RecordBatch:
+        try:
+            reader = pa.ipc.open_file(pa.py_buffer(self._data))
+            batch = reader.get_batch(0) if reader.num_record_batches == 1 else _one_batch(reader.read_all())
+            if check:
+                batch.validate(full=True)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DataError("index_damaged", f"{self.path}: {error}") from error
+        return batch
+
+    @property
+    def _batch(self) -> pa.RecordBatch:
+        """As Arrow has it: opened when first asked for, for who only wants to know where parts lie does without."""
+        if self._arrow is None:
+            self._arrow = self._opened(check=False)
+        return self._arrow
 
     def __len__(self) -> int:
-        return int(self._batch.num_rows)
+        return int(self._rows)
 
     def keys(self, rows: np.ndarray | None = None) -> list[str]:
         """The keys of these rows (int64 [N]), or all, in shard order."""
@@ -322,21 +345,21 @@ class Index:
 
     def places(self) -> Places:
         """Where all parts lie; unchecked like `column`. At least one row."""
-        column, keys = self._batch.column("parts"), self._batch.column("key").buffers()
-        buffers = column.buffers()  # all of them in one call: asking for each field takes as long as reading the file
-        count = len(column.values)
+        buffers, rows = self._buffers, self._rows
+        firsts = np.frombuffer(buffers[_LISTS + 1], np.int32, rows + 1)
+        count = int(firsts[-1])
 
         def numbers(at: int, kind: type[np.generic], length: int = count) -> np.ndarray:
             return np.frombuffer(buffers[at], kind, length) if length else np.zeros(0, kind)
 
         # Of the list: validity, offsets; of the struct: validity; then of each field in turn.
-        name, _, offset, size, crc = 3, 6, 9, 11, 13
+        name, _, offset, size, crc = (_LISTS + place for place in (3, 6, 9, 11, 13))
         return Places(
-            key_ends=np.frombuffer(keys[1], np.int32, len(column) + 1),
-            key_bytes=memoryview(keys[2] or b""),
-            firsts=numbers(1, np.int32, len(column) + 1),
+            key_ends=np.frombuffer(buffers[1], np.int32, rows + 1),
+            key_bytes=memoryview(buffers[2]),
+            firsts=firsts,
             name_ends=numbers(name + 1, np.int32, count + 1),
-            name_bytes=bytes(buffers[name + 2] or b""),
+            name_bytes=bytes(buffers[name + 2]),
             offsets=numbers(offset + 1, np.int64),
             sizes=numbers(size + 1, np.int64),
             crcs=numbers(crc + 1, np.uint32),
@@ -367,16 +390,10 @@ class Index:
         return [self.row(at, check=check) for at in range(len(self))]
 
 
-def _contents(path: Path) -> pa.Buffer:
-    """A file, mapped where it is large: a small one is read in less time than it takes to map it."""
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        size = os.fstat(file).st_size
-        if size <= MAPPED and len(data := os.pread(file, size, 0)) == size:
-            return pa.py_buffer(data)
-    finally:
-        os.close(file)
-    return pa.memory_map(str(path)).read_buffer()
+@functools.cache
+def _heads() -> tuple[tuple[bytes, bool], ...]:
+    """How an index with and one without sums begin, as this Arrow writes them."""
+    return (layout.head(SCHEMA), True), (layout.head(UNSUMMED), False)
 
 
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
@@ -385,8 +402,8 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
     return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
 
 
-def _check_file(path: Path, data: Any, expected: int) -> None:
-    actual = int(crc32c.crc32c(memoryview(data)))
+def _check_file(path: Path, data: memoryview, expected: int) -> None:
+    actual = int(crc32c.crc32c(data))
     if actual != expected:
         raise DataError(
             "index_crc32c",

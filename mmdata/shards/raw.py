@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class RawPlaces:
         places = index.places()
         firsts, ends = places.firsts, places.offsets + places.sizes
         offsets, crcs = places.offsets, places.crcs
-        self.names, kept = _names(firsts, places.name_ends, places.name_bytes)
+        self.names, kept = _names(len(firsts) - 1, places.name_ends.tobytes(), places.name_bytes)
         if kept is not None:
             firsts = np.concatenate([[0], kept.cumsum()])[firsts]
             offsets, ends, crcs = offsets[kept], ends[kept], crcs[kept]
@@ -137,33 +138,38 @@ class RawPlaces:
         return memoryview(again(f"{self.key(row)}.{self.names[i]}", place))
 
 
-def _names(firsts: np.ndarray, ends: np.ndarray, data: bytes) -> tuple[list[str], np.ndarray | None]:
-    """The names of parts, which end at `ends` [N + 1] of `data`, without empty ones; and which are not empty, bool [N],
-    or None where none is."""
-    rows, count = len(firsts) - 1, len(ends) - 1
+@functools.lru_cache(maxsize=4)
+def _names(rows: int, ends: bytes, data: bytes) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """The names of parts, which end at `ends` (int32 [N + 1]) of `data`, without empty ones; and which are not empty,
+    bool [N], or None where all are. Shards that follow each other mostly have the same ones."""
+    bounds = np.frombuffer(ends, np.int32)
+    count = len(bounds) - 1
     each = count // rows
     # Most shards have the same few names in every row.
-    if each and count == each * rows and data == (one := data[: ends[each]]) * rows:
-        bounds = ends[: each + 1].tolist()
-        names = [one[a:b].decode() for a, b in itertools.pairwise(bounds)]
-        sizes = np.diff(ends).reshape(rows, each)
+    if each and count == each * rows and data == (one := data[: bounds[each]]) * rows:
+        names = tuple(one[a:b].decode() for a, b in itertools.pairwise(bounds[: each + 1].tolist()))
+        sizes = np.diff(bounds).reshape(rows, each)
         if "" not in names and (sizes == sizes[0]).all():
             return names * rows, None
     known: dict[bytes, str] = {}
     listed = [
         known.get(name := data[a:b]) or known.setdefault(name, name.decode())
-        for a, b in itertools.pairwise(ends.tolist())
+        for a, b in itertools.pairwise(bounds.tolist())
     ]
-    kept = np.diff(ends) > 0  # a medium whose own bytes were not kept has no name
-    return ([name for name in listed if name], kept) if not kept.all() else (listed, None)
+    kept = np.diff(bounds) > 0  # a medium whose own bytes were not kept has no name
+    return tuple(name for name in listed if name), None if kept.all() else kept
 
 
 def _spans(firsts: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The bytes from the first to the last part of each sample: int64 [rows] each. A sample without parts gets an
     empty span, one with parts far apart a negative one."""
-    some = firsts[:-1] < firsts[1:]
+    at = firsts[:-1]
+    if len(offsets) > 1:  # Most shards hold part after part in their order, with nothing but headers between them.
+        apart = offsets[1:] - ends[:-1]
+        if apart.min() >= 0 and apart.max() <= APART and (at < firsts[1:]).all():
+            return offsets[at], ends[firsts[1:] - 1]
+    some = at < firsts[1:]
     if some.all():
-        at = firsts[:-1]
         starts, stops = np.minimum.reduceat(offsets, at), np.maximum.reduceat(ends, at)
         far = stops - starts - np.add.reduceat(ends - offsets, at) > APART
         stops[far] = starts[far] - 1

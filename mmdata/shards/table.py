@@ -7,7 +7,7 @@ the units that kept nothing. So `first` of the former, and the end, are the S + 
 from __future__ import annotations
 
 import io
-import json
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict
 
 from mmdata.arrays import column
 from mmdata.errors import DataError
-from mmdata.shards import arrow
+from mmdata.shards import layout
+from mmdata.shards.index import json_of
 
 NAME = "shards.arrow"
 END = -1
@@ -75,19 +76,20 @@ class ShardEntry(BaseModel):
     def crc32c(self) -> int:
         """Of the row: CRC-32C of the JSON array of the values above, in this order, without spaces."""
         values = [getattr(self, name) for name in _COLUMNS]
-        return int(crc32c.crc32c(json.dumps(values, separators=(",", ":")).encode()))
+        return int(crc32c.crc32c(json_of(values).encode()))
 
 
 _COLUMNS = SCHEMA.names[:-1]
-_KINDS = [
+_KINDS: list[tuple[str, str, bool]] = [
     (
         field.name,
-        "number" if pa.types.is_integer(field.type) else "text" if pa.types.is_string(field.type) else "bytes",
+        {pa.int64(): "q", pa.uint32(): "I", pa.string(): "text", pa.binary(32): "digest"}[field.type],
         field.nullable,
     )
     for field in SCHEMA
 ]
-"""Name, kind and whether it may be null of each column: pyarrow takes its time to say so."""
+"""Name, kind and whether it may be null of each column; numbers by their letter of `memoryview.cast`."""
+_DIGEST = 32
 assert list(ShardEntry.model_fields) == _COLUMNS
 
 
@@ -129,29 +131,40 @@ class ShardTable(Sequence[ShardEntry]):
         """`data` is the file as a buffer. Raises DataError for what is no such table of `shards` shards, or has other
         metadata."""
         self.name = name
-        self._data = data
+        self._data = memoryview(data)
+        schema = SCHEMA if metadata is None else SCHEMA.with_metadata(metadata)
+        found = layout.buffers(self._data, layout.head(schema))
+        rows, buffers = (found.rows, found) if found is not None else self._opened(metadata)
+        if not shards < rows:
+            raise DataError("table_damaged", f"{name}: {rows - 1} units, {shards} shards expected")
+        self.shards = shards
         try:
-            reader = pa.ipc.open_file(pa.BufferReader(data))
+            self._columns = _columns(buffers, rows)
+        except ValueError as error:
+            raise DataError("table_damaged", f"{name}: {error}") from error
+        self._firsts = np.frombuffer(self._columns["first"].values, np.int64)
+        self._units = np.frombuffer(self._columns["unit"].values, np.int64)
+        self._order: np.ndarray | None = None
+
+    def _opened(self, metadata: dict[str, str] | None) -> tuple[int, list[Any]]:
+        """Rows and buffers as Arrow reads them."""
+        try:
+            reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._data)))
             if reader.num_record_batches != 1:
                 raise ValueError(f"{reader.num_record_batches} record batches")
             table = reader.get_batch(0)
             table.validate()
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError("table_damaged", f"{name}: {error}") from error
+            raise DataError("table_damaged", f"{self.name}: {error}") from error
         if table.schema != SCHEMA:
-            raise DataError("table_damaged", f"{name}: not a table of shards of this version")
+            raise DataError("table_damaged", f"{self.name}: not a table of shards of this version")
         found = {
             key.decode(errors="replace"): value.decode(errors="replace")
             for key, value in (table.schema.metadata or {}).items()
         }
         if metadata is not None and found != metadata:
-            raise DataError("table_other", f"{name}: belongs to another manifest ({found}, not {metadata})")
-        self._columns = dict(zip(SCHEMA.names, table.columns, strict=True))
-        if not shards < table.num_rows:
-            raise DataError("table_damaged", f"{name}: {table.num_rows - 1} units, {shards} shards expected")
-        self.shards = shards
-        self._numbers = {name: arrow.numbers(self._columns[name]) for name, kind, _ in _KINDS if kind == "number"}
-        self._order: np.ndarray | None = None
+            raise DataError("table_other", f"{self.name}: belongs to another manifest ({found}, not {metadata})")
+        return table.num_rows, [buffer or b"" for column in table.columns for buffer in column.buffers()]
 
     @classmethod
     def of(cls, entries: Iterable[ShardEntry]) -> ShardTable:
@@ -162,12 +175,16 @@ class ShardTable(Sequence[ShardEntry]):
     @property
     def firsts(self) -> np.ndarray:
         """The first position of each shard, and the number of samples: int64 [S + 1], as they lie, unchecked."""
-        return self._numbers["first"][: self.shards + 1]
+        return self._firsts[: self.shards + 1]
 
     @property
     def unsummed(self) -> int:
         """Shards of which no sums were taken when they were indexed (`mmdata.index --digest none`)."""
-        return int(self._columns["shard_sha256"].slice(0, self.shards).null_count)
+        valid = self._columns["shard_sha256"].valid
+        if not valid:
+            return 0
+        bits = int.from_bytes(valid[: -(-self.shards // 8)], "little") & ((1 << self.shards) - 1)
+        return self.shards - bits.bit_count()
 
     def shard(self, number: int) -> ShardEntry:
         """The number-th shard, 0 <= number < shards. Raises DataError where its row has changed."""
@@ -182,7 +199,7 @@ class ShardTable(Sequence[ShardEntry]):
         return number
 
     def __len__(self) -> int:
-        return len(self._numbers["unit"]) - 1
+        return len(self._units) - 1
 
     @overload
     def __getitem__(self, at: int) -> ShardEntry: ...
@@ -191,7 +208,7 @@ class ShardTable(Sequence[ShardEntry]):
     def __getitem__(self, at: int | slice) -> ShardEntry | list[ShardEntry]:
         if self._order is None:
             rows = np.delete(np.arange(len(self) + 1), self.shards)
-            self._order = rows[np.argsort(self._numbers["unit"][rows], kind="stable")]
+            self._order = rows[np.argsort(self._units[rows], kind="stable")]
         if isinstance(at, slice):
             return [self._row(int(row)) for row in self._order[at]]
         return self._row(int(self._order[at]))
@@ -206,7 +223,7 @@ class ShardTable(Sequence[ShardEntry]):
 
     def _row(self, at: int) -> ShardEntry:
         try:
-            values = {name: self._value(name, kind, nullable, at) for name, kind, nullable in _KINDS}
+            values = {name: column(at) for name, column in self._columns.items()}
         except (IndexError, ValueError) as error:
             raise DataError("table_row", f"{self.name}: row {at}: {error}") from error
         stored = values.pop("crc32c")
@@ -215,22 +232,58 @@ class ShardTable(Sequence[ShardEntry]):
             raise DataError("table_row", f"{self.name}: row {at} (unit {entry.unit}) has changed since it was written")
         return entry
 
-    def _value(self, name: str, kind: str, nullable: bool, at: int) -> Any:
-        if nullable and not arrow.valid_at(self._columns[name], at):
-            return None
-        if kind == "number":
-            return int(self._numbers[name][at])
-        column = self._columns[name]
-        return arrow.text_at(column, at) if kind == "text" else arrow.fixed_at(column, at).hex()
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardTable, (self._data, self.shards)
+        return ShardTable, (bytes(self._data), self.shards)
+
+
+class _Column:
+    """A column of a mapped file that nobody has validated: no offset is followed before it is looked at."""
+
+    __slots__ = ("_data", "_kind", "valid", "values")
+
+    def __init__(self, kind: str, valid: Any, values: Any, data: Any) -> None:
+        self._kind = kind
+        self.valid = valid
+        """A bit for each row; empty where none is null."""
+        self.values = values
+        """Numbers, or of texts where each begins and the last one ends, or digests one after the other."""
+        self._data = data
+
+    def __call__(self, at: int) -> Any:
+        """The value of a row, a digest in hex. Raises IndexError and ValueError where it cannot be one."""
+        if self.valid and not self.valid[at >> 3] >> (at & 7) & 1:
+            return None
+        if self._kind == "text":
+            start, stop = self.values[at], self.values[at + 1]
+            if not 0 <= start <= stop <= len(self._data):
+                raise ValueError(f"bytes {start} to {stop} of {len(self._data)}")
+            return str(self._data[start:stop], "utf-8")
+        if self._kind == "digest":
+            return self.values[at * _DIGEST : (at + 1) * _DIGEST].hex()
+        return self.values[at]
+
+
+def _columns(buffers: Any, rows: int) -> dict[str, _Column]:
+    """The columns of a table. Raises ValueError where their numbers are fewer than its rows."""
+    found, number = {}, 0
+    for name, kind, nullable in _KINDS:
+        valid, values = buffers[number] if nullable else b"", memoryview(buffers[number + 1])
+        data = memoryview(buffers[number + 2]) if kind == "text" else None
+        number += 2 if data is None else 3
+        if kind == "text":
+            values = values[: 4 * (rows + 1)].cast("i")
+        elif kind != "digest":
+            values = values[: struct.calcsize(kind) * rows].cast(kind)  # type: ignore[call-overload]
+            if len(values) != rows:
+                raise ValueError(f"{name}: {len(values)} of {rows} rows")
+        found[name] = _Column(kind, valid, values, data)
+    return found
 
 
 def open_table(path: Path, shards: int, metadata: dict[str, str]) -> ShardTable:
     """Map the table of a dataset; see `ShardTable`."""
     try:
-        data = pa.memory_map(str(path)).read_buffer()
+        data = layout.contents(path)
     except FileNotFoundError as error:
         raise DataError("table_missing", f"{path}: no such file; a copy of a dataset needs it") from error
     except OSError as error:

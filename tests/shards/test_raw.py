@@ -89,7 +89,7 @@ def test_parts_far_apart_are_read_alone_and_those_without_bytes_left_out(tmp_pat
     dataset = open_dataset(index)
     places = dataset._locate(0)[0].raw()
     assert [places.key(row) for row in range(2)] == ["k0", "k1"]
-    assert places.names == ["txt"]
+    assert places.names == ("txt",)
     firsts, offsets, ends = np.array([0, 2, 4, 4]), np.array([0, 90_000, 7, 30]), np.array([10, 90_010, 20, 35])
     starts, stops = raw._spans(firsts, offsets, ends)
     assert starts.tolist() == [0, 7, 0]
