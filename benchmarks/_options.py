@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,25 @@ from typing import Any
 def parser(about: str | None) -> argparse.ArgumentParser:
     """One that shows a module's text as it is."""
     return argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_ours(made: argparse.ArgumentParser) -> None:
+    """`--ours PASSES`, for `benchmarks.profiles`: peers are left out, and there are no results."""
+    made.add_argument("--ours", type=int, metavar="PASSES", help="only ours, so many times; no results")
+
+
+def repeat(passes: int, calls: Iterable[Callable[[], object]]) -> None:
+    """Each call once, then in a function of its own that a profile can tell from it, `passes` times over."""
+    calls = list(calls)
+    for call in calls:
+        call()
+    measured(passes, calls)
+
+
+def measured(passes: int, calls: Iterable[Callable[[], object]]) -> None:
+    for _ in range(passes):
+        for call in calls:
+            call()
 
 
 def parse(made: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:

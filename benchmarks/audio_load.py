@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import av
@@ -134,10 +135,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=int, default=20)
+    parser.add_argument("formats", nargs="*", default=[""], metavar="FORMAT", help="whose names begin so; all without")
+    _options.add_ours(parser)
     arguments = _options.parse(parser, rounds=5, seconds=10)
-    with_torchcodec("benchmarks.audio_load")
+    if not arguments.ours:
+        with_torchcodec("benchmarks.audio_load")
     torch.set_num_threads(1)
     threadpool_limits(1, user_api="blas")  # its idle threads spin, at the expense of whoever comes next
+    chosen = {
+        name: data for name, data in files(arguments.seconds).items() if name.startswith(tuple(arguments.formats))
+    }
+    if arguments.ours:
+        _options.repeat(arguments.ours, [partial(by_ours, data) for data in chosen.values()])
+        return
     contenders: dict[str, Contender] = {
         "torchcodec": by_torchcodec,
         "soundfile + soxr": by_soundfile,
@@ -152,7 +162,7 @@ def main() -> None:
     else:
         missing["DALI"] = "not installed" if arguments.threads == 1 else "a pipeline is for one thread"
     claims, figures = [], {}
-    for name, data in files(arguments.seconds).items():
+    for name, data in chosen.items():
         able = {peer: call for peer, call in contenders.items() if runs(call, data)}
         batch = [data] * (2 * arguments.threads)
         with ThreadPoolExecutor(arguments.threads) as pool:

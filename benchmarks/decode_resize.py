@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -123,11 +124,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sizes", type=int, nargs="*", default=[336, 672])
+    _options.add_ours(parser)
     arguments = _options.parse(parser, count=16, rounds=5)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder), arguments.count)
         files = [path.read_bytes() for path in sorted(Path(folder).iterdir())]
+    if arguments.ours:
+        exact = [contenders(size)["exact"] for size in arguments.sizes]
+        _options.repeat(arguments.ours, [partial(call, data) for call in exact for data in files])
+        return
     claims: list[Claim] = []
     figures = {}
     for size in arguments.sizes:

@@ -108,12 +108,31 @@ def batches(kind: str, folder: Path, family: Any, tokens: int) -> Iterator[dict[
     return in_order(StreamLoader(stream, lambda pack: pack, threads=1), tokens)  # type: ignore[arg-type,return-value]
 
 
+def train(net: Any, optim: torch.optim.Optimizer, source: Iterator[dict[str, Any]], kind: Strategy, steps: int) -> Row:
+    """Some steps of training: useful tokens a second, their share of all, and the share of the time that is waiting."""
+    tokens = total = 0
+    waited, began = 0.0, time.perf_counter()
+    for _ in range(steps):
+        asked = time.perf_counter()
+        batch = next(source)
+        waited += time.perf_counter() - asked
+        summed, weight = loss_sum(net, batch, strategy=kind)
+        (summed / weight).backward()
+        optim.step()
+        optim.zero_grad(set_to_none=True)
+        tokens += useful(batch)
+        total += int(batch["input_ids"].numel())
+    seconds = time.perf_counter() - began
+    return {"useful_rate": tokens / seconds, "fill": tokens / total, "loader": waited / seconds}
+
+
 def main() -> None:
     parser = _options.parser(__doc__)
     parser.add_argument("--tokens", type=int, default=4096, help="of a batch, padding included")
     parser.add_argument("--steps", type=int, default=6, help="of each kind in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--samples", type=int, default=600)
+    _options.add_ours(parser)
     options = _options.parse(parser, tokens=2048, steps=3, samples=200)
     with tempfile.TemporaryDirectory() as temporary:
         folder = dataset(Path(temporary), options.samples)
@@ -126,27 +145,16 @@ def main() -> None:
         strategies: dict[str, Strategy] = {"packed": "varlen", "padded": "single", "bucketed": "single"}
         sources = {kind: batches(kind, folder, family, options.tokens) for kind in strategies}
         rows: dict[str, list[Row]] = {kind: [] for kind in strategies}
+        if options.ours:
+            certificate.adopt(net, "varlen")
+            _options.repeat(options.ours, [lambda: train(net, optim, sources["packed"], "varlen", options.steps)])
+            return
         for turn in range(options.rounds + 1):  # the first one warms up
             for kind, strategy in strategies.items():
                 certificate.adopt(net, strategy)
-                tokens = total = targets = 0
-                waited, began = 0.0, time.perf_counter()
-                for _ in range(options.steps):
-                    asked = time.perf_counter()
-                    batch = next(sources[kind])
-                    waited += time.perf_counter() - asked
-                    summed, weight = loss_sum(net, batch, strategy=strategy)
-                    (summed / weight).backward()
-                    optim.step()
-                    optim.zero_grad(set_to_none=True)
-                    tokens += useful(batch)
-                    total += int(batch["input_ids"].numel())
-                    targets += int(batch["targets"])
-                seconds = time.perf_counter() - began
+                row = train(net, optim, sources[kind], strategy, options.steps)
                 if turn:
-                    rows[kind].append(
-                        {"useful_rate": tokens / seconds, "fill": tokens / total, "loader": waited / seconds}
-                    )
+                    rows[kind].append(row)
     table(rows)
     what = f"training on the CPU, batches of {options.tokens:,} tokens, useful tokens a second"
     waited_share = [100 * row["loader"] for row in rows["packed"]]

@@ -151,12 +151,18 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    _options.add_ours(parser)
     parser.add_argument("names", nargs="*", default=list(families()), metavar="FAMILY")
     arguments = _options.parse(parser, count=8, rounds=5)
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         write_photos(Path(folder), arguments.count)
         pictures = [decode(path.read_bytes(), max_pixels=MAX_PIXELS) for path in sorted(Path(folder).iterdir())]
+    if arguments.ours:
+        chosen = [families()[name] for name in arguments.names]
+        calls = [contenders(*one, pixels)["ours"] for one in chosen for pixels in pictures]
+        _options.repeat(arguments.ours, calls)
+        return
     print(f"{len(pictures)} pictures, {np.mean([pixels.size / 3e6 for pixels in pictures]):.2f} MP, mean")
     claims: list[Claim] = []
     figures = {}

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,17 @@ def whole(data: bytes, table: Any, threads: int, at_once: int) -> dict[str, Call
     return {"ours": mine, "PyAV": pyav}
 
 
+def mine(data: bytes, threads: int) -> list[Callable[[], object]]:
+    """The tasks of `compare` by ours alone."""
+    from mmdata.decode import video
+
+    packets = video.read_packets(data)
+    uniform = [index * len(packets.pts) // WANTED for index in range(WANTED)]
+    asked = (uniform, video.keyframes(packets).tolist())
+    chosen = [partial(ours_packets(packets), data, indices, threads) for indices in asked]
+    return [*chosen, whole(data, packets, threads, 1)["ours"]]
+
+
 MEMORY = """
 import sys, torch, av
 from benchmarks import video_decode as bench
@@ -276,12 +288,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seconds", type=int, default=20)
     parser.add_argument("--clips", type=Path, help="a folder of further videos")
+    _options.add_ours(parser)
     arguments = _options.parse(parser, rounds=3, seconds=4)
-    with_torchcodec()
+    if not arguments.ours:
+        with_torchcodec()
     import torch
 
     torch.set_num_threads(arguments.threads)
     made = clips(arguments.seconds, arguments.clips)
+    if arguments.ours:
+        _options.repeat(arguments.ours, [call for data in made.values() for call in mine(data, arguments.threads)])
+        return
     claims: list[Claim] = []
     figures = {}
     for name, data in made.items():
