@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from mmdata.ledger import LedgerRow, read_rows
 from mmdata.rng import generator
 from tests import forked
 
+NEEDS_TORCH = re.compile(rb"audio|video|sound|speech|loudness|silence|clip|frames|motion|materialize|embedding_score")
+"""What specs say whose steps, or what they decode, import torch."""
+
 
 def command(spec: Path, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "mmdata.build", "--spec", str(spec), "--quiet", *arguments]
@@ -26,7 +30,8 @@ def build(
     spec: Path, *arguments: str, code: int = 0, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the build; its exit code must be `code`."""
-    done = forked.run("mmdata.build", *command(spec, *arguments)[3:], env=env)
+    torch = spec.is_file() and bool(NEEDS_TORCH.search(spec.read_bytes()))
+    done = forked.run("mmdata.build", *command(spec, *arguments)[3:], env=env, torch=torch)
     assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 

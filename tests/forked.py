@@ -1,6 +1,8 @@
 """Commands as forks of a process that has imported them: what tests start a hundred times need not import each time.
 
 The process forks while it has a single thread and without torch, so a build forks its workers as it does for a user.
+Commands that would import torch, and do so in each of their workers, come from another one that has it, and that forks
+workers all the same: torch has one thread here.
 """
 
 from __future__ import annotations
@@ -26,17 +28,19 @@ MODULES = (
     "pyarrow.compute",
     "PIL.JpegImagePlugin",
 )
+TORCH = ("torch", "torchaudio", "transformers.modeling_utils", "av", "mmdata.decode.audio", "mmdata.views.resample")
 _lock = threading.Lock()
-_server: subprocess.Popen[str] | None = None
+_servers: dict[bool, subprocess.Popen[str]] = {}
 
 
 def run(
-    module: str, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300.0
+    module: str, *arguments: str, env: Mapping[str, str] | None = None, timeout: float = 300.0, torch: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """`python -m module arguments`, for a module with `main(arguments) -> int | None`: in this folder, with this
-    process's environment and `env`. Raises TimeoutExpired, after killing it, as `subprocess.run` does."""
+    process's environment and `env`; with `torch` of a process that has imported it. Raises TimeoutExpired, after
+    killing it, as `subprocess.run` does."""
     with _lock, tempfile.TemporaryDirectory() as folder:
-        server = _running()
+        server = _running(torch)
         assert server.stdin is not None
         assert server.stdout is not None
         place = {"folder": folder, "cwd": os.getcwd(), "env": {**os.environ, **(env or {})}, "path": sys.path}
@@ -59,17 +63,16 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGALRM)
 
 
-def _running() -> subprocess.Popen[str]:
-    global _server
-    if _server is None or _server.poll() is not None:
-        _server = subprocess.Popen(
-            [sys.executable, "-m", "tests.forked"],
+def _running(torch: bool) -> subprocess.Popen[str]:
+    if torch not in _servers or _servers[torch].poll() is not None:
+        _servers[torch] = subprocess.Popen(
+            [sys.executable, "-m", "tests.forked", *(["torch"] if torch else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[1],
         )
-    return _server
+    return _servers[torch]
 
 
 def _child(told: dict[str, object], out: int) -> int:
@@ -107,9 +110,14 @@ def _child(told: dict[str, object], out: int) -> int:
 
 def main() -> None:
     """Read requests, fork, and answer each with the number of its process and then with its exit code."""
-    for module in MODULES:
+    torch = "torch" in sys.argv[1:]
+    for module in (*MODULES, *(TORCH if torch else ())):
         importlib.import_module(module)
-    assert "torch" not in sys.modules
+    if torch:
+        from mmdata.engine import pool
+
+        pool.may_fork = lambda: sys.platform == "linux" and threading.active_count() == 1
+    assert ("torch" in sys.modules) == torch
     assert threading.active_count() == 1
     out = os.dup(1)
     os.dup2(2, 1)
