@@ -196,7 +196,16 @@ def test_a_loader_asks_for_the_copy_of_the_next_batch_early(
 ) -> None:
     """With a device that only notes what it is told: every batch is pinned, copied and finished, in order, and the
     copy of a batch is begun before the one before it is given up by the trainer."""
-    loader = StreamLoader(stream(folder, family), PackedCollator(), ahead=4)
+    batches = sum(1 for _ in StreamLoader(stream(folder, family), PackedCollator()))
+    made: list[Any] = []
+
+    class Counting(PackedCollator):
+        def __call__(self, *packs: Any, **more: Any) -> Any:
+            batch = super().__call__(*packs, **more)
+            made.append(batch["keys"])
+            return batch
+
+    loader = StreamLoader(stream(folder, family), Counting(), ahead=4)
     said: list[tuple[str, str]] = []
 
     class Noting:
@@ -218,9 +227,10 @@ def test_a_loader_asks_for_the_copy_of_the_next_batch_early(
     taken = []
     for batch in loader:
         taken.append(batch["keys"][0])
-        until = time.monotonic() + 2  # the trainer works until the next is made; after the last one none is
-        while len([key for name, key in said if name == "pin"]) <= len(taken) and time.monotonic() < until:
+        until = time.monotonic() + 10  # the trainer works until the next is made: two threads make them
+        while len(made) < min(len(taken) + 2, batches) and time.monotonic() < until:
             time.sleep(0.002)
+        time.sleep(0.05)  # from its making to its being there
     for what in ("pin", "start", "finish"):
         assert [key for name, key in said if name == what] == taken
     early = [
