@@ -77,7 +77,6 @@ TESTED_BY = {
     "tests/fetch/test_client.py": [  # One request's life, against real servers.
         "mmdata/fetch/body.py",
         "mmdata/fetch/connection.py",
-        "mmdata/fetch/dial.py",
         "mmdata/fetch/exchange.py",
         "mmdata/fetch/failure.py",
         "mmdata/fetch/files.py",

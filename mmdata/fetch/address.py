@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from aiohttp.abc import AbstractResolver, ResolveResult
+
 from mmdata.fetch.failure import FetchError, transient
 
 # What `is_global` of some Python releases calls public although the IANA special-purpose registries do not, or
@@ -45,10 +47,10 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not any(ip in net for net in _NEVER if net.version == ip.version)
 
 
-class Resolver:
-    """Names to addresses, through the operating system, for connections and for early answers.
+class Resolver(AbstractResolver):
+    """Names to addresses, through the operating system, for aiohttp's connector and for early answers.
 
-    The only source of addresses that connections have, so that the address judged is the address connected
+    The only source of addresses that the connector has, so that the address judged is the address connected
     to, however a name changes its mind in between. Look-ups of one name are made once at a time and remembered;
     none takes longer than `seconds`. `lookup` has the signature of `socket.getaddrinfo`.
     """
@@ -91,6 +93,21 @@ class Resolver:
         if isinstance(found, FetchError):
             raise found.again()
         return found
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in await self.addresses(host)
+        ]
 
     async def close(self) -> None:
         for task in list(self._asked.values()):

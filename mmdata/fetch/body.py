@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import zlib
 
-from mmdata.fetch.connection import Response
+import aiohttp
+
 from mmdata.fetch.exchange import Tally
 from mmdata.fetch.failure import FetchError, transient
 
@@ -12,46 +13,45 @@ _GZIP_OR_ZLIB, _RAW = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-async def read_body(response: Response, limit: int, tally: Tally, *, cut: bool = False) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, limit: int, tally: Tally, *, cut: bool = False) -> bytes:
     """The body of `response`, decompressed, at most `limit` bytes of it. The Content-Type is not looked at.
 
     Raises FetchError: `too_large` (at once if the length is declared), `decompression_bomb`,
     `content_encoding` (unknown or corrupt), `short_body`, `empty_body`. With `cut`, a longer body is cut off at
     `limit` instead, and an empty one is an answer.
     """
-    declared = response.length
+    declared = response.content_length
     if declared is not None and declared > limit and not cut:
         raise FetchError("too_large", f"{declared:,} bytes declared, {limit:,} allowed")
     inflate = _inflater(response)
-    least = declared or 1 if inflate is None and not cut else 1  # Of what need not be looked at before it is there.
+    read = response.content.readany
     pieces: list[bytes] = []
-    kept = 0
-    try:
-        while piece := await response.read(least):
+    received = kept = 0
+    while piece := await read():
+        received += len(piece)
+        tally.size += len(piece)
+        if inflate is not None:
+            if received > limit and not cut:
+                raise FetchError("too_large", f"more than {limit:,} bytes, still compressed")
+            piece = inflate.feed(piece, limit - kept + 1)
+        pieces.append(piece)
+        kept += len(piece)
+        if kept > limit:
+            if cut:
+                break
             if inflate is not None:
-                if response.received > limit and not cut:
-                    raise FetchError("too_large", f"more than {limit:,} bytes, still compressed")
-                piece = inflate.feed(piece, limit - kept + 1)
-            pieces.append(piece)
-            kept += len(piece)
-            if kept > limit:
-                if cut:
-                    break
-                if inflate is not None:
-                    raise FetchError("decompression_bomb", f"{response.received:,} bytes become more than {limit:,}")
-                raise FetchError("too_large", f"more than {limit:,} bytes")
-        else:
-            if inflate is not None and response.received and not inflate.complete:
-                raise transient("short_body", f"compressed data end early, after {response.received:,} bytes")
-    finally:
-        tally.size += response.received
+                raise FetchError("decompression_bomb", f"{received:,} bytes become more than {limit:,}")
+            raise FetchError("too_large", f"more than {limit:,} bytes")
+    else:
+        if inflate is not None and received and not inflate.complete:
+            raise transient("short_body", f"compressed data end early, after {received:,} bytes")
     if not kept and not cut:
         raise FetchError("empty_body")
     body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     return body[:limit] if cut else body
 
 
-def _inflater(response: Response) -> Inflater | None:
+def _inflater(response: aiohttp.ClientResponse) -> Inflater | None:
     # We ask for identity; servers that compress all the same are answered, others than these not.
     encoding = ",".join(response.headers.getall("Content-Encoding", ())).strip().lower()
     if encoding in ("", "identity"):

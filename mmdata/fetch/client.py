@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
+import aiohttp
 from yarl import URL
 
 from mmdata.fetch.address import Resolver
 from mmdata.fetch.body import read_body
-from mmdata.fetch.connection import Response
 from mmdata.fetch.consent import opt_out, product_token
 from mmdata.fetch.exchange import REDIRECTS, Exchange, Tally
 from mmdata.fetch.failure import FetchError, opted_out, transient
@@ -166,7 +166,7 @@ class Fetcher:
             raise opted_out("robots_disallowed", f"robots.txt of {url.origin()} disallows {url.raw_path_qs[:200]}")
         return rules
 
-    async def _receive(self, tally: Tally, response: Response) -> bytes | URL:
+    async def _receive(self, tally: Tally, response: aiohttp.ClientResponse) -> bytes | URL:
         """The body, or where a redirect points to. An opt-out is obeyed wherever on the way it is met, except on
         errors: many sites mark their error pages `noindex`."""
         status = response.status

@@ -7,14 +7,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import aiohttp
 from yarl import URL
 
-from mmdata.errors import SpecError
 from mmdata.fetch.address import Resolver
 from mmdata.fetch.breaker import Breaker
-from mmdata.fetch.connection import Connection, Response
-from mmdata.fetch.dial import Connections
-from mmdata.fetch.failure import FetchError, status_error, transient
+from mmdata.fetch.connection import FRESH, Connector, Handler, Request, once
+from mmdata.fetch.failure import Dropped, FetchError, Garbled, explain, status_error
 from mmdata.fetch.limits import Limits
 from mmdata.fetch.retry import retry_after
 from mmdata.fetch.url import Origin, host_of, origin_of
@@ -24,7 +23,8 @@ T = TypeVar("T")
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REFUSALS = frozenset({429, 503})
-_PORTS = {"http": 80, "https": 443}
+_BUFFER = 1 << 20  # Bytes of a body that may wait to be read before the connection is held back.
+_HEADER = 1 << 16  # Longest header line accepted; some sites' content policies exceed aiohttp's 8 KiB.
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,13 +47,23 @@ class Exchange:
         self._resolver = resolver
         self._limits = Limits(concurrency=spec.concurrency, per_host=spec.per_host_concurrency, rate=spec.per_host_rate)
         self._breaker = Breaker()
-        if not spec.user_agent.isprintable():
-            raise SpecError(f"fetch.user_agent: {spec.user_agent!r} has characters that no header may have")
-        self._about_us = f"User-Agent: {spec.user_agent}\r\nAccept: */*\r\nAccept-Encoding: identity\r\n".encode()
-        self._connections = Connections(resolver)
+        self._whole = self._timeout(spec.total_seconds)
+        self._session = aiohttp.ClientSession(
+            connector=Connector(resolver=resolver, limit=0, use_dns_cache=False, keepalive_timeout=5.0),
+            request_class=Request,
+            middlewares=(once,),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": spec.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"},
+            timeout=self._whole,
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=_BUFFER,
+            max_line_size=_HEADER,
+            max_field_size=_HEADER,
+        )
 
     async def close(self) -> None:
-        self._connections.close()
+        await self._session.close()
         await self._resolver.close()
 
     async def admit(self, url: URL) -> None:
@@ -71,7 +81,7 @@ class Exchange:
     async def ask(
         self,
         url: URL,
-        read: Callable[[Response], Awaitable[T]],
+        read: Callable[[aiohttp.ClientResponse], Awaitable[T]],
         tally: Tally,
         *,
         gap: float = 0.0,
@@ -88,52 +98,40 @@ class Exchange:
         await self._admit(origin)
         while not (ticket := await self._limits.start(host, gap)):
             await self._admit(origin)
-        connection: Connection | None = None
+        response: aiohttp.ClientResponse | None = None
+        handler: Handler | None = None
         loop = asyncio.get_running_loop()
         began = loop.time()
-        whole = self._spec.total_seconds if seconds is None else seconds
         try:
             tally.requests += 1
-            connection = (None if fresh else self._connections.take(origin)) or await self._open(origin, whole)
-            response = await connection.ask(
-                self._request(url, origin, fresh=fresh),
+            response = await self._session.get(
                 url,
-                silence=self._spec.read_seconds,
-                deadline=began + whole,
-                last=fresh,
+                allow_redirects=False,
+                headers=FRESH if fresh else None,
+                timeout=self._whole if seconds is None else self._timeout(seconds),
             )
             self._breaker.answered(origin)
             self._limits.heard(host, ticket)
             tally.status = response.status
+            connection = response.connection
+            if connection is not None and isinstance(connection.protocol, Handler):
+                handler = connection.protocol
             if response.status not in _REFUSALS:
                 self._limits.accepted(host)
             return await read(response)
+        except FetchError:
+            raise
+        except (aiohttp.ClientError, Dropped, Garbled, OSError, ValueError) as error:
+            failure = explain(error, lost=None if handler is None else handler.lost)
+            self._failed(origin, failure)
+            raise failure from error
         finally:
-            if connection is not None:
-                self._connections.give_back(origin, connection)
+            if response is not None:
+                response.release()
             self._limits.done(host, ticket)
             tally.seconds += loop.time() - began
 
-    async def _open(self, origin: Origin, whole: float) -> Connection:
-        patience = self._spec.connect_seconds
-        try:
-            return await self._connections.open(origin, min(patience, whole))
-        except FetchError as error:
-            if error.reason == "connect_timeout" and whole < patience:
-                error = transient("total_timeout", error.detail)
-            self._failed(origin, error)
-            raise error from None
-
-    def _request(self, url: URL, origin: Origin, *, fresh: bool) -> bytes:
-        """The request as it is sent. `parse_url` has seen to it that nothing in a URL can end a line."""
-        scheme, host, port = origin
-        named = f"[{host}]" if ":" in host else host
-        if port != _PORTS[scheme]:
-            named = f"{named}:{port}"
-        end = b"Connection: close\r\n\r\n" if fresh else b"\r\n"
-        return f"GET {url.raw_path_qs} HTTP/1.1\r\nHost: {named}\r\n".encode("ascii") + self._about_us + end
-
-    def refusal(self, response: Response) -> FetchError:
+    def refusal(self, response: aiohttp.ClientResponse) -> FetchError:
         """The error for a response that is not the file; if it asks for time, its host is given some."""
         after = retry_after(response.headers.get("Retry-After"))
         if response.status in _REFUSALS and after is not None:
@@ -146,6 +144,10 @@ class Exchange:
         if after is not None:
             detail += f", Retry-After {after:g} s"
         return status_error(response.status, detail, after)
+
+    def _timeout(self, seconds: float) -> aiohttp.ClientTimeout:
+        spec = self._spec
+        return aiohttp.ClientTimeout(total=seconds, sock_connect=spec.connect_seconds, sock_read=spec.read_seconds)
 
     def _failed(self, origin: Origin, error: FetchError) -> None:
         if self._breaker.failed(origin, error):

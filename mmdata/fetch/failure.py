@@ -1,9 +1,11 @@
-"""Why a fetch failed: one exception type, and the translation of what a connection can throw into it."""
+"""Why a fetch failed: one exception type, and the translation of everything the network can throw into it."""
 
 from __future__ import annotations
 
 import errno
 import ssl
+
+import aiohttp
 
 from mmdata.errors import DataError, RunError
 from mmdata.types import Drop, State
@@ -69,22 +71,62 @@ def status_error(status: int, detail: str = "", after: float | None = None) -> F
     return FetchError(f"http_{status}", detail, state=state, after=after)
 
 
-def connect_error(error: Exception) -> FetchError:
-    """Translate what opening a connection raised.
+class Dropped(Exception):
+    """The connection ended before the head of a response; `stale` as in FetchError."""
 
-    Raises RunError where the failure is this machine's and every further connection would fail the same way.
+    def __init__(self, stale: bool) -> None:
+        super().__init__(stale)
+        self.stale = stale
+
+
+class Garbled(Exception):
+    """The framing of a body is broken."""
+
+
+def explain(error: Exception, *, lost: BaseException | None = None) -> FetchError:
+    """Translate what aiohttp raised. `lost` is what ended the connection while a body was being read, if it
+    was not the server's orderly close.
+
+    Raises RunError where the failure is this machine's and every further request would fail the same way.
     """
     detail = f"{type(error).__name__}: {error}"[:300]
     match error:
-        case ssl.SSLEOFError():
-            return transient("reset", detail)
-        case ssl.SSLError():
-            return FetchError("tls_error", detail)
-        case OSError(errno=number) if number in _OUT_OF_FILES:
-            raise RunError("too many open files: lower fetch.concurrency or raise the limit (ulimit -n)") from error
-        case OSError(errno=errno.ETIMEDOUT):
+        case FetchError():
+            return error
+        case Dropped():
+            return transient("reset", "the connection closed before an answer", stale=error.stale)
+        case aiohttp.ConnectionTimeoutError():
             return transient("connect_timeout", detail)
-        case OSError():
-            return transient("connect_error", detail)
-        case _:  # What the host became could not be connected to.
+        case aiohttp.SocketTimeoutError():
+            return transient("read_timeout", detail)
+        case aiohttp.ClientConnectorCertificateError():
+            return FetchError("tls_error", detail)
+        case aiohttp.ClientConnectorSSLError() if isinstance(error.os_error, ssl.SSLEOFError):
+            return transient("reset", detail)
+        case aiohttp.ClientSSLError():
+            return FetchError("tls_error", detail)
+        case aiohttp.ClientConnectorError():
+            return _connect_error(error.os_error, detail)
+        case aiohttp.ClientPayloadError():
+            return transient("short_body", detail) if lost is None else transient("reset", detail)
+        case aiohttp.ClientResponseError() | Garbled():
+            return FetchError("bad_response", detail)
+        case aiohttp.InvalidURL():
             return FetchError("bad_url", detail)
+        case TimeoutError():
+            return transient("total_timeout", detail)
+        case aiohttp.ClientError() | OSError():
+            return transient("reset", detail)
+        case ValueError():
+            # What the URL became could not be put into a request.
+            return FetchError("bad_url", detail)
+        case _:
+            raise error
+
+
+def _connect_error(error: OSError, detail: str) -> FetchError:
+    if error.errno in _OUT_OF_FILES:
+        raise RunError("too many open files: lower fetch.concurrency or raise the limit (ulimit -n)") from error
+    if error.errno == errno.ETIMEDOUT:
+        return transient("connect_timeout", detail)
+    return transient("connect_error", detail)

@@ -7,11 +7,11 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import aiohttp
 from protego import Protego
 from yarl import URL
 
 from mmdata.fetch.body import read_body
-from mmdata.fetch.connection import Response
 from mmdata.fetch.consent import product_token
 from mmdata.fetch.exchange import REDIRECTS, Exchange, Tally
 from mmdata.fetch.failure import TRANSIENT_STATUSES, UNREACHABLE, FetchError, transient
@@ -150,7 +150,7 @@ class Robots:
             url = answer
         return Rules()  # RFC 9309, 2.3.1.2: after too many redirects, as if there were none.
 
-    async def _read(self, response: Response) -> Rules | URL:
+    async def _read(self, response: aiohttp.ClientResponse) -> Rules | URL:
         status = response.status
         location = response.headers.get("Location", "")
         if status in REDIRECTS and location.strip():

@@ -8,13 +8,13 @@ import socket
 import time
 from typing import Any
 
+import aiohttp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
 from mmdata.fetch.address import Resolver, is_public
-from mmdata.fetch.connection import Response
 from mmdata.fetch.exchange import Exchange, Tally
 from mmdata.fetch.failure import FetchError
 from mmdata.spec import FetchSpec
@@ -148,7 +148,7 @@ def test_a_name_that_changes_its_mind_is_refused_at_the_connection(robots: bool)
         judge = Amnesiac(allow_private=False, seconds=1.0, threads=2, lookup=names)
         exchange = Exchange(FetchSpec(**FAST | {"allow_private": False}), judge)
 
-        async def read(response: Response) -> bytes:
+        async def read(response: aiohttp.ClientResponse) -> bytes:
             return await response.read()
 
         async with site() as served:
