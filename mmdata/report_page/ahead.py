@@ -4,6 +4,7 @@ compile the page takes as long as the making, and at the end of a build nothing 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import socket
@@ -73,8 +74,23 @@ class Reporter:
 
 
 def _serve(connection: Connection) -> None:
-    from mmdata.report_page.page import template
-
-    template("page")
+    _make_ready()
     folder, manifest, run, seed = connection.recv()
     connection.send(make(folder, manifest, run, seed=seed))
+
+
+def _make_ready() -> None:
+    """Load what `make` would load when it comes to it."""
+    from PIL import Image
+
+    from mmdata import rng
+    from mmdata.families import family_views
+    from mmdata.report_page.page import template
+    from mmdata.stats_tokens import FAMILIES
+
+    importlib.import_module("mmdata.stats")
+    rng.generator(0)
+    Image.preinit()
+    template("page")
+    for name in FAMILIES:
+        family_views(name)

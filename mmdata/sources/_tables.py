@@ -11,9 +11,10 @@ import itertools
 import json
 import lzma
 import math
+import os
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -76,6 +77,33 @@ def list_files(path: str, formats: Sequence[str] = FORMATS, named: Sequence[str]
 
     Raises DataError where there are none.
     """
+    found, base = _named_file(path) or _found_files(path, formats)
+    found = [file for file in found if not fnmatch.fnmatch(file.name.rpartition("/")[2], ".*")]
+    if not found:
+        hint = f"; a .{' or .'.join(named)} file is read if you name it itself" if named else ""
+        raise DataError("source_empty", f"{path}: no {', '.join(formats)} file there{hint}")
+    files = []
+    for file in sorted(found, key=lambda file: file.name):
+        if table_format(file.name) not in (*formats, *named):
+            known = ", ".join((*formats, *named))
+            raise DataError("source_format", f"{file.name}: not one of {known} (the suffix tells)")
+        files.append(replace(file, name=printable(file.name[len(base) :].lstrip("/"))))
+    return files
+
+
+def _named_file(path: str) -> tuple[list[TableFile], str] | None:
+    """As `_found_files`, of a local file that is named itself. Most tables are, and need no fsspec."""
+    if os.name != "posix" or "://" in path or "::" in path or any(character in path for character in "*?["):
+        return None
+    name = os.path.abspath(path)
+    if not os.path.isfile(name):
+        return None
+    return [TableFile(f"file://{name}", name, os.path.getsize(name))], os.path.dirname(name)
+
+
+def _found_files(path: str, formats: Sequence[str]) -> tuple[list[TableFile], str]:
+    """The files under a path, by their whole names, and the folder from which these are to count. Raises DataError
+    `source_unreadable`."""
     import fsspec  # when it is needed: it takes a tenth of a second
 
     fs, root = fsspec.core.url_to_fs(path)
@@ -91,20 +119,10 @@ def list_files(path: str, formats: Sequence[str] = FORMATS, named: Sequence[str]
             base = root
         else:
             found, base = ([root] if fs.exists(root) else []), root.rpartition("/")[0]
-        sizes = {name: int(fs.info(name)["size"] or 0) for name in found}
+        files = [TableFile(fs.unstrip_protocol(name), name, int(fs.info(name)["size"] or 0)) for name in found]
     except OSError as error:
         raise DataError("source_unreadable", f"{path}: {error}") from error
-    found = [name for name in found if not fnmatch.fnmatch(name.rpartition("/")[2], ".*")]
-    if not found:
-        hint = f"; a .{' or .'.join(named)} file is read if you name it itself" if named else ""
-        raise DataError("source_empty", f"{path}: no {', '.join(formats)} file there{hint}")
-    files = []
-    for name in sorted(found):
-        if table_format(name) not in (*formats, *named):
-            known = ", ".join((*formats, *named))
-            raise DataError("source_format", f"{name}: not one of {known} (the suffix tells)")
-        files.append(TableFile(fs.unstrip_protocol(name), printable(name[len(base) :].lstrip("/")), sizes[name]))
-    return files
+    return files, base
 
 
 def fingerprint(file: TableFile) -> dict[str, Any]:
@@ -123,6 +141,8 @@ def fingerprint(file: TableFile) -> dict[str, Any]:
 def opened(file: TableFile, compression: str | None = None) -> IO[bytes]:
     """The bytes of a file, unpacked by `compression`. Raises DataError `source_unreadable`."""
     try:
+        if compression is None and os.name == "posix" and file.url.startswith("file:///"):
+            return open(file.url.removeprefix("file://"), "rb")
         import fsspec  # when it is needed: it takes a tenth of a second
 
         stream: IO[bytes] = fsspec.open(file.url, "rb", compression=compression).open()
