@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmdata.engine.blobs import OWN, Slot, give, take
 from mmdata.engine.commit import Kept
@@ -25,10 +25,12 @@ from mmdata.engine.pool import Pool, Process
 from mmdata.engine.spool import FileSpool, Held, Memory, Spool
 from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup, as_fields, at_sight
 from mmdata.errors import RunError
-from mmdata.fetch.client import Fetched, Fetcher
 from mmdata.ledger import LedgerRow
 from mmdata.spec import BuildSpec, Record
 from mmdata.types import Drop, Media, Sample
+
+if TYPE_CHECKING:
+    from mmdata.fetch.client import Fetched, Fetcher
 
 
 @dataclass(slots=True)
@@ -132,6 +134,10 @@ async def run(
 
     Raises RunError (a bug in a step, a full disk) and DataError (an unreadable source).
     """
+    # Here: it loads aiohttp, of which workers and the process of the report, forked before, have no use. They get ready
+    # in the meantime.
+    from mmdata.fetch.client import Fetcher
+
     workers = worker_count(spec)
     setup = Setup(
         plugins=spec.plugins,
