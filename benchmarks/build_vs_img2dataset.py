@@ -170,6 +170,20 @@ def run(modes: list[str], rows: int, rounds: int, missing: dict[str, str]) -> tu
     return claims, figures
 
 
+def only_ours(modes: list[str], rows: int, passes: int) -> None:
+    """Builds of ours, for `benchmarks.profiles`: start-up, rows and end."""
+    compileall.compile_dir(HERE.parent / "mmdata", quiet=1)
+    data = HERE / "data" / "photos"
+    _photos.write(data / "images", rows)
+    with tempfile.TemporaryDirectory() as temporary, FaultServer(data) as server:
+        metadata, output = rows_of(Path(temporary) / "rows.parquet", server.url, rows), Path(temporary) / "mmdata"
+        for mode in modes:
+            for _ in range(passes):
+                shutil.rmtree(output, ignore_errors=True)
+                row = ours(metadata, output, MODES[mode][1])
+                print(f"{mode}, {rows} rows: {row['wall']:.2f} s, {row['cpu']:.2f} s of CPU, {row['mib']:.0f} MiB")
+
+
 def marginal(more: list[Row], less: list[Row], pictures: int) -> list[Row]:
     """The rows of whole runs, with milliseconds of wall and CPU time that each further picture took: what they took
     above the median of the shorter runs."""
@@ -200,7 +214,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
+    _options.add_ours(parser)
     arguments = _options.parse(parser, rows=300, rounds=2, modes=["resize", "resize-fast", "keep", "keep-header"])
+    if arguments.ours:
+        only_ours(arguments.modes, arguments.rows, arguments.ours)
+        return
     missing = lacking([PEER])
     claims, figures = run(arguments.modes, arguments.rows, arguments.rounds, missing)
     told = {"figures": figures, "missing": missing, "peers": versions([PEER]), "to": arguments.json}

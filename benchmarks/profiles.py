@@ -107,6 +107,16 @@ PROFILES: dict[str, Profile] = {
         arguments=("--quick", "--ours", "8"),
         within=MEASURED,
     ),
+    **{
+        f"build_{mode.replace('-', '_')}": Profile(
+            benchmark="build_vs_img2dataset",
+            what=f"a build of 1,000 pictures from URLs, mode `{mode}`, all of its processes",
+            arguments=("--ours", passes, "--rows", "1000", "--modes", mode),
+            process=r"-m mmdata\.build",
+            native=False,
+        )
+        for mode, passes in (("keep-header", "4"), ("keep", "2"), ("resize-fast", "2"))
+    },
 }
 
 
