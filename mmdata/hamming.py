@@ -28,7 +28,10 @@ BITS = 64
 BUFFER = 2048  # Hashes scanned one by one before they are sorted into a segment.
 GROWTH = 4  # A segment is at least so many times larger than the one after it.
 WIDEST = 24  # Bits of the widest chunk: a table has at most 2**24 entries of 4 bytes.
-BLOCK = 1 << 18  # Candidates measured at a time: bounds memory, and fits a cache.
+BLOCK = 1 << 17  # Candidates measured at a time: bounds memory, and fits a cache.
+PROBED = 1 << 18  # Entries looked up at a time: all of a thousand queries.
+LARGE = 1 << 17  # Hashes whose tables no cache holds: entries are looked up in their order.
+PRINT = 32  # Bits of a hash that lie beside its place in a table.
 CLUMPS = 4  # Real hashes are clumpy: a bucket that is looked up holds several times the average.
 # Measured on one core, in nanoseconds, per table entry looked up, per candidate measured, and per hash scanned without
 # a table. Only their ratios matter, and only for speed.
@@ -52,6 +55,8 @@ class Tables:
     low: Hashes
     mask: Hashes
     base: Ints
+    probes: tuple[int, ...]
+    """Of each chunk."""
 
 
 @cache
@@ -94,6 +99,7 @@ def _tables(count: int, radius: int) -> Tables:
         np.repeat(np.array([(1 << width) - 1 for _, width in chunks], dtype=np.uint64), probes),
         np.concatenate(masks),
         np.repeat(np.array(bases, dtype=np.int64), probes),
+        tuple(probes),
     )
 
 
@@ -118,7 +124,7 @@ def _plan(size_bits: int, radius: int) -> Tables | None:
 class _Segment:
     """An unchanging set of hashes. `hashes` u64[n] are distinct; `ids` i64[n] are the smallest given for each."""
 
-    __slots__ = ("_order", "_starts", "_tables", "hashes", "ids")
+    __slots__ = ("_order", "_prints", "_starts", "_tables", "hashes", "ids")
 
     def __init__(self, hashes: Hashes, ids: Ints, radius: int) -> None:
         # What comes in is a few sorted runs, which the stable sort merges.
@@ -131,31 +137,42 @@ class _Segment:
         self._tables = _plan(max(len(self.hashes) - 1, 0).bit_length(), radius)
         if self._tables is None:
             return
-        # Positions sorted by the first chunk's value, then by the second's, ...; and where each value starts.
+        # Positions sorted by the first chunk's value, then by the second's, ...; some bits of the hash that lies there;
+        # and where each value starts.
         n = len(self.hashes)
         self._order = np.empty(len(self._tables.chunks) * n, dtype=np.uint32)
+        self._prints = np.empty(len(self._tables.chunks) * n, dtype=np.uint32)
         self._starts = np.empty(self._tables.size, dtype=np.uint32)
         base = 0
         for i, (shift, width) in enumerate(self._tables.chunks):
             values = ((self.hashes >> np.uint64(shift)) & np.uint64((1 << width) - 1)).astype(np.uint32)
-            self._order[i * n : (i + 1) * n] = _sorted(values)
+            stretch = slice(i * n, (i + 1) * n)
+            self._order[stretch] = _sorted(values)
+            self._prints[stretch] = _prints(self.hashes, shift + width).take(self._order[stretch])
             starts = self._starts[base : base + (1 << width) + 1]
             starts[0] = i * n
             starts[1:] = np.cumsum(np.bincount(values, minlength=1 << width)) + i * n
             base += len(starts)
 
-    def ranges(self, queries: Hashes) -> tuple[Ints, Ints]:
+    def ranges(self, queries: Hashes) -> tuple[Ints, Ints, Ints]:
         """Stretches of `candidates` that hold all that is within the radius of a query, and some that is not:
-        (starts, lengths), equally many for each query, in their order. One hash may be found several times."""
+        (numbers, starts, lengths), where P stretches have the numbers q * P to q * P + P - 1 for query q. One hash may
+        be found several times."""
         tables = self._tables
         if tables is None:
             zeros = np.zeros(len(queries), dtype=np.int64)
-            return zeros, zeros + len(self.hashes)
+            return np.arange(len(queries)), zeros, zeros + len(self.hashes)
         # A chunk has at most WIDEST bits, so that the unsigned value reads the same as a signed one.
         places = tables.base + (((queries[:, None] >> tables.shift) & tables.low) ^ tables.mask).view(np.int64)
         places = places.ravel()
+        if len(self.hashes) < LARGE:
+            numbers = np.arange(len(places))
+        else:  # in the order in which they lie, about: each on its own is a miss of every cache
+            turn = max(tables.size.bit_length() - 16, 0)
+            numbers = np.argsort((places >> turn).astype(np.uint16), kind="stable")
+            places = places.take(numbers)
         starts = self._starts.take(places).astype(np.int64)
-        return starts, self._starts[1:].take(places) - starts
+        return numbers, starts, self._starts[1:].take(places) - starts
 
     def candidates(self, starts: Ints, lengths: Ints) -> Ints:
         """Positions in `hashes` that some stretches hold, one after the other."""
@@ -176,19 +193,33 @@ class _Segment:
             distances[rest], ids[rest] = _scan(self.hashes, self.ids, queries[rest], radius)
             return distances, ids
         probes = len(self._tables.mask)
-        for at in range(0, len(rest), max(BLOCK // probes, 1)):
-            some = rest[at : at + max(BLOCK // probes, 1)]
-            starts, lengths = self.ranges(queries[some])
-            each = lengths.reshape(-1, probes).sum(axis=1)
-            for begin, end in _blocks(each, BLOCK):
-                probed = slice(begin * probes, end * probes)
-                positions = self.candidates(starts[probed], lengths[probed])
-                own = some[begin:end]
-                apart = np.bitwise_count(self.hashes.take(positions) ^ queries[own].repeat(each[begin:end]))
+        step = max(PROBED // probes, 1)
+        for at in range(0, len(rest), step):
+            some = rest[at : at + step]
+            own = queries[some]
+            numbers, starts, lengths = self.ranges(own)
+            prints = np.stack([_prints(own, shift + width) for shift, width in self._tables.chunks], axis=1)
+            prints = prints.repeat(self._tables.probes, axis=1).ravel().take(numbers)
+            for begin, end in _blocks(lengths, BLOCK):
+                each = lengths[begin:end]
+                places = _expand(starts[begin:end], each)
+                # Hardly any candidate is near. Some of its bits, which lie in the order of the table, tell most others;
+                # for all bits of each the processor would have to go elsewhere.
+                apart = np.bitwise_count(self._prints.take(places) ^ prints[begin:end].repeat(each))
                 near = np.flatnonzero(apart <= radius)
-                which = own[np.searchsorted(each[begin:end].cumsum(), near, side="right")]
-                _least(which, apart[near], self.ids[positions[near]], distances, ids)
+                which = some[numbers[np.searchsorted(each.cumsum(), near, side="right") + begin] // probes]
+                positions = self._order.take(places[near])
+                apart = np.bitwise_count(self.hashes.take(positions) ^ queries[which])
+                close = np.flatnonzero(apart <= radius)
+                _least(which[close], apart[close], self.ids[positions[close]], distances, ids)
         return distances, ids
+
+
+def _prints(hashes: Hashes, behind: int) -> NDArray[np.uint32]:
+    """Of each hash the PRINT bits from bit `behind` on, round and round: those behind a chunk, of which nothing is
+    known where the chunk is the same."""
+    turned = hashes >> np.uint64(behind % BITS) | hashes << np.uint64(-behind % BITS)
+    return turned.astype(np.uint32)
 
 
 def _nothing(count: int) -> tuple[Ints, Ints]:
@@ -196,22 +227,25 @@ def _nothing(count: int) -> tuple[Ints, Ints]:
 
 
 def _least(which: Ints, apart: NDArray[np.uint8], found: Ints, distances: Ints, ids: Ints) -> None:
-    """Put the least (distance, id) of each query that something was found for into its place."""
+    """Put the least (distance, id) of each query that something was found for into its place, if it is less."""
     order = np.lexsort((found, apart, which))
     which, apart, found = which[order], apart[order], found[order]
     first = np.ones(len(which), dtype=bool)
     first[1:] = which[1:] != which[:-1]
-    distances[which[first]], ids[which[first]] = apart[first], found[first]
+    which, apart, found = which[first], apart[first], found[first]
+    less = (apart < distances[which]) | ((apart == distances[which]) & (found < ids[which]))
+    distances[which[less]], ids[which[less]] = apart[less], found[less]
 
 
 def _scan(hashes: Hashes, of: Ints, queries: Hashes, radius: int) -> tuple[Ints, Ints]:
     """As `_Segment.nearest`, by measuring every hash; `of` i64[n] are the ids of `hashes` u64[n]."""
     distances, ids = _nothing(len(queries))
-    step = max(BLOCK // max(len(hashes), 1), 1)
+    count = max(len(hashes), 1)
+    step = max(BLOCK // count, 1)
     for at in range(0, len(queries), step):
-        apart = np.bitwise_count(queries[at : at + step, None] ^ hashes)
-        which, place = np.nonzero(apart <= radius)
-        _least(which + at, apart[which, place], of[place], distances, ids)
+        apart = np.bitwise_count(queries[at : at + step, None] ^ hashes).ravel()
+        near = np.flatnonzero(apart <= radius)  # in one dimension: in two it takes longer than all the rest
+        _least(near // count + at, apart[near], of[near % count], distances, ids)
     return distances, ids
 
 
@@ -254,7 +288,7 @@ class HammingIndex:
 
     Equal hashes count as one, under the smallest id. `add` and a search take amortised sub-linear time wherever
     the radius allows (up to about 8 of 64 bits); at larger radii a plain scan of all hashes is often cheaper
-    and is what is done. Memory per hash is 16 bytes, and 4 more for each chunk (3 to 5) that has a table.
+    and is what is done. Memory per hash is 16 bytes, and 8 more for each chunk (3 to 5) that has a table.
 
     >>> index = HammingIndex(radius=2)
     >>> index.add(0b0000, 0); index.add(0b0111, 1)
@@ -319,6 +353,7 @@ class HammingIndex:
         while self._segments and len(self._segments[-1].hashes) < GROWTH * len(hashes):
             last = self._segments.pop()
             hashes, ids = np.concatenate([last.hashes, hashes]), np.concatenate([last.ids, ids])
+            del last  # its tables, before there are new ones
         self._segments.append(_Segment(hashes, ids, self.radius))
         self._fresh = self._seen = 0
         self._expected.clear()
@@ -355,8 +390,8 @@ def pairs(hashes: Hashes, radius: int) -> Ints:
 def _close(segment: _Segment, low: int, queries: Hashes, radius: int) -> Ints:
     """All close pairs of a query and a later hash of the segment, as `pairs` numbers them; `queries` are the segment's
     hashes from `low` on."""
-    starts, lengths = segment.ranges(queries)
-    rows = np.arange(len(queries)).repeat(len(starts) // len(queries))
+    numbers, starts, lengths = segment.ranges(queries)
+    rows = numbers // (len(numbers) // len(queries))
     ends = lengths.cumsum()
     cuts = np.searchsorted(ends, np.arange(BLOCK, ends[-1], BLOCK))
     found = []
