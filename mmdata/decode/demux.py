@@ -103,7 +103,8 @@ def opened(
 ) -> Iterator[tuple[InputContainer, str]]:
     """A container and its format. With `whole` the container is checked for cuts and lies first; a source whose
     packet table is at hand was checked when that was made. With `known` the header is trusted where the format has a
-    full one, and no packet is decoded to learn more: up to 20 frames otherwise.
+    full one, and no packet is decoded to learn more: up to 20 frames otherwise. Its codec context then has no pixel
+    format before the first frame.
 
     Raises DataError as `container.video_format` and `container.check_whole` do, and `corrupt_video`.
     """
@@ -117,7 +118,9 @@ def opened(
     # Decoders take these too, while the header is read.
     options = {"max_pixels": str(limits.max_pixels), "threads": "1"}
     if known and container.DEMUXERS[format] in ("mov", "matroska"):
-        options["probesize"] = "32"
+        # To open a file FFmpeg decodes its first frame, most of the time of opening, to fill in what its decoder says
+        # again with every frame. A decoder that skips all has read the headers.
+        options |= {"probesize": "32", "skip_frame": "all"}
     with guarded():
         opened = av.open(
             io.BytesIO(held) if isinstance(held, bytes) else str(held.resolve()),
