@@ -20,9 +20,11 @@ class Source(Protocol):
     RunError when the storage keeps failing after it was tried again: that is nobody's data.
     """
 
-    size: int
-    """Bytes of the file."""
     uri: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
 
     def read(self, offset: int, size: int) -> bytes:
         """The `size` bytes from `offset` on."""

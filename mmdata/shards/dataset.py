@@ -65,7 +65,7 @@ class Dataset:
         self.path = self.folder.path
         self.uri = self.folder.uri
         self.integrity = integrity
-        if manifest is None and (self.path / ".build" / "publish.json").exists():
+        if manifest is None and os.path.exists(f"{self.path}/.build/publish.json"):
             raise DataError(
                 "publish_interrupted",
                 f"{self.path}: a change was interrupted while it was published; run the same command again to finish",

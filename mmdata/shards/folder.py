@@ -42,13 +42,11 @@ class Folder:
         """Asked first by the sources that are opened from now on."""
         self.path = Path(local) if local is not None else self._mirror()
 
-    def file(self, name: str, *, digest: str | None = None) -> Path:
+    def file(self, name: str, *, digest: str | None = None) -> str:
         """The local path of a small file: downloaded, if it is remote, and verified (see `Cache.local_path`)."""
         uri = self.locate(name)
         local = local_path(uri)
-        if local is not None:
-            return Path(local)
-        return self._cached().local_path(uri, digest=digest)
+        return str(self._cached().local_path(uri, digest=digest)) if local is None else local
 
     def source(self, name: str, *, size: int | None = None, digest: str | None = None) -> Source:
         """A shard, to be read at any offset. `size` in bytes and `digest` (hex SHA-256) as the manifest has them."""
@@ -75,7 +73,9 @@ class Folder:
         >>> Folder("/data/pets").locate("shards/000000.tar"), Folder("/data/pets").locate("s3://bucket/a.tar")
         ('/data/pets/shards/000000.tar', 's3://bucket/a.tar')
         """
-        return name if "://" in name or os.path.isabs(name) else join(self.uri, name)
+        if "://" in name or os.path.isabs(name):
+            return name
+        return join(self.uri, name) if self.remote else os.path.join(self.uri, name)
 
     def mirror_numbered(self, name: Callable[[int], str]) -> None:
         """Have the files `name(1)`, `name(2)` and so on beside the manifest, as many as there are. They are written

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 from collections.abc import Callable, Sequence
@@ -73,6 +72,8 @@ def _without_sums() -> pa.Schema:
 
 UNSUMMED = _without_sums()
 """Of an index whose makers took no sums (`mmdata.index --digest none`): every `crc32c` is null."""
+_HEADS = ((layout.head(SCHEMA), True), (layout.head(UNSUMMED), False))
+"""How an index begins, as this Arrow writes it, and whether it has sums."""
 _LISTS = 10
 """The buffers of the columns before `parts`: of strings three, of numbers two."""
 _FACTS = ("height", "width", "mode", "frames", "fps", "seconds", "sample_rate", "channels", "samples")
@@ -191,8 +192,7 @@ json_of = encoder(bytes.hex)
 """A value as `IndexRow.crc32c` sums it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Places:
+class Places(NamedTuple):
     """Where the N parts of a shard lie, as columns, and the keys of its samples."""
 
     key_ends: np.ndarray
@@ -283,7 +283,7 @@ class Index:
     of a dataset that is not `trusted`, all are looked at (0.14 us a row) before any is followed, as without a checksum.
     """
 
-    def __init__(self, path: Path, *, crc32c: int | None = None, trusted: bool = True) -> None:
+    def __init__(self, path: str | Path, *, crc32c: int | None = None, trusted: bool = True) -> None:
         self.path = path
         self._arrow: pa.RecordBatch | None = None
         try:
@@ -296,7 +296,7 @@ class Index:
         if crc32c is not None:
             _check_file(path, self._data, crc32c)
             if trusted:  # every byte is as it was written
-                for head, sums in _heads():
+                for head, sums in _HEADS:
                     if (found := layout.buffers(self._data, head)) is not None:
                         self._buffers: layout.Buffers | list[Any] = found
                         self._rows, self.sums = found.rows, sums
@@ -390,19 +390,13 @@ class Index:
         return [self.row(at, check=check) for at in range(len(self))]
 
 
-@functools.cache
-def _heads() -> tuple[tuple[bytes, bool], ...]:
-    """How an index with and one without sums begin, as this Arrow writes them."""
-    return (layout.head(SCHEMA), True), (layout.head(UNSUMMED), False)
-
-
 def _one_batch(table: pa.Table) -> pa.RecordBatch:
     """Rows that another has written in several batches, or in none."""
     batches = table.combine_chunks().to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
 
 
-def _check_file(path: Path, data: memoryview, expected: int) -> None:
+def _check_file(path: str | Path, data: memoryview, expected: int) -> None:
     actual = int(crc32c.crc32c(data))
     if actual != expected:
         raise DataError(

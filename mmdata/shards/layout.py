@@ -43,7 +43,7 @@ class Buffers:
         return found
 
 
-def contents(path: Path) -> memoryview:
+def contents(path: str | Path) -> memoryview:
     """A file, mapped where it is large: a small one is read in less time than it takes to map it."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

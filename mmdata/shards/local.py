@@ -8,6 +8,8 @@ import os
 from mmdata.errors import DataError
 from mmdata.shards.retry import patiently
 
+_READ = os.O_RDONLY | os.O_CLOEXEC
+
 
 class LocalSource:
     """An open local file. Reads are `pread`s: they share no file offset, so threads need no lock.
@@ -18,21 +20,24 @@ class LocalSource:
     (SIGBUS), so it is for disks that one trusts. Raises DataError `shard_missing` where there is no such file.
     """
 
-    __slots__ = ("_handle", "_map", "_mapped", "size", "uri")
+    __slots__ = ("_closed", "_handle", "_map", "_mapped", "uri")
 
     def __init__(self, path: str | os.PathLike[str], *, mapped: bool = False) -> None:
         self.uri = os.fspath(path)
-        try:
-            self._handle: Handle | None = patiently(lambda: _open(self.uri), f"{self.uri}: open")
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise DataError("shard_missing", f"{self.uri}: {error.strerror}") from error
-        self.size = os.fstat(self._handle.number).st_size
+        self._closed = False
+        self._handle: Handle | None = None
+        self.open()
         self._mapped = mapped and self.size > 0
         self._map: memoryview | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file, as it is now."""
+        return os.fstat(self.open().number).st_size
+
     def read(self, offset: int, size: int) -> bytes:
         """The `size` bytes from `offset` on."""
-        handle = self._opened()
+        handle = self.open()
         try:
             data = os.pread(handle.number, size, offset)
         except OSError:
@@ -46,21 +51,21 @@ class LocalSource:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill a writable buffer of bytes (format `B`, contiguous) from `offset` on: a read without an allocation."""
-        self._fill(self._opened(), offset, buffer, 0)
+        self._fill(self.open(), offset, buffer, 0)
 
     def view(self, offset: int, size: int) -> memoryview:
         """The `size` bytes from `offset` on, read-only; without a copy where the file is mapped."""
         if not self._mapped:
             return memoryview(self.read(offset, size))
-        handle = self._opened()
-        if self._map is None:
+        handle = self.open()
+        mapped, end = self._map, offset + size
+        if mapped is None:
             # Two threads may both get here; each map is sound, and the one that is not kept goes with its last view.
-            self._map = memoryview(mmap.mmap(handle.number, self.size, access=mmap.ACCESS_READ))
-        end = offset + size
+            mapped = self._map = memoryview(mmap.mmap(handle.number, 0, access=mmap.ACCESS_READ))
         # To touch a page behind the end of a file that was cut after it was mapped would kill the process.
-        if end > self.size or end > os.fstat(handle.number).st_size:
-            raise self._cut(min(self.size, os.fstat(handle.number).st_size), end)
-        return self._map[offset:end]
+        if end > (now := os.fstat(handle.number).st_size) or end > len(mapped):
+            raise self._cut(min(len(mapped), now), end)
+        return mapped[offset:end]
 
     def again(self, offset: int, size: int) -> bytes | None:
         """None: a local file is the origin itself, and has no other bytes to give."""
@@ -68,14 +73,32 @@ class LocalSource:
 
     def close(self) -> None:
         """Let go of the file. Reads under way in other threads end well; later ones raise ValueError."""
+        self._closed = True
+        self.release()
+
+    def release(self) -> None:
+        """Close the file until it is read again. Reads under way in other threads end well."""
         self._handle = None
         self._map = None
 
-    def _opened(self) -> Handle:
+    def open(self) -> Handle:
+        """Open the file again after `release`, if it is not open. Raises as the constructor does."""
         handle = self._handle
         if handle is None:
-            raise ValueError(f"{self.uri}: read after close")
+            if self._closed:
+                raise ValueError(f"{self.uri}: read after close")
+            try:
+                handle = Handle(os.open(self.uri, _READ))
+            except OSError:
+                handle = self._opened_patiently()
+            self._handle = handle
         return handle
+
+    def _opened_patiently(self) -> Handle:
+        try:
+            return patiently(lambda: Handle(os.open(self.uri, _READ)), f"{self.uri}: open")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise DataError("shard_missing", f"{self.uri}: {error.strerror}") from error
 
     def _fill(self, handle: Handle, offset: int, buffer: memoryview, done: int) -> None:
         total = len(buffer)
@@ -105,7 +128,3 @@ class Handle:
 
     def __del__(self) -> None:
         self._close(self.number)
-
-
-def _open(path: str) -> Handle:
-    return Handle(os.open(path, os.O_RDONLY | os.O_CLOEXEC))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections import deque
 
@@ -35,6 +34,7 @@ class OpenShard:
         assert entry.index is not None, entry
         assert entry.shard is not None, entry
         self.path = folder.locate(entry.shard)
+        self._table = rows.is_table(self.path)
         self.first = entry.first
         self._generation = generation
         self._folder = folder
@@ -52,26 +52,30 @@ class OpenShard:
         self._lock = threading.Lock()
         self._entry = entry
         self._source: Source | None = None
+        self._counted = False
+        """Whether it is among `files`."""
 
     @property
     def source(self) -> Source:
         """Its bytes. Opened when first asked for: who plans asks for the index only, and a shard that is missing must
         not stop it. Raises DataError `shard_missing`."""
         source = self._source
-        if source is None:
+        if source is None or not self._counted:
             with self._lock:
-                source = self._source
-                if source is None:
-                    entry = self._entry
-                    try:
-                        source = self._folder.source(
-                            entry.shard or "", size=entry.shard_bytes, digest=entry.shard_sha256
-                        )
-                    except DataError as error:
-                        raise self._replaced() or error from None
-                    self._source = source
+                try:
+                    source = self._source = self._source or self._opened()
+                    if isinstance(source, LocalSource):
+                        source.open()
+                except DataError as error:
+                    raise self._replaced() or error from None
             self._bound_files()
         return source
+
+    def _opened(self) -> Source:
+        entry, local = self._entry, local_path(self.path)
+        if local is not None and not self._table:
+            return LocalSource(local)
+        return self._folder.source(entry.shard or "", size=entry.shard_bytes, digest=entry.shard_sha256)
 
     def _replaced(self) -> RunError | None:
         """Why a file is not there any more, if that is why. It stops a run: a shard that is damaged costs its samples,
@@ -88,11 +92,22 @@ class OpenShard:
         )
 
     def _bound_files(self) -> None:
+        self._counted = True
         self._files.append(self)
         if len(self._files) > OPEN_FILES:
-            with contextlib.suppress(IndexError):  # other threads do the same
-                first = self._files.popleft()
-                first._source = first._mapped = None  # whoever reads from them now has hold of them
+            try:  # which `contextlib.suppress` takes as long to say as all the rest does
+                self._files.popleft()._release()
+            except IndexError:  # other threads do the same
+                return
+
+    def _release(self) -> None:
+        """Close its files until they are asked for again; whoever reads from them now has hold of them."""
+        self._counted = False
+        self._mapped = None
+        if isinstance(self._source, LocalSource):
+            self._source.release()
+        else:
+            self._source = None
 
     def read_ahead(self, ahead: Prefetcher | None) -> None:
         """Ask `ahead` first from now on, if the shard is remote."""
@@ -118,7 +133,7 @@ class OpenShard:
             return self._raw
         with self._lock:
             if self._raw is None:
-                self._raw = RawPlaces(self.index, together=not rows.is_table(self.path))
+                self._raw = RawPlaces(self.index, together=not self._table)
             return self._raw
 
     def view(self, offset: int, size: int) -> memoryview:
@@ -126,7 +141,7 @@ class OpenShard:
         mapped = self._mapped
         if mapped is None:  # two threads may both get here: either source is sound
             local = local_path(self.path)
-            mapped = self.source if local is None or rows.is_table(self.path) else LocalSource(local, mapped=True)
+            mapped = self.source if local is None or self._table else LocalSource(local, mapped=True)
             self._mapped = mapped
             self._bound_files()
         return mapped.view(offset, size)

@@ -165,8 +165,8 @@ def _spans(firsts: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[n
     empty span, one with parts far apart a negative one."""
     at = firsts[:-1]
     if len(offsets) > 1:  # Most shards hold part after part in their order, with nothing but headers between them.
-        apart = offsets[1:] - ends[:-1]
-        if apart.min() >= 0 and apart.max() <= APART and (at < firsts[1:]).all():
+        apart = (offsets[1:] - ends[:-1]).view(np.uint64)  # what is negative is large
+        if apart.max() <= APART and (at < firsts[1:]).all():
             return offsets[at], ends[firsts[1:] - 1]
     some = at < firsts[1:]
     if some.all():

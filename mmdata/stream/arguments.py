@@ -52,10 +52,10 @@ def stream_cache(spec: StreamSpec) -> Cache | None:
 
 
 def _datasets(source: Source) -> dict[str, Any]:
-    if isinstance(source, Mapping):
-        return {"datasets": [{"path": str(path), "weight": weight} for path, weight in source.items()]}
     if isinstance(source, str | os.PathLike):
         return {"dataset": str(source)}
+    if isinstance(source, Mapping):
+        return {"datasets": [{"path": str(path), "weight": weight} for path, weight in source.items()]}
     assert not isinstance(source, StreamSpec), source
     return {"datasets": [{"path": str(path)} for path in source]}
 

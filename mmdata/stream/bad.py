@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from mmdata.errors import Budget, DataError
@@ -40,6 +41,8 @@ class BadSamples:
         self._spec = spec
         self._quarantine = quarantine
         self._budgets: dict[int, Budget] = {}
+        # At the interpreter's end, when an iterator that was left half way counts, the module may have lost its names.
+        self._begun = partial(Budget, **spec.failures.model_dump())
 
     def begin(self) -> None:
         """Count anew for the budgets: a pass begins."""
@@ -63,7 +66,7 @@ class BadSamples:
             (self._budgets.get(dataset) or self._budget(dataset)).ok(count)
 
     def _budget(self, dataset: int) -> Budget:
-        return self._budgets.setdefault(dataset, Budget(**self._spec.failures.model_dump()))
+        return self._budgets.setdefault(dataset, self._begun())
 
     def account(self, dealt: Deal, value: object) -> None:
         """Note what could not be read of a deal: of a Packed its `masked`, else a DataError in place of the sample.

@@ -41,8 +41,9 @@ from mmdata.stream.stretch import Stretch, Stretches
 from mmdata.templates import Template, Tokenizer, TrainOn, Weights
 from mmdata.types import Item, Packed, Sample, World
 
-ASKED = 1000
-"""Samples that a dataset is asked for at once: they are read when they are taken, but looked up together."""
+ASKED = 8, 1000
+"""Samples that a dataset is asked for at once, at first and at most: they are looked up and read together, but nobody
+waits for the first one longer than need be."""
 Yields = Literal["packed", "encoded", "sample", "raw", "bytes"]
 
 
@@ -214,25 +215,26 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
 
     def _stretch(self, stretch: Stretch, dealing: Stretches) -> Iterator[Sample | RawSample]:
         # What the run masks already is told apart one by one, and so is what cannot be read.
-        odd = np.full(len(stretch.taken), bool(len(self.skips)))
-        numbers = stretch.dataset.tolist()
-        for number in set(numbers):
-            here = np.flatnonzero(stretch.dataset == number)
-            odd[here] |= among(stretch.position[here], self.forgotten.positions[number])
-        alone, at, count = odd.tolist(), 0, len(numbers)
-        borders = np.flatnonzero((np.diff(stretch.dataset) != 0) | (np.diff(odd) != 0)) + 1
-        for stop in [*borders.tolist(), count]:
+        odd, of = np.full(len(stretch.taken), bool(len(self.skips))), stretch.dataset
+        for number, positions in enumerate(self.forgotten.positions):
+            if len(positions):
+                here = np.flatnonzero(of == number)
+                odd[here] |= among(stretch.position[here], positions)
+        borders = (np.flatnonzero((of[1:] != of[:-1]) | (odd[1:] != odd[:-1])) + 1).tolist()
+        at, asked = 0, ASKED[0]
+        for stop in [*borders, len(odd)]:
             while at < stop:
-                if not alone[at]:
-                    good, number = 0, numbers[at]
+                if not odd[at]:
+                    good, number, wanted = 0, int(of[at]), stretch.position[at : min(stop, at + asked)]
+                    asked = min(4 * asked, ASKED[1])
                     try:
-                        for value in self._values(number, stretch.position[at : min(stop, at + ASKED)]):
+                        for value in self._values(number, wanted):
                             good += 1
                             self._progress = partial(dealing.deal, stretch.taken[at])
                             at += 1
                             yield value
                     except (DataError, OSError):
-                        alone[at] = True
+                        odd[at] = True
                     finally:
                         self._bad.good(number, good)
                     continue

@@ -44,7 +44,7 @@ def extent(datasets: Sequence[Dataset], epoch: int = 0, *, generations: Sequence
     return Extent(
         epoch=epoch,
         roots="".join(dataset.manifest.root_digest[:HEX] for dataset in datasets),
-        shards=[len(dataset.shard_rows) for dataset in datasets],
+        shards=[len(dataset.shard_firsts) - 1 for dataset in datasets],
         generations=list(generations) if any(generations) else [],
         removed=digest(datasets, generations),
     )
@@ -76,7 +76,7 @@ def _differing(saved: Extent, datasets: Sequence[Dataset]) -> Iterator[str]:
         return
     for number, (dataset, shards) in enumerate(zip(datasets, saved.shards, strict=True)):
         before = saved.roots[number * HEX : (number + 1) * HEX]
-        held = len(dataset.shard_rows)
+        held = len(dataset.shard_firsts) - 1
         if shards > held:
             yield f"dataset {dataset.path}: {shards} shards -> {held}; it was compacted or built anew"
         elif (now := _root(dataset, shards)) != before:
@@ -93,7 +93,7 @@ def _differing(saved: Extent, datasets: Sequence[Dataset]) -> Iterator[str]:
 
 def _root(dataset: Dataset, shards: int) -> str:
     """Of its first shards."""
-    if shards == len(dataset.shard_rows):
+    if shards == len(dataset.shard_firsts) - 1:
         return dataset.manifest.root_digest[:HEX]
     return dataset.manifest.prefix_digest(shards)[:HEX]
 

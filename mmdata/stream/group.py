@@ -18,6 +18,9 @@ WINDOW = 32
 come last, and a step of those alone cannot be dealt evenly: with 128 the worst of 93 steps had 1.10 of the mean vision
 on one rank, with 32 it had 1.02, and the share of vision varies as little."""
 
+_ALIKE = np.array([1, 1, 0, 0])
+"""The cost of a token and nothing else."""
+
 
 def group(measured: Measured, spec: StreamSpec, *, packs: bool) -> tuple[Bins, int]:
     """Bins of the samples that are not left out (numbers into `measured`): samples of a bin in the order of the stream,
@@ -42,6 +45,8 @@ def group(measured: Measured, spec: StreamSpec, *, packs: bool) -> tuple[Bins, i
 def costs(bins: Bins, measured: Measured) -> Array:
     """int64 [B, 4]: the `Cost` of each bin."""
     tokens = measured.tokens
+    if measured.alike:
+        return np.broadcast_to(_ALIKE, (len(bins), len(_ALIKE)))
     if len(bins.items) == len(bins):  # each sample is one
         tokens = tokens[bins.items]
         patches, mel_frames = measured.patches[bins.items], measured.mel_frames[bins.items]
@@ -60,14 +65,14 @@ def ordered(bins: Bins, measured: Measured, spec: StreamSpec, epoch: int, number
     order = rng.generator("packs", spec.seed, epoch, number).permutation(len(bins))
     dataset = measured.draws.dataset
     several = bool((dataset != dataset[:1]).any())
-    if several or (each != each[:1]).any():  # packs that are all alike are spread as they come
+    if several or not (measured.alike or (each == each[:1]).all()):  # packs that are all alike are spread as they come
         shares = each[order]
         if several:
             sources = np.unique(dataset).tolist()
             of_each = [np.where(dataset == source, measured.tokens, 0) for source in sources]
             shares = np.concatenate([shares, taken(bins, order).loads(np.stack(of_each, axis=1))], axis=1)
         order = order[spread(shares, WINDOW)]
-    return taken(bins, order), each[order]
+    return taken(bins, order), each if measured.alike else each[order]
 
 
 def taken(bins: Bins, order: Array) -> Bins:

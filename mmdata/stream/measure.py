@@ -53,6 +53,8 @@ class Measured:
     """What was done to samples to make them fit."""
     damaged: dict[int, str] = field(default_factory=dict)
     """Why the texts of samples could not be read that are planned all the same, to be masked in their place."""
+    alike: bool = False
+    """Whether each that is not left out is one token and nothing else, as without a family."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -199,7 +201,13 @@ class Measure:
         if self.family is None:
             zeros, tokens = np.zeros(n, np.int64), (~gone).astype(np.int64)
             return Measured(
-                draws=draws, tokens=tokens, patches=zeros, mel_frames=zeros, plans=[()] * n, reasons=reasons
+                draws=draws,
+                tokens=tokens,
+                patches=zeros,
+                mel_frames=zeros,
+                plans=[()] * n,
+                reasons=reasons,
+                alike=True,
             )
         found = _Found(n)
         found.reasons |= reasons

@@ -22,7 +22,7 @@ Array = npt.NDArray[np.int64]
 class Stretch:
     """This rank's samples of a block, in their order."""
 
-    taken: list[int]
+    taken: Array
     """Of each, how many packs of the run come before it."""
     position: Array
     dataset: npt.NDArray[np.int16]
@@ -58,6 +58,7 @@ class Stretches:
 
     def deal(self, taken: int) -> Deal:
         """The deal of this rank's sample that has so many packs before it; it is in the last stretch."""
+        taken = int(taken)
         begun = taken - taken % self._batch
         start = Cursor(position=self._position(begun), taken=begun, first_epoch=self._start.first_epoch)
         dealing = deal(self._planner, start, epochs=self._epochs, global_batch=self._batch, world=self._world)
@@ -77,7 +78,7 @@ class Stretches:
         first = -(-taken // self._batch) * self._batch
         inside = first - taken < len(block.bins) - at.pack
         return Stretch(
-            taken=counts.tolist(),
+            taken=counts,
             position=draws.position[items],
             dataset=draws.dataset[items],
             anchor=(first, replace(at, pack=at.pack + first - taken)) if inside else None,
