@@ -83,6 +83,7 @@ def adopt(
     fails, OSError where the dataset cannot be written.
     """
     source = open_source(unit.uri)
+    size = source.size
     columns = IndexColumns(unit.name, sums=digest != "none")
     fates = Fates(unit=unit.number, origin=unit.name, first=unit.input_first)
 
@@ -139,7 +140,7 @@ def adopt(
         whole = _sha256(source) if columns.sums else None
     finally:
         source.close()
-    return write(folder, unit, columns, fates, source.size, whole), fates
+    return write(folder, unit, columns, fates, size, whole), fates
 
 
 EXCLUDED = Drop(reason="excluded", detail="by the split of its dataset")
