@@ -97,8 +97,9 @@ def names(uris: list[str]) -> list[str]:
 
 def _size(uri: str) -> int:
     source = open_source(uri)
+    size = source.size
     source.close()
-    return source.size
+    return size
 
 
 def _samples(tar: ShardFile, file: _tables.TableFile) -> Iterator[Group]:
