@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--photos", type=int, default=4000, help="samples of photographs (default: 4000)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("/dev/shm"), help="where all lies (default: /dev/shm)")
+    _options.add_ours(parser)
     arguments = _options.parse(parser, count=20_000, photos=400, rounds=2)
     missing = dict.fromkeys([PEER], reason) if (reason := lacking(["energon"]).get("energon")) else {}
     counts = {"photos": arguments.photos, "small": arguments.count}
@@ -72,6 +73,12 @@ def main() -> int:
                 tars.mkdir()
                 listed = [(f"{number:09d}", *rows[number % PICTURES][1:]) for number in range(count)]
                 tarfile(listed, tars, SHARDS[kind])
+        if arguments.ours:
+            for _ in range(arguments.ours):
+                for kind, count in counts.items():
+                    for options in OURS.values():
+                        ours(root, f"{kind}{count}", options)
+            return 0
         for kind, count in counts.items():
             times: dict[str, dict[int, list[Row]]] = {}
             for _ in range(arguments.rounds):

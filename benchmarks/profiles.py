@@ -65,35 +65,58 @@ class Profile:
 
 PROFILES: dict[str, Profile] = {
     "near_dup": Profile(benchmark="near_dup", what="near-duplicate search"),
+    "indexing": Profile(
+        benchmark="indexing",
+        what="an index of 400 photographs and of 20,000 small pictures, without sums, the whole command",
+        arguments=("--quick", "--ours", "6"),
+        process=r"-m mmdata\.index .*--digest none",
+        native=False,
+    ),
+    "indexing_sums": Profile(
+        benchmark="indexing",
+        what="an index of the same, with sums and without a report",
+        arguments=("--quick", "--ours", "4"),
+        process=r"-m mmdata\.index (?!.*--digest).*--no-report",
+        native=False,
+    ),
+    "shard_writing": Profile(
+        benchmark="shard_writing",
+        what="shards of photographs with index and crc32c",
+        arguments=("--quick", "--ours", "250"),
+        within=MEASURED,
+    ),
     "processors_qwen2_vl": Profile(
         benchmark="processors",
         what="Qwen2-VL's preprocessing, float32",
-        arguments=("--quick", "--ours", "40", "qwen2_vl"),
+        arguments=("--quick", "--ours", "120", "qwen2_vl"),
         within=MEASURED,
+        native=False,
     ),
     "processors_idefics3": Profile(
         benchmark="processors",
         what="Idefics3's preprocessing, float32",
-        arguments=("--quick", "--ours", "16", "idefics3"),
+        arguments=("--quick", "--ours", "60", "idefics3"),
         within=MEASURED,
+        native=False,
     ),
     "decode_resize": Profile(
         benchmark="decode_resize",
         what="JPEG to 336 x 336 normalised floats, exact",
-        arguments=("--quick", "--ours", "12", "--sizes", "336"),
+        arguments=("--quick", "--ours", "60", "--sizes", "336"),
         within=MEASURED,
     ),
     "audio_flac": Profile(
         benchmark="audio_load",
         what="FLAC of 16 kHz mono",
-        arguments=("--quick", "--ours", "1000", "flac 16"),
+        arguments=("--quick", "--ours", "2500", "flac 16"),
         within=MEASURED,
     ),
     "audio_compressed": Profile(
         benchmark="audio_load",
         what="mp3, vorbis, opus and m4a to 16 kHz mono",
-        arguments=("--quick", "--ours", "40", "mp3", "vorbis", "opus", "m4a"),
+        arguments=("--quick", "--ours", "120", "mp3", "vorbis", "opus", "m4a"),
         within=MEASURED,
+        native=False,
     ),
     "video_decode": Profile(
         benchmark="video_decode",
@@ -104,8 +127,9 @@ PROFILES: dict[str, Profile] = {
     "packed_training": Profile(
         benchmark="packed_training",
         what="packed training on the CPU",
-        arguments=("--quick", "--ours", "8"),
+        arguments=("--quick", "--ours", "10"),
         within=MEASURED,
+        native=False,
     ),
     **{
         f"build_{mode.replace('-', '_')}": Profile(
