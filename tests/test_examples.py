@@ -67,14 +67,13 @@ def torchrun(folder: Path, run: Path, ranks: int, steps: int) -> list[str]:
 
 
 def as_torchrun_starts(folder: Path, run: Path, ranks: int, steps: int) -> list[str]:
-    """The same in processes that have imported torch, with what torchrun sets in their environment. A worker of theirs
-    would import it anew: they load by themselves."""
+    """The same in processes that have imported torch, with what torchrun sets in their environment."""
     said = processes.run(ranks, [str(folder), str(run), str(steps)], run / f"said-{ranks}", _plain_ddp)
     return [key for line in said.splitlines() for key in line.split()]
 
 
 def _plain_ddp(told: list[str]) -> int:
-    print(" ".join(plain_ddp.main(told[0], told[1], int(told[2]), workers=0)))
+    print(" ".join(plain_ddp.main(told[0], told[1], int(told[2]), workers=1)))
     return 0
 
 

@@ -8,6 +8,7 @@ import io
 import multiprocessing
 import os
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -59,6 +60,10 @@ def _rank(main: Callable[[list[str]], int], rank: int, ranks: int, port: int, to
     import torch
 
     torch.set_num_threads(1)
+    # A process of a fork server starts others by one of its own, which would import everything anew for each worker of
+    # a DataLoader. One of torchrun's has the platform's method.
+    if sys.platform == "linux":
+        multiprocessing.set_start_method("fork", force=True)
     place = {
         "RANK": rank,
         "LOCAL_RANK": rank,
