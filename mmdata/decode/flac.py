@@ -5,6 +5,7 @@ Both give the integers that were encoded, so a file may pass from one to the oth
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    import soundfile
+
     from mmdata.decode.audio_pyav import Track
 
 _BLOCK = 1 << 20
-"""Samples that are read at once: soundfile seeks after each read."""
-_KINDS = {8: ("int16", 2.0**-15), 16: ("int16", 2.0**-15), 24: ("int32", 2.0**-31)}
-"""Bits of a sample: how libsndfile hands it out, and what makes full range 1."""
+"""Samples that are read at once."""
+_BITS_READ = (8, 16, 24)
+"""Bits of a sample that libsndfile hands out as float32 without rounding them."""
 
 
 class Flac:
@@ -26,9 +29,8 @@ class Flac:
 
     format = "flac"
 
-    def __init__(self, data: bytes, sample_rate: int, channels: int, bits: int, samples: int) -> None:
+    def __init__(self, data: bytes, sample_rate: int, channels: int, samples: int) -> None:
         self._data = data
-        self._kind, self._scale = _KINDS[bits]
         self.sample_rate = sample_rate
         self.channels = channels
         self.samples: int = samples
@@ -43,7 +45,7 @@ class Flac:
         last = self.samples if last is None else min(last, self.samples)
         at = first
         try:
-            with soundfile.SoundFile(io.BytesIO(self._data)) as file:
+            with _forward()(io.BytesIO(self._data)) as file:
                 agrees = (file.samplerate, file.channels, file.frames) == (
                     self.sample_rate,
                     self.channels,
@@ -52,7 +54,7 @@ class Flac:
                 if agrees and first:
                     file.seek(first)
                 while agrees and at < last:
-                    block = file.read(min(_BLOCK, last - at), self._kind, always_2d=True)
+                    block = file.read(out=np.empty((min(_BLOCK, last - at), self.channels), np.float32))
                     if not len(block):
                         break
                     at += len(block)
@@ -68,17 +70,30 @@ class Flac:
 
         return Track(self._data, "flac")
 
-    def _floats(self, block: npt.NDArray[np.signedinteger], mono: bool) -> npt.NDArray[np.float32]:
-        """Integers [n, channels] as float32."""
+    def _floats(self, block: npt.NDArray[np.float32], mono: bool) -> npt.NDArray[np.float32]:
+        """Samples [n, channels] as they are asked for."""
         if not mono:
-            out = block.T.astype(np.float32, order="C")
-            out *= np.float32(self._scale)
-            return out
-        out = block[:, 0].astype(np.float32)
-        for channel in block.T[1:]:
+            return np.ascontiguousarray(block.T)
+        if self.channels == 1:
+            return block[:, 0]
+        out = block[:, 0] + block[:, 1]
+        for channel in block.T[2:]:
             out += channel
-        out *= np.float32(self._scale / self.channels)
+        out *= np.float32(1 / self.channels)
         return out
+
+
+@functools.cache
+def _forward() -> type[soundfile.SoundFile]:
+    """A file that is read from here on: soundfile else seeks after each read to where that ended, and libFLAC decodes
+    the last frame anew for it."""
+    import soundfile
+
+    class Forward(soundfile.SoundFile):  # type: ignore[misc]
+        def seekable(self) -> bool:
+            return False
+
+    return Forward
 
 
 def open_flac(data: bytes) -> Flac | None:
@@ -96,10 +111,10 @@ def open_flac(data: bytes) -> Flac | None:
         (packed >> 36 & 31) + 1,
         packed & (1 << 36) - 1,
     )
-    known = rate and samples and bits in _KINDS
+    known = rate and samples and bits in _BITS_READ
     if not known or not _first_agrees(data, rate, channels, bits) or not _last_agrees(data, samples):
         return None
-    return Flac(data, rate, channels, bits, samples)
+    return Flac(data, rate, channels, samples)
 
 
 _RATES = (0, 88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)
