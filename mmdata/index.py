@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +28,8 @@ from mmdata.sources._columns import ROLES, Naming
 from mmdata.sources._shard_files import ShardFile, shard_files
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from mmdata.report_page.ahead import Reporter
 
 
@@ -90,6 +92,7 @@ def _index(
     }
     _bind(output, bound)
     committed = commit.roll_forward(output)
+    records = list(commit.records(output)) if committed else []
     if (output / "manifest.json").exists():
         return manifests.read(output)
     keys: dict[str, str] = {}
@@ -98,7 +101,8 @@ def _index(
             found = Index(output / entry.index, crc32c=entry.index_crc32c).keys()
             keys.update(dict.fromkeys(found, entry.shard or ""))
     first = sum(entry.input_rows for entry in committed)
-    with Progress(total=None, quiet=quiet) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+    threads = verify == "full" or any(is_table(tar.uri) for tar in tars)
+    with Progress(total=None, quiet=quiet) as progress, _pool() if threads else contextlib.nullcontext() as pool:
         for number in range(len(committed), len(tars)):
             tar = tars[number]
             unit = Unit(
@@ -112,18 +116,25 @@ def _index(
             if is_table(tar.uri):
                 from mmdata.engine.adopt_rows import adopt_rows  # with what looks at every medium
 
+                assert pool is not None
                 entry, fates = adopt_rows(
                     output, unit, verify=verify, keys=keys, pool=pool, naming=naming, digest=digest
                 )
             else:
                 entry, fates = adopt.adopt(output, unit, verify=verify, keys=keys, pool=pool, digest=digest)
-            commit.record_ends(output, entry, fates.ends)
+            records.append(commit.record_ends(output, entry, fates.ends))
             commit.publish(output, entry)
             first += entry.input_rows
             for (state, reason), count in fates.ends.items():
                 progress.update(state, reason, count)
             progress.commit(number, entry.rows)
-    return _finish(output, bound, reporter)
+    return _finish(output, bound, records, reporter)
+
+
+def _pool() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # headers are read without
+
+    return ThreadPoolExecutor(os.cpu_count())
 
 
 def _reporter() -> Reporter:
@@ -141,12 +152,13 @@ def _input(tar: ShardFile, name: str) -> dict[str, Any]:
     return told
 
 
-def _finish(output: Path, bound: dict[str, Any], reporter: Reporter | None) -> Manifest:
-    records = list(commit.records(output))
+def _finish(
+    output: Path, bound: dict[str, Any], records: list[commit.CommitRecord], reporter: Reporter | None
+) -> Manifest:
     counts, reasons = commit.sums(records)
     first, entries = 0, []
     for record in records:
-        entries.append(record.entry.model_copy(update={"first": first}))
+        entries.append(replace(record.entry, first=first))
         first += record.entry.rows
     manifest = Manifest(
         created_by=f"mmdata {__version__}",
@@ -166,7 +178,7 @@ def _finish(output: Path, bound: dict[str, Any], reporter: Reporter | None) -> M
     write_atomic(output / "stats.json", (json.dumps(figures, indent=1, sort_keys=True) + "\n").encode())
     write_atomic(output / "report.html", page)
     files = {name: sha256_file(output / name) for name in ("stats.json", "report.html")}
-    return manifests.write(output, manifest.model_copy(update={"files": files}))
+    return manifests.write(output, replace(manifest, files=files))
 
 
 def _bind(output: Path, bound: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def report(
         write_atomic(target, page)
         if inside:
             files = {**manifest.files, NAME: hashlib.sha256(page).hexdigest()}
-            manifests.rewrite(dataset, manifest.model_copy(update={"files": files}))
+            manifests.rewrite(dataset, replace(manifest, files=files))
     except OSError as error:
         raise RunError(f"{target}: cannot write: {error.strerror}") from error
     return target

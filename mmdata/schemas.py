@@ -76,7 +76,9 @@ def _clean(value: Any) -> Any:
 
 def _manifest() -> dict[str, Any]:
     """The manifest as it is on disk: the model, and the digest that `manifest.to_bytes` puts at its end."""
-    schema = Manifest.model_json_schema()
+    schema = TypeAdapter(Manifest).json_schema()
+    for name in ("plugins", "files"):
+        schema["properties"][name]["default"] = {}
     schema["properties"]["self_sha256"] = {
         "type": "string",
         "description": "sha256 of the canonical JSON of everything else.",

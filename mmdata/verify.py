@@ -11,7 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import crc32c
@@ -145,7 +145,7 @@ def _files(folder: Path, manifest: Manifest) -> Iterator[str]:
     try:
         records = list(commit.records(folder))
         entries = [value.entry for value in records]
-        same = entries == [entry.model_copy(update={"first": 0}) for entry in manifest.shards]
+        same = entries == [replace(entry, first=0) for entry in manifest.shards]
         if not same or commit.sums(records) != (manifest.counts, manifest.reasons):
             yield f"commit_record: {folder / '.build' / 'units'} does not match the manifest"
     except DataError as error:

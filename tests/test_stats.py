@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -146,17 +147,16 @@ def repeated(manifest: Manifest, times: int) -> Manifest:
     entries, first, row = [], 0, 0
     for _ in range(times):
         for entry in manifest.shards:
-            entries.append(entry.model_copy(update={"unit": len(entries), "first": first, "input_first": row}))
+            entries.append(replace(entry, unit=len(entries), first=first, input_first=row))
             first, row = first + entry.rows, row + entry.input_rows
-    return manifest.model_copy(
-        update={
-            "shards": entries,
-            "table": None,
-            "samples": first,
-            "input_rows": row,
-            "counts": {state: count * times for state, count in manifest.counts.items()},
-            "reasons": {s: {r: n * times for r, n in by.items()} for s, by in manifest.reasons.items()},
-        }
+    return replace(
+        manifest,
+        shards=entries,
+        table=None,
+        samples=first,
+        input_rows=row,
+        counts={state: count * times for state, count in manifest.counts.items()},
+        reasons={s: {r: n * times for r, n in by.items()} for s, by in manifest.reasons.items()},
     )
 
 
@@ -207,10 +207,10 @@ def test_damage_is_refused_by_name(tmp_path):
         assert caught.value.reason == reason
         damage(tmp_path / "a" / path, at)
     compute(tmp_path / "a", manifest, {})
-    wrong = manifest.model_copy(update={"counts": {**manifest.counts, "ok": manifest.counts["ok"] + 1}})
+    wrong = replace(manifest, counts={**manifest.counts, "ok": manifest.counts["ok"] + 1})
     with pytest.raises(DataError, match="ledger_sum"):
         compute(tmp_path / "a", wrong, {})
-    fewer = manifest.model_copy(update={"spec": {**manifest.spec, "steps": manifest.spec["steps"][:1]}})
+    fewer = replace(manifest, spec={**manifest.spec, "steps": manifest.spec["steps"][:1]})
     with pytest.raises(DataError, match="ledger_step"):
         compute(tmp_path / "a", fewer, {})
     (tmp_path / "a" / entry.ledger).unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import crc32c
@@ -74,11 +75,9 @@ def test_offsets_that_a_stranger_made_up_are_found_though_every_checksum_fits(so
     (copy / "manifest.json").unlink()  # a hard link of the sound one
     told = manifest.read(sound)
     data = (copy / str(entry.index)).read_bytes()
-    changed = entry.model_copy(
-        update={"index_sha256": hashlib.sha256(data).hexdigest(), "index_crc32c": crc32c.crc32c(data)}
-    )
+    changed = replace(entry, index_sha256=hashlib.sha256(data).hexdigest(), index_crc32c=crc32c.crc32c(data))
     shards = [changed, *told.shards[1:]]
-    manifest.write(copy, told.model_copy(update={"shards": shards, "root_digest": manifest.root_digest(shards)}))
+    manifest.write(copy, replace(told, shards=shards, root_digest=manifest.root_digest(shards)))
     problems = verify_dataset(copy).problems
     assert any(problem.startswith("index_damaged") for problem in problems), problems
 

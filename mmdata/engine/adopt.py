@@ -6,7 +6,6 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +29,8 @@ from mmdata.sources._tables import printable
 from mmdata.types import Drop, Media, Origin, Sample, State, Text
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from mmdata.steps.probe import Probe
 
 Digest = Literal["crc32c", "sha256", "none"]
@@ -73,14 +74,14 @@ def adopt(
     *,
     verify: Literal["full", "header"],
     keys: dict[str, str],
-    pool: ThreadPoolExecutor,
+    pool: ThreadPoolExecutor | None = None,
     digest: Digest = "crc32c",
 ) -> tuple[ShardEntry, Fates]:
     """Read a tar once and write its index and ledger into the staging area of `folder`.
 
-    `keys` holds the keys of the dataset so far, each with the tar it came from, and is added to. A tar that is damaged
-    gives the whole samples before the damage, and one row that says where it is. Raises RunError when the storage
-    fails, OSError where the dataset cannot be written.
+    `pool` decodes media where `verify` is full. `keys` holds the keys of the dataset so far, each with the tar it came
+    from, and is added to. A tar that is damaged gives the whole samples before the damage, and one row that says where
+    it is. Raises RunError when the storage fails, OSError where the dataset cannot be written.
     """
     source = open_source(unit.uri)
     size = source.size
@@ -160,12 +161,13 @@ def _told(groups: Iterator[Group], unit: Unit, first: int = 0) -> Iterator[Group
 
 
 def _made(
-    groups: Iterator[Group], unit: Unit, probe: Probe, pool: ThreadPoolExecutor
+    groups: Iterator[Group], unit: Unit, probe: Probe, pool: ThreadPoolExecutor | None
 ) -> Iterator[tuple[Group, IndexRow | Drop]]:
     """Each group with what it gives, in order. To read headers takes less than to hand them to a thread."""
     if probe.verify == "header":
         yield from ((group, _row(group, unit, probe, at)) for at, group in enumerate(groups))
         return
+    assert pool is not None
     at = 0
     for batch in _batches(groups):
         numbers = range(at, at + len(batch))

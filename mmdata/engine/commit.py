@@ -6,19 +6,19 @@ renamed to their places. Whoever opens the folder next completes renames that a 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import operator
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import crc32c
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
 
 from mmdata import ledger
 from mmdata.errors import DataError
@@ -32,6 +32,9 @@ from mmdata.shards.table import ShardEntry
 from mmdata.shards.tar import TarWriter
 from mmdata.types import Media, Sample
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 EXTENSIONS = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
 
 
@@ -44,10 +47,11 @@ class Kept:
     signatures: dict[str, bytes]
 
 
-class CommitRecord(BaseModel):
-    """That a unit is committed, and what it holds: `.build/units/NNNNNN.json`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitRecord:
+    """That a unit is committed, and what it holds: `.build/units/NNNNNN.json`. Pydantic checks it when it is read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     entry: ShardEntry
     counts: dict[str, int]
@@ -275,8 +279,10 @@ def record(folder: Path, entry: ShardEntry, rows: list[LedgerRow], *, area: str 
     record_ends(folder, entry, Counter((row.state, row.reason) for row in rows), area=area)
 
 
-def record_ends(folder: Path, entry: ShardEntry, ends: Mapping[tuple[str, str], int], *, area: str = "units") -> None:
-    """As `record`, of so many rows in each state for each reason."""
+def record_ends(
+    folder: Path, entry: ShardEntry, ends: Mapping[tuple[str, str], int], *, area: str = "units"
+) -> CommitRecord:
+    """As `record`, of so many rows in each state for each reason; returns what is written."""
     reasons: dict[str, dict[str, int]] = {}
     counts = ledger.counts([])
     for (state, reason), count in ends.items():
@@ -285,7 +291,8 @@ def record_ends(folder: Path, entry: ShardEntry, ends: Mapping[tuple[str, str], 
             reasons.setdefault(state, {})[reason] = count
     value = CommitRecord(entry=entry, counts=counts, reasons=reasons)
     path = folder / ".build" / area / f"{entry.unit:06d}.json"
-    write_atomic(path, canonical(value.model_dump(mode="json")))
+    write_atomic(path, canonical(asdict(value)))
+    return value
 
 
 def publish(folder: Path, entry: ShardEntry, *, area: str = "staging") -> None:
@@ -302,12 +309,19 @@ def records(folder: Path, area: str = "units") -> Iterator[CommitRecord]:
     for path in sorted((folder / ".build" / area).glob("*.json")):
         try:
             data = path.read_bytes()
-            value = CommitRecord.model_validate_json(data)
-            if canonical(value.model_dump(mode="json")) != data:
+            value = _checked().validate_json(data)
+            if canonical(asdict(value)) != data:
                 raise ValueError("its bytes have changed")
         except (ValueError, OSError) as error:
             raise DataError("commit_record", f"{path}: {' '.join(str(error).split())}") from error
         yield value
+
+
+@functools.cache
+def _checked() -> TypeAdapter[CommitRecord]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(CommitRecord)
 
 
 def sums(records: Iterable[CommitRecord]) -> tuple[dict[str, int], dict[str, dict[str, int]]]:

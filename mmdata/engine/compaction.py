@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +108,7 @@ def _again(
     dataset: Dataset, folder: Path, files: UnitFiles, entry: ShardEntry, rows: list[LedgerRow]
 ) -> tuple[ShardEntry, list[LedgerRow]]:
     """A unit that loses nothing, under its new number: the same files by other names, but for the ledger."""
-    changed: dict[str, object] = {"unit": files.number, "first": 0, "ledger": files.ledger}
+    changed: dict[str, Any] = {"unit": files.number, "first": 0, "ledger": files.ledger}
     if entry.shard is not None and entry.index is not None:
         for name, now in ((entry.shard, files.shard), (entry.index, files.index)):
             target = folder / commit.staged(now, AREA)
@@ -116,7 +117,7 @@ def _again(
         changed |= {"shard": files.shard, "index": files.index}
     places = {row.row: row.shard_row for row in rows if row.shard_row is not None}
     final, digest = commit.write_ledger(folder, files, rows, places, area=AREA)
-    return entry.model_copy(update={**changed, "ledger_sha256": digest}), final
+    return replace(entry, **changed, ledger_sha256=digest), final
 
 
 def _link(source: Path, target: Path) -> None:

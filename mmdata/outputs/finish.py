@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def finish(folder: Path, bound: dict[str, Any], report: Report, *, generation: i
     counts, reasons = commit.sums(values)
     first, entries = 0, []
     for value in values:
-        entry = value.entry.model_copy(update={"first": first})
+        entry = replace(value.entry, first=first)
         first += entry.rows
         entries.append(entry)
     input_rows = sum(entry.input_rows for entry in entries)
@@ -58,4 +59,4 @@ def finish(folder: Path, bound: dict[str, Any], report: Report, *, generation: i
     write_atomic(folder / "report.html", page)
     write_atomic(folder / "README.md", card.render(manifest, figures=figures).encode())
     files = {name: sha256_file(folder / name) for name in FILES}
-    return manifests.write(folder, manifest.model_copy(update={"files": files}))
+    return manifests.write(folder, replace(manifest, files=files))

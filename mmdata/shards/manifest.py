@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import crc32c
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation, ValidationError
 
 from mmdata.errors import DataError
 from mmdata.shards import table as tables
 from mmdata.shards.storage import write_atomic
 from mmdata.shards.table import ShardEntry
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 VERSION = 4
 """2: the index holds packet tables, marks and audio lengths. 3: and what views have made of media. 4: the table of
 shards is a file of its own, `shards.arrow`."""
 
 
-class TableFile(BaseModel):
+_CHECKED = {"extra": "forbid", "use_attribute_docstrings": True}
+"""How pydantic reads the classes here: it is loaded to check what is on disk, not to write what we have made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFile:
     """What the manifest knows of `shards.arrow`, the table of shards beside it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
 
     units: int
     """Units of work."""
@@ -38,10 +47,11 @@ class TableFile(BaseModel):
     """CRC-32C of the shards' prefix sums of samples: S + 1 little-endian int64."""
 
 
-class Manifest(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
     """The dataset: the spec it was built from, its input, counts and files, and one digest of its content."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CHECKED
 
     version: int = VERSION
     generation: int = 0
@@ -52,7 +62,7 @@ class Manifest(BaseModel):
     spec_digest: str
     inputs: list[dict[str, Any]]
     """Fingerprints of the input files."""
-    plugins: dict[str, str] = {}
+    plugins: dict[str, str] = field(default_factory=dict)
     """sha256 of the plugin files that took part."""
     input_rows: int
     samples: int
@@ -60,11 +70,11 @@ class Manifest(BaseModel):
     """Input records by final state; they sum to `input_rows`."""
     reasons: dict[str, dict[str, int]]
     """Records by state and reason, for every state but `ok`."""
-    files: dict[str, str] = {}
+    files: dict[str, str] = field(default_factory=dict)
     """sha256 of further files of the dataset (stats.json, report.html)."""
     table: TableFile | None = None
     """Of the table of shards; null until it is written."""
-    shards: SkipValidation[Sequence[ShardEntry]] = Field(exclude=True)
+    shards: Sequence[ShardEntry]
     """The units in their order, read from the table when they are asked for."""
     root_digest: str
     """sha256 over the digests of all shards and indexes, in order: equal digests, equal data."""
@@ -85,7 +95,9 @@ def root_digest(shards: Iterable[ShardEntry]) -> str:
 
 def to_bytes(manifest: Manifest) -> bytes:
     """Canonical JSON with, as its last field, the sha256 of everything before it (`self_sha256`)."""
-    body = manifest.model_dump(mode="json")
+    body = {each.name: getattr(manifest, each.name) for each in fields(manifest) if each.name != "shards"}
+    if manifest.table is not None:
+        body["table"] = {each.name: getattr(manifest.table, each.name) for each in fields(TableFile)}
     return (json.dumps({**body, "self_sha256": _digest(body)}, indent=1) + "\n").encode()
 
 
@@ -105,7 +117,7 @@ def write(folder: Path, manifest: Manifest) -> Manifest:
         firsts_crc32c=int(crc32c.crc32c(table.firsts.data)),
     )
     write_atomic(folder / tables.NAME, data)
-    manifest = manifest.model_copy(update={"table": described})
+    manifest = replace(manifest, table=described)
     rewrite(folder, manifest)
     return manifest
 
@@ -147,7 +159,7 @@ def read(folder: Path, *, every_byte: bool = False) -> Manifest:
         raise DataError("manifest_damaged", f"{path}: its bytes are not as they were written")
     assert manifest.table is not None, path
     table = tables.open_table(folder / tables.NAME, manifest.table.shards, _binding(manifest))
-    return manifest.model_copy(update={"shards": table})
+    return replace(manifest, shards=table)
 
 
 def from_bytes(data: bytes, name: str) -> Manifest:
@@ -167,12 +179,19 @@ def from_bytes(data: bytes, name: str) -> Manifest:
                 ),
             )
         said = body.pop("self_sha256", None)
-        manifest = Manifest.model_validate({**body, "shards": ()})
-    except (ValueError, ValidationError, AttributeError) as error:
+        manifest = _checked().validate_python({**body, "shards": ()})
+    except (ValueError, AttributeError) as error:  # pydantic's is a ValueError
         raise DataError("manifest_damaged", f"{name}: {str(error).splitlines()[0]}") from error
     if manifest.table is None or said != _digest(body):
         raise DataError("manifest_damaged", f"{name}: its bytes do not match its own sha256")
     return manifest
+
+
+@functools.cache
+def _checked() -> TypeAdapter[Manifest]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Manifest)
 
 
 def read_json(path: Path) -> Any:

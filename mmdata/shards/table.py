@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import crc32c
 import numpy as np
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
 
 from mmdata.arrays import column
 from mmdata.errors import DataError
@@ -45,10 +45,11 @@ SCHEMA = pa.schema(
 )
 
 
-class ShardEntry(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardEntry:
     """One unit of work. Units that kept nothing have no shard: `rows` 0 and no files but the ledger."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}  # of who checks one that was written as JSON
 
     unit: int
     """Number of the work unit; shard files carry it as six digits."""
@@ -90,7 +91,7 @@ _KINDS: list[tuple[str, str, bool]] = [
 ]
 """Name, kind and whether it may be null of each column; numbers by their letter of `memoryview.cast`."""
 _DIGEST = 32
-assert list(ShardEntry.model_fields) == _COLUMNS
+assert [field.name for field in fields(ShardEntry)] == _COLUMNS
 
 
 def to_bytes(entries: Iterable[ShardEntry], metadata: dict[str, str]) -> bytes:
@@ -98,10 +99,18 @@ def to_bytes(entries: Iterable[ShardEntry], metadata: dict[str, str]) -> bytes:
     which manifest it belongs to."""
     every = list(entries)
     full = [entry for entry in every if entry.rows]
-    end = {"first": sum(entry.rows for entry in full), "input_first": sum(entry.input_rows for entry in every)}
+    first, input_first = sum(entry.rows for entry in full), sum(entry.input_rows for entry in every)
     rows = [
         *full,
-        ShardEntry(unit=END, rows=0, input_rows=0, ledger="", ledger_sha256="00" * 32, **end),
+        ShardEntry(
+            unit=END,
+            first=first,
+            rows=0,
+            input_first=input_first,
+            input_rows=0,
+            ledger="",
+            ledger_sha256="00" * 32,
+        ),
         *(entry for entry in every if not entry.rows),
     ]
     columns = []
@@ -227,7 +236,7 @@ class ShardTable(Sequence[ShardEntry]):
         except (IndexError, ValueError) as error:
             raise DataError("table_row", f"{self.name}: row {at}: {error}") from error
         stored = values.pop("crc32c")
-        entry = ShardEntry.model_construct(**values)
+        entry = ShardEntry(**values)
         if entry.crc32c() != stored:
             raise DataError("table_row", f"{self.name}: row {at} (unit {entry.unit}) has changed since it was written")
         return entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,10 @@ def write(plain: Path, folder: Path, steps: tuple[Materialize, ...]) -> None:
         rows = read_rows(plain / entry.ledger)
         written, _ = commit.write_unit(folder, entry.unit, entry.input_first, kept, rows)
         commit.publish(folder, written)
-        entries.append(written.model_copy(update={"first": entry.first}))
+        entries.append(replace(written, first=entry.first))
     shutil.rmtree(folder / ".build")
-    update = {"shards": entries, "root_digest": manifests.root_digest(entries), "files": {}}
-    manifests.write(folder, dataset.manifest.model_copy(update=update))
+    digest = manifests.root_digest(entries)
+    manifests.write(folder, replace(dataset.manifest, shards=entries, root_digest=digest, files={}))
 
 
 def spec(root: Path, name: str, out: str, *steps: dict[str, Any], **more: Any) -> Path:
