@@ -52,7 +52,7 @@ def contents(path: str | Path) -> memoryview:
             return memoryview(data)
     finally:
         os.close(file)
-    return memoryview(pa.memory_map(str(path)).read_buffer())
+    return memoryview(pa.memory_map(str(path)).read_buffer()).cast("B")  # Arrow's own have signed bytes
 
 
 def head(schema: pa.Schema) -> bytes:
