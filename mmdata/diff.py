@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmdata import pointer
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError, RunError
 from mmdata.shards import manifest as manifests
 from mmdata.shards import tombstones
@@ -167,7 +167,7 @@ class _Side:
 def _parts(table: pa.Table, by: By, parts: int) -> npt.NDArray[np.int64]:
     if by == "origin":
         return np.asarray(table["origin_row"].to_numpy() % parts, np.int64)
-    return np.array([crc32c.crc32c((value or "").encode()) % parts for value in table[by].to_pylist()], np.int64)
+    return np.array([crc32c((value or "").encode()) % parts for value in table[by].to_pylist()], np.int64)
 
 
 def _nth(identity: pa.Table) -> npt.NDArray[np.int64]:

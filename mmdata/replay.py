@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import crc32c
 import numpy as np
 
 from mmdata import pointer
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.shards.storage import write_atomic
 from mmdata.stream import command
@@ -87,7 +87,7 @@ def replayed(stream: StreamingDataset, first: int, last: int) -> Iterator[tuple[
                 rank=world.rank,
                 ranks=world.ranks,
                 samples=len(keys),
-                keys_crc32c=f"{sum(crc32c.crc32c(key.encode()) for key in keys) % 2**32:08x}",
+                keys_crc32c=f"{sum(crc32c(key.encode()) for key in keys) % 2**32:08x}",
                 arrays_crc32c=[checksum(packed) for packed in packs],
                 masked=[each for packed in packs for each in packed.masked],
             ),
@@ -107,10 +107,10 @@ def arrays(packed: Packed) -> dict[str, np.ndarray]:
 def checksum(packed: Packed) -> str:
     """CRC-32C of a pack, 8 hex digits: of the JSON of its keys, and of each array's name, dtype, shape and bytes
     (little-endian), arrays by their names."""
-    value = crc32c.crc32c(json.dumps(list(packed.keys)).encode())
+    value = crc32c(json.dumps(list(packed.keys)).encode())
     for name, array in sorted(arrays(packed).items()):
-        value = crc32c.crc32c(json.dumps([name, array.dtype.str, list(array.shape)]).encode(), value)
-        value = crc32c.crc32c(array.tobytes(), value)
+        value = crc32c(json.dumps([name, array.dtype.str, list(array.shape)]).encode(), value)
+        value = crc32c(array.tobytes(), value)
     return f"{value:08x}"
 
 

@@ -8,12 +8,12 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-import crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 from mmdata.rng import generator
 from mmdata.shards.access import Source
@@ -180,7 +180,7 @@ class Kept:
             if data is None:
                 shard = shard or Folder(folder).source(entry.shard or "")
                 data = shard.read(offset, size)
-            if checksum is not None and crc32c.crc32c(data) != checksum:
+            if checksum is not None and crc32c(data) != checksum:
                 raise DataError("part_crc32c", f"{entry.shard}: {what} at byte {offset} has changed since the build")
             if what == "meta":
                 if (task := _task(data, foreign=form == FOREIGN)) is not None:

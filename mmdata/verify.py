@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import crc32c
-
 from mmdata import ledger
+from mmdata.checksum import crc32c
 from mmdata.engine import binding, commit
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
@@ -96,7 +95,7 @@ def _table(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield f"table_sha256: {path} has changed since the build"
         return
     assert isinstance(manifest.shards, tables.ShardTable), path
-    firsts = int(crc32c.crc32c(manifest.shards.firsts.data))
+    firsts = int(crc32c(manifest.shards.firsts.data))
     if (len(manifest.shards), path.stat().st_size, firsts) != (said.units, said.bytes, said.firsts_crc32c):
         yield f"table_sums: {path}: not the numbers that the manifest has"
     try:
@@ -217,7 +216,7 @@ def _shard(path: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[str]
     with open(path, "rb") as file:
         for name, part in indexed:
             file.seek(part.offset)
-            if int(crc32c.crc32c(file.read(part.size))) != part.crc32c:
+            if int(crc32c(file.read(part.size))) != part.crc32c:
                 yield f"part_crc32c: {path}: {name} has changed since the build"
 
 
@@ -243,7 +242,7 @@ def _foreign(folder: Path, entry: ShardEntry, rows: list[IndexRow]) -> Iterator[
                     yield f"index_members: {entry.shard}: no member {row.key}.{part.name} at byte {part.offset}"
                 continue
             data = source.read(part.offset, part.size) if part.inline is None else part.inline
-            if part.crc32c is not None and int(crc32c.crc32c(data)) != part.crc32c:
+            if part.crc32c is not None and int(crc32c(data)) != part.crc32c:
                 yield f"part_crc32c: {entry.shard}: {row.key}.{part.name} has changed since it was indexed"
     source.close()
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import crc32c
 import pyarrow.parquet as pq
 
+from mmdata.checksum import crc32c
 from mmdata.decode.glance import MAX_PIXELS, glance
 from mmdata.engine import adopt_plain, commit
 from mmdata.errors import DataError
@@ -205,7 +205,7 @@ def _row(group: Group, unit: Unit, probe: Probe, at: int) -> IndexRow | Drop:
                 listed.append(found)
             elif isinstance(part, Text):
                 inline = part.text.encode()
-                checksum = int(crc32c.crc32c(inline))
+                checksum = int(crc32c(inline))
                 own = {"role": part.role, "train": part.train, "inline": inline}
                 listed.append(Part(name="", kind="text", offset=0, size=0, crc32c=checksum, **own))  # type: ignore[arg-type]
             else:
@@ -253,7 +253,7 @@ def _probed(group: Group, media: Media, probe: Probe, unit: Unit) -> Part | Drop
 def _part(group: Group, extension: str, kind: Any, **facts: Any) -> Part:
     member = group.members[extension]
     data = member.data or b""
-    checksum = int(crc32c.crc32c(data))
+    checksum = int(crc32c(data))
     return Part(name=extension, kind=kind, offset=member.offset, size=len(data), crc32c=checksum, **facts)
 
 
@@ -281,7 +281,7 @@ def write(folder: Path, unit: Unit, columns: IndexColumns, fates: Fates, size: i
             "shard_sha256": digest,
             "index": files.index,
             "index_sha256": hashlib.sha256(data).hexdigest(),
-            "index_crc32c": int(crc32c.crc32c(data)),
+            "index_crc32c": int(crc32c(data)),
         }
     path = folder / commit.staged(files.ledger)
     pq.write_table(fates.to_table(), path, compression="zstd")

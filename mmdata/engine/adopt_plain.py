@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import crc32c
 import numpy as np
 
+from mmdata.checksum import crc32c
 from mmdata.decode.glance import Glance, glance, glances
 from mmdata.ledger import Fates
 from mmdata.shards.access import Source
@@ -100,7 +100,7 @@ class Reader:
         self._alike: tuple[str, ...] | None = None
         """Extensions of the sample before, if it was plain and many like it may be taken together: where none has a
         sum, and each needs nothing but its own members."""
-        self._checksum: Callable[[Any], int] = crc32c.crc32c if columns.sums else _no_sum
+        self._checksum: Callable[[Any], int] = crc32c if columns.sums else _no_sum
 
     def run(self) -> None:
         """All samples. Raises DataError where the tar is damaged; samples before are taken then."""

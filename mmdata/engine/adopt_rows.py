@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-import crc32c
 import pyarrow as pa
 
+from mmdata.checksum import crc32c
 from mmdata.decode.work import Work
 from mmdata.engine import adopt, commit
 from mmdata.engine.adopt import Digest, Unit
@@ -114,7 +114,7 @@ def _row(
             member = found[part.uri or ""]
             offset, held = member.offset, member.data or b""
             own = commit._media_facts(replace(next(facts), uri=None))
-            crc = int(crc32c.crc32c(held))
+            crc = int(crc32c(held))
             listed.append(Part(name=part.uri or "", kind=part.kind, offset=offset, size=len(held), crc32c=crc, **own))
         else:
             listed.append(_inline("text", printable(part.text).encode(), role=part.role, train=part.train))
@@ -124,4 +124,4 @@ def _row(
 
 
 def _inline(kind: Any, data: bytes, **facts: Any) -> Part:
-    return Part(name="", kind=kind, offset=0, size=0, crc32c=int(crc32c.crc32c(data)), inline=data, **facts)
+    return Part(name="", kind=kind, offset=0, size=0, crc32c=int(crc32c(data)), inline=data, **facts)

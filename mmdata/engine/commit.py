@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import crc32c
 import pyarrow.parquet as pq
 
 from mmdata import ledger
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
 from mmdata.shards import index as indexes
@@ -124,7 +124,7 @@ def write_unit(
             "shard_sha256": shard.sha256,
             "index": files.index,
             "index_sha256": hashlib.sha256(data).hexdigest(),
-            "index_crc32c": int(crc32c.crc32c(data)),
+            "index_crc32c": int(crc32c(data)),
         }
     else:
         shard_path.unlink()
@@ -221,7 +221,7 @@ def _add(writer: TarWriter, item: Kept) -> IndexRow:
     )
 
 
-_crc32c: Callable[[bytes], int] = crc32c.crc32c
+_crc32c: Callable[[bytes], int] = crc32c
 _FACTS = tuple(
     name for name in Media.__slots__ if name not in ("kind", "data", "packets", "marks", "place", "made", "excerpt")
 )

@@ -15,8 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import crc32c
-
+from mmdata.checksum import crc32c
 from mmdata.engine.blobs import take
 from mmdata.engine.local import Row, Unit
 from mmdata.engine.spool import FileSpool, Held, Spilled
@@ -55,14 +54,14 @@ def write(folder: Path, unit: Unit) -> None:
                 sums: dict[Any, int] = {}
                 for slot, what in row.held.items():
                     data = unit.spool.get(what)
-                    held[slot], sums[slot] = Spilled(offset, len(data)), int(crc32c.crc32c(data))
+                    held[slot], sums[slot] = Spilled(offset, len(data)), int(crc32c(data))
                     offset += len(data)
                     waiting.append(what)
                 bare = replace(row.record, sample=take(row.record.sample)[0])
                 facts = None if row.facts is None else replace(row.facts, data=None)
                 rows.append((replace(row, record=bare, facts=facts, held=held), sums))
             packed = pickle.dumps(rows, protocol=5)
-            file.write(MAGIC + _HEAD.pack(len(packed), crc32c.crc32c(packed)) + packed)
+            file.write(MAGIC + _HEAD.pack(len(packed), crc32c(packed)) + packed)
             for what in waiting:
                 file.write(unit.spool.get(what))
             file.flush()
@@ -82,7 +81,7 @@ def read(folder: Path, number: int) -> Unit:
             raise ValueError("does not begin as one")
         size, checksum = _HEAD.unpack(file.read(_HEAD.size))
         packed = file.read(size)
-        if len(packed) != size or crc32c.crc32c(packed) != checksum:
+        if len(packed) != size or crc32c(packed) != checksum:
             raise ValueError("its rows have changed or are cut short")
         rows = _Reader(io.BytesIO(packed)).load()
     except (ValueError, struct.error, pickle.UnpicklingError, EOFError) as error:

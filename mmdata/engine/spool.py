@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import crc32c
-
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 
 
@@ -85,7 +84,7 @@ class FileSpool:
         """Raises DataError `unit_damaged` for bytes that are not what was written."""
         assert isinstance(held, Spilled), held
         data = os.pread(self._file.fileno(), held.size, self._start + held.offset)
-        if crc32c.crc32c(data) != self.sums[held.offset] and held.size:
+        if crc32c(data) != self.sums[held.offset] and held.size:
             raise DataError(
                 "unit_damaged", f"{self._file.name}: media have changed; remove it and run its worker again"
             )

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-import crc32c
-
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 from mmdata.fetch.failure import FetchError
 from mmdata.shards.access import Source
@@ -33,9 +32,9 @@ class Inside:
         try:
             source = self._source(place.shard)
             data = source.read(place.offset, place.size)
-            if place.crc32c is not None and crc32c.crc32c(data) != place.crc32c:
+            if place.crc32c is not None and crc32c(data) != place.crc32c:
                 data = source.again(place.offset, place.size) or b""
-                if crc32c.crc32c(data) != place.crc32c:
+                if crc32c(data) != place.crc32c:
                     raise DataError("part_crc32c", f"{place.shard}: bytes at {place.offset} have changed")
         except DataError as error:
             raise FetchError(error.reason, error.detail) from error

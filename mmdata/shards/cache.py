@@ -10,8 +10,7 @@ import os
 import time
 from pathlib import Path
 
-import crc32c
-
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.shards import transport
 from mmdata.shards.local import Handle
@@ -235,7 +234,7 @@ class Check:
 
     def update(self, data: bytes) -> None:
         if self._crc is not None:
-            self._crc = crc32c.crc32c(data, self._crc)
+            self._crc = crc32c(data, self._crc)
         elif self._sha is not None:
             self._sha.update(data)
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import crc32c
 import numpy as np
 import pyarrow as pa
 
 from mmdata import arrays
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 from mmdata.shards import arrow, layout, packet_table
 from mmdata.types import Media, Place, Stored, Text
@@ -170,7 +170,7 @@ class IndexRow:
         are in hex."""
         signatures = [[name, data.hex()] for name, data in sorted(self.signatures.items())]
         value = [self.key, self.row, self.origin, self.origin_row, self.parts, signatures]
-        return int(crc32c.crc32c(json_of(value).encode()))
+        return int(crc32c(json_of(value).encode()))
 
 
 def encoder(
@@ -397,7 +397,7 @@ def _one_batch(table: pa.Table) -> pa.RecordBatch:
 
 
 def _check_file(path: str | Path, data: memoryview, expected: int) -> None:
-    actual = int(crc32c.crc32c(data))
+    actual = int(crc32c(data))
     if actual != expected:
         raise DataError(
             "index_crc32c",

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
-import crc32c
 import numpy as np
 import pyarrow as pa
 
 from mmdata import arrays
+from mmdata.checksum import crc32c
 from mmdata.shards import index as indexes
 from mmdata.shards.index import PART, IndexRow, Part
 
@@ -133,7 +133,7 @@ class IndexColumns:
             for shape, offset, size, crc in parts
         ]
         text = f"[{quoted(key)},{row},{self._origin_text},{origin_row},[{','.join(told)}],[]]"
-        return int(crc32c.crc32c(text.encode()))
+        return int(crc32c(text.encode()))
 
     def to_bytes(self) -> bytes:
         """The Arrow IPC file."""

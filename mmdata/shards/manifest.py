@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import crc32c
 import pyarrow as pa
 
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 from mmdata.shards import table as tables
 from mmdata.shards.storage import write_atomic
@@ -114,7 +114,7 @@ def write(folder: Path, manifest: Manifest) -> Manifest:
         shards=table.shards,
         bytes=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
-        firsts_crc32c=int(crc32c.crc32c(table.firsts.data)),
+        firsts_crc32c=int(crc32c(table.firsts.data)),
     )
     write_atomic(folder / tables.NAME, data)
     manifest = replace(manifest, table=described)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, overload
 
-import crc32c
 import numpy as np
 import pyarrow as pa
 
 from mmdata.arrays import column
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 from mmdata.shards import layout
 from mmdata.shards.index import json_of
@@ -77,7 +77,7 @@ class ShardEntry:
     def crc32c(self) -> int:
         """Of the row: CRC-32C of the JSON array of the values above, in this order, without spaces."""
         values = [getattr(self, name) for name in _COLUMNS]
-        return int(crc32c.crc32c(json_of(values).encode()))
+        return int(crc32c(json_of(values).encode()))
 
 
 _COLUMNS = SCHEMA.names[:-1]
