@@ -28,6 +28,15 @@ def pytest_collection() -> Iterator[None]:
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """What is going to run here is imported, and nothing has run: when to fork what starts processes for tests."""
+    if session.items and not session.config.option.collectonly:
+        from tests import forked
+
+        forked.collected()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     import torch

@@ -2,14 +2,17 @@
 
 The process forks while it has a single thread and without torch, so a build forks its workers as it does for a user.
 Commands that would import torch, and do so in each of their workers, come from another one that has it, and that forks
-workers all the same: torch has one thread here.
+workers all the same: torch has one thread here. Importing it takes seconds, so where all tests have been collected
+(`collected`), that process and the one of multiprocessing's "forkserver" are forks of this one, which has it already.
 """
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -17,8 +20,10 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker, util
 from pathlib import Path
+from typing import IO, NoReturn
 
 MODULES = (
     "mmdata.build",
@@ -30,7 +35,76 @@ MODULES = (
 )
 TORCH = ("torch", "torchaudio", "transformers.modeling_utils", "av", "mmdata.decode.audio", "mmdata.views.resample")
 _lock = threading.Lock()
-_servers: dict[bool, subprocess.Popen[str]] = {}
+
+
+class Forked:
+    """A server that is a fork of this process, as a `Popen` of one is used."""
+
+    def __init__(self, pid: int, stdin: int, stdout: int) -> None:
+        self.pid = pid
+        self.stdin: IO[str] = os.fdopen(stdin, "w", encoding="utf-8")
+        self.stdout: IO[str] = os.fdopen(stdout, encoding="utf-8")
+
+    def poll(self) -> int | None:
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+
+_servers: dict[bool, subprocess.Popen[str] | Forked] = {}
+
+
+def collected() -> None:
+    """Fork the servers that need torch, where tests have imported it and none has run yet: no thread, no state. Each
+    ends when this process does."""
+    if sys.platform != "linux" or "torch" not in sys.modules:
+        return
+    asked, ask = os.pipe()
+    answers, answer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        _become((asked, answer), lambda: serve(os.fdopen(asked, encoding="utf-8"), answer, torch=True))
+    os.close(asked)
+    os.close(answer)
+    _servers[True] = Forked(pid, ask, answers)
+    if "tests.mmtrain.ranks" in sys.modules:  # whose processes come from there
+        resource_tracker.ensure_running()
+        started, util.spawnv_passfds = util.spawnv_passfds, _spawned  # type: ignore[attr-defined]
+        try:
+            forkserver.ensure_running()
+        finally:
+            util.spawnv_passfds = started  # type: ignore[attr-defined]
+
+
+def _spawned(path: bytes, words: Sequence[str], passed: Sequence[int]) -> int:
+    """What multiprocessing does to start its server, `python -c CODE`: in a fork."""
+    pid = os.fork()
+    if pid == 0:
+        _become(passed, lambda: exec(words[-1], {}))
+    return pid
+
+
+def _become(kept: Collection[int], do: Callable[[], object]) -> NoReturn:
+    """Be another process than one of tests: no file of its own but `kept`, nothing captured, and an end of its own."""
+    code = 1
+    try:
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in map(int, os.listdir("/proc/self/fd")):
+            if number > 2 and number not in kept:
+                with contextlib.suppress(OSError):  # of the listing itself
+                    os.fstat(number)
+                    os.dup2(nothing, number, inheritable=False)  # not closed: objects that have it may close it yet
+        os.dup2(nothing, 0)
+        faulthandler.disable()
+        logging.getLogger().handlers.clear()
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+        do()
+        code = 0
+    except SystemExit:
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
 
 def run(
@@ -63,7 +137,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGALRM)
 
 
-def _running(torch: bool) -> subprocess.Popen[str]:
+def _running(torch: bool) -> subprocess.Popen[str] | Forked:
     if torch not in _servers or _servers[torch].poll() is not None:
         _servers[torch] = subprocess.Popen(
             [sys.executable, "-m", "tests.forked", *(["torch"] if torch else [])],
@@ -108,9 +182,8 @@ def _child(told: dict[str, object], out: int) -> int:
     return code or 0
 
 
-def main() -> None:
+def serve(asked: IO[str], out: int, *, torch: bool) -> None:
     """Read requests, fork, and answer each with the number of its process and then with its exit code."""
-    torch = "torch" in sys.argv[1:]
     for module in (*MODULES, *(TORCH if torch else ())):
         importlib.import_module(module)
     if torch:
@@ -119,9 +192,7 @@ def main() -> None:
         pool.may_fork = lambda: sys.platform == "linux" and threading.active_count() == 1
     assert ("torch" in sys.modules) == torch
     assert threading.active_count() == 1
-    out = os.dup(1)
-    os.dup2(2, 1)
-    while line := sys.stdin.readline():
+    while line := asked.readline():
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -132,6 +203,12 @@ def main() -> None:
         os.write(out, f"{pid}\n".encode())
         _, status = os.waitpid(pid, 0)
         os.write(out, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+
+
+def main() -> None:
+    out = os.dup(1)
+    os.dup2(2, 1)
+    serve(sys.stdin, out, torch="torch" in sys.argv[1:])
 
 
 if __name__ == "__main__":
