@@ -14,7 +14,12 @@ from pathlib import Path
 if __name__ == "__main__":
     gc.disable()  # importing makes much that stays: looking for garbage in it is a tenth of the time that it takes
 
-from mmdata import pointer, specfile, startup
+from mmdata import startup
+
+if __name__ == "__main__":
+    startup.spare_threads()  # before numpy comes; workers are processes, one a core
+
+from mmdata import pointer, specfile
 from mmdata.engine import binding, commit, local
 from mmdata.engine.dry_run import dry_run
 from mmdata.engine.pool import fork_workers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -14,6 +15,15 @@ class _Hidden:
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name == self._package:
             raise ModuleNotFoundError(f"{name} is hidden", name=name)
+
+
+def spare_threads() -> None:
+    """Keep numpy's matrix products to one thread, unless the environment says otherwise: at its import it starts one a
+    core, each of which spins for 50 ms before it sleeps.
+
+    To be called before numpy is loaded, by a command that has little to multiply, or a process of its own a core.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def spare_pandas() -> None:

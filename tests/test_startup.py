@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
+
+from mmdata import startup
 
 _LISTS = "import sys, pyarrow; pyarrow.array([1, 2]); print('pandas' in sys.modules)"
 
@@ -29,3 +32,18 @@ def test_pandas_can_still_be_imported_afterwards() -> None:
 def test_importing_the_build_loads_no_display_and_no_store_drivers() -> None:
     heavy = "('rich', 'pandas', 'ftfy', 'pyarrow.dataset', 'pyarrow.acero', 'jinja2', 'torch')"
     assert _run(f"import sys, mmdata.build; print([name for name in {heavy} if name in sys.modules])") == "[]"
+
+
+def test_numpy_starts_no_thread_where_they_are_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    code = "from mmdata import startup; startup.spare_threads(); import numpy, os; print(os.listdir('/proc/self/task'))"
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("no /proc")
+    assert _run(code).count(",") == 0
+
+
+def test_who_has_said_how_many_threads_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    startup.spare_threads()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
