@@ -1,8 +1,9 @@
 """Readers that compete in `stream_startup`: what it costs to begin, to go on, and to begin in the middle.
 
 `python -m benchmarks._startup_contenders prepare|run NAME FOLDER` makes a reader's own data of the tars, or does one
-row in this fresh process and answers with one line of JSON: import s and MB, first sample ms, us per sample, resume ms,
-peak MB. Every reader gives the bytes of a sample's parts, in the order of the data, in this process.
+row in this fresh process and answers with one line of JSON: import s and MB, first sample ms, first batch ms (samples
+until there are `BATCH`), us per sample, resume ms, peak MB. Every reader gives the bytes of a sample's parts, in the
+order of the data, in this process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+BATCH = 32
+"""Samples of the first batch."""
 Reader = Callable[[int], Iterable[Any]]
 """The samples from a position on; called anew for each start, once before it is timed to go on from a state."""
 
@@ -191,6 +194,9 @@ def run(name: str, folder: str, samples: int, read_on: int) -> dict[str, float]:
     values = iter(reader(0))
     next(values)
     row["first_ms"] = 1e3 * (time.perf_counter() - began)
+    for _ in itertools.islice(values, BATCH - 1):
+        pass
+    row["batch_ms"] = 1e3 * (time.perf_counter() - began)
     used, began = time.process_time(), time.perf_counter()
     count = sum(1 for _ in itertools.islice(values, read_on))
     row["sample_us"] = 1e6 * (time.perf_counter() - began) / max(1, count)

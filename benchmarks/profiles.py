@@ -124,6 +124,32 @@ PROFILES: dict[str, Profile] = {
         arguments=("--quick", "--ours", "4"),
         within=MEASURED,
     ),
+    "stream_startup": Profile(
+        benchmark="stream_startup",
+        what="beginning a stream and going on in its middle, again and again in one process",
+        arguments=("--quick", "--ours", "4000"),
+        within=MEASURED,
+        native=False,
+    ),
+    "small_shards": Profile(
+        benchmark="stream_memory",
+        what="samples of 2 KB in shards of 20",
+        arguments=("--quick", "--ours", "250"),
+        within=MEASURED,
+        native=False,
+    ),
+    "stream_raw": Profile(
+        benchmark="stream_raw",
+        what="samples of 310 KB, without and with crc32c",
+        arguments=("--quick", "--ours", "60"),
+        within=MEASURED,
+    ),
+    "stream_decoded": Profile(
+        benchmark="stream_decoded",
+        what="photographs to batches of 336 x 336 floats by our own decoder, two threads",
+        arguments=("--quick", "--ours", "16"),
+        within=r"\(mmdata/stream/",
+    ),
     "packed_training": Profile(
         benchmark="packed_training",
         what="packed training on the CPU",

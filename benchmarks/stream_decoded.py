@@ -13,12 +13,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
 
 import yaml
 
 from benchmarks import _options
 from benchmarks._contenders import LOADERS, PREPARE
+from benchmarks._contenders import own as own_decoder
 from benchmarks._interleaved import ROOT, race, table
 from benchmarks._photos import write as write_photos
 from benchmarks.claims import beside, best_of, write
@@ -62,6 +64,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="+", choices=LOADERS)
     parser.add_argument("--data", help="folder to keep the data in between runs; else they are made anew")
+    _options.add_ours(parser)
     arguments = _options.parse(parser, count=160, rounds=5)
     wanted = list(arguments.only or LOADERS)
     missing = lacking(wanted)
@@ -70,6 +73,9 @@ def main() -> int:
         if not (root / "dataset" / "manifest.json").exists():
             root.mkdir(parents=True, exist_ok=True)
             prepare(root, arguments.count, arguments.threads)
+        if arguments.ours:
+            _options.repeat(arguments.ours, [lambda: deque(own_decoder(str(root), arguments.threads), 0)])
+            return 0
         missing |= {name: why for name in wanted if name not in missing and (why := convert(name, root))}
         names = [name for name in wanted if name not in missing]
         given, count = (str(root), str(arguments.threads)), arguments.rounds

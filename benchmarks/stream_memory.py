@@ -1,6 +1,6 @@
 """Memory of a stream over epochs: what the process holds after each, and what a sample costs in few and many shards.
 
-`python -m benchmarks.stream_memory [--count 3000] [--shards 10 1000] [--epochs 5]`. Samples of 2 KB through the stream
+`python -m benchmarks.stream_memory [--count 20000] [--shards 10 1000] [--epochs 5]`. Samples of 2 KB through the stream
 in its global order and through `Dataset.iter_raw`, each in a fresh process. `growth` is of resident memory from the end
 of the second epoch to the end of the last: the first fills what is kept, the second the allocator's arenas.
 """
@@ -46,11 +46,12 @@ def passes(way: str, folder: str, epochs: int) -> list[Row]:
 
 def main() -> int:
     parser = _options.parser(__doc__)
-    parser.add_argument("--count", type=int, default=3000)
+    parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--way", nargs=2, metavar=("WAY", "FOLDER"), help="do the passes of one row in this process")
-    arguments = _options.parse(parser, count=2000, shards=[10, 200], epochs=4)
+    _options.add_ours(parser)
+    arguments = _options.parse(parser, count=4000, shards=[10, 200], epochs=4)
     if arguments.way:
         way, folder = arguments.way
         print(json.dumps(passes(way, folder, arguments.epochs)))
@@ -60,6 +61,9 @@ def main() -> int:
         for shards in arguments.shards:
             folder = Path(temporary) / f"shards{shards}"
             write_raw(folder, arguments.count, 2 << 10, shards)
+            if arguments.ours and shards == max(arguments.shards):
+                _options.repeat(arguments.ours, [opened("dataset", str(folder))])
+                return 0
             for way in ("dataset", "stream"):
                 command = [sys.executable, "-m", "benchmarks.stream_memory", "--epochs", str(arguments.epochs)]
                 done = subprocess.run(

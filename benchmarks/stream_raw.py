@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from benchmarks import _options
 from benchmarks._interleaved import race, table
 from benchmarks._raw_contenders import READERS
+from benchmarks._raw_contenders import ours as iter_raw
 from benchmarks._raw_data import write_raw
 from benchmarks.claims import beside, write
 from benchmarks.peers import PYTHONS, lacking, versions
@@ -30,10 +32,14 @@ def main() -> int:
     parser.add_argument("--kilobytes", type=int, default=310)
     parser.add_argument("--shards", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
-    arguments = _options.parse(parser, count=600, rounds=5)
+    _options.add_ours(parser)
+    arguments = _options.parse(parser, rounds=5)
     missing = lacking(READERS)
     with tempfile.TemporaryDirectory() as folder:
         write_raw(Path(folder) / "dataset", arguments.count, arguments.kilobytes << 10, arguments.shards)
+        if arguments.ours:
+            _options.repeat(arguments.ours, [partial(iter_raw, folder, each) for each in ("off", "crc32c")])
+            return 0
         names = [name for name in READERS if name not in missing]
         module, count = "benchmarks._raw_contenders", arguments.rounds
         found, failed = race(names, module, Path(folder), folder, line="", count=count, pythons=PYTHONS)

@@ -1,6 +1,7 @@
-"""What it costs to begin: imports, the first sample, each one after it, and going on in the middle of an epoch.
+"""What it costs to begin: imports, the first sample, the first batch of 32, each sample after it, and going on in the
+middle of an epoch.
 
-`python -m benchmarks.stream_startup [--count 4000] [--shards 10 1000] [--rounds 5] [--peers NAME ...]`, after `python
+`python -m benchmarks.stream_startup [--count 20000] [--shards 10 1000] [--rounds 5] [--peers NAME ...]`, after `python
 -m benchmarks.peers`; by default all peers, `--peers` alone leaves them out. Samples of 2 KB with a short text each, the
 same ones in few and in many shards, from the page cache; one fresh process a row and round, one at a time, no worker
 processes. `resume` opens the data anew and goes on at half of them, to the first sample. Peers that the table does not
@@ -18,7 +19,7 @@ from pathlib import Path
 from benchmarks import _options
 from benchmarks._interleaved import ROOT, Row, table
 from benchmarks._raw_data import write_raw
-from benchmarks._startup_contenders import PREPARE, READERS
+from benchmarks._startup_contenders import BATCH, PREPARE, READERS, stream
 from benchmarks.claims import Claim, best_of, figure, write
 from benchmarks.peers import ALONE, PEERS, PYTHONS, lacking, versions
 
@@ -30,7 +31,7 @@ READ_ON = 1500
 IMPORT = "import, of which each name loads at its first use"
 SECONDS = 120
 """A row that takes longer is told as failed."""
-FIGURES = ("import_s", "import_mb", "first_ms", "sample_us", "sample_cpu_us", "resume_ms", "peak_mb")
+FIGURES = ("import_s", "import_mb", "first_ms", "batch_ms", "sample_us", "sample_cpu_us", "resume_ms", "peak_mb")
 
 
 def start(name: str, *arguments: str) -> str:
@@ -60,9 +61,13 @@ def claimed(found: dict[str, list[Row]], shards: list[int], missing: dict[str, s
         here = {name.partition(", ")[0]: rows for name, rows in found.items() if name.endswith(f", {count} shards")}
         peers = [name for name in here if name in PEERS]
         of = f"of {count:,} shards, imports done"
-        for key, what in (("first_ms", "first sample"), ("resume_ms", "resume at half an epoch")):
+        for key, what, goal in (
+            ("batch_ms", f"first batch of {BATCH} samples", 1.0),
+            ("first_ms", "first sample", None),
+            ("resume_ms", "resume at half an epoch", 1.0),
+        ):
             more = {"by": key, "missing": missing}
-            claims.append(best_of(f"{what} {of}", here, STREAM, peers, goal=1.0, headline=True, **more))
+            claims.append(best_of(f"{what} {of}", here, STREAM, peers, goal=goal, headline=True, **more))
             over = f"{what} {of}, above the bare index"
             values = [row[key] - base[key] for row, base in zip(here[STREAM], here["mmdata dataset"], strict=True)]
             claims.append(figure(over, STREAM, values, "ms", goal=5.0, at_most=True))
@@ -75,14 +80,21 @@ def claimed(found: dict[str, list[Row]], shards: list[int], missing: dict[str, s
     return claims
 
 
+def only_ours(folder: Path, count: int, passes: int) -> None:
+    """Beginning and going on in this process, where after the first pass everything has been used before."""
+    read = stream(str(folder), shuffle="none")
+    _options.repeat(passes, [lambda: next(iter(read(0))), lambda: next(iter(read(count // 2)))])
+
+
 def main() -> int:
     parser = _options.parser(__doc__)
-    parser.add_argument("--count", type=int, default=4000)
+    parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--shards", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peers", nargs="*", choices=READ_BY, default=list(READ_BY), help="run beside ours")
     parser.add_argument("--data", help="folder to keep the data in between runs; else they are made anew")
-    arguments = _options.parse(parser, count=2000, shards=[10, 200], rounds=2)
+    _options.add_ours(parser)
+    arguments = _options.parse(parser, count=4000, shards=[10, 200], rounds=3)
     wanted = [name for name in READERS if name not in PEERS or name in arguments.peers]
     missing = lacking(wanted)
     missing |= {name: "has no reader in this benchmark" for name in STREAMS if name not in READERS}
@@ -94,6 +106,9 @@ def main() -> int:
             root.mkdir(parents=True, exist_ok=True)
             if not (root / "dataset" / "manifest.json").exists():
                 write_raw(root / "dataset", arguments.count, 2 << 10, shards)
+        if arguments.ours:
+            only_ours(roots[min(arguments.shards)], arguments.count, arguments.ours)
+            return 0
         for _ in range(arguments.rounds):
             for shards, root in roots.items():
                 for name in wanted:
