@@ -175,10 +175,11 @@ class Track:
         import av
 
         heard, failure, silent = False, None, 0
+        decode: Any = self._stream.codec_context.decode
         with _guarded("corrupt_audio"):
             for packet in self._file.demux(self._stream):
                 try:
-                    frames: list[AudioFrame] = packet.decode()  # type: ignore[assignment]
+                    frames: list[AudioFrame] = decode(packet)
                 except EOFError:
                     break
                 except av.InvalidDataError as error:
@@ -236,13 +237,16 @@ class Track:
         else:
             packed = np.frombuffer(frame.planes[0], kind, frame.samples * self.channels)  # type: ignore[call-overload]
             planes = list(packed.astype(np.float32).reshape(-1, self.channels).T)
-        if mono:
-            out = planes[0].astype(np.float32, copy=frame.format.is_planar or self.channels > 1)
-            for plane in planes[1:]:
+        if not mono:
+            out = np.stack(planes).astype(np.float32, copy=False)
+        elif len(planes) > 1 and planes[0].dtype == np.float32:
+            out = planes[0] + planes[1]
+            for plane in planes[2:]:
                 out += plane
         else:
-            out = np.stack(planes)
-        out = np.require(out, np.float32, "W")
+            out = planes[0].astype(np.float32, copy=frame.format.is_planar)
+            for plane in planes[1:]:
+                out += plane
         summed = self.channels if mono else 1
         if kind == "u1":
             out -= np.float32(128 * summed)

@@ -24,7 +24,7 @@ ROLLOFF = 0.99
 """Cut-off as a part of the lower Nyquist frequency."""
 _GROUP = 32
 """Outputs that share a matrix."""
-_HELD = 1 << 18
+_HELD = 1 << 20
 """Samples that are gathered before they are resampled: products of a few rows would be all overhead."""
 _KEPT = 1 << 12
 """Outputs in a period beyond which filters are made on the fly: rates without a common factor have long periods."""
@@ -86,7 +86,7 @@ def resample(wave: torch.Tensor, rate: int, new_rate: int) -> torch.Tensor:
 
 def resample_blocks(blocks: Iterable[torch.Tensor], rate: int, new_rate: int) -> Iterator[torch.Tensor]:
     """A wave that comes in pieces float32 [rows, n], resampled as it comes: pieces that together are `resample` of
-    the whole. About 260,000 samples are held, or all of them where the filters are made on the fly."""
+    the whole. About a million samples are held, or all of them where the filters are made on the fly."""
     import torch
 
     if rate == new_rate:
