@@ -26,10 +26,9 @@ from mmdata.engine.adopt import Digest, Unit
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.progress import Progress
 from mmdata.shards import manifest as manifests
-from mmdata.shards.access import local_path, open_source
+from mmdata.shards.access import is_table, local_path, open_source
 from mmdata.shards.index import Index
 from mmdata.shards.manifest import Manifest
-from mmdata.shards.rows import is_table
 from mmdata.shards.storage import sha256_file, write_atomic
 from mmdata.sources._columns import ROLES, Naming
 from mmdata.sources._shard_files import ShardFile, shard_files

@@ -10,25 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from mmdata.ops import Colour as Colour
-from mmdata.ops import Crop as Crop
-from mmdata.ops import Filter as Filter
-from mmdata.ops import Flip as Flip
-from mmdata.ops import Fork as Fork
-from mmdata.ops import KeepRows as KeepRows
-from mmdata.ops import LogMel as LogMel
-from mmdata.ops import Normalise as Normalise
-from mmdata.ops import Op as Op
-from mmdata.ops import Pad as Pad
-from mmdata.ops import Patchify as Patchify
-from mmdata.ops import PixelOp as PixelOp
-from mmdata.ops import Resize as Resize
-from mmdata.ops import Standardise as Standardise
-from mmdata.ops import Tile as Tile
-from mmdata.ops import Wave as Wave
-
 if TYPE_CHECKING:
     import numpy as np
+
+    from mmdata.ops import Colour as Colour
+    from mmdata.ops import Crop as Crop
+    from mmdata.ops import Filter as Filter
+    from mmdata.ops import Flip as Flip
+    from mmdata.ops import Fork as Fork
+    from mmdata.ops import KeepRows as KeepRows
+    from mmdata.ops import LogMel as LogMel
+    from mmdata.ops import Normalise as Normalise
+    from mmdata.ops import Op as Op
+    from mmdata.ops import Pad as Pad
+    from mmdata.ops import Patchify as Patchify
+    from mmdata.ops import PixelOp as PixelOp
+    from mmdata.ops import Resize as Resize
+    from mmdata.ops import Standardise as Standardise
+    from mmdata.ops import Tile as Tile
+    from mmdata.ops import Wave as Wave
 
 MediaKind = Literal["image", "video", "audio"]
 Verified = Literal["none", "header", "full"]
@@ -36,6 +36,15 @@ Join = Literal["stack", "concat", "pad", "row"]
 """How arrays of several media become one of the batch: stacked (a new axis 0), concatenated (along axis 0), stacked
 after filling every axis with zeros up to the largest, or concatenated and put under a leading axis of one."""
 State = Literal["ok", "filtered", "duplicate", "failed_transient", "failed_permanent", "opted_out"]
+
+
+def __getattr__(name: str) -> Any:
+    """The operations are loaded by who asks for one: a build or an index has none."""
+    if name[:1].isupper():
+        from mmdata import ops
+
+        return getattr(ops, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,3 +47,8 @@ def test_who_has_said_how_many_threads_is_heeded(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
     startup.spare_threads()
     assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
+
+
+def test_importing_the_index_loads_no_models_and_no_readers_of_tables() -> None:
+    heavy = "('pydantic', 'importlib.metadata', 'mmdata.ops', 'mmdata.shards.rows', 'mmdata.sources._tables')"
+    assert _run(f"import sys, mmdata.index; print([name for name in {heavy} if name in sys.modules])") == "[]"

@@ -25,7 +25,6 @@ from mmdata.shards.storage import fsync_folder, sha256_file
 from mmdata.shards.table import ShardEntry
 from mmdata.sources._energon import FieldMap
 from mmdata.sources._members import Group, groups, mapped, odd, parts
-from mmdata.sources._tables import printable
 from mmdata.types import Drop, Media, Origin, Sample, State, Text
 
 if TYPE_CHECKING:
@@ -114,11 +113,15 @@ def adopt(
         return True
 
     def other(number: int, group: Group) -> None:
+        from mmdata.sources._tables import printable  # with what reads tables
+
         (group,) = _told(iter([group]), unit, number)
         note(printable(group.key), _row(group, unit, prober(verify, digest), number))
 
     try:
         if verify == "full" or digest == "sha256" or unit.fields is not None:
+            from mmdata.sources._tables import printable
+
             tar = TarPass(source)
             for group, made in _made(_told(groups(tar.members()), unit), unit, prober(verify, digest), pool):
                 note(printable(group.key), made)

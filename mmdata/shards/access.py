@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from mmdata.shards.cache import Cache
     from mmdata.shards.prefetch import Prefetcher
 
+TABLES = (".parquet", ".arrow")
+"""How the names of tables of media end."""
+
 
 class Source(Protocol):
     """One file, local or remote, that any thread may read.
@@ -77,6 +80,15 @@ def local_path(uri: str | os.PathLike[str]) -> str | None:
     if text.startswith("file://"):
         return text.removeprefix("file://")
     return None if "://" in text else text
+
+
+def is_table(name: str) -> bool:
+    """Whether the name of a shard is that of a table, and not of a tar.
+
+    >>> is_table("s3://b/train-0.parquet?v=1"), is_table("a/0.tar")
+    (True, False)
+    """
+    return name.partition("?")[0].endswith(TABLES)
 
 
 def join(folder: str | os.PathLike[str], name: str) -> str:

@@ -21,6 +21,7 @@ from mmdata.errors import DataError
 from mmdata.shards import access
 from mmdata.shards import cache as caches
 from mmdata.shards.access import Source
+from mmdata.shards.access import is_table as is_table
 from mmdata.shards.cache import Cache
 from mmdata.shards.prefetch import Prefetcher
 from mmdata.shards.remote import RemoteSource
@@ -29,16 +30,6 @@ ITEMS, COLUMNS = 1 << 14, 1 << 12
 """Items of a list and columns of a table that an offset can tell apart. The other 37 bits are the row's."""
 GROUPS = 4
 """Row groups that a file keeps decoded: readers in order need one, a shuffled block a few."""
-SUFFIXES = (".parquet", ".arrow")
-
-
-def is_table(name: str) -> bool:
-    """Whether the name of a shard is that of a table, and not of a tar.
-
-    >>> is_table("s3://b/train-0.parquet?v=1"), is_table("a/0.tar")
-    (True, False)
-    """
-    return name.partition("?")[0].endswith(SUFFIXES)
 
 
 def offset_of(row: int, column: int, item: int) -> int:

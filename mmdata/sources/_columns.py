@@ -10,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 
 from mmdata.errors import SpecError
-from mmdata.shards import rows
 from mmdata.sources import _messages
 from mmdata.types import MediaKind
 
@@ -77,6 +76,8 @@ def columns(schema: pa.Schema, uri: str, naming: Naming) -> Columns:
         for test in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     ):
         raise SpecError(f"{uri}: key column {naming.key} holds {schema.field(naming.key).type}, not texts or integers")
+    from mmdata.shards import rows  # tables are for few
+
     if any(schema.names.index(name) >= rows.COLUMNS for name in media):
         raise SpecError(f"{uri}: media lie behind column {rows.COLUMNS:,}; write them as the first columns")
     if not media and not texts and talk is None:
@@ -146,6 +147,8 @@ def _may_hold_media(kind: pa.DataType) -> bool:
         return _may_hold_media(kind.value_type)
     if pa.types.is_struct(kind):
         return bool(kind.get_field_index("bytes") >= 0)
+    from mmdata.shards import rows
+
     return rows.is_binary(kind) or is_string(kind)
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmdata.errors import SpecError
-from mmdata.shards.access import local_path
-from mmdata.shards.rows import SUFFIXES
+from mmdata.shards.access import TABLES, local_path
 from mmdata.sources import _energon
 from mmdata.sources._energon import FieldMap, braces
 
@@ -41,7 +40,7 @@ def _matching(pattern: str) -> list[str]:
     local = local_path(pattern)
     if local is not None:
         if os.path.isdir(local):
-            files = sorted(path for path in Path(local).rglob("*") if path.suffix in (".tar", *SUFFIXES))
+            files = sorted(path for path in Path(local).rglob("*") if path.suffix in (".tar", *TABLES))
             tars = [path for path in files if path.suffix == ".tar"]
             return [str(path) for path in tars or files]  # tables beside tars tell of them, as img2dataset's do
         return sorted(glob.glob(local, recursive=True))

@@ -15,8 +15,8 @@ from pydantic import model_validator
 
 from mmdata.errors import DataError, SpecError
 from mmdata.registry import register
-from mmdata.shards.access import local_path
-from mmdata.shards.rows import RowSource, is_table, open_shard
+from mmdata.shards.access import is_table, local_path
+from mmdata.shards.rows import RowSource, open_shard
 from mmdata.sources import _growth, _rows, _tables
 from mmdata.sources._columns import Columns, Naming, columns
 from mmdata.sources._paths import within

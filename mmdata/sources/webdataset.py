@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from mmdata.errors import DataError, SpecError
 from mmdata.registry import register
-from mmdata.shards.access import open_source
+from mmdata.shards.access import is_table, open_source
 from mmdata.shards.foreign_tar import TarPass
-from mmdata.shards.rows import is_table
 from mmdata.sources import _growth, _tables
 from mmdata.sources._energon import MEDIA, FieldMap
 from mmdata.sources._members import KINDS, TEXTS, Group, groups, mapped, meta_of, parts
