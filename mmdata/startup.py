@@ -37,6 +37,6 @@ def spare_pandas() -> None:
     hidden = _Hidden("pandas")
     sys.meta_path.insert(0, hidden)  # type: ignore[arg-type]
     try:
-        pyarrow.array([0], pyarrow.int64())
+        pyarrow.array([0])
     finally:
         sys.meta_path.remove(hidden)  # type: ignore[arg-type]
