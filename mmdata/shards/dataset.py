@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
-import crc32c
 import numpy as np
 
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 from mmdata.shards import manifest as manifests
 from mmdata.shards import tombstones
@@ -36,6 +36,7 @@ OPEN_BYTES = 1 << 26
 """Bytes up to which more shards than that stay open: thousands of small ones."""
 
 T = TypeVar("T")
+manifests.checked()  # Made with the imports, of which it is one: who opens a dataset waits for its first sample.
 
 
 class Dataset:
@@ -97,7 +98,7 @@ class Dataset:
         Raises DataError where the manifest has others."""
         if self._firsts is None:
             firsts, said = self._table.firsts, self.manifest.table
-            if said is not None and int(crc32c.crc32c(firsts.data)) != said.firsts_crc32c:
+            if said is not None and int(crc32c(firsts.data)) != said.firsts_crc32c:
                 raise DataError("table_damaged", f"{self._table.name}: the numbers of samples have changed")
             self._firsts = firsts
         return self._firsts
@@ -273,10 +274,10 @@ class Dataset:
 
     def _read(self, shard: OpenShard, name: str, place: Place) -> bytes:
         data = shard.read(place.offset, place.size)
-        if self.integrity == "crc32c" and shard.index.sums and crc32c.crc32c(data) != place.crc32c:
+        if self.integrity == "crc32c" and shard.index.sums and crc32c(data) != place.crc32c:
             # A remote shard may have been spoilt on its way here, or in the cache.
             again = shard.source.again(place.offset, place.size)
-            if again is not None and crc32c.crc32c(again) == place.crc32c:
+            if again is not None and crc32c(again) == place.crc32c:
                 return again
             raise DataError("part_crc32c", f"{shard.path}: {name} has changed since the build")
         return data

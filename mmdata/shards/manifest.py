@@ -179,7 +179,7 @@ def from_bytes(data: bytes, name: str) -> Manifest:
                 ),
             )
         said = body.pop("self_sha256", None)
-        manifest = _checked().validate_python({**body, "shards": ()})
+        manifest = checked().validate_python({**body, "shards": ()})
     except (ValueError, AttributeError) as error:  # pydantic's is a ValueError
         raise DataError("manifest_damaged", f"{name}: {str(error).splitlines()[0]}") from error
     if manifest.table is None or said != _digest(body):
@@ -188,7 +188,8 @@ def from_bytes(data: bytes, name: str) -> Manifest:
 
 
 @functools.cache
-def _checked() -> TypeAdapter[Manifest]:
+def checked() -> TypeAdapter[Manifest]:
+    """What compares a manifest on disk with `Manifest`; made when it is first asked for."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(Manifest)

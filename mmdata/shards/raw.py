@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import crc32c
 import numpy as np
 
+from mmdata.checksum import crc32c
 from mmdata.shards.index import Index
 from mmdata.types import Place
 
@@ -78,7 +78,7 @@ class RawPlaces:
         offsets, ends, names = self.offsets, self.ends, self.names
         for i in range(self.firsts[row], self.firsts[row + 1]):
             part = data[offsets[i] - base : ends[i] - base]
-            if again is not None and crc32c.crc32c(part) != self.crcs[i]:
+            if again is not None and crc32c(part) != self.crcs[i]:
                 part = self._again(row, i, again)
             parts[names[i]] = part
         return self.key(row), parts
@@ -90,7 +90,7 @@ class RawPlaces:
         starts, stops, firsts = self.starts, self.stops, self.firsts
         key_ends, key_bytes = self.key_ends, self.key_bytes
         names, offsets, ends, crcs = self.names, self.offsets, self.ends, self.crcs
-        checksum, together, count, at, until = crc32c.crc32c, TOGETHER, len(rows), 0, 0
+        checksum, together, count, at, until = crc32c, TOGETHER, len(rows), 0, 0
         base, data = 0, memoryview(b"")
         for row in rows:
             if at == until:
@@ -127,7 +127,7 @@ class RawPlaces:
         parts = {}
         for i in range(self.firsts[row], self.firsts[row + 1]):
             part = memoryview(read(self.offsets[i], self.ends[i] - self.offsets[i])).toreadonly()
-            if again is not None and crc32c.crc32c(part) != self.crcs[i]:
+            if again is not None and crc32c(part) != self.crcs[i]:
                 part = self._again(row, i, again)
             parts[self.names[i]] = part
         return self.key(row), parts

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import crc32c
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 from mmdata.shards.dataset import Dataset
 from mmdata.shards.retry import patiently
@@ -295,9 +295,9 @@ def _present(column: pa.ChunkedArray) -> dict[int, Any]:
 
 def _checksum(texts: Texts) -> int:
     rest = json.dumps([sorted(texts.reasons.items()), sorted(texts.orders.items())]).encode()
-    crc = crc32c.crc32c(np.ascontiguousarray(texts.tokens).tobytes())
-    crc = crc32c.crc32c(np.ascontiguousarray(texts.targets).tobytes(), crc)
-    return int(crc32c.crc32c(rest, crc))
+    crc = crc32c(np.ascontiguousarray(texts.tokens).tobytes())
+    crc = crc32c(np.ascontiguousarray(texts.targets).tobytes(), crc)
+    return int(crc32c(rest, crc))
 
 
 def _among(texts: Texts, damaged: dict[int, str]) -> Texts:
