@@ -6,8 +6,8 @@ Each writer is a process of its own; they take turns. The samples are real JPEGs
 two sets: photographs of 0.2 to 4 megapixels, and the same at 256 pixels. All write into the same folder, a file system
 in memory unless told otherwise. What ours does besides: the place, facts and crc32c of every part in an Arrow index;
 the sha256 of the shard, in a second thread ("+ sha256"); and for "a build's unit" the ledger and fsync of every file
-too. We write half a megabyte at a time, in the thread that has just taken its checksum, whose bytes the processor still
-has at hand. webdataset's ShardWriter is used as its documentation shows, and computes no checksum. Claims are of CPU
+too. We write 128 KB at a time, in the thread that has just taken its checksum, whose bytes the processor still has at
+hand. webdataset's ShardWriter is used as its documentation shows, and computes no checksum. Claims are of CPU
 time unless they say otherwise: a second thread's counts too, and others who use the machine hardly change it.
 """
 
