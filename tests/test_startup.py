@@ -3,10 +3,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from mmdata import startup
+from tests.dataset_fixture import write_dataset
 
 _LISTS = "import sys, pyarrow; pyarrow.array([1, 2]); print('pandas' in sys.modules)"
 
@@ -52,3 +54,13 @@ def test_who_has_said_how_many_threads_is_heeded(monkeypatch: pytest.MonkeyPatch
 def test_importing_the_index_loads_no_models_and_no_readers_of_tables() -> None:
     heavy = "('pydantic', 'importlib.metadata', 'mmdata.ops', 'mmdata.shards.rows', 'mmdata.sources._tables')"
     assert _run(f"import sys, mmdata.index; print([name for name in {heavy} if name in sys.modules])") == "[]"
+
+
+def test_the_first_sample_waits_for_no_import_and_no_model(tmp_path: Path) -> None:
+    folder = write_dataset(tmp_path / "data", samples=2)
+    code = (
+        "import sys; from mmdata import open_dataset; from pydantic import TypeAdapter; before = set(sys.modules);"
+        "TypeAdapter.__init__ = lambda *_, **__: print('a model is made');"
+        f"open_dataset({str(folder)!r}).raw(0); print(sorted(set(sys.modules) - before))"
+    )
+    assert _run(code) == "[]"
