@@ -220,24 +220,16 @@ def _spread(told: list[Any], codes: np.ndarray, field: pa.Field) -> pa.Array:
         return indexes.column([told[code] for code in codes.tolist()], field)
     if all(value is None for value in told):
         return pa.nulls(len(codes), kind)
+    if pa.types.is_string(kind) or pa.types.is_binary(kind):
+        sizes = [0 if value is None else len(value.encode() if isinstance(value, str) else value) for value in told]
+        if (total := int(np.array(sizes, np.int64)[codes].sum())) >= 1 << 31:
+            raise ValueError(f"{total:,} bytes in one column")
+        numbers = _numbers(codes, np.int32, pa.int32())
+        return pa.DictionaryArray.from_arrays(numbers, arrays.column(told, kind)).dictionary_decode()
     valid = np.array([value is not None for value in told], bool)[codes]
-    if not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
-        if pa.types.is_boolean(kind):
-            return _bits(np.array([bool(value) for value in told], bool)[codes], valid)
-        dtype = arrays.TYPES[kind]
-        return _nullable(np.array([value or 0 for value in told], dtype)[codes], valid, kind)
-    texts = [b"" if value is None else value.encode() if isinstance(value, str) else value for value in told]
-    ends = np.zeros(len(codes) + 1, np.int64)
-    np.cumsum(np.array([len(text) for text in texts], np.int64)[codes], out=ends[1:])
-    if ends[-1] >= 1 << 31:
-        raise ValueError(f"{ends[-1]:,} bytes in one column")
-    if not valid.any():
-        return pa.nulls(len(codes), kind)
-    data = b"".join([texts[code] for code in codes.tolist()])
-    missing = int(len(valid) - valid.sum())
-    bitmap = pa.py_buffer(np.packbits(valid, bitorder="little")) if missing else None
-    buffers = [bitmap, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(data)]
-    return pa.Array.from_buffers(kind, len(codes), buffers, missing)
+    if pa.types.is_boolean(kind):
+        return _bits(np.array([bool(value) for value in told], bool)[codes], valid)
+    return _nullable(np.array([value or 0 for value in told], arrays.TYPES[kind])[codes], valid, kind)
 
 
 def _bits(flags: np.ndarray, valid: np.ndarray) -> pa.Array:
