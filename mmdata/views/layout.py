@@ -7,6 +7,7 @@ stay in the cache of one core from the first look at a byte to the last division
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,9 @@ from mmdata.types import Normalise, Patchify
 
 BLOCK = 1 << 17
 """Values that are worked on at once: float32 of them, and the bytes they come from, fit into 1 MiB."""
+_HUGE = 1 << 22
+"""Bytes from which numpy asks for huge pages, which torch does not: memory that is touched first comes in half the
+time."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -135,43 +139,64 @@ def write_patches(
 
 
 def _write_rows(into: torch.Tensor, frames: torch.Tensor, op: Patchify, normalise: Normalise | None) -> None:
-    """uint8 frames into rows, a few rows of blocks at a time: read in the order in which they lie in memory, taken
-    apart into planes and normalised in the cache, and sorted into patches as they leave it, `temporal` times of a still
-    picture. Sorting bytes first would have less to move, but reads down the picture, for which the cache waits."""
+    """uint8 frames into rows, some blocks of patches at a time, which stay in the cache until they are done: sorted
+    into patches while they are bytes, a row of a patch as one item; taken apart into planes; normalised; and written,
+    `temporal` times of a still picture."""
     temporal = 1 if len(frames) == 1 else op.temporal
-    frames = _filled(frames, temporal)
-    source = (frames.movedim(-3, -1)[None] if op.channels_last else frames.movedim(-3, 0)[..., None]).numpy()
-    planes, count, height, width, depth = source.shape  # (3, ..., 1), or (1, ..., 3) where channels are last
-    block, columns = op.size * op.merge, width // (op.size * op.merge)
-    rows = height // block
-    step = min(rows, max(1, 4 * BLOCK // (3 * temporal * block * width)))
-    apart = np.empty(
-        3 * temporal * step * block * width, np.uint8
-    )  # For all blocks: fresh memory costs as much as work.
-    floats = np.empty(apart.shape if normalise else 0, np.float32)
-    # The pixels of a row of a patch are one item, which numpy moves in a fifth of the time of as many values.
-    item = f"V{op.size * depth * into.element_size()}"
-    shape = (count // temporal, rows, columns, op.merge, op.merge, planes, -1, op.size, op.size * depth)
-    places = into.view(shape).numpy().view(item)[..., 0]
-    for time in range(count // temporal):
-        for top in range(0, rows, step):
-            pixels = source[:, time * temporal : (time + 1) * temporal, top * block : (top + step) * block]
-            values = apart[: pixels.size].reshape(pixels.shape)
-            np.copyto(values, pixels)
-            if normalise:
-                values = _normalised(values, normalise, floats[: pixels.size].reshape(pixels.shape))
-            items = values.reshape(planes, temporal, -1, width * depth).view(item)
-            items = items.reshape(planes, temporal, -1, op.merge, op.size, columns, op.merge)
-            np.copyto(places[time, top : top + step], items.transpose(2, 5, 3, 6, 0, 1, 4))
+    source = _source(_filled(frames, temporal))
+    planes, count, height, width, depth = source.shape
+    block, area = op.size * op.merge, op.size * op.size
+    rows, columns = height // block, width // block
+    patches = op.merge * op.merge
+    down, across = _step(rows, columns, 3 * temporal * block * block)
+    most = 3 * temporal * block * block * down * across
+    buffers = np.empty((2, most), np.uint8)  # For all blocks: fresh memory costs as much as work.
+    floats = np.empty(most if normalise else 0, np.float32)
+    runs = (-1, 3 * area) if op.channels_last else (3, -1)
+    if normalise:  # One value for a plane, or runs of a patch instead of three.
+        shift, scale = (np.tile(of, area) if op.channels_last else of[:, None] for of in _scalars(normalise))
+    row = (-1, 3 * area) if op.channels_last else (3, -1, area)
+    places = into.view(count // temporal, rows, columns, patches, *row).numpy()
+    for time, top, left in np.ndindex(count // temporal, -(-rows // down), -(-columns // across)):
+        place = places[time, top * down : (top + 1) * down, left * across : (left + 1) * across]
+        high, wide = place.shape[:2]
+        pixels = source[:, time * temporal : (time + 1) * temporal, top * down * block :, left * across * block :]
+        pixels = pixels[:, :, : high * block, : wide * block]
+        items = pixels.reshape(planes, temporal, high, op.merge, op.size, wide, op.merge, op.size * depth)
+        items = items.view(f"V{op.size * depth}")[..., 0].transpose(0, 2, 5, 3, 6, 1, 4)
+        values, others = buffers[:, : pixels.size]
+        np.copyto(values.view(items.dtype).reshape(items.shape), items)
+        if planes == 1 and not op.channels_last:
+            np.copyto(others.reshape(3, -1), values.reshape(-1, 3).T)
+            values = others
+        elif planes == 3 and op.channels_last:
+            np.copyto(others.reshape(-1, 3), values.reshape(3, -1).T)
+            values = others
+        if normalise:
+            values = _normalised(values.reshape(runs), shift, scale, floats)
+        if op.channels_last:
+            np.copyto(place, values.reshape(high, wide, patches, temporal, -1))
+        else:
+            np.copyto(place, values.reshape(3, high, wide, patches, temporal, -1).transpose(1, 2, 3, 0, 4, 5))
 
 
-def _normalised(values: np.ndarray, normalise: Normalise, out: np.ndarray) -> np.ndarray:
-    """uint8 [3, T, H, W, 1] or [1, T, H, W, 3] as float32 `out`, normalised."""
-    shift, scale = _scalars(normalise)
-    if len(values) == 3:
-        shift, scale = shift.reshape(3, 1, 1, 1, 1), scale.reshape(3, 1, 1, 1, 1)
-    else:  # Runs of a row instead of three.
-        shift, scale = np.tile(shift, (out.shape[3], 1)), np.tile(scale, (out.shape[3], 1))
+def _source(frames: torch.Tensor) -> np.ndarray:
+    """[T, 3, H, W] as [1, T, H, W, 3] where the values of a pixel follow each other, else as [3, T, H, W, 1] whose rows
+    do."""
+    if frames.stride(1) == 1 and frames.stride(3) == 3:
+        return frames.permute(0, 2, 3, 1)[None].numpy()
+    source = frames.transpose(0, 1)[..., None].numpy()
+    return source if source.strides[3] == 1 else np.ascontiguousarray(source)
+
+
+def _step(rows: int, columns: int, values: int) -> tuple[int, int]:
+    """How many rows and columns of blocks of so many values are worked on at once: whole rows if they fit."""
+    fit = max(1, BLOCK // values)
+    return (min(rows, fit // columns), columns) if fit >= columns else (1, fit)
+
+
+def _normalised(values: np.ndarray, shift: np.ndarray, scale: np.ndarray, floats: np.ndarray) -> np.ndarray:
+    out = floats[: values.size].reshape(values.shape)
     np.copyto(out, values)
     np.subtract(out, shift, out=out)
     np.divide(out, scale, out=out)
@@ -206,7 +231,10 @@ def _grid_ids(grid: tuple[int, int, int], merge: int) -> torch.Tensor:
 def target(shape: tuple[int, ...], dtype: torch.dtype, out: torch.Tensor | None) -> torch.Tensor:
     """`out`, or an array of its own where there is none. Raises ValueError where `out` is not what is asked for."""
     if out is None:
-        return torch.empty(shape, dtype=dtype)
+        size = dtype.itemsize * math.prod(shape)
+        if size < _HUGE:
+            return torch.empty(shape, dtype=dtype)
+        return torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
     if out.shape != shape or out.dtype != dtype or not out.is_contiguous():
         raise ValueError(f"out is {out.dtype} {tuple(out.shape)}, wanted is a contiguous {dtype} {shape}")
     return out
