@@ -4,11 +4,13 @@ run side by side only wait for each other's second thread. Processes that a test
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -34,7 +36,43 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if session.items and not session.config.option.collectonly:
         from tests import forked
 
+        _in_vain()
         forked.collected()
+
+
+def _in_vain() -> None:
+    """Leave out what libraries do for nobody, a millisecond each time: Hugging Face renders a whole config into the
+    message of each type that it is not of, and torch a traceback for each seed of a device that is not there."""
+    if configs := sys.modules.get("transformers.configuration_utils"):
+        configs.PreTrainedConfig.__repr__ = object.__repr__
+    if "torch" in sys.modules:
+        import torch
+
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            if not device.is_available():
+                device.manual_seed_all = lambda seed: None
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _pictures_are_made_once() -> Iterator[None]:
+    """The first pictures of a longer example are those of a shorter one, which tests/testing/test_photos.py checks:
+    what examples of a seed are made of is kept."""
+    from mmdata.testing import making
+
+    made: dict[int, list[Any]] = {}
+    genuine = making.variants
+
+    def variants(n: int, seed: int = 0) -> Iterator[Any]:
+        kept = made.setdefault(seed, [])
+        yield from kept[:n]
+        if n > len(kept):
+            for variant in itertools.islice(genuine(n, seed), len(kept), None):
+                kept.append(variant)
+                yield variant
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(making, "variants", variants)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

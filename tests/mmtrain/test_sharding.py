@@ -53,14 +53,20 @@ def trace(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
 
+def tensors(output: Path, kind: str) -> dict[str, torch.Tensor]:
+    """All of a kind in the last checkpoint, read at once: each reading of shards begins with the heads of all."""
+    files = TensorFiles(checkpoint.found(output)[-1], kind)
+    found = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in files.described.items()}
+    files.fill(found)
+    return found
+
+
 def weights(output: Path) -> dict[str, torch.Tensor]:
-    files = TensorFiles(checkpoint.found(output)[-1], "model")
-    return {name: files.whole(name) for name in files.described}
+    return tensors(output, "model")
 
 
 def moments(output: Path) -> dict[str, torch.Tensor]:
-    files = TensorFiles(checkpoint.found(output)[-1], "optimizer")
-    return {name: files.whole(name) for name in files.described}
+    return tensors(output, "optimizer")
 
 
 def assert_same(found: Path, expected: Path, tolerance: float) -> None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmdata.ledger import counts
-from mmdata.testing import faults
+from mmdata.testing import faults, making, photos
 from mmdata.testing.example import SLOW_KINDS, SPEC, Example, free_ports, make_example
 from mmdata.testing.making import KINDS, METADATA
 
@@ -35,7 +35,8 @@ def files(folder: Path) -> dict[str, str]:
     }
 
 
-def test_same_arguments_same_bytes(tmp_path: Path) -> None:
+def test_same_arguments_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(making, "variants", photos.variants)  # made anew each time, which tests/conftest.py does not
     ports = free_ports(len(faults.ORIGINS))
     for name in ("a", "b"):
         make_example(tmp_path / name, records=60, seed=3, ports=ports)

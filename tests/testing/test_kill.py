@@ -53,7 +53,7 @@ def test_moments_follow_the_seed(tmp_path: Path) -> None:
         return max(abs(a - b) for a, b in zip(first, second, strict=True))
 
     # A busy machine adds to a moment what it likes: of several tries one is near.
-    assert min(apart(moments(1), moments(1)) for _ in range(5)) < 0.1
+    assert any(apart(moments(1), moments(1)) < 0.1 for _ in range(5))
     assert apart(moments(1), moments(2)) > 0.02
 
 

@@ -12,6 +12,7 @@ import pytest
 from mmdata.testing.soak.figures import Figures, Tally, opened
 from mmdata.testing.soak.kills import compare, content
 from mmdata.testing.soak.media import at_rest
+from tests import forked
 
 COMMAND = [sys.executable, "-m", "mmdata.testing.soak", "--cycles", "3", "--media", "181", "--fast", "--seed", "3"]
 SOAKED = ("build", "stream", "web", "media")
@@ -57,7 +58,8 @@ def test_run_again_it_has_nothing_to_do_and_another_seed_is_refused(soaked: Path
 
 
 def test_without_time_it_says_so(tmp_path: Path) -> None:
-    assert run(tmp_path / "soak", "--minutes", "0").returncode == 3
+    told = [*COMMAND[3:], "--folder", str(tmp_path / "soak"), "--minutes", "0"]
+    assert forked.run("mmdata.testing.soak.__main__", *told, torch=True).returncode == 3
 
 
 @pytest.mark.soak
