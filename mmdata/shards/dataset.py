@@ -22,7 +22,7 @@ from mmdata.shards.cache import Cache
 from mmdata.shards.columns import Interned, first_digests, media_counts
 from mmdata.shards.folder import Folder
 from mmdata.shards.index import FOREIGN, IndexRow, Part
-from mmdata.shards.opened import OpenShard, index_digest
+from mmdata.shards.opened import Compared, Files, OpenShard, index_digest
 from mmdata.shards.prefetch import Prefetcher, Request
 from mmdata.shards.raw import Raw
 from mmdata.shards.remote import RemoteSource
@@ -32,7 +32,7 @@ from mmdata.types import Media, Origin, Place, Ref, Sample, Text
 
 Integrity = Literal["crc32c", "off"]
 OPEN_SHARDS = 64
-OPEN_BYTES = 1 << 26
+OPEN_BYTES = 1 << 27
 """Bytes up to which more shards than that stay open: thousands of small ones."""
 
 T = TypeVar("T")
@@ -80,7 +80,8 @@ class Dataset:
         self._interned: Interned = {}
         self._open: OrderedDict[int, OpenShard] = OrderedDict()
         self._open_bytes = 0
-        self._files: deque[OpenShard] = deque()
+        self._compared: Compared = {}
+        self._files: Files = deque()
         self._positions: dict[str, int] | None = None
         self._lock = threading.Lock()
 
@@ -253,7 +254,7 @@ class Dataset:
             again = functools.partial(self._read, shard) if checked and shard.index.sums else None
             read = shard.view if view else shard.source.read
             if stop - start == 1:
-                yield shard.raw().sample(listed[start] - shard.first, read, again)
+                yield shard.sample(listed[start] - shard.first, read, again)
             else:
                 first = shard.first
                 yield from shard.raw().samples([at - first for at in listed[start:stop]], read, again)
@@ -294,7 +295,8 @@ class Dataset:
                 self._open.move_to_end(number)
                 return shard
         # Not under the lock: a remote shard takes its time to open, and others are read meanwhile.
-        opened = OpenShard(self.folder, self._entry(number, position), self._files, generation=self.manifest.generation)
+        entry, generation = self._entry(number, position), self.manifest.generation
+        opened = OpenShard(self.folder, entry, self._files, compared=self._compared, generation=generation)
         with self._lock:
             shard = self._open.setdefault(number, opened)
             if shard is opened:

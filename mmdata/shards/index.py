@@ -202,7 +202,7 @@ class Places(NamedTuple):
     """int32 [rows + 1]: the first part of each row."""
     name_ends: np.ndarray
     """int32 [N + 1]: where each name begins in `name_bytes`, and the last one ends."""
-    name_bytes: bytes
+    name_bytes: memoryview
     offsets: np.ndarray
     """int64 [N]"""
     sizes: np.ndarray
@@ -278,12 +278,15 @@ class Index:
     """A memory-mapped index file. Rows are checked against their own crc32c when they are taken out.
 
     `crc32c` is the checksum of the whole file as the manifest holds it; with it given, a file that differs
-    in any byte is refused on opening, before Arrow follows an offset in it. `sums` says whether its rows and parts have
+    in any byte is refused on opening, before Arrow follows an offset in it; `compared` says that this very file was
+    before. `sums` says whether its rows and parts have
     checksums of their own; rows without are taken out as they are. Who made both may have made offsets up:
     of a dataset that is not `trusted`, all are looked at (0.14 us a row) before any is followed, as without a checksum.
     """
 
-    def __init__(self, path: str | Path, *, crc32c: int | None = None, trusted: bool = True) -> None:
+    def __init__(
+        self, path: str | Path, *, crc32c: int | None = None, compared: bool = False, trusted: bool = True
+    ) -> None:
         self.path = path
         self._arrow: pa.RecordBatch | None = None
         try:
@@ -293,8 +296,10 @@ class Index:
         except (pa.ArrowException, OSError) as error:
             raise DataError("index_damaged", f"{path}: {error}") from error
         self.bytes = len(self._data)
+        self.mapped = self.bytes > layout.MAPPED
         if crc32c is not None:
-            _check_file(path, self._data, crc32c)
+            if not compared:
+                _check_file(path, self._data, crc32c)
             if trusted:  # every byte is as it was written
                 for head, sums in _HEADS:
                     if (found := layout.buffers(self._data, head)) is not None:
@@ -359,7 +364,7 @@ class Index:
             key_bytes=memoryview(buffers[2]),
             firsts=firsts,
             name_ends=numbers(name + 1, np.int32, count + 1),
-            name_bytes=bytes(buffers[name + 2]),
+            name_bytes=memoryview(buffers[name + 2]),
             offsets=numbers(offset + 1, np.int64),
             sizes=numbers(size + 1, np.int64),
             crcs=numbers(crc + 1, np.uint32),

@@ -142,6 +142,7 @@ class IndexColumns:
         empty = (np.zeros((0, 4), np.int64), np.zeros((0, 2), np.int32))
         numbers, pixels = (np.concatenate(each) for each in zip(empty, *self._blocks, strict=True))
         count, codes = len(numbers), numbers[:, 0]
+        period = self._counts[0] if len(set(self._counts)) == 1 else 0
         kinds = {field.name: field for field in schema.field("parts").type.value_type}
         columns = []
         for field in PART:
@@ -155,7 +156,7 @@ class IndexColumns:
             elif field.name in ("height", "width"):
                 column = self._own_pixels(told, codes, pixels[:, int(field.name == "width")], field.type)
             else:
-                column = _spread(told, codes, kinds[field.name])
+                column = _spread(told, codes, kinds[field.name], period)
             columns.append(column)
         struct = pa.StructArray.from_arrays(columns, fields=list(kinds.values()))
         ends = np.zeros(len(self._counts) + 1, np.int32)
@@ -165,7 +166,7 @@ class IndexColumns:
         batch = [
             arrays.column(self.keys, pa.string()),
             _numbers(np.array(self._rows, np.int64), np.int64, pa.int64()),
-            _spread([self.origin], np.zeros(rows, np.int64), schema.field("origin")),
+            _spread([self.origin], np.zeros(rows, np.int64), schema.field("origin"), 1),
             _numbers(np.array(self._origin_rows, np.int64), np.int64, pa.int64()),
             lists,
             indexes.no_signatures(rows),
@@ -213,23 +214,40 @@ def absent(count: int) -> pa.Array:
     return pa.Array.from_buffers(pa.uint32(), count, [bitmap, pa.py_buffer(np.zeros(count, np.uint32))], count)
 
 
-def _spread(told: list[Any], codes: np.ndarray, field: pa.Field) -> pa.Array:
-    """The values of shapes, each as often as its code comes: `arrays.column` of them all, whose bytes it has."""
+def _spread(told: list[Any], codes: np.ndarray, field: pa.Field, period: int = 0) -> pa.Array:
+    """The values of shapes, each as often as its code comes: `arrays.column` of them all, whose bytes it has. There are
+    `period` codes to a sample, 0 where it is not the same number to each."""
     kind = field.type
     if not len(codes) or pa.types.is_map(kind):
         return indexes.column([told[code] for code in codes.tolist()], field)
     if all(value is None for value in told):
         return pa.nulls(len(codes), kind)
-    if pa.types.is_string(kind) or pa.types.is_binary(kind):
-        sizes = [0 if value is None else len(value.encode() if isinstance(value, str) else value) for value in told]
-        if (total := int(np.array(sizes, np.int64)[codes].sum())) >= 1 << 31:
-            raise ValueError(f"{total:,} bytes in one column")
-        numbers = _numbers(codes, np.int32, pa.int32())
-        return pa.DictionaryArray.from_arrays(numbers, arrays.column(told, kind)).dictionary_decode()
     valid = np.array([value is not None for value in told], bool)[codes]
-    if pa.types.is_boolean(kind):
-        return _bits(np.array([bool(value) for value in told], bool)[codes], valid)
-    return _nullable(np.array([value or 0 for value in told], arrays.TYPES[kind])[codes], valid, kind)
+    if not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
+        if pa.types.is_boolean(kind):
+            return _bits(np.array([bool(value) for value in told], bool)[codes], valid)
+        return _nullable(np.array([value or 0 for value in told], arrays.TYPES[kind])[codes], valid, kind)
+    texts = [b"" if value is None else value.encode() if isinstance(value, str) else value for value in told]
+    ends = np.zeros(len(codes) + 1, np.int64)
+    np.cumsum(np.array([len(text) for text in texts], np.int64)[codes], out=ends[1:])
+    if ends[-1] >= 1 << 31:
+        raise ValueError(f"{ends[-1]:,} bytes in one column")
+    if not valid.any():
+        return pa.nulls(len(codes), kind)
+    missing = int(len(valid) - valid.sum())
+    bitmap = pa.py_buffer(np.packbits(valid, bitorder="little")) if missing else None
+    buffers = [bitmap, pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(_joined(texts, codes, period))]
+    return pa.Array.from_buffers(kind, len(codes), buffers, missing)
+
+
+def _joined(texts: list[bytes], codes: np.ndarray, period: int) -> bytes:
+    """The texts of all codes, one after the other. Where the texts come again after each `period` codes, as they do
+    where all samples are alike, they are told once and multiplied."""
+    if period:
+        alike = np.array([texts.index(text) for text in texts])[codes].reshape(-1, period)
+        if (alike == alike[0]).all():
+            return b"".join([texts[code] for code in codes[:period].tolist()]) * len(alike)
+    return b"".join([texts[code] for code in codes.tolist()])
 
 
 def _bits(flags: np.ndarray, valid: np.ndarray) -> pa.Array:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
+from collections.abc import MutableMapping
 
 from mmdata.errors import DataError, RunError
 from mmdata.shards import manifest as manifests
@@ -14,23 +17,41 @@ from mmdata.shards.folder import Folder
 from mmdata.shards.index import Index
 from mmdata.shards.local import LocalSource
 from mmdata.shards.prefetch import Prefetcher
-from mmdata.shards.raw import RawPlaces
+from mmdata.shards.raw import Again, OnePlaces, Raw, RawPlaces, Read
 from mmdata.shards.remote import RemoteSource
 from mmdata.shards.table import ShardEntry
 
-OPEN_FILES = 64
-"""Shards of a dataset whose files are open at a time."""
+try:
+    import resource
+
+    _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+except ImportError:  # not a system with such limits
+    _FILES = 0
+OPEN_FILES = max(64, min(1024, _FILES // 8))
+"""Shards of a dataset whose files are open at a time: many where the process may hold many, since in a global order
+each sample lies in another one."""
 ALONE = 1 << 14
 """Bytes that a shard takes beside those of its index, about."""
+OWN = 4
+"""Of so many bytes of a mapped index one is counted: the others are the page cache's, which all processes share."""
+SINGLE = 16
+"""Samples taken one by one from which on places are computed for a whole shard, as a sample costs half then."""
+Files = deque["weakref.ref[OpenShard]"]
+Compared = MutableMapping[str, tuple[int, ...]]
+"""Of each index file that was compared with its checksum, what tells whether it has been written since."""
 
 
 class OpenShard:
     """A shard that many threads may read. Its index file is compared with the manifest's crc32c, whoever asks: Arrow
     follows offsets in it, and to have it look at them first takes longer.
 
-    `files` are the shards of the dataset that have theirs open; beyond `OPEN_FILES` the first closes it again."""
+    `files` are the shards of the dataset that have theirs open; beyond `OPEN_FILES` the first closes it again. An index
+    that has been `compared` is not again when it is opened anew, unless it was written since: in a global order of more
+    shards than stay open that is done for each sample."""
 
-    def __init__(self, folder: Folder, entry: ShardEntry, files: deque[OpenShard], *, generation: int = 0) -> None:
+    def __init__(
+        self, folder: Folder, entry: ShardEntry, files: Files, *, compared: Compared, generation: int = 0
+    ) -> None:
         assert entry.index is not None, entry
         assert entry.shard is not None, entry
         self.path = folder.locate(entry.shard)
@@ -39,15 +60,22 @@ class OpenShard:
         self._generation = generation
         self._folder = folder
         try:
-            self.index = Index(folder.file(entry.index, digest=index_digest(entry)), crc32c=entry.index_crc32c)
+            path = folder.file(entry.index, digest=index_digest(entry))
+            state = _state(path)
+            known = state is not None and compared.get(path) == state
+            self.index = Index(path, crc32c=entry.index_crc32c, compared=known)
         except DataError as error:
             raise self._replaced() or error from None
+        if state is not None and entry.index_crc32c is not None:
+            compared[path] = state
         if len(self.index) != entry.rows:
             raise DataError("index_rows", f"{self.index.path}: {len(self.index)} rows, the manifest has {entry.rows}")
-        self.bytes = self.index.bytes + ALONE
+        self.bytes = self.index.bytes // (OWN if self.index.mapped else 1) + ALONE
         self._files = files
         self._media: MediaFacts | None = None
+        self._one: OnePlaces | None = None
         self._raw: RawPlaces | None = None
+        self._singles = 0
         self._mapped: Source | None = None
         self._lock = threading.Lock()
         self._entry = entry
@@ -93,12 +121,14 @@ class OpenShard:
 
     def _bound_files(self) -> None:
         self._counted = True
-        self._files.append(self)
+        self._files.append(weakref.ref(self))
         if len(self._files) > OPEN_FILES:
             try:  # which `contextlib.suppress` takes as long to say as all the rest does
-                self._files.popleft()._release()
+                first = self._files.popleft()()
             except IndexError:  # other threads do the same
                 return
+            if first is not None:
+                first._release()
 
     def _release(self) -> None:
         """Close its files until they are asked for again; whoever reads from them now has hold of them."""
@@ -136,6 +166,15 @@ class OpenShard:
                 self._raw = RawPlaces(self.index, together=not self._table)
             return self._raw
 
+    def sample(self, row: int, read: Read, again: Again | None) -> Raw:
+        """One of its samples; see `RawPlaces.sample`. Threads may miscount each other, which changes nothing else."""
+        if self._raw is None and self._singles < SINGLE:
+            self._singles += 1
+            if self._one is None:
+                self._one = OnePlaces(self.index, together=not self._table)
+            return self._one.sample(row, read, again)
+        return self.raw().sample(row, read, again)
+
     def view(self, offset: int, size: int) -> memoryview:
         """As `read`, of a memory map where the shard is a local file."""
         mapped = self._mapped
@@ -145,6 +184,14 @@ class OpenShard:
             self._mapped = mapped
             self._bound_files()
         return mapped.view(offset, size)
+
+
+def _state(path: str) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(path)
+    except OSError:  # for who opens it to tell
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def index_digest(entry: ShardEntry) -> str | None:

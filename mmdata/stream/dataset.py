@@ -214,6 +214,7 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
             yield from self._stretch(stretch, dealing)
 
     def _stretch(self, stretch: Stretch, dealing: Stretches) -> Iterator[Sample | RawSample]:
+        unreadable = DataError, OSError  # here, since at the interpreter's end the module has lost its names
         # What the run masks already is told apart one by one, and so is what cannot be read.
         odd, of = np.full(len(stretch.taken), bool(len(self.skips))), stretch.dataset
         for number, positions in enumerate(self.forgotten.positions):
@@ -233,7 +234,7 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
                             self._progress = partial(dealing.deal, stretch.taken[at])
                             at += 1
                             yield value
-                    except (DataError, OSError):
+                    except unreadable:
                         odd[at] = True
                     finally:
                         self._bad.good(number, good)
