@@ -70,7 +70,8 @@ def test_making_an_index_loads_no_functions_of_arrow() -> None:
     """They are wrapped one by one when they are imported, which takes longer than a thousand rows do."""
     made = (
         "from mmdata.shards.index_columns import IndexColumns; from mmdata.shards.index import Part\n"
-        "columns = IndexColumns('a.tar', sums=False); shape = columns.shape(Part('txt', 'text', 0, 0, 0, 'caption', True))\n"
+        "columns = IndexColumns('a.tar', sums=False)\n"
+        "shape = columns.shape(Part('txt', 'text', 0, 0, 0, 'caption', True))\n"
         "columns.append('a', 0, 0, [(shape, 512, 5, 0)], ()); columns.to_bytes()\n"
     )
     assert _run(f"import sys\n{made}print('pyarrow.compute' in sys.modules)") == "False"
