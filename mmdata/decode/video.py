@@ -157,6 +157,7 @@ def iter_frames(
         if any(later <= earlier for earlier, later in itertools.pairwise(wanted)):
             raise SpecError("iter_frames takes indices that ascend; decode_frames takes any")
         video_pyav.check_range(wanted, len(order))
+        times = seconds[wanted]
         piece: Pixels | None = None
         start = filled = 0
         for pixels in _in_order(reader, [int(order[index]) for index in wanted], size):
@@ -168,7 +169,7 @@ def iter_frames(
             del pixels
             filled += 1
             if filled == chunk:
-                yield _piece(wanted[start : start + chunk], piece, seconds)
+                yield wanted[start : start + chunk], Frames(_tensor(piece), times[start : start + chunk])
                 start += chunk - overlap
                 full, piece, filled = piece, None, overlap
                 if overlap:
@@ -176,7 +177,7 @@ def iter_frames(
                     piece[:overlap] = full[chunk - overlap :]
                 del full
         if piece is not None and filled > (overlap if start else 0):
-            yield _piece(wanted[start:], piece[:filled], seconds)
+            yield wanted[start:], Frames(_tensor(piece[:filled]), times[start:])
 
 
 def pictures(
@@ -193,10 +194,6 @@ def pictures(
         found = _in_order(reader, [int(order[index]) for index in wanted], None)
         for index, pixels in zip(wanted, found, strict=True):
             yield float(seconds[index]), pixels
-
-
-def _piece(numbers: list[int], pixels: Pixels, seconds: Times) -> tuple[list[int], Frames]:
-    return numbers, Frames(_tensor(pixels), seconds[numbers])
 
 
 def _in_order(reader: video_pyav.Reader, positions: list[int], size: tuple[int, int] | None) -> Iterator[Pixels]:
@@ -216,10 +213,13 @@ def _pictures(
     reader: video_pyav.Reader, positions: list[int], size: tuple[int, int] | None
 ) -> Iterator[tuple[int, Pixels]]:
     """(position, upright RGB uint8 [H, W, 3]) of packets in the decoder's order. Raises `frame_size_changes`."""
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()
     signs = shape = None
     for position, frame in video_pyav.frames(reader, np.array(positions, np.int64)):
         signs = signs or video_pyav.turn(frame)
-        pixels = video_pyav.rgb(frame, signs)
+        pixels = video_pyav.rgb(frame, signs, reformatter)
         shape = shape or pixels.shape
         if pixels.shape != shape:
             raise DataError("frame_size_changes", f"from {shape[1]}x{shape[0]} to {pixels.shape[1]}x{pixels.shape[0]}")
@@ -248,7 +248,9 @@ def _resize_all(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 def _tensor(pixels: Pixels) -> torch.Tensor:
     import torch
 
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    if min(pixels.strides) < 0:  # One frame that was mirrored or turned, as a view.
+        pixels = np.ascontiguousarray(pixels)
+    return torch.from_numpy(pixels.transpose(0, 3, 1, 2))
 
 
 def read_audio_track(source: Source, **options: Any) -> torch.Tensor:

@@ -23,6 +23,7 @@ from mmdata.types import Packets
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
+    from av.video.reformatter import VideoReformatter
     from av.video.stream import VideoStream
 
 Pixels = npt.NDArray[np.uint8]
@@ -145,13 +146,14 @@ def frames(reader: Reader, positions: Indices) -> Iterator[tuple[int, VideoFrame
         raise DataError("missing_frames", f"packets {sorted(wanted)[:5]} gave no frame, {len(wanted):,} in all")
 
 
-def rgb(frame: VideoFrame, signs: Signs) -> Pixels:
+def rgb(frame: VideoFrame, signs: Signs, reformatter: VideoReformatter) -> Pixels:
     """RGB made upright by the display matrix: uint8 [H, W, 3], possibly a view of the converted frame's own memory.
+    One `reformatter` for all frames of a video is set up once; frames would each set up their own.
 
     The conversion is swscale's default, which is what PyAV, torchcodec, decord and OpenCV give for 8-bit video. Raises
     DataError `corrupt_video`."""
     with demux.guarded():
-        plane = frame.reformat(format="rgb24", threads=1).planes[0]
+        plane = reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : 3 * plane.width]
     return _upright(rows.reshape(plane.height, plane.width, 3), signs)
 

@@ -89,6 +89,8 @@ def test_rotated_video_comes_upright(rotate: int) -> None:
     _, _, stored = truth(data)
     upright = np.rot90(stored, k=rotate // 90, axes=(1, 2))  # FFmpeg's angle is counterclockwise, as numpy's.
     np.testing.assert_array_equal(hwc(video.decode_frames(data, range(40))), upright)
+    np.testing.assert_array_equal(hwc(video.decode_frames(data, [7])), upright[7:8])
+    np.testing.assert_array_equal(hwc(next(video.iter_frames(data, chunk=1))[1]), upright[:1])
     facts = video.read_facts(data)
     assert (facts.height, facts.width) == upright.shape[1:3]
 
