@@ -72,7 +72,8 @@ def plain_run(source: Source, at: int, most: int) -> PlainRun:
 def _plain(table: np.ndarray) -> int:
     """How many headers, uint8 [N, 512], are plain ones before the first that is not."""
     kind, said, length = table[:, 156], table[:, 148:154] - np.uint8(48), table[:, 124:135] - np.uint8(48)
-    total = table.sum(axis=1, dtype=np.int64) - table[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * ord(" ")
+    sums = table.sum(axis=1, dtype=np.uint16)  # of 512 bytes below 128, as are asked for: 65,024 at most
+    total = sums - table[:, 148:156].sum(axis=1, dtype=np.int64) + 8 * ord(" ")
     names = table[:, :100] == 0
     good = (
         ((kind == ord("0")) | (kind == 0))
