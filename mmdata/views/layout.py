@@ -7,7 +7,6 @@ stay in the cache of one core from the first look at a byte to the last division
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,9 +16,6 @@ from mmdata.types import Normalise, Patchify
 
 BLOCK = 1 << 17
 """Values that are worked on at once: float32 of them, and the bytes they come from, fit into 1 MiB."""
-_HUGE = 1 << 22
-"""Bytes from which numpy asks for huge pages, which torch does not: memory that is touched first comes in half the
-time."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -231,10 +227,7 @@ def _grid_ids(grid: tuple[int, int, int], merge: int) -> torch.Tensor:
 def target(shape: tuple[int, ...], dtype: torch.dtype, out: torch.Tensor | None) -> torch.Tensor:
     """`out`, or an array of its own where there is none. Raises ValueError where `out` is not what is asked for."""
     if out is None:
-        size = dtype.itemsize * math.prod(shape)
-        if size < _HUGE:
-            return torch.empty(shape, dtype=dtype)
-        return torch.from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
+        return torch.empty(shape, dtype=dtype)
     if out.shape != shape or out.dtype != dtype or not out.is_contiguous():
         raise ValueError(f"out is {out.dtype} {tuple(out.shape)}, wanted is a contiguous {dtype} {shape}")
     return out
