@@ -214,12 +214,11 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
             yield from self._stretch(stretch, dealing)
 
     def _stretch(self, stretch: Stretch, dealing: Stretches) -> Iterator[Sample | RawSample]:
-        unreadable = DataError, OSError  # here, since at the interpreter's end the module has lost its names
+        unreadable = DataError, OSError  # at the interpreter's end the module has lost its names
         # What the run masks already is told apart one by one, and so is what cannot be read.
         odd, of = np.full(len(stretch.taken), bool(len(self.skips))), stretch.dataset
         for number, positions in enumerate(self.forgotten.positions):
-            if len(positions):
-                here = np.flatnonzero(of == number)
+            if len(here := np.flatnonzero(of == number) if len(positions) else ()):
                 odd[here] |= among(stretch.position[here], positions)
         borders = (np.flatnonzero((of[1:] != of[:-1]) | (odd[1:] != odd[:-1])) + 1).tolist()
         at, asked = 0, ASKED[0]
