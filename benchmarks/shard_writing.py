@@ -8,7 +8,8 @@ in memory unless told otherwise. What ours does besides: the place, facts and cr
 the sha256 of the shard, in a second thread ("+ sha256"); and for "a build's unit" the ledger and fsync of every file
 too. We write 128 KB at a time, in the thread that has just taken its checksum, whose bytes the processor still has at
 hand. webdataset's ShardWriter is used as its documentation shows, and computes no checksum. Claims are of CPU
-time unless they say otherwise: a second thread's counts too, and others who use the machine hardly change it.
+time unless they say otherwise: others who use the machine hardly change it. The goal of "+ sha256" is of wall time,
+for which it is taken in a second thread; its CPU time, of both threads, stands beside it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.claims import beside, write
 from benchmarks.peers import PYTHONS, lacking, versions
 
 PEER, FLOOR = "webdataset ShardWriter", "writev of the members"
+SUMMED, UNIT = "mmdata: + sha256", "mmdata: a build's unit"
 SETS = ("photos", "photos256")
 
 
@@ -95,15 +97,16 @@ def main() -> int:
             figures[kind] = found
             for ours, other, goal in (
                 ("mmdata: index, crc32c", PEER, 3.0),
-                ("mmdata: + sha256", PEER, 1.2),
-                ("mmdata: a build's unit", PEER, None),
+                (SUMMED, PEER, None),
+                (UNIT, PEER, None),
                 ("mmdata: index, crc32c", FLOOR, 0.8),
             ):
                 more = {"floor": other == FLOOR, "headline": goal is not None and other == PEER and kind == "photos"}
                 what = f"shards of samples of {size}"
                 claims.append(beside(what, found, ours, other, by="cpu_rate", goal=goal, missing=missing, **more))
-                if other == PEER and goal:
-                    claims.append(beside(f"{what}, wall time", found, ours, other, by="rate", missing=missing))
+                if other == PEER and ours != UNIT:
+                    more = {"goal": 1.2, "headline": kind == "photos"} if ours == SUMMED else {}
+                    claims.append(beside(f"{what}, wall time", found, ours, other, by="rate", missing=missing, **more))
     told = {"count": arguments.count, "folder": str(arguments.folder), "peers": versions(["webdataset"])}
     write("shard_writing", claims, figures=figures, missing=missing, threads=2, to=arguments.json, **told)
     return 0
