@@ -16,6 +16,7 @@ from mmdata import arrays
 from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 from mmdata.shards import arrow, layout, packet_table
+from mmdata.shards.cells import Cell, cell
 from mmdata.types import Media, Place, Stored, Text
 
 FOREIGN = "foreign"
@@ -289,6 +290,7 @@ class Index:
     ) -> None:
         self.path = path
         self._arrow: pa.RecordBatch | None = None
+        self._cells: list[Cell] | None = None
         try:
             self._data = layout.contents(path)
         except FileNotFoundError as error:
@@ -372,17 +374,20 @@ class Index:
 
     def row(self, at: int, *, check: bool = True) -> IndexRow:
         """Row `at`, 0 <= at < len. Raises DataError when its crc32c does not match."""
-        value = self._batch.slice(at, 1).to_pylist()[0]
-        stored = value.pop("crc32c")
         try:
+            if self._cells is None:
+                buffers = map(self._buffers.__getitem__, itertools.count())
+                self._cells = [cell(each.type, buffers) for each in SCHEMA]
+            key, number, origin, origin_row, parts, signatures, stored = [take(at) for take in self._cells]
             row = IndexRow(
-                **{
-                    **value,
-                    "parts": tuple(Part(**part) for part in value["parts"]),
-                    "signatures": dict(value["signatures"] or ()),
-                }
+                key=key,
+                row=number,
+                origin=origin,
+                origin_row=origin_row,
+                parts=tuple(map(Part._make, parts)),
+                signatures=dict(signatures or ()),
             )
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError) as error:
             raise DataError("index_damaged", f"{self.path} row {at}: {error}") from error
         if check and self.sums and row.crc32c() != stored:
             raise DataError(
