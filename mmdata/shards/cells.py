@@ -14,7 +14,7 @@ from pyarrow import types
 
 Cell = Callable[[int], Any]
 """The value of a row as `to_pylist` has it; of a struct, the tuple of its values."""
-_CODES = {
+_CODES: dict[pa.DataType, Any] = {
     pa.int32(): "i",
     pa.uint32(): "I",
     pa.int64(): "q",
@@ -41,7 +41,8 @@ def _take(kind: pa.DataType, buffers: Iterator[Any]) -> Cell:
         members = [cell(member.type, buffers) for member in kind]
         return lambda at: tuple([member(at) for member in members])
     if kind in _CODES:
-        return memoryview(next(buffers)).cast(_CODES[kind]).__getitem__
+        take: Cell = memoryview(next(buffers)).cast(_CODES[kind]).__getitem__
+        return take
     if types.is_boolean(kind):
         bits = memoryview(next(buffers))
         return lambda at: bool(bits[at >> 3] >> (at & 7) & 1)
