@@ -64,10 +64,12 @@ class Piece:
 
 @dataclass(slots=True, eq=False)
 class _File:
-    """`wanted` counts bytes that are asked for and not handed over. `whole` files are read where they are kept."""
+    """`wanted` counts bytes that are asked for and not handed over, in so many `pieces`, some of which may be empty.
+    `whole` files are read where they are kept."""
 
     size: int
     wanted: int = 0
+    pieces: int = 0
     plan: Literal["undecided", "keeping", "whole", "ranges"] = "undecided"
 
 
@@ -132,6 +134,7 @@ class Prefetcher:
                 self._pieces.setdefault(request.key, deque()).append(piece)
                 file = self._files.setdefault(request.source.uri, _File(request.source.size))
                 file.wanted += request.size
+                file.pieces += 1
             self._changed.notify_all()
         return pieces
 
@@ -197,7 +200,8 @@ class Prefetcher:
         """A piece that nobody asks for any more gives its room back; one that is being read does so when it is."""
         file = self._files[piece.request.source.uri]
         file.wanted -= piece.request.size
-        if not file.wanted and file.plan != "keeping":
+        file.pieces -= 1
+        if not file.pieces and file.plan != "keeping":
             del self._files[piece.request.source.uri]  # decided anew when more of it is wanted
         if piece.state == "waiting":
             self._waiting.pop(id(piece), None)
@@ -271,7 +275,7 @@ class Prefetcher:
             file = self._files[request.source.uri]
             file.plan = "whole" if kept else "ranges"
             self.stats.whole += kept
-            if not file.wanted:
+            if not file.pieces:
                 del self._files[request.source.uri]
             self._changed.notify_all()
 
