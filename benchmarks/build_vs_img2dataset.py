@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     _options.add_ours(parser)
-    arguments = _options.parse(parser, rows=300, rounds=2, modes=["resize", "resize-fast", "keep", "keep-header"])
+    arguments = _options.parse(parser, rounds=2, modes=["resize", "resize-fast", "keep", "keep-header"])
     if arguments.ours:
         only_ours(arguments.modes, arguments.rows, arguments.ours)
         return
