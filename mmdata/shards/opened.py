@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import MutableMapping
 
 from mmdata.errors import DataError, RunError
+from mmdata.machine import open_files
 from mmdata.shards import manifest as manifests
 from mmdata.shards import rows
 from mmdata.shards.access import Source, local_path
@@ -21,13 +22,8 @@ from mmdata.shards.raw import Again, OnePlaces, Raw, RawPlaces, Read
 from mmdata.shards.remote import RemoteSource
 from mmdata.shards.table import ShardEntry
 
-try:
-    import resource
-
-    _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-except ImportError:  # not a system with such limits
-    _FILES = 0
-OPEN_FILES = max(64, min(1024, _FILES // 8))
+_ALLOWED = open_files()[0]
+OPEN_FILES = 1024 if _ALLOWED < 0 else max(64, min(1024, _ALLOWED // 8))
 """Shards of a dataset whose files are open at a time: many where the process may hold many, since in a global order
 each sample lies in another one."""
 ALONE = 1 << 14
