@@ -100,17 +100,64 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def pixels(found: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that all image processors write alike: mean, std and filter."""
+    """The parameters that all image processors write alike: mean, std and filter.
+
+    Views take values in 0..1 and always normalise; a checkpoint that scales otherwise, or leaves a step out, is said in
+    mean and deviation. Raises SpecError for what no view does.
+
+    >>> pixels({"image_mean": 0.5, "image_std": [0.25, 0.25, 0.25], "rescale_factor": 2 / 255})["mean"]
+    (0.25, 0.25, 0.25)
+    """
     resample = found.get("resample")
     if resample is not None and resample not in FILTERS:
         raise SpecError(
             f"resample: {resample!r}; {', '.join(f'{n} ({name})' for n, name in FILTERS.items())} are known"
         )
-    return {
-        "mean": found.get("image_mean"),
-        "std": found.get("image_std"),
-        "filter": None if resample is None else FILTERS[resample],
-    }
+    if found.get("do_resize") is False:
+        raise SpecError("do_resize: false; every view resizes")
+    mean, std = _colour(found, "image_mean"), _colour(found, "image_std")
+    if found.get("do_normalize") is False:
+        mean, std = (0.0,) * 3, (1.0,) * 3
+    scale = 255 * (found.get("rescale_factor") or 1 / 255) if found.get("do_rescale") is not False else 255.0
+    if abs(scale - 1) > 1e-6:  # 1/255 is written rounded
+        if mean is None or std is None:
+            raise SpecError("rescale_factor or do_rescale of its own, without image_mean and image_std")
+        mean, std = tuple(value / scale for value in mean), tuple(value / scale for value in std)
+    return {"mean": mean, "std": std, "filter": None if resample is None else FILTERS[resample]}
+
+
+def _colour(found: Mapping[str, Any], name: str) -> tuple[float, ...] | None:
+    """A number for each of three channels, or one for all."""
+    value = found.get(name)
+    if value is None:
+        return None
+    values = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
+    if len(values) != 3 or not all(isinstance(number, int | float) for number in values):
+        raise SpecError(f"{name}: {value!r}; give three numbers, or one")
+    return tuple(float(number) for number in values)
+
+
+def square(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of `Fixed`: how a picture becomes a square. CLIP's processors crop what they have resized, SigLIP's
+    and ViT's have no crop (null in files of version 5), and squash. Raises SpecError for what stays no square."""
+    size, crop = found.get("size"), side(found.get("crop_size"))
+    crops = found.get("do_center_crop", crop is not None)
+    squash = bool(size.get("height")) if isinstance(size, Mapping) else size is not None and not crops
+    if size and not crops and not squash and not found.get("do_pad"):
+        raise SpecError(f"size: {size!r} without a centre crop leaves pictures that are no squares")
+    return {"size": side(size), "crop": crop if crops else None, "mode": "squash" if squash else None}
+
+
+def no_class_token(checkpoint: Checkpoint) -> None:
+    """Raise SpecError for a checkpoint whose processor counts other tokens than the patches of a picture."""
+    strategy, extra = (
+        checkpoint.processor.get(name) for name in ("vision_feature_select_strategy", "num_additional_image_tokens")
+    )
+    if strategy is not None and extra is not None and extra != (strategy == "default"):
+        raise SpecError(
+            f"vision_feature_select_strategy: {strategy!r} with num_additional_image_tokens {extra} counts "
+            f"{extra - (strategy == 'default'):+d} tokens beside the patches of a picture; the views count patches only"
+        )
 
 
 def side(size: Any, *names: str) -> int | None:
@@ -118,6 +165,9 @@ def side(size: Any, *names: str) -> int | None:
     if isinstance(size, int):
         return size
     if isinstance(size, Mapping):
+        height, width = size.get("height"), size.get("width")
+        if height and width and height != width:
+            raise SpecError(f"size: {height} x {width}; the views make squares")
         found = next((size[name] for name in names or ("shortest_edge", "height") if size.get(name)), None)
         return None if found is None else int(found)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,12 +42,16 @@ def mask(plan: MediaPlan) -> dict[str, np.ndarray]:
 def read(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Parameters of `SplitImage`."""
     found = checkpoint.media["image"]
-    scale = checkpoint.model.get("scale_factor")
+    size = side(found.get("max_image_size"), "longest_edge")
+    patch, pool = checkpoint.vision.get("patch_size"), checkpoint.model.get("scale_factor")
+    tokens = checkpoint.processor.get("image_seq_len")
+    if tokens and size and not patch:  # of a processor alone: as many to a tile, however they come about
+        patch, pool = size // math.isqrt(tokens), 1
     return {
         **pixels(found),
-        "size": side(found.get("max_image_size"), "longest_edge"),
+        "size": size,
         "longest_edge": side(found.get("size"), "longest_edge"),
         "splitting": found.get("do_image_splitting"),
-        "patch": checkpoint.vision.get("patch_size"),
-        "pool": scale,
+        "patch": patch,
+        "pool": pool,
     }

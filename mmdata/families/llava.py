@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdata.families._family import Family, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, pixels, side
+from mmdata.families._settings import Checkpoint, Settings, no_class_token, pixels, square
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.views.fixed import Fixed
@@ -27,11 +27,11 @@ def llava(tokenizer: Tokenizer, settings: Settings) -> Family:
 
 
 def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    no_class_token(checkpoint)
     found = checkpoint.media["image"]
     return {
         **pixels(found),
-        "size": side(found.get("size")),
-        "crop": side(found.get("crop_size")) if found.get("do_center_crop", True) else None,
-        "mode": "pad_square" if found.get("do_pad") else None,
+        **square(found),
+        **({"mode": "pad_square"} if found.get("do_pad") else {}),
         "patch": checkpoint.processor.get("patch_size") or checkpoint.vision.get("patch_size"),
     }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mmdata.families._family import Family, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, pixels, side
+from mmdata.families._settings import Checkpoint, Settings, no_class_token, pixels, side
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
@@ -38,6 +38,7 @@ def llava_next(tokenizer: Tokenizer, settings: Settings) -> Family:
 
 def read(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Parameters of `AnyRes`."""
+    no_class_token(checkpoint)
     found = checkpoint.media["image"]
     return {
         **pixels(found),

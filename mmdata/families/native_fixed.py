@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdata.families._family import Family, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, pixels, side
+from mmdata.families._settings import Checkpoint, Settings, pixels, square
 from mmdata.families.native import audio_rule
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
@@ -54,12 +54,4 @@ def _nothing(_: Checkpoint) -> dict[str, object]:
 
 def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
     found = checkpoint.media["image"]
-    size = found.get("size")
-    crops = found.get("do_center_crop", "crop_size" in found)
-    squashed = isinstance(size, Mapping) and "height" in size and not crops
-    return {
-        **pixels(found),
-        "size": side(size),
-        "crop": side(found.get("crop_size")) if crops else None,
-        "mode": "squash" if squashed else None,
-    }
+    return {**pixels(found), **square(found)}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmdata.errors import SpecError
 from mmdata.families._family import Family, MediaRule
 from mmdata.families._settings import Checkpoint, Settings
 from mmdata.registry import register
@@ -29,6 +30,13 @@ def pix2struct(tokenizer: Tokenizer, settings: Settings) -> Family:
 
 def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
     found = checkpoint.media["image"]
+    if found.get("do_normalize") is False:
+        raise SpecError("do_normalize: false; the view standardises every picture")
+    if found.get("is_vqa"):
+        raise SpecError(
+            "is_vqa: true; its processor paints the question above the picture, which no view does: "
+            "paint it when you build, and set is_vqa to false"
+        )
     patch = found.get("patch_size")
     return {"patch": patch.get("height") if isinstance(patch, Mapping) else patch, "budget": found.get("max_patches")}
 

@@ -101,6 +101,83 @@ def test_pixels_are_the_processors(tmp_path: Path, name: str, version: int) -> N
         same(batch(family, [[image(photo), "."]]), theirs, [key])
 
 
+STATISTICS: dict[str, Any] = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.25, 0.3], "resample": 3}
+CLIP = {"image_processor_type": "CLIPImageProcessor", "do_center_crop": True, "crop_size": 56, **STATISTICS}
+SQUARE = {"height": 56, "width": 56}
+SIGLIP = {"image_processor_type": "SiglipImageProcessor", "size": SQUARE, **STATISTICS}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        CLIP | {"size": 56},
+        CLIP | {"size": {"shortest_edge": 70}},
+        CLIP | {"size": {"height": 70, "width": 70}},  # squashed, then cropped
+        CLIP | {"size": SQUARE, "do_center_crop": False},
+        SIGLIP,
+        SIGLIP | {"do_center_crop": None, "crop_size": None, "image_mean": 0.5, "image_std": 0.25},
+        SIGLIP | {"do_normalize": False},
+        SIGLIP | {"rescale_factor": 1 / 127.5},
+        SIGLIP | {"do_rescale": False},
+        {"image_processor_type": "ViTImageProcessor", "size": 56, **STATISTICS},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["llava", "native_fixed"])
+def test_squares_are_made_as_the_files_say(tmp_path: Path, name: str, files: dict[str, Any]) -> None:
+    """Published LLaVA checkpoints have CLIP's processor or SigLIP's."""
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(files))
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"patch_size": 14}}))
+    words = tokenizer(image_token="<image>", video_token="<video>", audio_token="<audio>")
+    family = get_family(name, tokenizer=words, checkpoint=tmp_path)
+    processor = getattr(hf, files["image_processor_type"]).from_pretrained(tmp_path)
+    for photo in PHOTOS:
+        theirs = processor([tensor(photo)], return_tensors="pt")
+        atol = 1e-3 if files.get("do_rescale") is False else 1e-5  # values in the hundreds
+        same(batch(family, [[image(photo), "."]]), theirs, ["pixel_values"], atol)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "said"),
+    [
+        ("llava", CLIP | {"do_resize": False}, "do_resize: false"),
+        ("llava", CLIP | {"size": {"shortest_edge": 70}, "do_center_crop": False}, "are no squares"),
+        ("llava", SIGLIP | {"size": {"height": 56, "width": 84}}, "size: 56 x 84"),
+        ("llava", SIGLIP | {"image_mean": [0.5]}, r"image_mean: \[0.5\]"),
+        ("llava", {"size": SQUARE, "rescale_factor": 1.0}, "rescale_factor"),
+        ("pix2struct", {"do_normalize": False}, "do_normalize: false"),
+        ("pix2struct", {"is_vqa": True}, "is_vqa: true"),
+    ],
+)
+def test_what_no_view_does_is_refused(tmp_path: Path, name: str, files: dict[str, Any], said: str) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(files))
+    with pytest.raises(SpecError, match=f"family {name}: .*{said}"):
+        get_family(name, tokenizer=tokenizer(image_token="<image>"), checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next"])
+def test_tokens_beside_the_patches_are_refused(tmp_path: Path, name: str) -> None:
+    for strategy, extra, fits in [("full", 0, True), ("full", 1, False), ("default", 1, True), ("default", 0, False)]:
+        processor = {"vision_feature_select_strategy": strategy, "num_additional_image_tokens": extra}
+        (tmp_path / "processor_config.json").write_text(json.dumps(processor))
+        if fits:
+            get_family(name, tokenizer=tokenizer(image_token="<image>"), checkpoint=tmp_path)
+        else:
+            with pytest.raises(SpecError, match="vision_feature_select_strategy"):
+                get_family(name, tokenizer=tokenizer(image_token="<image>"), checkpoint=tmp_path)
+
+
+def test_a_processor_alone_says_how_many_tokens_a_tile_has(tmp_path: Path) -> None:
+    """SmolVLM2-2.2B's processor, without the model's `config.json`."""
+    hf.SmolVLMImageProcessor(size={"longest_edge": 1536}, max_image_size={"longest_edge": 384}).save_pretrained(
+        tmp_path
+    )
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_seq_len": 81}))
+    words = tokenizer(**SPLIT, video_token="<video>")
+    plan = get_family("smolvlm", tokenizer=words, checkpoint=tmp_path).media["image"].view.plan(image(PHOTOS[0])[0])
+    assert plan.tokens == 81 * plan.shape[0]
+
+
 def test_what_is_given_wins_and_mistakes_are_named(tmp_path: Path) -> None:
     words = tokenizer(image_token="<image>")
     hf.CLIPImageProcessor(size={"shortest_edge": 70}).save_pretrained(tmp_path)
