@@ -202,10 +202,9 @@ class _Utterances:
         """First word and rest of each line of a list; nothing where there is no such list."""
         if name not in self._listed:
             return
-        for line in self._fs.cat_file(f"{self._place}/{name}").decode("utf-8-sig", "replace").splitlines():
-            if line.strip():
-                first, _, rest = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
-                yield first, rest.strip()
+        for line in self._fs.cat_file(f"{self._place}/{name}").decode("utf-8-sig", "replace").split("\n"):
+            if words := line.split(None, 1):
+                yield words[0], "".join(words[1:]).strip()
 
 
 def _form(spec: Audio, fs: Any, place: str, folder: bool) -> Form:
@@ -240,12 +239,15 @@ def _cut(value: dict[str, Any], name: str, at: int, *, each: bool) -> Iterator[_
         raise DataError("command", f"{str(path)[:100]!r} is a command, which is not run")
     if source.get("type") not in ("file", "url") or not isinstance(path, str):
         raise DataError("bad_record", f"a source of type {source.get('type')!r}; file and url are read")
-    supervisions = [item for item in value.get("supervisions") or [] if isinstance(item, dict)]
+    listed, custom = value.get("supervisions") or [], value.get("custom") or {}
+    if not isinstance(listed, list) or not isinstance(custom, dict):
+        raise DataError("bad_record", "supervisions are to be a list, and custom an object")
+    supervisions = [item for item in listed if isinstance(item, dict)]
     supervisions.sort(key=lambda item: _number(item.get("start", 0.0), "supervision.start"))
     begin = _number(value.get("start", 0.0), "start")
     whole = begin == 0 and value.get("duration") in (None, recording.get("duration"))
     clip = None if whole else _clip(begin, value.get("duration"), "start and duration")
-    common = {"id": value.get("id"), "recording": recording.get("id"), **(value.get("custom") or {})}
+    common = {"id": value.get("id"), "recording": recording.get("id"), **custom}
     if each:
         for item in supervisions:
             start = begin + _number(item.get("start", 0.0), "supervision.start")
@@ -254,13 +256,13 @@ def _cut(value: dict[str, Any], name: str, at: int, *, each: bool) -> Iterator[_
                 at=at,
                 path=path,
                 clip=_clip(max(0.0, start), item.get("duration"), "a supervision's start and duration"),
-                text=item.get("text"),
+                text=None if item.get("text") is None else str(item["text"]),
                 meta={**common, "id": item.get("id"), "speaker": item.get("speaker"), "language": item.get("language")},
             )
         return
     texts = [str(item["text"]) for item in supervisions if item.get("text")]
     told = {key: [item.get(key) for item in supervisions if item.get(key)] for key in ("speaker", "language")}
-    single = {key: found[0] if len(set(found)) == 1 else found or None for key, found in told.items()}
+    single = {key: found[0] if found[1:] == found[:-1] and found else found or None for key, found in told.items()}
     yield _Utterance(
         uri=name, at=at, path=path, clip=clip, text=" ".join(texts) if texts else None, meta={**common, **single}
     )
@@ -287,6 +289,6 @@ def _number(value: Any, what: str) -> float:
         found = float(value)
         if found - found != 0:
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError("bad_record", f"{what}: seconds are wanted, not {str(value)[:40]!r}") from None
     return found

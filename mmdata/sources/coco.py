@@ -12,7 +12,7 @@ from mmdata.errors import DataError
 from mmdata.registry import register
 from mmdata.sources import _json_list, _tables
 from mmdata.sources._paths import within
-from mmdata.sources._tables import json_value
+from mmdata.sources._tables import json_value, printable
 from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, Origin, Sample, Text
 
@@ -87,7 +87,7 @@ class _Annotations:
                 return
             if row >= start:
                 empty = Sample(key=f"{row:09d}", parts=(), origin=Origin(uri=name, row=at))
-                drop = Drop(reason=reason, detail=f"{name}: {detail}", state="failed_permanent")
+                drop = Drop(reason=reason, detail=printable(f"{name}: {detail}"), state="failed_permanent")
                 yield Record(row=row, sample=empty, drop=drop)
             row += 1
 
@@ -135,14 +135,14 @@ class _Annotations:
                 if not isinstance(item, dict) or not isinstance(item.get("id"), int | str):
                     lost.append((file.name, at, "bad_record", f"{key}: an object with an id is wanted"))
                 elif key == "categories":
-                    categories[item["id"]] = str(item.get("name"))
+                    categories[item["id"]] = printable(str(item.get("name")))
                 elif item["id"] not in pictures:
                     name, url = item.get("file_name"), item.get("coco_url")
                     pictures[item["id"]] = _Picture(
-                        id=item["id"],
+                        id=json_value(item["id"]),
                         at=at,
-                        name=name if isinstance(name, str) else None,
-                        url=url if isinstance(url, str) else None,
+                        name=printable(name) if isinstance(name, str) else None,
+                        url=printable(url) if isinstance(url, str) else None,
                         size=(json_value(item.get("height")), json_value(item.get("width"))),
                     )
         for file in self._files:
@@ -173,7 +173,7 @@ def _annotate(item: Any, pictures: dict[Any, _Picture], categories: dict[Any, st
         raise DataError("unknown_image", f"image_id {item['image_id']} is none of the images")
     caption, box = item.get("caption"), item.get("bbox")
     if isinstance(caption, str):
-        picture.captions.append(str(json_value(caption)))
+        picture.captions.append(printable(caption))
     if box is not None:
         if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
             raise DataError("bad_record", f"bbox {str(box)[:80]}: [left, top, width, height] is wanted")
@@ -182,7 +182,10 @@ def _annotate(item: Any, pictures: dict[Any, _Picture], categories: dict[Any, st
             picture.crowds.append(len(picture.boxes))
         picture.boxes.append([left, top, left + width, top + height])
         category = item.get("category_id")
-        picture.labels.append(categories.get(category, str(category)) if category is not None else str(caption or ""))
+        known = categories.get(category) if isinstance(category, int | str) else None
+        picture.labels.append(
+            printable(str(caption or "" if category is None else category)) if known is None else known
+        )
     elif not isinstance(caption, str):
         raise DataError("bad_record", "neither caption nor bbox")
 

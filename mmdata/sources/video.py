@@ -170,6 +170,6 @@ def _seconds(value: Any, name: str) -> float | None:
         found = _subtitles.seconds(value) if isinstance(value, str) else float(value)
         if found - found != 0:
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError("bad_clip", f"{name}: seconds or HH:MM:SS.mmm are wanted, not {str(value)[:40]!r}") from None
     return found

@@ -14,7 +14,7 @@ from mmdata.errors import DataError, SpecError
 from mmdata.registry import register
 from mmdata.sources import _json_list, _tables
 from mmdata.sources._paths import within
-from mmdata.sources._tables import json_value
+from mmdata.sources._tables import json_value, printable
 from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, Origin, Sample, Text
 
@@ -90,12 +90,13 @@ class _Questions:
         empty = Sample(key=f"{row:09d}", parts=(), origin=Origin(uri=self._file.name, row=row))
         try:
             if not isinstance(item, dict):
-                raise DataError("bad_record", item if isinstance(item, str) else f"a {type(item).__name__}")
+                raise DataError("bad_record", printable(item) if isinstance(item, str) else f"a {type(item).__name__}")
             value = json_value(item)
             if self._answers is not None:
-                found = self._answers.get(value.get("question_id"))
+                number = value.get("question_id")
+                found = self._answers.get(number) if isinstance(number, int | str) else None
                 if found is None:
-                    raise DataError("no_answer", f"question_id {value.get('question_id')} has no annotation")
+                    raise DataError("no_answer", f"question_id {number} has no annotation")
                 value = {**json_value(found), **value}
             return Record(row=row, sample=self._sample(empty, value))
         except (DataError, ValueError) as error:

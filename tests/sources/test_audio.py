@@ -96,6 +96,28 @@ def test_lhotses_cuts(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("each", [False, True])
+def test_cuts_of_odd_types_cost_themselves_alone(tmp_path: Path, each: bool) -> None:
+    said = {"id": "s", "start": 0.25, "duration": 0.5, "text": 5, "speaker": ["a", "b"]}
+    good = cut(supervisions=[said, said])
+    bad = [{"supervisions": 7}, {"custom": "x"}, {"start": 10**400}, {"supervisions": [{**said, "start": 10**400}]}]
+    path = lines(tmp_path / "cuts.jsonl", good, *(cut(**more) for more in bad), good)
+    found = records({"kind": "audio", "path": str(path), "supervisions": each})
+    kept = 2 if each else 1
+    assert reasons(found) == [*[""] * kept, *["bad_record"] * len(bad), *[""] * kept]
+    assert found[0].sample.texts[0].text == ("5" if each else "5 5")
+    assert found[0].sample.meta["speaker"] == ["a", "b"]
+
+
+def test_kaldis_lists_are_parted_by_white_space_and_ended_by_line_feeds(tmp_path: Path) -> None:
+    (tmp_path / "wav.scp").write_bytes(b"a\tx.wav\r\nb   y.wav\n\n")
+    (tmp_path / "text").write_text("a one\ttwo\nb\tthree\u2028four \x0cfive\n")
+    found = records({"kind": "audio", "path": str(tmp_path)})
+    assert reasons(found) == ["", ""]
+    assert [record.sample.media[0].uri for record in found] == [str(tmp_path / "x.wav"), str(tmp_path / "y.wav")]
+    assert [record.sample.texts[0].text for record in found] == ["one\ttwo", "three\u2028four \x0cfive"]
+
+
 def test_kaldis_folder(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     sound(folder / "a.wav", 1.0)

@@ -63,6 +63,23 @@ def test_captions_and_boxes_are_built(tmp_path: Path) -> None:
     assert "image_id 99" in rows[5].detail
 
 
+def test_odd_values_cost_their_own_record_and_can_be_written(tmp_path: Path) -> None:
+    images = [{"id": "\ud800", "file_name": "\ud800.jpg"}, {"id": 2, "file_name": "b.jpg"}]
+    notes = [
+        {"image_id": "\ud800", "bbox": [0, 0, 1, 1], "category_id": {"a": 1}},
+        {"image_id": 2, "bbox": [0, 0, 1, 1], "category_id": 1},
+        {"image_id": "x\ud800", "caption": "of no picture"},
+    ]
+    values = {"images": images, "annotations": notes, "categories": [{"id": 1, "name": "\ud800"}]}
+    (tmp_path / "c.json").write_text(json.dumps(values))
+    first, second, lost = records({"kind": "coco", "annotations": [str(tmp_path / "c.json")], "images": str(tmp_path)})
+    assert first.sample.media[0].uri == str(tmp_path / "?.jpg")
+    assert (first.sample.meta["image_id"], first.sample.meta["labels"]) == ("?", ["{'a': 1}"])
+    assert second.sample.meta["labels"] == ["?"]
+    assert lost.drop
+    assert (lost.drop.reason, "x?" in lost.drop.detail) == ("unknown_image", True)
+
+
 def test_captions_may_be_one_or_all(tmp_path: Path) -> None:
     source = lay(tmp_path)
 

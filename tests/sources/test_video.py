@@ -82,3 +82,10 @@ def test_urls_and_columns_are_the_users(tmp_path: Path) -> None:
     assert refused.drop.reason == "bad_subtitles"
     with pytest.raises(SpecError, match=r"source\.columns\.video: v\.jsonl has no column 'video'"):
         Video(path=str(tmp_path / "v.jsonl")).open()
+
+
+def test_times_that_are_none_cost_their_own_record(tmp_path: Path) -> None:
+    rows = [{"video": "a.mp4", "start": start} for start in (10**400, "1e400", [1], "x", 1)]
+    (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = list(Video(path=str(tmp_path / "v.jsonl")).open().records())
+    assert [record.drop.reason if record.drop else "" for record in found] == [*["bad_clip"] * 4, ""]

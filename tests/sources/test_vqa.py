@@ -86,3 +86,15 @@ def test_mistakes_are_told_with_their_field(tmp_path: Path) -> None:
     for name in ("COCO.jpg", "{number}.jpg", "{image_id:q}.jpg"):
         with pytest.raises(ValueError, match="image_id"):
             Vqa(questions="q", images="i", image_name=name)
+
+
+def test_question_ids_of_odd_types_cost_their_own_record(tmp_path: Path) -> None:
+    questions = [
+        {"question_id": [1], "image_id": 1, "question": "a?"},
+        {"question_id": 2, "image_id": 1, "question": "b?"},
+    ]
+    (tmp_path / "q.json").write_text(json.dumps({"questions": questions}))
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": [{"question_id": 2, "answer": "yes"}]}))
+    source = {"kind": "vqa", "questions": str(tmp_path / "q.json"), "annotations": str(tmp_path / "a.json")}
+    found = records({**source, "images": str(tmp_path)})
+    assert [record.drop.reason if record.drop else "" for record in found] == ["no_answer", ""]
