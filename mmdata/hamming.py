@@ -30,12 +30,12 @@ GROWTH = 4  # A segment is at least so many times larger than the one after it.
 WIDEST = 24  # Bits of the widest chunk: a table has at most 2**24 entries of 4 bytes.
 BLOCK = 1 << 17  # Candidates measured at a time: bounds memory, and fits a cache.
 PROBED = 1 << 18  # Entries looked up at a time: all of a thousand queries.
-LARGE = 1 << 17  # Hashes whose tables no cache holds: entries are looked up in their order.
-PRINT = 32  # Bits of a hash that lie beside its place in a table.
-CLUMPS = 4  # Real hashes are clumpy: a bucket that is looked up holds several times the average.
-# Measured on one core, in nanoseconds, per table entry looked up, per candidate measured, and per hash scanned without
-# a table. Only their ratios matter, and only for speed.
-PROBE, CANDIDATE, SCAN = 10.0, 20.0, 2.0
+LARGE = 1 << 18  # Hashes whose tables no cache holds: entries are looked up in their order.
+FEWEST_SLOTS, MOST_SLOTS = 4, 64
+ROOM = 1.4  # times as many slots as hashes in a bucket, at least: hashes are clumpy
+# Measured on one core, in nanoseconds, per table entry looked up, per slot of it, and per hash scanned without a table.
+# Only their ratios matter, and only for speed.
+PROBE, SLOT, SCAN = 20.0, 2.0, 2.0
 
 _FAR = BITS + 1
 """The distance of nothing."""
@@ -110,21 +110,32 @@ def _plan(size_bits: int, radius: int) -> Tables | None:
     # No table is larger than twice what it holds: larger ones save candidates, but each probe misses the caches.
     fewest = -(-BITS // min(WIDEST, max(size_bits + 1, 8)))
     for count in range(fewest, max(radius + 1, fewest) + 1):
-        sizes = [
-            (w, sum(comb(w, k) for k in range(r + 1)))
-            for w, r in zip(_widths(count), _radii(count, radius), strict=True)
-        ]
-        found = sum(CLUMPS * probes * 2.0 ** (size_bits - width) for width, probes in sizes)
-        cost = PROBE * sum(probes for _, probes in sizes) + CANDIDATE * found
+        probes = sum(
+            comb(w, k) for w, r in zip(_widths(count), _radii(count, radius), strict=True) for k in range(r + 1)
+        )
+        # What does not fit the slots of a bucket is measured one by one, ten times as dear.
+        each = ROOM * 2.0**size_bits / 2 ** min(_widths(count))
+        slots = _slots(each)
+        cost = probes * (PROBE + SLOT * (slots + 10 * max(each - slots, 0)))
         if cost < best:
             best, plan = cost, count
     return _tables(plan, radius) if plan else None
 
 
-class _Segment:
-    """An unchanging set of hashes. `hashes` u64[n] are distinct; `ids` i64[n] are the smallest given for each."""
+def _slots(wanted: float) -> int:
+    """Slots of a bucket: a power of two, as rows of such lengths are copied fastest."""
+    return min(max(1 << int(wanted).bit_length(), FEWEST_SLOTS), MOST_SLOTS)
 
-    __slots__ = ("_order", "_prints", "_starts", "_tables", "hashes", "ids")
+
+class _Segment:
+    """An unchanging set of hashes. `hashes` u64[n] are distinct; `ids` i64[n] are the smallest given for each.
+
+    A table has its buckets twice: as stretches of `_order`, and as rows of `_prints` with 32 bits of each of the first
+    so many hashes of the bucket. Hardly any candidate is near, and these bits tell nearly all: a lookup is a copy of
+    one short row and arithmetic on it, without an index for each candidate.
+    """
+
+    __slots__ = ("_long", "_order", "_prints", "_starts", "_tables", "hashes", "ids")
 
     def __init__(self, hashes: Hashes, ids: Ints, radius: int) -> None:
         # What comes in is a few sorted runs, which the stable sort merges.
@@ -137,22 +148,46 @@ class _Segment:
         self._tables = _plan(max(len(self.hashes) - 1, 0).bit_length(), radius)
         if self._tables is None:
             return
-        # Positions sorted by the first chunk's value, then by the second's, ...; some bits of the hash that lies there;
-        # and where each value starts.
+        # Positions sorted by the first chunk's value, then by the second's, ...; where each value starts; some bits of
+        # the first hashes of each value; and which values have more.
         n = len(self.hashes)
+        slots = _slots(ROOM * n / 2 ** min(width for _, width in self._tables.chunks))
         self._order = np.empty(len(self._tables.chunks) * n, dtype=np.uint32)
-        self._prints = np.empty(len(self._tables.chunks) * n, dtype=np.uint32)
         self._starts = np.empty(self._tables.size, dtype=np.uint32)
+        self._prints = np.zeros((self._tables.size, slots), dtype=np.uint32)
+        self._long = np.zeros(self._tables.size, dtype=bool)
         base = 0
         for i, (shift, width) in enumerate(self._tables.chunks):
             values = ((self.hashes >> np.uint64(shift)) & np.uint64((1 << width) - 1)).astype(np.uint32)
-            stretch = slice(i * n, (i + 1) * n)
-            self._order[stretch] = _sorted(values)
-            self._prints[stretch] = _prints(self.hashes, shift + width).take(self._order[stretch])
-            starts = self._starts[base : base + (1 << width) + 1]
-            starts[0] = i * n
-            starts[1:] = np.cumsum(np.bincount(values, minlength=1 << width)) + i * n
-            base += len(starts)
+            order = _sorted(values)
+            self._order[i * n : (i + 1) * n] = order
+            counts = np.bincount(values, minlength=1 << width)
+            ends = counts.cumsum()
+            stretch = slice(base, base + len(ends))
+            self._starts[stretch] = ends - counts + i * n
+            self._starts[stretch.stop] = (i + 1) * n
+            self._long[stretch] = counts > slots
+            prints = _prints(self.hashes, shift + width).take(order)
+            into = ((np.arange(len(ends)) + base) * slots - (ends - counts)).repeat(counts) + np.arange(n)
+            if self._long[stretch].any():
+                kept = np.arange(n) - (ends - counts).repeat(counts) < slots
+                prints, into = prints[kept], into[kept]
+            self._prints.reshape(-1)[into] = prints
+            base = stretch.stop + 1
+
+    def _places(self, queries: Hashes) -> tuple[Ints, Ints | None]:
+        """Places in the tables to look at, i64[Q * P], those of query q from q * P on; and their turn, where they are
+        not in this order."""
+        tables = self._tables
+        assert tables is not None
+        # A chunk has at most WIDEST bits, so that the unsigned value reads the same as a signed one.
+        places = tables.base + (((queries[:, None] >> tables.shift) & tables.low) ^ tables.mask).view(np.int64)
+        places = places.ravel()
+        if len(self.hashes) < LARGE:
+            return places, None
+        # In the order in which they lie, about: each on its own is a miss of every cache.
+        turn = np.argsort((places >> max(tables.size.bit_length() - 16, 0)).astype(np.uint16), kind="stable")
+        return places.take(turn), turn
 
     def ranges(self, queries: Hashes) -> tuple[Ints, Ints, Ints]:
         """Stretches of `candidates` that hold all that is within the radius of a query, and some that is not:
@@ -162,15 +197,8 @@ class _Segment:
         if tables is None:
             zeros = np.zeros(len(queries), dtype=np.int64)
             return np.arange(len(queries)), zeros, zeros + len(self.hashes)
-        # A chunk has at most WIDEST bits, so that the unsigned value reads the same as a signed one.
-        places = tables.base + (((queries[:, None] >> tables.shift) & tables.low) ^ tables.mask).view(np.int64)
-        places = places.ravel()
-        if len(self.hashes) < LARGE:
-            numbers = np.arange(len(places))
-        else:  # in the order in which they lie, about: each on its own is a miss of every cache
-            turn = max(tables.size.bit_length() - 16, 0)
-            numbers = np.argsort((places >> turn).astype(np.uint16), kind="stable")
-            places = places.take(numbers)
+        places, turn = self._places(queries)
+        numbers = np.arange(len(places)) if turn is None else turn
         starts = self._starts.take(places).astype(np.int64)
         return numbers, starts, self._starts[1:].take(places) - starts
 
@@ -192,31 +220,47 @@ class _Segment:
         if self._tables is None:
             distances[rest], ids[rest] = _scan(self.hashes, self.ids, queries[rest], radius)
             return distances, ids
-        probes = len(self._tables.mask)
-        step = max(PROBED // probes, 1)
-        for at in range(0, len(rest), step):
-            some = rest[at : at + step]
-            own = queries[some]
-            numbers, starts, lengths = self.ranges(own)
-            prints = np.stack([_prints(own, shift + width) for shift, width in self._tables.chunks], axis=1)
-            prints = prints.repeat(self._tables.probes, axis=1).ravel().take(numbers)
-            for begin, end in _blocks(lengths, BLOCK):
-                each = lengths[begin:end]
-                places = _expand(starts[begin:end], each)
-                # Hardly any candidate is near. Some of its bits, which lie in the order of the table, tell most others;
-                # for all bits of each the processor would have to go elsewhere.
-                apart = np.bitwise_count(self._prints.take(places) ^ prints[begin:end].repeat(each))
-                near = np.flatnonzero(apart <= radius)
-                which = some[numbers[np.searchsorted(each.cumsum(), near, side="right") + begin] // probes]
-                positions = self._order.take(places[near])
-                apart = np.bitwise_count(self.hashes.take(positions) ^ queries[which])
-                close = np.flatnonzero(apart <= radius)
-                _least(which[close], apart[close], self.ids[positions[close]], distances, ids)
+        for at in range(0, len(rest), step := max(PROBED // len(self._tables.mask), 1)):
+            self._look_up(queries, rest[at : at + step], radius, distances, ids)
         return distances, ids
+
+    def _look_up(self, queries: Hashes, some: Ints, radius: int, distances: Ints, ids: Ints) -> None:
+        """`nearest` of some of the queries, into `distances` and `ids`."""
+        tables, slots = self._tables, self._prints.shape[1]
+        assert tables is not None
+        probes, own = len(tables.mask), queries[some]
+        places, turn = self._places(own)
+        prints = np.stack([_prints(own, shift + width) for shift, width in tables.chunks], axis=1)
+        prints = prints.repeat(tables.probes, axis=1).ravel()
+        asking = some.repeat(probes)
+        if turn is not None:
+            prints, asking = prints.take(turn), asking.take(turn)
+
+        def measure(which: Ints, positions: Ints) -> None:
+            apart = np.bitwise_count(self.hashes.take(positions) ^ queries[which])
+            close = np.flatnonzero(apart <= radius)
+            _least(which[close], apart[close], self.ids[positions[close]], distances, ids)
+
+        for begin in range(0, len(places), step := BLOCK // slots):
+            here = places[begin : begin + step]
+            rows = self._prints.take(here, axis=0)
+            rows ^= prints[begin : begin + step, None]
+            near = np.flatnonzero((np.bitwise_count(rows) <= radius).ravel())
+            number = near // slots
+            # An empty slot has the print 0: it is told by where the bucket ends.
+            positions = self._starts.take(here[number]) + (near - number * slots)
+            there = np.flatnonzero(positions < self._starts.take(here[number] + 1))
+            measure(asking[number[there] + begin], self._order.take(positions[there]).astype(np.int64))
+        long = np.flatnonzero(self._long.take(places))
+        starts = self._starts.take(places[long]).astype(np.int64) + slots
+        lengths = self._starts.take(places[long] + 1) - starts
+        for begin, end in _blocks(lengths, BLOCK):
+            positions = self._order.take(_expand(starts[begin:end], lengths[begin:end])).astype(np.int64)
+            measure(asking[long[begin:end]].repeat(lengths[begin:end]), positions)
 
 
 def _prints(hashes: Hashes, behind: int) -> NDArray[np.uint32]:
-    """Of each hash the PRINT bits from bit `behind` on, round and round: those behind a chunk, of which nothing is
+    """Of each hash the 32 bits from bit `behind` on, round and round: those behind a chunk, of which nothing is
     known where the chunk is the same."""
     turned = hashes >> np.uint64(behind % BITS) | hashes << np.uint64(-behind % BITS)
     return turned.astype(np.uint32)
@@ -288,7 +332,7 @@ class HammingIndex:
 
     Equal hashes count as one, under the smallest id. `add` and a search take amortised sub-linear time wherever
     the radius allows (up to about 8 of 64 bits); at larger radii a plain scan of all hashes is often cheaper
-    and is what is done. Memory per hash is 16 bytes, and 8 more for each chunk (3 to 5) that has a table.
+    and is what is done. Memory per hash is 16 bytes, and 10 to 36 more for each chunk (3 to 7) that has a table.
 
     >>> index = HammingIndex(radius=2)
     >>> index.add(0b0000, 0); index.add(0b0111, 1)
