@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmdata.errors import DataError
+from mmdata.sources._tables import decoded
 
 _TIMES = re.compile(r"^\s*((?:\d+:)?\d+:\d+(?:[.,]\d+)?)\s*-->\s*((?:\d+:)?\d+:\d+(?:[.,]\d+)?)")
 _TAGS = re.compile(r"<[^>\n]*>|\{\\[^}\n]*\}")
@@ -29,7 +30,7 @@ def read(data: bytes, name: str) -> list[Cue]:
     >>> read(b"1\\n00:00:01,500 --> 00:00:02,000\\n<i>Hello</i>\\nthere\\n", "a.srt")
     [Cue(start=1.5, stop=2.0, text='Hello\\nthere')]
     """
-    text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig", "replace")
+    text = decoded(data)
     cues: list[Cue] = []
     found = False
     for block in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n").replace("\r", "\n")):

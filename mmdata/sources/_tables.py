@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import fnmatch
@@ -49,12 +50,18 @@ class TableFile:
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Rows of one file from `first` on. `table` holds the readable ones, `rows` their numbers in the file;
-    `bad` says of each unreadable row what is wrong with it."""
+    `bad` says of each unreadable row what is wrong with it. `loose` has the rows of text formats as they stand there:
+    the columns of `table` take one type for all rows of a batch."""
 
     first: int
     rows: Sequence[int]
     table: pa.Table
     bad: dict[int, str]
+    loose: Sequence[dict[str, Any]] | None = None
+
+    def values(self) -> Sequence[dict[str, Any] | str]:
+        """The readable rows as dicts; a string says what is wrong with one that Python cannot hold."""
+        return values(self.table) if self.loose is None else self.loose
 
     def __len__(self) -> int:
         return len(self.rows) + len(self.bad)
@@ -232,7 +239,8 @@ def _text_batches(file: TableFile) -> Iterator[Batch]:
 def _text_batch(block: list[dict[str, Any] | str], first: int) -> Batch:
     rows = [first + at for at, row in enumerate(block) if not isinstance(row, str)]
     bad = {first + at: row for at, row in enumerate(block) if isinstance(row, str)}
-    return Batch(first, rows, _table([row for row in block if not isinstance(row, str)]), bad)
+    loose = [row for row in block if not isinstance(row, str)]
+    return Batch(first, rows, _table(loose), bad, loose)
 
 
 def text_rows(file: TableFile) -> Iterator[dict[str, Any] | str]:
@@ -255,7 +263,20 @@ def rows_from(file: TableFile, start: int = 0) -> Iterator[tuple[int, dict[str, 
         yield from itertools.islice(enumerate(text_rows(file)), start, None)
         return
     for batch in batches(file, start=start):
-        yield from zip(batch.rows, values(batch.table), strict=True)
+        yield from zip(batch.rows, batch.values(), strict=True)
+
+
+def decoded(data: bytes) -> str:
+    """The text of a file: UTF-8, or UTF-16 where its first bytes say so, as some editors and shells of Windows write.
+
+    >>> decoded("Käse".encode("utf-16")), decoded(b"\\xef\\xbb\\xbfab")
+    ('Käse', 'ab')
+    """
+    return data.decode(_encoding(data), "replace")
+
+
+def _encoding(head: bytes) -> str:
+    return "utf-16" if head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
 @contextlib.contextmanager
@@ -264,17 +285,19 @@ def opened_text(file: TableFile) -> Iterator[IO[str]]:
     compression = _COMPRESSIONS.get(PurePosixPath(file.name.lower()).suffix)
     try:
         with opened(file, compression) as stream:
-            yield io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
+            buffered: Any = io.BufferedReader(stream)  # type: ignore[type-var]  # all that it wants is `readinto`
+            yield io.TextIOWrapper(buffered, encoding=_encoding(buffered.peek(2)), errors="replace", newline="")
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError("source_unreadable", f"{file.name}: {error}") from error
 
 
 class _Lines:
-    """The lines of a text. Of one longer than LONGEST only the beginning is read, and `cut` is set."""
+    """The lines of a text. Of one longer than LONGEST only the beginning is read, and `cut` is set; `ended` is set once
+    there are no more."""
 
     def __init__(self, text: IO[str]) -> None:
         self._text = text
-        self.cut = False
+        self.cut = self.ended = False
 
     def __iter__(self) -> _Lines:
         return self
@@ -285,6 +308,7 @@ class _Lines:
             rest = self._text.readline(LONGEST)
             self.cut = True
         if not line:
+            self.ended = True
             raise StopIteration
         return line
 
@@ -321,7 +345,7 @@ def _row(value: Any) -> dict[str, Any] | str:
     return value if isinstance(value, dict) else f"a JSON {type(value).__name__}, not an object"
 
 
-def _csv_reader(file: TableFile, lines: _Lines) -> Iterator[list[str]]:
+def _csv_reader(file: TableFile, lines: _Lines) -> Any:
     csv.field_size_limit(LONGEST)
     return csv.reader(lines, delimiter="\t" if file.format == "tsv" else ",")
 
@@ -341,6 +365,7 @@ def _csv_rows(file: TableFile, text: IO[str]) -> Iterator[dict[str, Any] | str]:
     reader = _csv_reader(file, lines)
     names = _header(file, reader)
     while True:
+        began = reader.line_num + 1
         try:
             row = next(reader)
         except StopIteration:
@@ -352,8 +377,11 @@ def _csv_rows(file: TableFile, text: IO[str]) -> Iterator[dict[str, Any] | str]:
             continue
         if lines.take_cut():
             yield _TOO_LONG
+        elif lines.ended:  # within the row, and not before it
+            yield f"a quote that is opened in line {began} is not closed"
         elif len(row) != len(names):
-            yield f"{len(row)} fields where the header has {len(names)}"
+            quoted = f", in lines {began} to {reader.line_num}: is a quote not closed?"
+            yield f"{len(row)} fields where the header has {len(names)}" + quoted * (reader.line_num > began)
         else:
             yield {name: (value if value != "" else None) for name, value in zip(names, row, strict=True)}
 

@@ -202,7 +202,7 @@ class _Utterances:
         """First word and rest of each line of a list; nothing where there is no such list."""
         if name not in self._listed:
             return
-        for line in self._fs.cat_file(f"{self._place}/{name}").decode("utf-8-sig", "replace").split("\n"):
+        for line in _tables.decoded(self._fs.cat_file(f"{self._place}/{name}")).split("\n"):
             if words := line.split(None, 1):
                 yield words[0], "".join(words[1:]).strip()
 

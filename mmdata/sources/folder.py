@@ -12,8 +12,8 @@ from pydantic import model_validator
 
 from mmdata.errors import DataError
 from mmdata.registry import register
-from mmdata.sources import _growth
-from mmdata.sources._tables import json_value, printable
+from mmdata.sources import _growth, _texts
+from mmdata.sources._tables import decoded, json_value, printable
 from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, MediaKind, Origin, Sample, State, Text
 
@@ -100,25 +100,26 @@ class _Files:
         for row in range(start, len(self._files) if stop is None else min(stop, len(self._files))):
             name = self._files[row]
             stem = str(PurePosixPath(name).with_suffix(""))
-            text: str | None = None
+            texts: tuple[Text, ...] = ()
             meta: dict[str, Any] = {}
             drop = None
             try:
                 if caption_file := self._sidecars.get(f"{stem}.txt"):
-                    text = self._read(caption_file).decode("utf-8-sig", errors="replace").strip()
+                    texts = (Text(text=decoded(self._read(caption_file)).strip()),)
                 if meta_file := self._sidecars.get(f"{stem}.json"):
                     meta = json_value(json.loads(self._read(meta_file)))
                     if not isinstance(meta, dict):
                         raise ValueError(f"a JSON {type(meta).__name__}, not an object")
                     caption = meta.pop("caption", None) or meta.pop("text", None)
-                    text = text if text is not None or caption is None else str(caption)
+                    texts = texts or _texts.captions(caption, "caption")
             except (ValueError, RecursionError) as error:
                 meta, drop = {}, Drop(reason="bad_record", detail=f"{printable(stem)}.json: {error}", state=_FAILED)
             if printable(name) != name:  # neither index nor ledger could hold it
                 drop = Drop(reason="bad_record", detail=f"{printable(name)}: the name is not UTF-8", state=_FAILED)
             media = Media(kind=self._kinds[name], uri=printable(self._fs.unstrip_protocol(f"{self._root}/{name}")))
-            parts = (media, Text(text=text)) if text is not None else (media,)
-            sample = Sample(key=f"{row:09d}", parts=parts, meta=meta, origin=Origin(uri=printable(name), row=0))
+            sample = Sample(
+                key=f"{row:09d}", parts=(media, *texts), meta=meta, origin=Origin(uri=printable(name), row=0)
+            )
             yield Record(row=row, sample=sample, drop=drop)
 
     def _read(self, name: str) -> bytes:

@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from mmdata.errors import DataError, SpecError
 from mmdata.registry import nearest, register
-from mmdata.sources import _growth, _messages, _pairs, _tables
+from mmdata.sources import _growth, _messages, _pairs, _tables, _texts
 from mmdata.sources._paths import within
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, MediaKind, Origin, Sample, State, Text
@@ -29,6 +29,7 @@ class JsonlColumns(Model):
     audio: str = "audio"
     """The same for audio, which comes last."""
     text: str = "text"
+    """A text, or a list of several."""
     messages: str | None = None
     """A conversation in LLaVA's, ShareGPT's or OpenAI's form, in place of a text; null: `messages`, `conversations` or
     `conversation`, in lines that have no text."""
@@ -125,8 +126,12 @@ class _JsonLines:
         used = [getattr(columns, field) for field in (*KINDS, "text")]
         meta = {name: item for name, item in value.items() if item is not None and name not in used}
         text = value.get(columns.text)
-        texts = (Text(text=str(text)),) if text is not None else ()
         refused: Drop | None = None
+        texts: tuple[Text, ...] = ()
+        try:
+            texts = _texts.captions(text, columns.text)
+        except ValueError as error:
+            refused = Drop(reason="bad_record", detail=_named(value, str(error)), state="failed_permanent")
         media = []
         named = [(kind, column, value[column]) for kind, column in zip(KINDS, used, strict=False) if value.get(column)]
         for kind, column, found in named or [("image", columns.image, value.get(columns.image))]:

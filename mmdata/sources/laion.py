@@ -12,7 +12,7 @@ from pydantic import field_validator
 
 from mmdata.errors import SpecError
 from mmdata.registry import register
-from mmdata.sources import _growth, _tables
+from mmdata.sources import _growth, _tables, _texts
 from mmdata.sources._paths import names_local
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, Origin, Sample, Text
@@ -154,7 +154,7 @@ class _LaionTables:
             keep = mask.to_pylist()
         named = {field: getattr(columns, field) for field in LaionColumns.model_fields}
         kept_rows = dict(zip(batch.rows, keep or [True] * batch.table.num_rows, strict=True))
-        rows = batch.bad | dict(zip(batch.rows, _tables.values(batch.table), strict=True))
+        rows = batch.bad | dict(zip(batch.rows, batch.values(), strict=True))
         for at, row in sorted(rows.items()):
             key = f"{first + at:09d}"
             origin = Origin(uri=file.name, row=at)
@@ -171,10 +171,14 @@ class _LaionTables:
             }
             meta |= {name: _tables.json_value(row.get(name)) for name in self._spec.meta}
             media = Media(kind="image", uri=_text(url).strip() if url is not None else "")
-            parts = (media, Text(text=_text(text))) if text is not None else (media,)
-            drop: Drop | None = None if kept else Drop(reason="where", detail=self._spec.where or "")
-            if kept:
-                drop = self._refused(media.uri or "")
+            drop = Drop(reason="where", detail=self._spec.where or "") if not kept else self._refused(media.uri or "")
+            parts: tuple[Media | Text, ...] = (media,)
+            try:
+                parts += _texts.captions(text, named["text"])
+            except ValueError as error:
+                drop = drop or Drop(
+                    reason="bad_record", detail=f"{file.name} row {at}: {error}", state="failed_permanent"
+                )
             yield Record(row=first + at, sample=Sample(key=key, parts=parts, meta=meta, origin=origin), drop=drop)
 
     def _refused(self, uri: str) -> Drop | None:

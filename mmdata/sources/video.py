@@ -9,7 +9,7 @@ import fsspec
 
 from mmdata.errors import DataError, SpecError
 from mmdata.registry import nearest, register
-from mmdata.sources import _growth, _subtitles, _tables
+from mmdata.sources import _growth, _subtitles, _tables, _texts
 from mmdata.sources._paths import within
 from mmdata.sources._tables import json_value, printable
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
@@ -117,9 +117,7 @@ class _Clips:
             raise DataError("bad_clip", f"from {start} s to {end} s")
         clip = None if start is None and end is None else Clip(start=start or 0.0, stop=end)
         parts: list[Media | Text] = [Media(kind="video", uri=uri, excerpt=clip)]
-        text = value.get(columns.text)
-        if text is not None:
-            parts.append(Text(text=printable(str(text))))
+        parts += _texts.captions(value.get(columns.text), columns.text)
         used = [getattr(columns, name) for name in VideoColumns.model_fields]
         meta = {name: json_value(item) for name, item in value.items() if name not in used and item is not None}
         if clip is not None:

@@ -223,3 +223,42 @@ def test_one_huge_row_group_is_streamed(tmp_path: Path) -> None:
     rows, mebibytes = map(int, done.stdout.split())
     assert rows == 20_000
     assert mebibytes < 150
+
+
+def test_what_a_row_holds_does_not_depend_on_its_neighbours(tmp_path: Path) -> None:
+    rows = [{"URL": "http://a/1", "TEXT": "x", "WIDTH": 300, "tags": {"a": 1}}, {"URL": "http://a/2", "TEXT": "y"}]
+    odd = {"URL": "http://a/3", "TEXT": "z", "WIDTH": "n/a", "HEIGHT": 1.5, "tags": {"b": 2}}
+    alone = lines(tmp_path / "alone.jsonl", *map(json.dumps, rows))
+    among = lines(tmp_path / "among.jsonl", *map(json.dumps, [*rows, odd]))
+    found = [records(Laion(path=path, where="WIDTH > 1 or is_null(WIDTH)", meta=("tags",))) for path in (alone, among)]
+    assert [record.sample.meta for record in found[0]] == [{"width": 300, "tags": {"a": 1}}, {"tags": None}]
+    assert [record.sample.meta for record in found[1][:2]] == [record.sample.meta for record in found[0]]
+    assert reasons(found[1]) == ["", "", "where"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_tables_of_windows_are_read_by_their_first_bytes(tmp_path: Path, encoding: str, suffix: str) -> None:
+    def write(name: str, text: str) -> str:
+        data = text.encode(encoding)
+        (tmp_path / f"{name}{suffix}").write_bytes(gzip.compress(data) if suffix else data)
+        return str(tmp_path / f"{name}{suffix}")
+
+    table = write("t.tsv", "URL\tTEXT\r\nhttp://a/1\tKäse\r\n")
+    line = write("l.jsonl", '{"image": "a.jpg", "text": "Käse"}\r\n')
+    listed = write("l.json", '[{"image": "a.jpg", "text": "Käse"}]')
+    for spec in (Laion(path=table), Jsonl(path=line), Jsonl(path=listed)):
+        assert [record.sample.texts[0].text for record in records(spec)] == ["Käse"]
+
+
+def test_a_quote_that_is_not_closed_says_which_lines_it_took(tmp_path: Path) -> None:
+    path = lines(tmp_path / "t.tsv", "URL\tTEXT", "http://a/1\tx", 'http://a/2\t"y', "http://a/3\tz", "http://a/4\tz")
+    found = records(Laion(path=path))
+    assert reasons(found) == ["", "bad_record"]
+    assert found[1].drop
+    assert "a quote that is opened in line 3 is not closed" in found[1].drop.detail
+    path = lines(tmp_path / "u.tsv", "URL\tTEXT", '"http://a/2\ty', 'http://a/3"\tz\t', "http://a/4\tz")
+    found = records(Laion(path=path))
+    assert reasons(found) == ["bad_record", ""]
+    assert found[0].drop
+    assert "3 fields where the header has 2, in lines 2 to 3: is a quote not closed?" in found[0].drop.detail
