@@ -85,6 +85,15 @@ QWEN3 = (
     "{% else %}{{ content }}{% endif %}{% else %}{{ content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+"""What a tool says as JSON."""
+LLAMA31 = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}"
+    "{{ '<|start_header_id|>ipython<|end_header_id|>\n\n' }}"
+    "{% if m.content is mapping or m.content is iterable %}{{ m.content | tojson }}{% else %}{{ m.content }}{% endif %}"
+    "{{ '<|eot_id|>' }}{% else %}"
+    "{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
 FORMATS = {
     "chatml": CHATML,
     "chatml_generation": CHATML_GENERATION,
@@ -96,6 +105,7 @@ FORMATS = {
     "mistral": MISTRAL,
     "phi3": PHI3,
     "qwen3": QWEN3,
+    "llama31": LLAMA31,
 }
 MARKERS: dict[str, dict[Any, str]] = {
     "qwen2_vl": {
@@ -123,6 +133,9 @@ _SPECIAL = [
     "<|assistant|>",
     "<|system|>",
     "<|end|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
 ]
 _CORPUS = [
     "What is this? It is a red fox.\n\nUSER: ASSISTANT: system user assistant model [INST] [/INST]",
@@ -164,7 +177,7 @@ def _model(kind: str) -> str:
 @functools.cache
 def chat_tokenizer(form: str, kind: str = "bytes") -> PreTrainedTokenizerBase:
     """A small tokenizer of that kind with the chat template of that format (`none`: without)."""
-    end = {"gemma3": "<end_of_turn>", "idefics3": "<end_of_utterance>", "phi3": "<|end|>"}
+    end = {"gemma3": "<end_of_turn>", "idefics3": "<end_of_utterance>", "phi3": "<|end|>", "llama31": "<|eot_id|>"}
     eos = end.get(form, "<|im_end|>" if form in ("chatml", "chatml_generation", "qwen2_vl", "qwen3") else "</s>")
     strips = form == "phi3"
     loaded = PreTrainedTokenizerFast(

@@ -311,6 +311,23 @@ def test_refusals_are_named() -> None:
     ]
 
 
+def test_a_role_whose_texts_are_rewritten_is_not_taken() -> None:
+    tokenizer, template = bound("llama31")
+    said = sample(user("?"), answer("call"), Text(text='{"t": 3}', role="tool"), answer("three"))
+    (refused,) = encode([said], tokenizer, template)
+    assert isinstance(refused, DataError)
+    assert refused.reason == "template_role"
+    assert encoded_one(tokenizer, template, user("?"), answer("three")).spans
+
+
+def test_a_marker_may_have_words_between_its_tokens() -> None:
+    tokenizer: Any = chat_tokenizer("none", "metaspace")
+    source = "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}"
+    marker = "<|vision_start|>image<|vision_end|>"
+    template = get_template("chat", tokenizer=tokenizer, markers={"image": marker}, options={"chat_template": source})
+    assert encoded_one(tokenizer, template, Media(kind="image"), user("?"), answer("a fox")).ids.count(MEDIUM) == 1
+
+
 def test_a_template_travels_to_other_processes_and_has_a_digest() -> None:
     tokenizer, template = bound("chatml")
     again, loaded = pickle.loads(pickle.dumps((template, tokenizer)))

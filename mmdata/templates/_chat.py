@@ -36,6 +36,8 @@ from mmdata.types import MediaKind
 
 Form = Literal["string", "list"]
 ROLES = ("user", "assistant", "system", "tool")
+_UNCHANGED = '"\n<1>'
+"""What a template that quotes, escapes or joins lines gives back otherwise."""
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _CLOCK = re.compile(r"""strftime_now\(\s*["']([^"']+)["']\s*\)""")
 
@@ -158,7 +160,8 @@ class ChatLayout:
         return source
 
     def _forms(self) -> dict[str, Form]:
-        """How the template takes the content of a role's messages; roles that it takes in no form are left out."""
+        """How the template takes the content of a role's messages; roles that it takes in no form are left out, and
+        those whose texts it rewrites (Llama 3.1 writes what a tool says as JSON)."""
         found: dict[str, Form] = {}
         talk: dict[str, tuple[str, ...]] = {
             "user": ("user", "assistant"),
@@ -180,8 +183,8 @@ class ChatLayout:
 
     def _takes(self, roles: Sequence[str], forms: Mapping[str, Form]) -> bool:
         messages: list[dict[str, Any]] = []
-        for number, role in enumerate(roles):
-            text = sentinel("t", number)
+        texts = [sentinel("t", number) + _UNCHANGED for number in range(len(roles))]
+        for text, role in zip(texts, roles, strict=True):
             content = text if forms[role] == "string" else [{"type": "text", "text": text}]
             messages.append({"role": role, "content": content})
         try:
@@ -189,7 +192,8 @@ class ChatLayout:
         except DataError:
             return False
         numbers = sorted(int(number) for _, number in SENTINELS.findall(rendered))
-        return numbers == list(range(len(roles))) and "'type'" not in rendered and '"type"' not in rendered
+        whole = numbers == list(range(len(roles))) and all(text in rendered for text in texts)
+        return whole and "'type'" not in rendered and '"type"' not in rendered
 
     def _refusal(self) -> str:
         try:
@@ -209,7 +213,7 @@ class ChatLayout:
 
     def _form(self, role: str, items: Sequence[str | tuple[MediaKind, int]]) -> Form:
         if role not in self.forms:
-            raise DataError("template_role", f"the chat template takes no message of role {role!r}")
+            raise DataError("template_role", f"the chat template takes no message of role {role!r} as it is")
         native = any(not isinstance(item, str) and item[0] in self.native for item in items)
         return "list" if native else self.forms[role]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmdata.errors import DataError, SpecError
 from mmdata.templates._chat import Chat, ChatLayout
-from mmdata.templates._codec import Tokenizer, codec_of
+from mmdata.templates._codec import Run, Tokenizer, codec_of
 from mmdata.templates._encode import MEDIUM, Encoded, encode
 from mmdata.templates._skeleton import shape
 from mmdata.templates._template import Template
@@ -81,7 +81,7 @@ def _difference(
             marker = layout.chat.markers[next(media).kind]
             pieces = codec.split(marker)
             for piece in pieces:
-                ids += [piece] if isinstance(piece, int) else _plain(tokenizer, piece)
+                ids += [piece] if isinstance(piece, int) else codec.encode([Run(piece, first=not ids)])[0].ids
         elif at == 0 and layout.bos is not None and token == layout.bos and not _opens(layout, tokenizer, parts):
             continue
         else:
@@ -118,11 +118,6 @@ def _reference(layout: ChatLayout, tokenizer: Any, parts: Sequence[Text | Media]
 def _opens(layout: ChatLayout, tokenizer: Any, parts: Sequence[Text | Media]) -> bool:
     """Whether the template itself writes the start token."""
     return _reference(layout, tokenizer, parts)[0][:1] == [layout.bos]
-
-
-def _plain(tokenizer: Tokenizer, text: str) -> list[int]:
-    ids: list[int] = tokenizer([text], add_special_tokens=False, split_special_tokens=False)["input_ids"][0]
-    return ids
 
 
 def _trained(template: Template, tokenizer: Tokenizer) -> None:
