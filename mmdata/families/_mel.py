@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from mmdata.errors import SpecError
 from mmdata.families._settings import Checkpoint
 from mmdata.ops import Spectrogram
 from mmdata.types import LogMel, MediaPlan, Wave
-from mmdata.views.mel import num_frames
+from mmdata.views.mel import HOP_LENGTH, N_FFT, SAMPLE_RATE, num_frames
 
 KEY = "input_features"
 
@@ -32,7 +33,13 @@ def heard(plan: MediaPlan) -> int:
 
 
 def read(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """Parameters of `Mel`."""
+    """Parameters of `Mel`. Raises SpecError for a spectrogram that is not Whisper's."""
     found = checkpoint.media["audio"]
-    seconds, rate = found.get("chunk_length"), found.get("sampling_rate", 16_000)
-    return {"n_mels": found.get("feature_size"), "padded": found.get("n_samples") or (seconds and seconds * rate)}
+    for name, usual in (("sampling_rate", SAMPLE_RATE), ("n_fft", N_FFT), ("hop_length", HOP_LENGTH), ("dither", 0.0)):
+        if found.get(name) not in (None, usual):
+            raise SpecError(f"{name}: {found[name]!r}; the view has {usual}, as Whisper was trained")
+    seconds = found.get("chunk_length")  # Of `n_samples`, which is written beside it, the extractor takes no notice.
+    return {
+        "n_mels": found.get("feature_size"),
+        "padded": found.get("n_samples") if seconds is None else seconds * SAMPLE_RATE,
+    }

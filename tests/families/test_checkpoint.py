@@ -201,3 +201,16 @@ def test_whisper_reads_its_extractor(tmp_path: Path) -> None:
     family = get_family("whisper", tokenizer=tokenizer(), checkpoint=tmp_path)
     view = family.media["audio"].view.describe()
     assert (view["n_mels"], view["padded"]) == (128, 160_000)
+
+
+def test_whispers_chunk_length_decides_and_other_spectrograms_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "preprocessor_config.json"
+    written = json.loads(hf.WhisperFeatureExtractor(chunk_length=30).to_json_string())
+    file.write_text(json.dumps(written | {"chunk_length": 10, "n_samples": 480_000}))
+    assert hf.WhisperFeatureExtractor.from_pretrained(tmp_path).n_samples == 160_000
+    family = get_family("whisper", tokenizer=tokenizer(), checkpoint=tmp_path)
+    assert family.media["audio"].view.describe()["padded"] == 160_000
+    for name, value in [("sampling_rate", 8_000), ("n_fft", 512), ("hop_length", 320), ("dither", 1e-5)]:
+        file.write_text(json.dumps(written | {name: value}))
+        with pytest.raises(SpecError, match=f"family whisper: {name}: "):
+            get_family("whisper", tokenizer=tokenizer(), checkpoint=tmp_path)
