@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -48,10 +49,12 @@ class Progress:
 
         return console(self._file)
 
-    @property
+    @functools.cached_property
     def live(self) -> bool:
         """Is there a terminal to draw on?"""
-        return self._console.is_terminal and not self._console.is_dumb_terminal
+        out = self._file or sys.stderr
+        # Nothing else needs rich, which takes as long to load as numpy.
+        return out.isatty() and self._console.is_terminal and not self._console.is_dumb_terminal
 
     def __enter__(self) -> Progress:
         self._begin = time.monotonic()
@@ -174,10 +177,13 @@ class Progress:
                 self._say(self.line())
 
     def _say(self, text: str) -> None:
-        from mmdata.display import Text
-
         with contextlib.suppress(OSError):  # a log that cannot be written is no reason to stop a build
-            self._console.print(Text(printable(text)))
+            if self._live is None:
+                print(printable(text), file=self._file or sys.stderr, flush=True)
+            else:
+                from mmdata.display import Text
+
+                self._live.console.print(Text(printable(text)))
 
 
 def duration(seconds: float) -> str:
