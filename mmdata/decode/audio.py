@@ -61,10 +61,10 @@ def decode(
     """The waveform: float32 [samples], the mean of the channels, or [channels, samples] without `mono`; full range is
     -1..1, which lossy codecs overshoot.
 
-    Reads wav, flac, mp3, ogg (vorbis, opus), m4a/aac, aiff, au, caf, amr and the best sound track of mp4, mkv, webm,
-    avi, flv, mpeg and mpegts. `sample_rate` in Hz, or None for the file's own; resampling is that of
-    `torchaudio.functional.resample`. `start` and `stop` count samples of the answer: `decode(data)[start:stop]`,
-    without holding the rest.
+    Reads wav, flac, mp3, ogg (vorbis, opus), m4a/aac, aiff, au, caf, amr, w64, NIST SPHERE, wma and the best sound
+    track of mp4, mkv, webm, avi, flv, mpeg, mpegts and wmv. `sample_rate` in Hz, or None for the file's own; resampling
+    is that of `torchaudio.functional.resample`. `start` and `stop` count samples of the answer:
+    `decode(data)[start:stop]`, without holding the rest.
 
     Of a file that ends early the samples that are there are answered (wav with a header that promises more; mp3, ogg
     and others whose last packet is cut). Raises DataError: `empty`, `not_audio`, `no_audio`, `bad_header`,

@@ -37,12 +37,26 @@ DEMUXERS = {
     "au": "au",
     "caf": "caf",
     "amr": "amr",
+    "nist": "nistsphere",
+    "w64": "w64",
+    "asf": "asf",
     "avi": "avi",
     "flv": "flv",
     "mpeg": "mpeg",
     "mpegts": "mpegts",
 }
 """Containers that sound is read from, by our name and FFmpeg's."""
+_MAGIC = (
+    (b".snd", "au"),
+    (b"caff", "caf"),
+    (b"#!AMR", "amr"),
+    (b"RF64", "wav"),
+    (b"RIFX", "wav"),
+    (b"NIST_1A\n", "nist"),  # the corpora of speech that the LDC gives out
+    (bytes.fromhex("726966662e91cf11a5d628db04c10000"), "w64"),
+    (bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c"), "asf"),  # wma, wmv
+)
+"""Magic bytes that `sniff` does not know."""
 _SAMPLES: dict[str, tuple[str, float]] = {
     "u8": ("u1", 2.0**-7),
     "s16": ("i2", 2.0**-15),
@@ -79,7 +93,7 @@ def container(data: bytes) -> str:
         return "aac"  # ADTS: twelve bits set and layer 0
     if data[:4] == b"FORM" and data[8:12] in (b"AIFF", b"AIFC"):
         return "aiff"
-    for magic, name in ((b".snd", "au"), (b"caff", "caf"), (b"#!AMR", "amr"), (b"RF64", "wav"), (b"RIFX", "wav")):
+    for magic, name in _MAGIC:
         if data.startswith(magic):
             return name
     if data[:1] == b"G" and data[188:189] == b"G" and data[376:377] in (b"G", b""):
