@@ -141,6 +141,7 @@ def sft(
         return 0
     device = device_of(spec.device)
     model = models.build(spec.model, tokenizer, seed=spec.seed)
+    models.check_positions(model, spec.data.longest)
     if not dry_run:
         first(lambda: models.keep(folder / run.MODEL, spec.model, model), world)
     begun = [] if before is None else [stages.take_weights(before, spec, model, equipped=False)]

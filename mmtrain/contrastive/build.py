@@ -12,6 +12,7 @@ from mmdata.errors import SpecError
 from mmtrain.contrastive.objective import BIAS, SCALES
 from mmtrain.contrastive.siglip2 import renamed, sizes
 from mmtrain.contrastive.towers import DualEncoder, DualEncoderSpec, DualSpec, Siglip2Spec
+from mmtrain.models import hf
 from mmtrain.models.source import folder_of
 from mmtrain.models.spec import SourceSpec
 
@@ -68,17 +69,17 @@ def tokenizer_source(spec: DualEncoderSpec) -> Path | None:
 
 def siglip2(spec: Siglip2Spec) -> tuple[DualEncoder, bool]:
     """The towers of a folder, and whether they have its weights. Raises SpecError for a folder of something else."""
-    from transformers import AutoConfig, Siglip2Config, Siglip2Model
+    from transformers import Siglip2Config, Siglip2Model
 
     folder = folder_of(_source(spec), "model")
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    config = hf.read_config(folder, "model")
     if not isinstance(config, Siglip2Config):
         raise SpecError(f"model.path: {folder} holds a {config.model_type}; a siglip2 (NaFlex) is wanted")
     vision, text, vocabulary, pad_id = sizes(config, max_patches=spec.max_patches)
     model = DualEncoder(vision, text, projection=None, vocabulary=vocabulary, pad_id=pad_id)
     if spec.random:
         return model, False
-    loaded = Siglip2Model.from_pretrained(str(folder), local_files_only=True, dtype=torch.float32)
+    loaded = hf.pretrained(Siglip2Model, folder, config, "model")
     model.load_state_dict(renamed(loaded.state_dict()))
     return model, True
 

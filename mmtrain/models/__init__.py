@@ -3,5 +3,15 @@
 from mmtrain.models.build import build
 from mmtrain.models.families import family_of, media_tokens, tokenizer_source, with_template
 from mmtrain.models.kept import keep, rebuild
+from mmtrain.models.positions import check_positions
 
-__all__ = ["build", "family_of", "keep", "media_tokens", "rebuild", "tokenizer_source", "with_template"]
+__all__ = [
+    "build",
+    "check_positions",
+    "family_of",
+    "keep",
+    "media_tokens",
+    "rebuild",
+    "tokenizer_source",
+    "with_template",
+]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 from transformers.models.auto import modeling_auto
 
@@ -46,7 +47,7 @@ def read_config(folder: Path, key: str) -> Any:
     transformers does not know."""
     try:  # without `trust_remote_code` transformers asks the person at the terminal
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         if "trust_remote_code" in str(error):
             raise SpecError(
                 f"{key}.path: {folder} brings code of its own (`auto_map` in its config.json), which is not run; take "
@@ -87,7 +88,10 @@ def load(folder: Path, config: Any, *, random: bool, key: str) -> Any:
     missing or do not fit, and for a head that is more than a linear map of the hidden states."""
     cls = model_class(config, key)
     if random:
-        model = cls(config)
+        try:
+            model = cls(config)
+        except (ValueError, TypeError, AssertionError, RuntimeError, ImportError, StrictDataclassError) as error:
+            raise SpecError(f"{key}.path: {folder}/config.json: {_first_line(error)}") from error
     else:
         model = pretrained(cls, folder, config, key)
     _plain_head(model, key)
@@ -102,6 +106,8 @@ def pretrained(cls: type[Any], folder: Path, config: Any, key: str, renamed: Map
         model, told = cls.from_pretrained(
             str(folder), config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True, **more
         )
+    except ImportError as error:  # parts of some models are other libraries'
+        raise SpecError(f"{key}.path: {folder}: {_first_line(error)}") from error
     except (OSError, ValueError, RuntimeError) as error:
         raise SpecError(
             f"{key}.path: {folder}: {_first_line(error)}; `random: true` builds it without weights"
@@ -126,7 +132,14 @@ def _plain_head(model: Any, key: str) -> None:
     try:
         ids = torch.arange(4, device=model.device)[None] % model.get_input_embeddings().num_embeddings
         logits = model(input_ids=ids, use_cache=False).logits
-        again = model.get_output_embeddings()(model.base_model(input_ids=ids, use_cache=False).last_hidden_state)
+        hidden = getattr(model.base_model(input_ids=ids, use_cache=False), "last_hidden_state", None)
+        head = model.get_output_embeddings()
+        if hidden is None or head is None or hidden.shape[-1] != head.weight.shape[-1]:
+            raise SpecError(
+                f"{key}.path: {type(model).__name__} has no hidden states that its head alone makes logits of, which "
+                "the trainer's loss is made from"
+            )
+        again = head(hidden)
         if told or not torch.allclose(again, logits, atol=1e-4, rtol=1e-4):
             raise SpecError(
                 f"{key}.path: {type(model).__name__} does more to its logits than its head "
@@ -137,4 +150,6 @@ def _plain_head(model: Any, key: str) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, StrictDataclassError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # its own first line names a validator
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

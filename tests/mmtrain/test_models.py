@@ -241,7 +241,7 @@ def test_another_tokenizer_gives_the_model_rows_for_its_tokens(folder: Path, tmp
     assert torch.allclose(table[len(old) :], old.mean(0).expand(len(tokenizer) - len(old), -1), atol=1e-6)
 
 
-PLACES = ("SOURCE", "UNKNOWN", "EMPTY", "WEIGHTLESS", "SOFTCAP", "OWN_CODE")
+PLACES = ("SOURCE", "UNKNOWN", "EMPTY", "WEIGHTLESS", "SOFTCAP", "OWN_CODE", "NARROW_HEAD", "SHORT_TABLE", "ODD_SIZES")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +256,16 @@ PLACES = ("SOURCE", "UNKNOWN", "EMPTY", "WEIGHTLESS", "SOFTCAP", "OWN_CODE")
         ({"kind": "hf", "path": "models/of/mine"}, "there is no folder 'models/of/mine', and an id on the hub"),
         ({"kind": "hf", "path": "WEIGHTLESS"}, "random: true"),
         ({"kind": "hf", "path": "SOFTCAP"}, "final_logit_softcapping"),
+        ({"kind": "hf", "path": "NARROW_HEAD"}, "ElectraForCausalLM has no hidden states that its head alone"),
+        (
+            {"kind": "hf", "path": "ODD_SIZES", "random": True},
+            "hidden size is not divisible by the number of attention heads",
+        ),
+        ({"kind": "hf", "path": "SHORT_TABLE"}, "GPT2Model has a table of 40 positions; set data.max_length: 40"),
+        (
+            {"kind": "native", "vision": {"hidden": 16}, "language": {"kind": "hf", "path": "SHORT_TABLE"}},
+            "GPT2Model has a table of 40 positions; set data.max_length: 40",
+        ),
         ({"kind": "native", "vision": None, "audio": None}, "both null"),
         ({"kind": "native", "vision": {"merge": 2, "drop": 0.5}}, "set merge: 1"),
         ({"kind": "native", "audio": {"kind": "hf", "path": "SOURCE"}}, "encoders of whisper"),
@@ -286,6 +296,19 @@ def test_mistakes_are_told_in_one_line(
                 small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
                 sizes = {**small, "num_key_value_heads": 1, "head_dim": 8, "vocab_size": len(words())}
                 hf.Gemma2ForCausalLM(hf.Gemma2Config(**sizes)).save_pretrained(places[name])
+                words().save_pretrained(places[name])
+            case "NARROW_HEAD":
+                small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+                narrow = hf.ElectraConfig(**small, embedding_size=8, vocab_size=len(words()), is_decoder=True)
+                hf.ElectraForCausalLM(narrow).save_pretrained(places[name])
+                words().save_pretrained(places[name])
+            case "SHORT_TABLE":
+                short = hf.GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=40, vocab_size=len(words()))
+                hf.GPT2LMHeadModel(short).save_pretrained(places[name])
+                words().save_pretrained(places[name])
+            case "ODD_SIZES":
+                odd = {"hidden_size": 33, "num_attention_heads": 8, "num_hidden_layers": 1, "vocab_size": len(words())}
+                (places[name] / "config.json").write_text(json.dumps({"model_type": "gpt_neox", **odd}))
                 words().save_pretrained(places[name])
     assert sft.main(config(tmp_path, folder, json.loads(text))) == 2
     shown = capsys.readouterr().err
