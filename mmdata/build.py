@@ -32,6 +32,15 @@ from mmdata.report_page import ahead
 from mmdata.shards.manifest import Manifest
 from mmdata.spec import BuildSpec
 
+_APART = (
+    ("append", "retry"),
+    ("worker", "retry"),
+    ("worker", "finish"),
+    ("worker", "push"),
+    ("finish", "retry"),
+)
+"""Flags of commands that are given one after the other."""
+
 
 def build_dataset(
     spec: BuildSpec | str | os.PathLike[str],
@@ -159,6 +168,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _apart(arguments: argparse.Namespace) -> str | None:
+    """What is wrong with the flags together: of two one would have to be left out of account."""
+    for one, other in _APART:
+        if getattr(arguments, one) and getattr(arguments, other):
+            return f"--{one} and --{other}: one after the other"
+    if arguments.push_replace and not arguments.push:
+        return "--push-replace says what --push may do: name its URL, too"
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     overrides = list(arguments.set)
@@ -168,8 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.limit is not None:
         overrides.append(f"limit={arguments.limit}")
     sent: int | None = None
-    if arguments.append and arguments.retry:
-        print("error: --append and --retry: one after the other", file=sys.stderr)
+    if wrong := _apart(arguments):
+        print(f"error: {wrong}", file=sys.stderr)
         return 2
     try:
         spec, _ = specfile.load_build(arguments.spec, overrides)
