@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mmdata.errors import SpecError
 from mmdata.spec import BuildSpec, ExpectingState, OrderedState, OrderedStepSpec
 
 if TYPE_CHECKING:
@@ -19,10 +18,6 @@ class OrderedSteps:
     """The ordered steps of a pipeline and what they remember; decisions are taken in input order."""
 
     def __init__(self, spec: BuildSpec) -> None:
-        kinds = [step.kind for step in spec.steps if isinstance(step, OrderedStepSpec)]
-        for kind in kinds:
-            if kinds.count(kind) > 1:  # their signatures share names in the index
-                raise SpecError(f"steps: {kind} occurs {kinds.count(kind)} times; a build takes it once")
         self._states: dict[int, OrderedState] = {
             number: step.state() for number, step in enumerate(spec.steps) if isinstance(step, OrderedStepSpec)
         }
