@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from mmdata import ledger
 from mmdata.checksum import crc32c
+from mmdata.collector import paused
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
 from mmdata.shards import index as indexes
@@ -156,7 +157,7 @@ class Shard:
 
 def write_shard(path: Path, kept: Iterable[Kept], *, sha256: bool = True) -> Shard:
     """Write a shard and say what its index holds. Raises OSError."""
-    with open(path, "wb", buffering=0) as raw, ShardSink(raw.fileno(), sha256=sha256) as sink:
+    with open(path, "wb", buffering=0) as raw, ShardSink(raw.fileno(), sha256=sha256) as sink, paused():
         writer = TarWriter(sink)
         rows = [_add(writer, item) for item in kept]
         writer.finish()

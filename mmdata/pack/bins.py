@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+
+from mmdata.collector import paused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,14 +47,8 @@ class Bins:
     def tolist(self) -> list[list[int]]:
         """Lists of indices, one per bin."""
         items, edges = self.items.tolist(), self.offsets.tolist()
-        # The collector would walk all the lists again and again while they are made: two thirds of the time.
-        collecting = gc.isenabled()
-        gc.disable()
-        try:
+        with paused():
             return [items[start:stop] for start, stop in pairwise(edges)]
-        finally:
-            if collecting:
-                gc.enable()
 
     def bin_of(self) -> npt.NDArray[np.int64]:
         """int64 [N]: the bin of each item. Every index 0..N-1 has to be in exactly one bin."""

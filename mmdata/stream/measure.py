@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from mmdata import rng
+from mmdata.collector import paused
 from mmdata.errors import DataError, SpecError
 from mmdata.families._family import Family
 from mmdata.shards.dataset import Dataset
@@ -91,19 +90,6 @@ def joined(parts: Sequence[Measured]) -> Measured:
         outcomes={f + i: what for f, part in zip(firsts, parts, strict=False) for i, what in part.outcomes.items()},
         damaged={f + i: reason for f, part in zip(firsts, parts, strict=False) for i, reason in part.damaged.items()},
     )
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the collector, which would walk all plans of a block again and again while they are made: half of the
-    time where pictures are cut into tiles."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 class _Found:
@@ -211,7 +197,7 @@ class Measure:
             )
         found = _Found(n)
         found.reasons |= reasons
-        with _uncollected():
+        with paused():
             for number in np.unique(draws.dataset[~gone]).tolist():
                 at = np.flatnonzero((draws.dataset == number) & ~gone)
                 if self._lengths:
