@@ -255,19 +255,16 @@ _meta_text = indexes.encoder(sort_keys=True, ascii=False, allow_nan=False)
 
 def _meta_json(sample: Sample, media: Sequence[Media]) -> bytes:
     """Provenance and the source's own columns, as canonical JSON: what readers of the plain tar get to see."""
-    facts = [
-        {
-            name: value
-            for name, value in (("url", m.uri), ("height", m.height), ("width", m.width), ("sha256", m.sha256))
-            if value is not None
-        }
-        for m in media
-    ]
     value: dict[str, Any] = {"key": sample.key, "origin": sample.origin.uri, "origin_row": sample.origin.row}
-    value |= facts[0] if len(facts) == 1 else {"media": facts}
+    value |= _told(media[0]) if len(media) == 1 else {"media": [_told(medium) for medium in media]}
     if sample.meta:
         value["meta"] = dict(sample.meta)
     return _meta_text(value).encode()
+
+
+def _told(medium: Media) -> dict[str, Any]:
+    facts = {"url": medium.uri, "height": medium.height, "width": medium.width, "sha256": medium.sha256}
+    return {name: value for name, value in facts.items() if value is not None} if None in facts.values() else facts
 
 
 def canonical(value: Any) -> bytes:
