@@ -11,7 +11,7 @@ from mmdata.errors import DataError, SpecError
 from mmdata.registry import plugin_function, register
 from mmdata.spec import StepSpec
 from mmdata.steps._columns import with_columns
-from mmdata.steps._pictures import Pixels, changed
+from mmdata.steps._pictures import Pixels, changed, images
 from mmdata.types import Drop, Media, Sample
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class FaceBlur(StepSpec):
         return self
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
-        count = 0
+        count, pictures = 0, sum(1 for _ in images(sample))
 
         def blurred(media: Media, pixels: Pixels) -> Pixels | None:
             nonlocal count
@@ -66,6 +66,12 @@ class FaceBlur(StepSpec):
                 boxes: Any = plugin_function(self.detector)(pixels)
             else:
                 boxes = sample.meta.get(self.boxes or "") or ()
+                if not isinstance(boxes, list | tuple):
+                    raise DataError("face_blur_box", f"{self.boxes}: a list of boxes is wanted, not {boxes!r}")
+                if boxes and pictures > 1:
+                    raise DataError(
+                        "face_blur_box", f"{self.boxes}: it does not say which of {pictures} pictures it is of"
+                    )
             made = pixels.copy()
             found = [box for box in (_box(box, self.grow, *pixels.shape[:2]) for box in boxes) if box is not None]
             for top, left, bottom, right in found:
@@ -81,7 +87,7 @@ def _box(box: Any, grow: float, height: int, width: int) -> tuple[int, int, int,
     """(top, left, bottom, right) of a region, grown, inside the picture; None where nothing of it is."""
     try:
         top, left, tall, wide = (float(value) for value in box)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError("face_blur_box", f"a box is (top, left, height, width), not {box!r}") from error
     up, down = max(0.0, top - grow * tall), min(float(height), top + (1 + grow) * tall)
     near, far = max(0.0, left - grow * wide), min(float(width), left + (1 + grow) * wide)

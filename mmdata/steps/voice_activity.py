@@ -54,7 +54,14 @@ class VoiceActivity(StepSpec):
     def _makes_sense(self) -> Self:
         if self.max_seconds is not None and self.max_seconds < 4 * max(self.min_speech, HOP):
             raise ValueError(f"max_seconds {self.max_seconds} is less than four times min_speech")
+        if self._most is not None and self._most < 4:
+            raise ValueError(f"max_seconds {self.max_seconds} leaves nothing between pad at both ends, {self.pad} each")
         return self
+
+    @property
+    def _most(self) -> int | None:
+        """Frames of the longest segment, without its padding."""
+        return None if self.max_seconds is None else int((self.max_seconds - 2 * self.pad) / HOP)
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         first = next(sounds(sample), None)
@@ -94,18 +101,20 @@ class VoiceActivity(StepSpec):
             if (stop - start) * HOP < self.min_speech:
                 continue
             for begin, end in self._pieces(level, start, stop):
-                first = max(begin * hop - extra, found[-1][1] if found else 0)
-                found.append((first, min(len(wave), end * hop + extra)))
+                first, last = max(begin * hop - extra, found[-1][1] if found else 0), min(len(wave), end * hop + extra)
+                if last > first:  # else it lies in the padding of the one before
+                    found.append((first, last))
         return found
 
     def _pieces(self, level: np.ndarray, start: int, stop: int) -> list[Segment]:
         """A run of frames in pieces of at most `max_seconds`, padding included."""
-        most = None if self.max_seconds is None else int((self.max_seconds - 2 * self.pad) / HOP)
-        if most is None or stop - start <= max(most, 1):
-            return [(start, stop)]
-        low = start + max(1, most // 2)
-        at = low + int(level[low : start + most].argmin())
-        return [(start, at), *self._pieces(level, at, stop)]
+        pieces, most = list[Segment](), self._most
+        while most is not None and stop - start > most:
+            low = start + most // 2
+            at = low + int(level[low : start + most].argmin())
+            pieces.append((start, at))
+            start = at
+        return [*pieces, (start, stop)]
 
     def _cut(self, media: Media) -> tuple[Media, ...]:
         wave, rate = waveform(media, mono=False), rate_of(media)

@@ -43,8 +43,10 @@ def test_a_detector(tmp_path: Path) -> None:
 def test_a_column_and_bad_boxes(tmp_path: Path) -> None:
     data = save(photo(), "PNG")
     records = [record(image(data), boxes=[[0, 0, 10, 10]]), record(image(data)), record(image(data), boxes=[[1, 2]])]
+    records += [record(image(data), boxes=boxes) for boxes in (-1.5, [[0, 0, 10**400, 1]])]
+    records += [record(image(data), image(data), boxes=[[0, 0, 10, 10]])]
     built = build(tmp_path, records, [{"kind": "face_blur", "boxes": "boxes"}])
-    assert built.reasons == ["", "", "face_blur_box"]
+    assert built.reasons == ["", "", *["face_blur_box"] * 4]
     assert built.column("blurred") == [1, None]
 
 

@@ -37,6 +37,16 @@ def test_pauses_pieces_and_padding() -> None:
     assert len(pieces) > 3
     assert VoiceActivity().segments(np.zeros(RATE, np.float32), RATE) == []
     assert VoiceActivity().segments(bursts([(0, 1)], 1, noise=0.0), RATE) == [(0, RATE)]
+    # No part is empty, and none is longer than it may be, whatever the padding; and pieces may be very many.
+    for pad in (0.2, 0.6, 100.0):
+        found = VoiceActivity(pad=pad).segments(wave, RATE)
+        assert all(start < stop for start, stop in found)
+        with pytest.raises(ValidationError, match="leaves nothing between pad at both ends"):
+            VoiceActivity(pad=pad, max_seconds=2 * pad + 0.03)
+    long = np.tile(bursts([(0, 1)], 1, noise=0.001), 900)
+    pieces = VoiceActivity(min_speech=0.02, max_seconds=0.4).segments(long, RATE)
+    assert len(pieces) > 2000
+    assert max(stop - start for start, stop in pieces) <= 0.4 * RATE
     with pytest.raises(ValidationError, match="four times"):
         VoiceActivity(max_seconds=0.2)
 
