@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,14 @@ from mmdata.collate import PackedCollator
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.labels import IGNORE
 from mmdata.rng import generator
+from mmdata.shards.dataset import open_dataset
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import Packed, World
 from mmtrain import models
 from mmtrain.certificate import Certificate, certify, chosen
 from mmtrain.models import hf
+from mmtrain.models.source import folder_of
 from mmtrain.models.spec import HfSpec
 
 LENGTHS = (9, 17, 5, 12)
@@ -57,17 +58,18 @@ def certified(path: str, data: str | None = None, *, random: bool = False, seed:
     media. `random` builds it from its config without weights; borders do not depend on them. Raises SpecError for what
     cannot be loaded, and for a dataset without two samples to train on."""
     spec = HfSpec(kind="hf", path=path, random=random, local_files_only=True)
+    folder = folder_of(spec, "MODEL")
     if data is None:
-        folder = Path(path)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = hf.load(folder, hf.read_config(folder, "MODEL"), random=random, key="MODEL")
         packs = texts(model, seed=seed)
     else:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         model = models.build(spec, tokenizer, seed=seed)
+        told = StreamSpec(dataset=data, packing="none", batch_rows=1, seed=seed)
         stream = StreamingDataset(
-            StreamSpec(dataset=data, packing="none", batch_rows=1, seed=seed),
+            models.templated(told, tokenizer, open_dataset(data)),
             family=models.family_of(spec, tokenizer),
             yields="encoded",
             world=World(),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -199,14 +200,13 @@ def _told(spec: TrainSpec, given: dict[str, StreamSpec], options: argparse.Names
     coordinates = options.coordinates or (spec.evaluation.coordinates if spec.evaluation is not None else None)
     if coordinates is None and (mine := [metric for metric in options.metrics if metric in OF_BOXES]):
         raise SpecError(f"--metrics {mine[0]}: it reads boxes; say with --coordinates how answers write them")
-    return EvaluationSpec(
-        data=data,
-        batches=options.batches,
-        generate=options.generate,
-        max_new_tokens=options.max_new_tokens,
-        metrics=tuple(options.metrics),
-        coordinates=coordinates,
-    )
+    numbers = {"batches": options.batches, "generate": options.generate, "max_new_tokens": options.max_new_tokens}
+    try:
+        return EvaluationSpec(data=data, **numbers, metrics=tuple(options.metrics), coordinates=coordinates)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        option = str(wrong["loc"][0]).replace("_", "-")
+        raise SpecError(f"--{option} {wrong['input']}: {wrong['msg']}") from error
 
 
 def _found(told: EvaluationSpec, restored: Restored, streams: Mapping[str, StreamingDataset]) -> Found:

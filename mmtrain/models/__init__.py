@@ -1,7 +1,7 @@
 """Models by spec: built from numbers, or loaded."""
 
 from mmtrain.models.build import build
-from mmtrain.models.families import family_of, media_tokens, tokenizer_source, with_template
+from mmtrain.models.families import family_of, media_tokens, templated, tokenizer_source, with_template
 from mmtrain.models.kept import keep, rebuild
 from mmtrain.models.positions import check_positions
 
@@ -12,6 +12,7 @@ __all__ = [
     "keep",
     "media_tokens",
     "rebuild",
+    "templated",
     "tokenizer_source",
     "with_template",
 ]

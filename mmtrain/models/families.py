@@ -222,18 +222,26 @@ def tell_tokens(config: Any, family: Family, tokenizer: PreTrainedTokenizerBase)
 
 
 def with_template(spec: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> Any:
-    """A TrainSpec whose data, of its evaluation too, take the tokenizer's own chat template, where it has one, the
-    config names none, and the dataset begins with a conversation (captions have no turns)."""
-    if "template" in spec.data.model_fields_set or tokenizer.chat_template is None or not len(dataset):
-        return spec
-    if not any(text.role in ("user", "assistant") for text in dataset.sample(0, media=False).texts):
-        return spec
+    """A TrainSpec whose data, of its evaluation too, are `templated`."""
 
-    def chat(data: StreamSpec) -> StreamSpec:
-        return data if "template" in data.model_fields_set else data.model_copy(update={"template": "chat"})
+    def told(data: StreamSpec) -> StreamSpec:
+        return templated(data, tokenizer, dataset)
 
+    if told(spec.data) is spec.data:
+        return spec
     evaluation = spec.evaluation
     if evaluation is not None:  # answers are asked for as they were taught
-        told = {name: chat(data) for name, data in evaluation.data.items()}
-        evaluation = evaluation.model_copy(update={"data": told})
-    return spec.model_copy(update={"data": chat(spec.data), "evaluation": evaluation})
+        evaluation = evaluation.model_copy(
+            update={"data": {name: told(data) for name, data in evaluation.data.items()}}
+        )
+    return spec.model_copy(update={"data": told(spec.data), "evaluation": evaluation})
+
+
+def templated(data: StreamSpec, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> StreamSpec:
+    """The stream with the tokenizer's own chat template, where it has one, the stream names none, and the dataset
+    begins with a conversation (captions have no turns)."""
+    if "template" in data.model_fields_set or tokenizer.chat_template is None or not len(dataset):
+        return data
+    if not any(text.role in ("user", "assistant") for text in dataset.sample(0, media=False).texts):
+        return data
+    return data.model_copy(update={"template": "chat"})

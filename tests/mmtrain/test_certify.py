@@ -9,6 +9,8 @@ import pytest
 from transformers import BloomConfig, LlamaConfig, MambaConfig
 
 from mmtrain import certify
+from tests.mmtrain.hf_folders import write_folder
+from tests.test_media_stream import folder as media  # noqa: F401 a fixture: pictures, clips, tones, texts
 
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
 
@@ -43,4 +45,14 @@ def test_what_cannot_be_asked_is_said(llama: Path, tmp_path: Path, capsys: pytes
     assert certify.main([str(llama)]) == 2
     assert "`random: true` builds it without weights" in capsys.readouterr().err
     assert certify.main([str(tmp_path / "none")]) == 2
-    assert str(tmp_path / "none") in capsys.readouterr().err
+    assert f"no such folder: {tmp_path / 'none'}" in capsys.readouterr().err
+
+
+def test_conversations_are_told_as_the_models_own_template_tells_them(
+    media: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = write_folder(tmp_path / "source", "llava", chat=True)
+    assert certify.main([str(source), "--data", str(media)]) == 0
+    assert "shown image" in capsys.readouterr().out

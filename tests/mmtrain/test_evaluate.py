@@ -54,7 +54,12 @@ def test_an_exported_model_is_as_good_as_its_run(
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--data", "nothing"], "write NAME=DATASET"), (["--checkpoint", "7"], "7")],
+    [
+        (["--data", "nothing"], "write NAME=DATASET"),
+        (["--checkpoint", "7"], "7"),
+        (["--generate", "-3"], "--generate -3: Input should be greater than or equal to 0"),
+        (["--max-new-tokens", "0"], "--max-new-tokens 0: Input should be greater than or equal to 1"),
+    ],
 )
 def test_what_is_wrong_is_said(run: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str) -> None:
     assert evaluate.main([str(run), *options]) == 2
