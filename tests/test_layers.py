@@ -75,7 +75,6 @@ TESTED_BY = {
         "mmdata/decode/structure.py",
     ],
     "tests/fetch/test_client.py": [  # One request's life, against real servers.
-        "mmdata/fetch/body.py",
         "mmdata/fetch/connection.py",
         "mmdata/fetch/exchange.py",
         "mmdata/fetch/failure.py",

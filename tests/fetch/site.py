@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -24,6 +25,8 @@ FAST: dict[str, Any] = {
     "read_seconds": 2.0,
     "total_seconds": 10.0,
 }
+BODY = bytes(range(256)) * 700
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 
 
 class Site:
@@ -132,3 +135,36 @@ def run(test: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
             return await test(*args)
 
     return asyncio.run(bounded(), debug=False)
+
+
+def ended(fetched: Fetched) -> tuple[str, str]:
+    assert fetched.drop is not None, "it was fetched"
+    assert fetched.data is None
+    return fetched.drop.state, fetched.drop.reason
+
+
+async def answered(prepare: Any, path: str = "/x", **spec: Any) -> tuple[Fetched, Site]:
+    async with site() as served:
+        prepare(served)
+        return await get(served.url(path), **spec), served
+
+
+async def told(reply: bytes, *, pause: float = 0.0, cut: int = 0, reset: bool = False, **spec: Any) -> Fetched:
+    """Fetch from a server that answers with these very bytes (the first `cut`, a pause, the others) and closes."""
+
+    async def talk(_: bytes, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply[:cut])
+        if pause:
+            await writer.drain()
+            await asyncio.sleep(pause)
+        writer.write(reply[cut:])
+        await writer.drain()
+        if reset:
+            await asyncio.sleep(0.05)
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.transport.abort()
+        writer.close()
+
+    async with raw_site(talk) as (root, _):
+        return await get(f"{root}/x", **({"retries": 0} | spec))
