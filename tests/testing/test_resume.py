@@ -89,6 +89,19 @@ def test_a_tail_is_enough_to_find_them() -> None:
     assert resume_at_every_step(behind, saved_on=[TWO], resumed_on=[ONE], tail=2).replays == 13
 
 
+def test_a_stream_that_ends_before_its_tail_has_lost_the_rest() -> None:
+    ended = replace(SOUND, load=lambda stream, state: setattr(stream, "at", stream.n if state else 0))
+    report = resume_at_every_step(ended, saved_on=[ONE], resumed_on=[ONE], tail=2)
+    assert report.losses == sum(26 - taken for taken in range(1, 27))
+    assert not report.exact
+
+
+@pytest.mark.parametrize("nowhere", [{"saved_on": [], "resumed_on": [ONE]}, {"saved_on": [ONE], "resumed_on": []}])
+def test_resuming_nothing_proves_nothing(nowhere: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="at least one topology"):
+        resume_at_every_step(SOUND, **nowhere)
+
+
 def test_other_steps_than_the_uninterrupted_run_are_counted() -> None:
     """All ids come, in steps of another size."""
     shifted = replace(SOUND, load=lambda stream, state: (load(stream, state), setattr(stream, "skew", True))[0])
