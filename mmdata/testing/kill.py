@@ -26,6 +26,8 @@ from pathlib import Path
 from mmdata.rng import generator
 
 GONE_SECONDS = 5.0
+UNHURT = 100
+"""Starts in a row that may end by themselves before their moments."""
 OUTPUT_TAIL = 4000
 
 
@@ -81,9 +83,11 @@ def run_with_kills(
     `seconds` should be how long an uninterrupted run takes, measured beforehand on another output. A `command` that is
     a function is asked with the number of each start, from 0: so each start may have other workers or ranks. A resumed
     command may finish before its next moment: then `finished` is called (to check the result, and to remove it so that
-    there is work again) and the killing goes on. Without `finished`, nothing is killed after that.
+    there is work again) and the killing goes on, with another draw or the next of `moments`. Without `finished`,
+    nothing is killed after that.
 
     Returns one entry per start, the last of which was not killed. Raises RuntimeError when the command fails by itself,
+    or ends before its moments so often that none will come,
     and TimeoutError when the undisturbed run takes longer than `timeout`. Processes that the command puts into groups
     of their own are out of reach.
 
@@ -98,16 +102,23 @@ def run_with_kills(
     def start(limit: float) -> Run:
         return _run(command(len(runs)) if callable(command) else command, limit, env, cwd)
 
-    done = 0
+    done = unhurt = 0
     while done < wanted:
         drawn = generator(seed, "kill", len(runs)).uniform(earliest, seconds) if listed is None else listed[done]
         runs.append(start(float(drawn)))
-        if runs[-1].killed_at is not None:
-            done += 1
-        elif finished is None:
+        killed = runs[-1].killed_at is not None
+        unhurt = 0 if killed or listed is not None else unhurt + 1
+        done += killed or listed is not None
+        if killed:
+            continue
+        if finished is None:
             return runs
-        else:
-            finished()
+        if unhurt == UNHURT:
+            raise RuntimeError(
+                f"it ended by itself {UNHURT} times, before each moment drawn between {earliest:g} and {seconds:g} s; "
+                "lower `seconds` and `earliest`"
+            )
+        finished()
     last = command(len(runs)) if callable(command) else command
     runs.append(_run(last, timeout, env, cwd))
     if runs[-1].killed_at is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mmdata.testing import kill
 from mmdata.testing.kill import Preloaded, run_with_kills
 
 COUNT = """
@@ -60,6 +61,21 @@ def test_moments_follow_the_seed(tmp_path: Path) -> None:
 def test_it_stops_at_a_finish_without_a_callback(tmp_path: Path) -> None:
     runs = run_with_kills(["true"], kills=3, seed=0, seconds=5, earliest=5)
     assert [(run.killed_at, run.returncode) for run in runs] == [(None, 0)]
+
+
+def test_a_listed_moment_is_one_start_reached_or_not() -> None:
+    finishes: list[int] = []
+    runs = run_with_kills(["true"], moments=[30.0, 30.0], finished=lambda: finishes.append(1))
+    assert [run.killed_at for run in runs] == [None] * 3
+    assert finishes == [1, 1]
+
+
+def test_moments_that_never_come_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kill, "UNHURT", 3)
+    finishes: list[int] = []
+    with pytest.raises(RuntimeError, match="ended by itself 3 times, before each moment drawn between 20 and 30 s"):
+        run_with_kills(["true"], kills=1, earliest=20, seconds=30, finished=lambda: finishes.append(1))
+    assert finishes == [1, 1]
 
 
 def test_the_whole_group_dies(tmp_path: Path) -> None:
