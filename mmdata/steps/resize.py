@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from mmdata.errors import DataError
 from mmdata.registry import register
 from mmdata.spec import StepSpec
 from mmdata.steps import _boxes
@@ -27,6 +28,8 @@ Filter = Literal["area", "bicubic", "lanczos"]
 
 # `area` shrinks by a whole factor with a box filter, leaving at least this much for an antialiased filter.
 LEFT_OVER = 1.5
+LONGEST: dict[str, int] = {"jpeg": 65_500, "webp": 16_383}
+"""Pixels of the longest side that a format's encoder takes."""
 
 
 @register("step", "resize")
@@ -112,6 +115,11 @@ class Resize(StepSpec):
         header = work.header(media)
         if self.shape(height, width) == (height, width) and self.format in ("same", header.format):
             return media
+        assert media.data is not None  # work.header has read it.
+        format: Encoded = self.format if self.format != "same" else image.family(media.data, header, alpha=False)
+        if max(self.shape(height, width)) > LONGEST.get(format, 1 << 31):
+            tall, wide = self.shape(height, width)
+            raise DataError("too_long", f"{tall} x {wide} pixels: a side of {format} is {LONGEST[format]:,} at most")
         if self.decode == "scaled":
             source = work.scaled(media, min_height=target[0], min_width=target[1], guard=self.guard)
         else:
@@ -119,8 +127,6 @@ class Resize(StepSpec):
         pixels = self._pad(self._cut(resample(source, *target, self.filter)))
         if header.grey:
             pixels = pixels[..., 0]
-        assert media.data is not None  # work.header has read it.
-        format: Encoded = self.format if self.format != "same" else image.family(media.data, header, alpha=False)
         data = image.encode(pixels, format, self.quality)
         return replace(
             media,

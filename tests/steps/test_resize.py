@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from mmdata.decode import image
 from mmdata.decode.work import Work
+from mmdata.errors import DataError
 from mmdata.steps.probe import Probe
 from mmdata.steps.resize import Resize, resample
 from mmdata.types import Media, Origin, Sample
@@ -158,6 +159,17 @@ def test_format_forces_a_change_only_where_it_differs() -> None:
     assert resized(save(photo(), "PNG"), mode="shortest", size=500, format="webp").format == "webp"
     low, high = (resized(data, size=100, quality=quality).data for quality in (30, 95))
     assert len(low or b"") < len(high or b"")
+
+
+@pytest.mark.parametrize(("format", "longest"), [("jpeg", 65_500), ("webp", 16_383)])
+def test_a_side_that_a_format_cannot_hold_costs_the_record(format: str, longest: int) -> None:
+    for mode in ({"mode": "keep"}, {"mode": "shortest", "size": 2}):
+        fits = save(Image.new("RGB", (2, longest)), "PNG")
+        assert resized(fits, **mode, format=format).height == longest
+        beyond = save(Image.new("RGB", (2, longest + 1)), "PNG")
+        with pytest.raises(DataError, match=f"too_long: {longest + 1} x 2 pixels: a side of {format} is"):
+            resized(beyond, **mode, format=format)
+    assert resized(beyond, mode="keep", format="png").height == longest + 1
 
 
 def test_sideways_pictures_are_measured_upright() -> None:
