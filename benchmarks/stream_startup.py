@@ -24,6 +24,8 @@ from benchmarks.claims import Claim, best_of, figure, write
 from benchmarks.peers import ALONE, PEERS, PYTHONS, lacking, versions
 
 STREAM = "mmdata stream"
+"""In the order of the data, as the peers read it."""
+SHUFFLED = "mmdata stream, global"
 STREAMS = [name for name, peer in PEERS.items() if peer.environment not in ALONE]
 READ_BY = [name for name in STREAMS if name in READERS]
 READ_ON = 1500
@@ -58,7 +60,8 @@ def claimed(found: dict[str, list[Row]], shards: list[int], missing: dict[str, s
     used = "import of what a stream needs, torch among it"
     claims.append(figure(used, "mmdata", [row["import_s"] for row in streams], "s", headline=True))
     for count in shards:
-        here = {name.partition(", ")[0]: rows for name, rows in found.items() if name.endswith(f", {count} shards")}
+        shards_of = f", {count} shards"
+        here = {name.removesuffix(shards_of): rows for name, rows in found.items() if name.endswith(shards_of)}
         peers = [name for name in here if name in PEERS]
         of = f"of {count:,} shards, imports done"
         for key, what, goal in (
@@ -71,6 +74,8 @@ def claimed(found: dict[str, list[Row]], shards: list[int], missing: dict[str, s
             over = f"{what} {of}, above the bare index"
             values = [row[key] - base[key] for row, base in zip(here[STREAM], here["mmdata dataset"], strict=True)]
             claims.append(figure(over, STREAM, values, "ms", goal=5.0, at_most=True))
+            shuffled = [row[key] for row in here[SHUFFLED]]
+            claims.append(figure(f"{what} in a global order {of}", STREAM, shuffled, "ms"))
         claims.append(best_of(f"each sample of 2 KB {of}", here, STREAM, peers, by="sample_cpu_us", missing=missing))
     if len(shards) > 1:
         few, many = (f"{STREAM}, {count} shards" for count in (min(shards), max(shards)))
