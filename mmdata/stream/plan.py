@@ -129,7 +129,7 @@ class Planner:
             if left < len(block.bins):
                 break
             empty = 0 if len(block.bins) else empty + 1
-            if empty > self.blocks:
+            if empty >= 2 * self.blocks:  # So many hold a whole epoch: the last blocks of one may come before the next.
                 raise self._nothing(block)
             left -= len(block.bins)
             at = block.after

@@ -156,6 +156,15 @@ def test_positions_count_packs(folder: Path) -> None:
         assert plans.at(len(places) - 1 - count, position) == places[-2][1]
 
 
+def test_positions_are_found_where_few_blocks_have_a_pack(tmp_path: Path) -> None:
+    """The only one of an epoch may come first, and that of the next epoch last."""
+    few: list[Parts] = [[Text(text="no", train=False)]] * 5 + [[Text(text="a fox")]]
+    plans = planner(write_facts(tmp_path / "dataset", few), family(), block_samples=1, epochs=9)
+    places = list(plans.packs(Position(), 9))
+    assert len(places) == 9
+    assert [plans.at(count, Position()) for count in range(1, 10)] == [after for _, after in places]
+
+
 def test_another_process_plans_the_same(folder: Path) -> None:
     """Nothing but data and spec decides: not the order of asking, nor what was planned before."""
     first, second = planner(folder, family()), planner(folder, family())
