@@ -20,7 +20,7 @@ from PIL import Image
 
 from mmdata.engine.channel import Channel, Packed, pack, shared_memory
 from mmdata.engine.worker import Job, Outcome, Setup, serve, settle_in
-from mmdata.errors import RunError
+from mmdata.errors import RunError, SpecError
 from mmdata.spec import StepSpec
 from mmdata.types import Drop
 
@@ -161,7 +161,8 @@ class Pool:
 
     A record that takes longer than `seconds` ends as `decoder_timeout`, one whose process dies as
     `decoder_crashed` (it is tried once more in a fresh process, since it may have been another's doing,
-    such as the system running out of memory). A bug in a step raises RunError with its traceback.
+    such as the system running out of memory). A bug in a step raises RunError with its traceback, a mistake of the spec
+    that a step finds at its work SpecError.
     """
 
     def __init__(self, setup: Setup, *, workers: int, seconds: float, forked: list[Process] | None = None) -> None:
@@ -179,6 +180,8 @@ class Pool:
         self._waiting.append(task)
         self._dispatch()
         outcome = await task.answer
+        if outcome.mistake is not None:
+            raise SpecError(outcome.mistake)
         if outcome.bug is not None:
             raise RunError(
                 f"a step raised something other than DataError on {job.sample.key} "

@@ -23,7 +23,7 @@ from PIL import Image
 
 from mmdata.decode.work import Work
 from mmdata.engine.channel import Channel
-from mmdata.errors import DataError
+from mmdata.errors import DataError, SpecError
 from mmdata.ledger import STATES
 from mmdata.registry import load_plugin, lookup
 from mmdata.spec import OrderedStepSpec, StepSpec
@@ -63,7 +63,8 @@ class Outcome:
 
     Media whose bytes the steps left alone come back with `data=None`, and `same` says which of the given
     media (by number) each such part was: the parent still holds them.
-    `signatures` are those of the ordered steps reached, by step number. `bug` is a traceback.
+    `signatures` are those of the ordered steps reached, by step number. `bug` is a traceback, `mistake` what is wrong
+    with the spec that only a step at its work finds.
     """
 
     sample: Sample | None = None
@@ -75,6 +76,7 @@ class Outcome:
     facts: Media | None = None
     notes: dict[str, int] = field(default_factory=dict)
     bug: str | None = None
+    mistake: str | None = None
 
 
 def run_steps(sample: Sample, steps: tuple[StepSpec, ...], work: Work) -> Outcome:
@@ -228,6 +230,8 @@ def serve(channel: Channel, steps: tuple[StepSpec, ...]) -> None:
             outcome = _answer(job, steps, work, thumbnails)
         except MemoryError:
             outcome = Outcome(drop=Drop(reason="decoder_memory", detail=_TOO_MUCH, state="failed_permanent"))
+        except SpecError as error:
+            outcome = Outcome(mistake=str(error))
         except Exception:
             outcome = Outcome(bug=traceback.format_exc())
         work.clear()

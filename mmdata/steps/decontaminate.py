@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from mmdata.errors import DataError
+from mmdata.errors import DataError, SpecError
 from mmdata.hamming import HammingIndex
 from mmdata.registry import register
 from mmdata.spec import InputPath, StepSpec
@@ -119,7 +119,11 @@ def _held(path: str, digest: str, ngram: int, min_words: int, radius: int) -> _H
         if file.suffix.lower() in PICTURES:
             held.digests.setdefault(hashlib.sha256(data).digest(), name)
             if radius >= 0:
-                hashed = phash(work.preview(Media(kind="image", data=data), PREVIEW))
+                try:
+                    hashed = phash(work.preview(Media(kind="image", data=data), PREVIEW))
+                except DataError as error:  # of the evaluation set, and not of the record at hand
+                    remedy = "repair it, take it out, or compare bytes (radius: -1)"
+                    raise SpecError(f"decontaminate: against: {file}: {error}; {remedy}") from error
                 if hashed is not None:
                     held.hashes.add(hashed, len(held.pictures))
                     held.pictures.append(name)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from mmdata.errors import SpecError
 from mmdata.steps._minhash import words
 from mmdata.steps.decontaminate import Decontaminate
 from mmdata.types import Drop
@@ -88,3 +89,16 @@ def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('"x"')
     with pytest.raises(ValidationError, match="digest"):
         Decontaminate(against=str(tmp_path), digest="00")
+
+
+def test_a_damaged_picture_of_the_evaluation_set_is_its_own_fault(tmp_path: Path) -> None:
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    data = save(picture(1), "JPEG")
+    (folder / "cut.jpg").write_bytes(data[: len(data) // 2])
+    (tmp_path / "bytes").mkdir()
+    records = [record(image(data), "x")]
+    with pytest.raises(SpecError, match=r"decontaminate: against: .*cut\.jpg: truncated_image.*radius: -1"):
+        build(tmp_path, records, [{"kind": "decontaminate", "against": "evaluation"}])
+    step = {"kind": "decontaminate", "against": str(folder), "radius": -1}
+    assert build(tmp_path / "bytes", records, [step]).reasons == [""]
