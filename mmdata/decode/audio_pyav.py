@@ -66,8 +66,8 @@ _SAMPLES: dict[str, tuple[str, float]] = {
     "dbl": ("f8", 1.0),
 }
 """FFmpeg's sample formats: how a sample is stored, and what makes full range 1."""
-_BLOCK = 1 << 16
-"""Samples that are handed out at once."""
+_BLOCK = 1 << 20
+"""Samples times channels that are handed out at once: few pieces, as joining them takes time."""
 _PATIENCE = 60.0
 """Seconds after which FFmpeg gives up one request to the demuxer."""
 _SILENT_PACKETS = 10_000
@@ -213,7 +213,8 @@ class Track:
                     yield frame
 
     def blocks(self, *, mono: bool, first: int = 0, last: int | None = None) -> Iterator[Wave]:
-        """Samples first <= i < last, about 65,000 at a time: float32 [n] as the mean of channels, or [channels, n].
+        """Samples first <= i < last, about a million values at a time: float32 [n], the mean of channels, or
+        [channels, n].
 
         Raises DataError `corrupt_audio`, and `unsupported_audio` where rate or channels change on the way.
         """
@@ -234,7 +235,7 @@ class Track:
                 raise DataError("unsupported_audio", f"the {self.format} becomes {now} on the way") from None
             if last is not None and at >= last:
                 break
-            if at - begin >= _BLOCK:
+            if (at - begin) * self.channels >= _BLOCK:
                 yield self._floats(fifo, mono)[..., max(first - begin, 0) :]
                 begin = at
         if at > begin:

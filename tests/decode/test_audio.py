@@ -14,6 +14,8 @@ import torchaudio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmdata.decode import audio_pyav, flac
+from mmdata.decode import wav as wav_reader
 from mmdata.decode.audio import decode, read_facts
 from mmdata.decode.resample import resampled_length
 from mmdata.errors import DataError
@@ -241,3 +243,14 @@ def test_tags_around_an_mp3_are_no_damage() -> None:
 
 def test_rates_are_read_from_the_samples() -> None:
     assert read_facts(corpus()["mp4"]).sample_rate == RATE
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sound_is_the_same_in_however_many_pieces(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = corpus()[name]
+    ways: list[dict[str, object]] = [{}, {"sample_rate": None, "mono": False}, {"start": 1000, "stop": 9000}]
+    whole = [decode(data, **way) for way in ways]  # type: ignore[arg-type]
+    for module in (audio_pyav, flac, wav_reader):
+        monkeypatch.setattr(module, "_BLOCK", 3000)
+    for way, expected in zip(ways, whole, strict=True):
+        assert torch.equal(decode(data, **way), expected)  # type: ignore[arg-type]
