@@ -119,7 +119,7 @@ class StreamSpec(Model):
     block_samples: int = Field(10_000, ge=1)
     """Samples planned together; packs never reach over a block. Smaller blocks fill packs less well."""
     epochs: int | None = Field(1, ge=1)
-    """Passes over the dataset; null never ends."""
+    """Passes over the dataset; null never ends. A weighted mixture goes on until each dataset has had its own."""
     hold_out: float = Field(0.0, ge=0, lt=1)
     """Share of the samples that is kept out of the stream, to measure what it taught; all samples of a picture are on
     one side."""
@@ -169,6 +169,8 @@ class StreamSpec(Model):
             raise ValueError("dataset: name one folder here, or several under `datasets`")
         if wrong := problem(self.datasets, self.schedule) or out_of_order(self.views):
             raise ValueError(wrong)
+        if self.weighted and (self.epochs or 1) > 1:
+            raise ValueError(f"epochs: {self.epochs} says nothing of datasets with weights; give each its own `epochs`")
         if self.pairs and self.overlong in ("truncate_text", "shrink_media"):
             raise ValueError(
                 f"overlong: {self.overlong}: both answers of a pair have to see the same; set drop or error"

@@ -48,6 +48,10 @@ def test_one_dataset_or_several() -> None:
         ({"datasets": [A, {"path": "/data/b"}]}, "datasets: b has no `weight`; give every dataset one, or none"),
         ({"datasets": [A, {**B, "path": "/other/a"}]}, "datasets: two are called a; give one a `name`"),
         ({"datasets": [{**A, "repeat": 2}, B]}, "datasets: a has a weight, .*leave out `repeat`"),
+        (
+            {"datasets": [{"path": "/data/a", "weight": 1}], "epochs": 2},
+            "epochs: 2 says nothing of datasets with weights",
+        ),
         ({"datasets": [{"path": "/data/a", "epochs": 2}]}, "datasets: a has `epochs` but no weight; use `repeat`"),
         ({"datasets": [{**A, "weight": 0}]}, "datasets: all weights are 0"),
         ({"datasets": [{**A, "weight": -1}]}, "greater than or equal to 0"),
