@@ -21,6 +21,7 @@ from mmdata.boxes import (
     BoxFormat,
     Located,
     Size,
+    boxes_at,
     format_answer,
     format_boxes,
     format_objects,
@@ -134,6 +135,14 @@ def test_boxes_in_a_text_move(given_: tuple[Size, Box], name: BoxFormat) -> None
             assert abs(value - wanted) <= slack * most + 1e-6
     assert once.startswith("At 3 o'clock: ")
     assert once.endswith(" and that is all, [1] (2).")
+
+
+@pytest.mark.parametrize(("name", "plain"), [("qwen_vl", "(1,2),(3,4)"), ("internvl", "[1, 2, 3, 4]")])
+def test_numbers_outside_of_tags_are_no_boxes(name: BoxFormat, plain: str) -> None:
+    text = f"A line from {plain}: {format_boxes([(10, 20, 30, 40)], (100, 100), name)}"
+    assert [box for _, _, box in boxes_at(text, (1, 1), name)] == [pytest.approx((0.1, 0.2, 0.3, 0.4), abs=2e-3)]
+    moved = rewrite_boxes(text, (100, 100), name, lambda box: (0, 0, 50, 50), (100, 100))
+    assert moved == f"A line from {plain}: {format_boxes([(0, 0, 50, 50)], (100, 100), name)}"
 
 
 def test_pixels_as_seen_are_not_moved() -> None:

@@ -108,15 +108,16 @@ def parse_boxes(text: str, size: Size, name: BoxFormat, *, seen: Size | None = N
 
 def boxes_at(text: str, size: Size, name: BoxFormat) -> list[tuple[int, int, Box]]:
     """Where the numbers of each box stand in a text, [start, stop) in characters, and the box in pixels of a picture of
-    `size`; of a size of (1, 1) in shares of its sides (`shikra` and `llava`: of the square that it is padded to;
-    `qwen2_5_vl`: pixels, whatever the size).
+    `size`; where the format has tags, only between them. Of a size of (1, 1) in shares of its sides (`shikra` and
+    `llava`: of the square that it is padded to; `qwen2_5_vl`: pixels, whatever the size).
 
     >>> boxes_at("a cat <box>[[100, 0, 500, 250]]</box>", (1, 1), "internvl")
     [(12, 30, (0.1, 0.0, 0.5, 0.25))]
     """
     form = FORMS_BY_NAME[name]
     found = []
-    for match in form.pattern.finditer(text):
+    places = [stretch.span() for stretch in form.tagged.finditer(text)] if form.tagged else [(0, len(text))]
+    for match in (match for start, stop in places for match in form.pattern.finditer(text, start, stop)):
         numbers = tuple(float(number) for number in _SIGNED.findall(match[0]))
         found.append((match.start(), match.end(), form.restore(numbers, size, size)))
     return found
@@ -141,7 +142,9 @@ def rewrite_boxes(text: str, size: Size, name: BoxFormat, move: Callable[[Box], 
             return match[0]
         return form.one(made)
 
-    return form.pattern.sub(again, text)
+    if form.tagged is None:
+        return form.pattern.sub(again, text)
+    return form.tagged.sub(lambda stretch: form.pattern.sub(again, stretch[0]), text)
 
 
 def coordinate_tokens(name: BoxFormat) -> tuple[str, ...]:

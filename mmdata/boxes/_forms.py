@@ -67,7 +67,8 @@ SEVERAL = "</delimiter_of_multi_objects/>"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
     """How one format writes and reads. `quantise` and `restore` go between pixels and the numbers in the text, given
-    the picture's size and that which the model sees; `pattern` matches the numbers of one box, which `one` writes."""
+    the picture's size and that which the model sees; `pattern` matches the numbers of one box, which `one` writes, and
+    `tagged` the tags around them, outside of which such numbers are no box."""
 
     quantise: Callable[[Box, Size, Size], Numbers]
     restore: Callable[[Numbers, Size, Size], Box]
@@ -77,6 +78,7 @@ class Form:
     find: Callable[[str], Iterator[tuple[str | None, Numbers]]]
     pattern: re.Pattern[str]
     one: Callable[[Numbers], str]
+    tagged: re.Pattern[str] | None = None
     answers_with_phrase: bool = True
 
 
@@ -131,6 +133,7 @@ def _tagged(
             yield from ((None, _four(match)) for match in pattern.finditer(text))
 
     return {
+        "tagged": re.compile(f"{re.escape(box[0])}.*?{re.escape(box[1])}", re.DOTALL),
         "pattern": pattern,
         "one": one,
         "boxes": boxes,

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from typing_extensions import TypeIs
 
-from mmdata.boxes import FORMATS, BoxFormat, parse_boxes, rewrite_boxes
+from mmdata.boxes import FORMATS, BoxFormat, boxes_at, rewrite_boxes
 from mmdata.boxes.points import parse_points, rewrite_points
 from mmdata.templates.marks import tags
 from mmdata.types import Colour, Crop, Flip, Pad, PixelOp, Resize
@@ -131,10 +131,10 @@ def _is_format(coordinates: Coordinates) -> TypeIs[BoxFormat]:
 
 def boxes_in(text: str, size: tuple[int, int], coordinates: Coordinates) -> list[Box]:
     """The smallest box around the points of each tagged stretch of a text (`<box>(1,2),(3,4)</box>`), in pixels; of a
-    format's name, the boxes that it finds, and points between tags."""
+    format's name, the boxes that `rewrite` would move, and points between tags."""
     if _is_format(coordinates):
         spots = [(x, y, x, y) for x, y in parse_points(text, size)]
-        return [one.box for one in parse_boxes(text, size, coordinates)] + spots
+        return [box for _, _, box in boxes_at(text, size, coordinates)] + spots
     found = []
     for _, points in _points(text, size, coordinates):
         xs, ys = [x for x, _ in points], [y for _, y in points]
