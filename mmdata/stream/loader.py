@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -132,12 +134,8 @@ class StreamLoader:
     def close(self) -> None:
         """End the worker processes; the next pass starts new ones."""
         if self._processes is not None:
-            self._processes.close()
+            self._ending()
             self._processes = None
-
-    def __del__(self) -> None:
-        if getattr(self, "_processes", None) is not None:
-            self.close()
 
     def _counting(self) -> Tally:
         return Tally(threads=self.threads * max(1, self.workers), ahead=self.ahead)
@@ -148,6 +146,7 @@ class StreamLoader:
         tally = self._tally = self._counting()
         readers = self._readers()
         planning = ThreadPoolExecutor(1, thread_name_prefix="mmdata-plan")
+        finalizing = sys.is_finalizing
         try:
             coming = _Coming(self, tally, readers, planning)
             while (taken := coming.take()) is not None:
@@ -157,16 +156,19 @@ class StreamLoader:
                 if taken.batch is not None:
                     yield taken.deals, self._copier.finish(taken.batch)
         finally:
-            tally.end()
-            planning.shutdown(wait=False, cancel_futures=True)
-            if readers is not self._processes:
-                readers.close()
+            if not finalizing():  # with the interpreter all of it ends, and modules have lost their names
+                tally.end()
+                planning.shutdown(wait=False, cancel_futures=True)
+                if readers is not self._processes:
+                    readers.close()
 
     def _readers(self) -> Readers:
         if not self.workers:
             return ThreadReaders(self._making, self.threads)
         if self._processes is None:
             self._processes = ProcessReaders(self._making, self.workers, self.threads, self._context)
+            # Also where a loader is forgotten, and at the interpreter's end while modules still have their names.
+            self._ending = weakref.finalize(self, self._processes.close)
         return self._processes
 
     def groups(self) -> Iterator[tuple[Deal, ...]]:

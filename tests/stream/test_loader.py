@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,23 @@ class Square:
 
 def stacked(several: list[tuple[str, np.ndarray]]) -> dict[str, Any]:
     return {"keys": [key for key, _ in several], "pixels": torch.from_numpy(np.stack([array for _, array in several]))}
+
+
+LEFT = """
+import sys
+from mmdata import StreamingDataset, StreamLoader
+
+if __name__ == "__main__":
+    passes = [iter(StreamLoader(StreamingDataset(sys.argv[1]), batch_size=2, workers=count)) for count in (0, 1)]
+    print([len(next(each)) for each in passes])
+"""
+
+
+def test_passes_that_a_script_leaves_unfinished_end_with_it_in_silence(folder: Path, tmp_path: Path) -> None:
+    script = tmp_path / "left.py"
+    script.write_text(LEFT)
+    done = subprocess.run([sys.executable, script, folder], capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[2, 2]\n", "")
 
 
 @pytest.mark.parametrize("context", [None, "fork", pytest.param("spawn", marks=pytest.mark.soak)])
