@@ -58,6 +58,11 @@ def native_config(spec: NativeSpec) -> NativeConfig:
             found.modality_dropout = dict(spec.modality_dropout)
         return found
     vision, layer = _vision_config(spec)
+    depth = getattr(vision, "num_hidden_layers", None)
+    if isinstance(depth, int) and -layer > depth + 1:
+        raise SpecError(
+            f"model.vision.layer: {layer}, and the tower has {depth} layers: -{depth + 1} is what enters them"
+        )
     text, merge = _text_config(spec.language), _merge(spec)
     if vision is not None:
         dropping = isinstance(vision, NavitConfig) and vision.drop > 0

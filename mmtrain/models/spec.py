@@ -195,7 +195,7 @@ class HfVisionSpec(SourceSpec):
     merge: int | None = Field(None, ge=1)
     """So many patches by so many become one token (pixel unshuffle); by default 2 for connectors that are nothing
     without (pixel_shuffle, patch_merger), else 1."""
-    layer: int = -1
+    layer: int = Field(-1, le=-1)
     """Whose hidden states are taken: -1 the tower's output, -2 the layer before the last (LLaVA)."""
 
 

@@ -282,6 +282,20 @@ def test_a_tower_is_taken_out_of_a_whole_models_folder(tmp_path: Path) -> None:
             family_of(NativeSpec(**told({"kind": "hf", "path": str(tmp_path / name), "merge": 2})), words())
 
 
+@pytest.mark.parametrize("kind", ["navit", "clip"])
+def test_a_layer_that_the_tower_does_not_have_is_refused(kind: str, tmp_path: Path) -> None:
+    """Slices take any number: of two layers, -4 would be the output of the first."""
+    tower: dict[str, Any] = {**SMALL, "layers": 2}
+    if kind == "clip":
+        hf.CLIPVisionModel(hf.CLIPVisionConfig(**vision())).save_pretrained(tmp_path)
+        tower = {"kind": "hf", "path": str(tmp_path)}
+    build(NativeSpec(**told({**tower, "layer": -3})), words(), seed=0)
+    with pytest.raises(SpecError, match=r"model\.vision\.layer: -4, and the tower has 2 layers: -3 is what enters"):
+        build(NativeSpec(**told({**tower, "layer": -4})), words(), seed=0)
+    with pytest.raises(ValueError, match="less than or equal to -1"):
+        NativeSpec(**told({**tower, "layer": 1}))
+
+
 def test_a_saved_model_makes_the_batches_that_it_was_made_with(towers: Any, folder: Path, tmp_path: Path) -> None:
     for name in ("pix2struct", "fuyu"):
         spec = NativeSpec(**told(towers[name]))
