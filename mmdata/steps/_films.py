@@ -123,7 +123,8 @@ def _track(file: Any, pixels: Pixels, crf: int) -> Any:
     track.height, track.width, track.pix_fmt = pixels.shape[0], pixels.shape[1], "yuv420p"
     track.time_base = track.codec_context.time_base = Fraction(1, BASE)
     track.codec_context.thread_count = 1  # With more threads the bytes would depend on the machine.
-    track.options = {"crf": str(crf), "preset": "fast", "x264-params": "threads=1"}
+    # x264's AVX-512 code makes other bytes than its AVX2 code, and other ones from one call to the next.
+    track.options = {"crf": str(crf), "preset": "fast", "x264-params": "threads=1:cpu-independent=1"}
     return track
 
 

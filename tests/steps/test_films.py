@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+
+import av
 import numpy as np
 import pytest
 
@@ -35,6 +38,26 @@ def test_a_clip() -> None:
     whole, piece = waveform(with_facts(video)), waveform(made)
     assert len(piece) == pytest.approx(0.8 * 16_000, abs=2200)
     assert np.sqrt((piece[2000:8000] ** 2).mean()) == pytest.approx(np.sqrt((whole[8000:14_000] ** 2).mean()), rel=0.1)
+
+
+@pytest.mark.parametrize("size", [(144, 176), (240, 320)])
+def test_the_same_bytes_whatever_lay_in_memory(size: tuple[int, int]) -> None:
+    height, width = size
+    noise = np.random.default_rng(0).integers(0, 256, (height + 30, width + 30, 3), np.uint8)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        track = out.add_stream("libx264", rate=20)
+        track.height, track.width, track.pix_fmt = height, width, "yuv420p"
+        for at in range(24):
+            shown = noise[at : height + at, at : width + at] if at % 7 else np.full((height, width, 3), at, np.uint8)
+            out.mux(track.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24")))
+        out.mux(track.encode())
+    video = with_facts(Media(kind="video", data=file.getvalue()))
+    made = set()
+    for at in range(6):
+        _ = [np.random.default_rng(at).bytes(10_000 * (at + size)) for size in range(20)]
+        made.add(clip(video, 2, 22).data)
+    assert len(made) == 1
 
 
 def test_smaller_rotated_and_fewer_frames() -> None:
