@@ -246,8 +246,8 @@ TESTED_BY = {
     ],
     "tests/decode/test_dali.py": ["mmdata/decode/dali_pixels.py", "mmdata/decode/dali_steps.py"],
     "tests/decode/test_corpus.py": ["mmdata/decode/jp2.py"],  # What asks for memory that it does not need.
+    "tests/families/test_join.py": ["mmdata/families/_join.py"],  # Its name, but for the underscore.
     "tests/families/test_processors.py": [  # Rows of the table against the processors of their models.
-        "mmdata/families/_join.py",
         "mmdata/families/_splits.py",
         "mmdata/families/gemma3.py",
         "mmdata/families/idefics3.py",

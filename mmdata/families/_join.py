@@ -15,16 +15,23 @@ def joined(arrays: Sequence[np.ndarray], how: Join) -> np.ndarray:
     >>> joined([np.ones(1), np.ones(2)], "pad").tolist()
     [[1.0, 0.0], [1.0, 1.0]]
     """
-    if how == "stack":
-        return np.stack(arrays)
-    if how == "pad":
-        return np.stack(_filled(arrays, 0))
-    return np.concatenate(arrays)
+    if how in ("stack", "pad"):
+        arrays = [array[None] for array in (_filled(arrays, 0) if how == "pad" else arrays)]
+    return _concatenated(arrays)
 
 
 def joined_again(arrays: Sequence[np.ndarray], how: Join) -> np.ndarray:
     """One array of the joined arrays of several packs."""
-    return np.concatenate(_filled(arrays, 1) if how == "pad" else arrays)
+    return _concatenated(_filled(arrays, 1) if how == "pad" else arrays)
+
+
+def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """One array, contiguous and writable. One alone is that already, mostly: the pictures of a pack take as long to
+    copy into fresh memory as to normalise."""
+    if len(arrays) > 1:
+        return np.concatenate(arrays)
+    alone: np.ndarray = np.require(arrays[0], requirements=("C", "W"))
+    return alone
 
 
 def lead(array: np.ndarray, how: Join) -> np.ndarray:
