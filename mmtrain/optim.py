@@ -88,21 +88,28 @@ def optimizer(model: Any, spec: OptimSpec, settings: Mapping[str, Setting], *, f
     `settings` are those of `rules.resolve`, by alias. Where they do not say otherwise, matrices decay; vectors (norms,
     biases) and embeddings do not. Parameters that are still frozen have no gradient and are passed over: their moments
     and step count begin when they are thawed. Raises SpecError for an implementation that is not to be had here, for a
-    limit of a part that is not trained, and where nothing is trained at all.
+    limit of a part that is not trained, and where nothing is trained at all, or nothing from the first step on.
     """
     named = aliases(model)
     tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
     groups: dict[tuple[str, float, float], list[torch.nn.Parameter]] = {}
+    begins = math.inf
     for name, parameter in model.named_parameters():
         setting = settings[named[name]]
         if not setting.train:
             continue
+        begins = min(begins, setting.thaws)
         decays = parameter.ndim >= 2 and id(parameter) not in tables
         decay = (spec.weight_decay if decays else 0.0) if setting.weight_decay is None else setting.weight_decay
         part = named[name].split(".")[0]
         groups.setdefault((part, setting.rate(spec.lr) * factor, decay), []).append(parameter)
     if not groups:
         raise SpecError("parameters: the rules leave nothing to train")
+    if begins > 0:
+        raise SpecError(
+            f"parameters: nothing is trained for the first {begins:.0%} of the steps (freeze_until, freeze_step); let "
+            "a part begin at once"
+        )
     parts = {part for part, _, _ in groups}
     for part in spec.limits:
         if part != ALL and part not in parts:

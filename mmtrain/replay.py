@@ -321,7 +321,7 @@ def _passed(
     model.zero_grad(set_to_none=True)
     part = summed / total if total else summed
     whole = part + sum(terms[name].weight * value for name, value in auxiliary.summed(terms, said, units).items())
-    if math.isfinite(float(part.detach())):
+    if math.isfinite(float(part.detach())) and whole.requires_grad:
         whole.backward()
     where = first[0] if first else None
     if where is None:

@@ -176,7 +176,8 @@ def backward(
             mean = value / max(counts[job.terms[name].per], 1e-30)
             whole = whole + job.terms[name].weight * mean
             means[name] += float(mean.detach())
-        (whole * scale).backward()
+        if whole.requires_grad:  # words alone tell nothing to what is trained of pictures only: that is a zero
+            (whole * scale).backward()
         tasks = merged([tasks, counted])
     job.monitor.lap("compute")
     add_gradients(job.model.parameters(), job.world)

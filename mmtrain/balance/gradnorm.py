@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,7 +51,9 @@ class GradNorm(Learned):
         members = [p for p in self.layer.values() if p.requires_grad]
         rows = []
         for part in parts:
-            found = torch.autograd.grad(part * scale, members, retain_graph=True, allow_unused=True)
+            found: Sequence[torch.Tensor | None] = [None] * len(members)
+            if part.requires_grad:
+                found = torch.autograd.grad(part * scale, members, retain_graph=True, allow_unused=True)
             rows.append(
                 torch.cat(
                     [

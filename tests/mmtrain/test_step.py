@@ -11,9 +11,11 @@ import torch
 from mmtrain import sft, step
 from mmtrain.objective import losses
 from tests.mmtrain.gradients import main
+from tests.mmtrain.hf_folders import write_folder
 from tests.mmtrain.ranks import run
 from tests.mmtrain.test_distributed import without_rank
 from tests.mmtrain.test_sft import arguments, trace
+from tests.test_media_stream import folder as media  # noqa: F401 a fixture: pictures, clips, tones, texts
 
 
 def gradients(ranks: int, file: Path, told: list[str]) -> list[torch.Tensor]:
@@ -72,3 +74,29 @@ def test_accumulation_and_ranks_change_nothing(folder: Path, tmp_path: Path) -> 
         assert len(gradient) == len(expected)
         for one, two in zip(gradient, expected, strict=True):
             assert float((one - two).abs().max()) <= 1e-6
+
+
+def test_words_alone_are_a_zero_to_a_connector(
+    media: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """A connector alone is trained, as LLaVA is aligned, on pictures and texts: passes without a picture have a loss
+    and no gradient, and the step is that of one pass over all of them."""
+    source = write_folder(tmp_path / "source", "llava", chat=True)
+    told = ["--set", f"model={{kind: hf, path: {source}}}", "data.packing=none", "steps=3", "global_batch=6"]
+    told.append("parameters=[{match: '(vision|language|head).*', train: false}]")
+    traces = []
+    for packs in (1, 6):
+        assert sft.main(arguments(media, tmp_path / str(packs), *told, f"packs_per_forward={packs}")) == 0
+        traces.append(trace(tmp_path / str(packs)))
+    assert all(line["tokens_media"] > 0 for line in traces[0])
+    for one, other in zip(*traces, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-6)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+        assert one["grad_norm"] > 0
+
+
+def test_a_run_begins_with_something_to_train(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = "parameters=[{match: '.*', freeze_until: 0.25}, {match: 'vision.*', freeze_until: 0.5}]"
+    assert sft.main(arguments(folder, tmp_path / "run", "--set", rules)) == 2
+    assert "nothing is trained for the first 25% of the steps" in capsys.readouterr().err
