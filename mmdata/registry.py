@@ -100,7 +100,7 @@ def load_plugin(name: str) -> None:
             _plugins[name] = importlib.import_module(name)
     except SpecError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends itself would end the build without a word
         raise SpecError(f"plugins: cannot import {name!r}: {type(error).__name__}: {error}") from error
 
 
@@ -112,7 +112,7 @@ def plugin_function(name: str) -> Callable[..., Any]:
         raise SpecError(f"no plugin is called {module!r}; name its file or module under `plugins:`")
     found = getattr(_plugins[module], function, None)
     if not callable(found):
-        known = [other for other in vars(_plugins[module]) if not other.startswith("_")]
+        known = [other for other, value in vars(_plugins[module]).items() if other[0] != "_" and callable(value)]
         raise SpecError(f"plugin {module} has no function {function!r}; {nearest(function, known)}")
     return found  # type: ignore[no-any-return]
 

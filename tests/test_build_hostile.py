@@ -25,6 +25,7 @@ from tests.building import build, content, folder_of_pictures, ledger, write_spe
 
 PLUGIN = """
 import dataclasses
+import sys
 from typing import Literal
 from mmdata.registry import register
 from mmdata.spec import StepSpec
@@ -51,6 +52,7 @@ class Odd(StepSpec):
             "part": lambda: dataclasses.replace(sample, parts=("text",)),
             "surrogate": lambda: dataclasses.replace(sample, parts=(Text(text="\\ud800"),)),
             "detail": lambda: Drop(reason="fine", detail="\\ud800"),
+            "exit": lambda: sys.exit(3),
             "more": lambda: dataclasses.replace(sample, parts=(*sample.parts, Text(text="more"), media)),
             "fewer": lambda: dataclasses.replace(sample, parts=sample.texts),
         }[self.how]()
@@ -66,7 +68,7 @@ def odd_spec(folder: Path, how: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "how", ["nothing", "list", "key", "meta", "nan", "ok", "state", "unsaid", "empty", "part", "surrogate"]
+    "how", ["nothing", "list", "key", "meta", "nan", "ok", "state", "unsaid", "empty", "part", "surrogate", "exit"]
 )
 def test_a_step_that_answers_nonsense_stops_the_run_and_names_the_record(tmp_path: Path, how: str) -> None:
     done = build(odd_spec(tmp_path, how), code=1)

@@ -184,6 +184,9 @@ def test_a_broken_plugin_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("import no_such_module_at_all\n")
     with pytest.raises(SpecError, match=r"plugins: cannot import .*broken\.py.*no_such_module_at_all"):
         specfile.load_build(write(tmp_path, "plugins: [broken.py]\n" + GOOD))
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(3)\n")
+    with pytest.raises(SpecError, match=r"plugins: cannot import .*script\.py.*SystemExit: 3"):
+        specfile.load_build(write(tmp_path, "plugins: [script.py]\n" + GOOD))
 
 
 @pytest.mark.parametrize(

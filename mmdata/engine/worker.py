@@ -232,7 +232,7 @@ def serve(channel: Channel, steps: tuple[StepSpec, ...]) -> None:
             outcome = Outcome(drop=Drop(reason="decoder_memory", detail=_TOO_MUCH, state="failed_permanent"))
         except SpecError as error:
             outcome = Outcome(mistake=str(error))
-        except Exception:
+        except (Exception, SystemExit):  # a step that ends its process is wrong, and no decoder that crashed
             outcome = Outcome(bug=traceback.format_exc())
         work.clear()
         channel.send(outcome, channel.area)

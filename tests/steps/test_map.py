@@ -40,7 +40,7 @@ def test_samples_drops_and_columns(tmp_path: Path) -> None:
     ("function", "message"),
     [
         ("mine_too.shuot", "has no function 'shuot'; did you mean 'shout'"),
-        ("mine_too.THREE", "has no function 'THREE'"),
+        ("mine_too.THREE", "has no function 'THREE'; known: Drop, Text, replace, shout"),
         ("os.getcwd", "no plugin is called 'os'"),
         ("shout", "no plugin is called ''"),
     ],
