@@ -395,13 +395,13 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         """Where global step `step` of the run begins."""
         if step < 0:
             raise SpecError(f"seek: no step {step}")
-        taken, start = step * self.global_batch, self.start
-        first = start.first_epoch
+        taken, start, first = step * self.global_batch, self.start, self.start.first_epoch
         if taken < start.taken and self.extents[0].epoch > first:
             raise SpecError(f"seek: step {step} lies before the state that was loaded, and the data have changed since")
         anchors = self._anchors(first)
         count, values = anchors.before(taken)
-        found = self.planner.at(taken - count, Position(first) if values is None else from_values(values))
+        at, end = Position(first) if values is None else from_values(values), first + (self.spec.epochs or 1 << 62)
+        found = self.planner.at(taken - count, at, end=end, beyond=self.global_batch)
         if self._control is None:  # whose later entries may move what is ahead
             # Where workers iterate, this process meets no anchors: asked step by step it would replan all each time.
             anchors.add(taken, to_values(found), write=False)

@@ -120,11 +120,12 @@ class Planner:
         """`places` as packs."""
         return ((block.pack(number), after) for block, number, after in self.places(start, end_epoch))
 
-    def at(self, count: int, start: Position) -> Position:
+    def at(self, count: int, start: Position, *, end: int | None = None, beyond: int = 0) -> Position:
         """The position `count` packs after `start`: replanned forward, whole blocks at a time. The nearer `start` is
-        (an anchor), the fewer."""
+        (an anchor), the fewer. Where more than `beyond` packs are left at the beginning of epoch `end`, a stream that
+        ends there has none to plan: the rest is only counted, as packs of its first block."""
         at, left, empty = replace(start, pack=0), count + start.pack, 0
-        while count and left and not self._ended(at, None):
+        while count and left and not self._ended(at, end if left > beyond else None):
             block = self.block(at)
             if left < len(block.bins):
                 break

@@ -179,13 +179,28 @@ def test_seek_counts_steps(whole: list[Packed], folder: Path, family: Family) ->
         seeking.seek(-1)
 
 
+def test_a_step_far_behind_the_end_is_not_planned_for(folder: Path, family: Family) -> None:
+    spec = StreamSpec(dataset=str(folder), max_length=CAPACITY, seed=5, block_samples=10, epochs=2)
+    stream = StreamingDataset(spec, family=family, global_batch=4)
+    packs = [deal.pack.keys for deal in stream.deals() if deal.pack]
+    blocks: list[int] = []
+    planned = stream.planner._plan
+    stream.planner._plan = lambda at: (blocks.append(at.epoch), planned(at))[1]  # type: ignore[method-assign, func-returns-value]
+    stream.seek(10**9)
+    assert list(stream) == []
+    assert max(blocks, default=0) < 2
+    for step in range(-(-len(packs) // 4) + 3):  # the last one has fewer packs, those behind it none
+        stream.seek(step)
+        assert [pack.keys for pack in stream] == packs[4 * step :]
+
+
 def test_states_by_steps_plan_no_block_twice(folder: Path, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside DataLoader workers this process iterates nothing, and has only these calls to go by."""
     saving, planned, plan = stream(folder, family, global_batch=2), [], Planner.at
 
-    def counted(self: Planner, count: int, start: Position) -> Position:
+    def counted(self: Planner, count: int, start: Position, **limits: int) -> Position:
         planned.append(count)
-        return plan(self, count, start)
+        return plan(self, count, start, **limits)
 
     monkeypatch.setattr(Planner, "at", counted)
     states = [saving.state_dict(step=step) for step in range(1, 9)]
