@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmdata import memory
 from mmdata.types import Join
 
 
@@ -29,7 +30,8 @@ def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """One array, contiguous and writable. One alone is that already, mostly: the pictures of a pack take as long to
     copy into fresh memory as to normalise."""
     if len(arrays) > 1:
-        return np.concatenate(arrays)
+        shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
+        return np.concatenate(arrays, out=memory.empty(shape, np.result_type(*arrays)))
     alone: np.ndarray = np.require(arrays[0], requirements=("C", "W"))
     return alone
 

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from mmdata import memory
 from mmdata.types import Normalise, Patchify
 
+_NUMPY = {torch.float32: np.float32, torch.uint8: np.uint8}
 BLOCK = 1 << 17
 """Values that are worked on at once: float32 of them, and the bytes they come from, fit into 1 MiB."""
 
@@ -227,7 +229,9 @@ def _grid_ids(grid: tuple[int, int, int], merge: int) -> torch.Tensor:
 def target(shape: tuple[int, ...], dtype: torch.dtype, out: torch.Tensor | None) -> torch.Tensor:
     """`out`, or an array of its own where there is none. Raises ValueError where `out` is not what is asked for."""
     if out is None:
-        return torch.empty(shape, dtype=dtype)
+        return (
+            torch.from_numpy(memory.empty(shape, _NUMPY[dtype])) if dtype in _NUMPY else torch.empty(shape, dtype=dtype)
+        )
     if out.shape != shape or out.dtype != dtype or not out.is_contiguous():
         raise ValueError(f"out is {out.dtype} {tuple(out.shape)}, wanted is a contiguous {dtype} {shape}")
     return out
