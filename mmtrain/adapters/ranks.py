@@ -44,6 +44,8 @@ def traces(
             if not weight:
                 continue
             count += 1
+            if not summed.requires_grad:  # words alone, and all that is adapted is for pictures
+                continue
             gradients = torch.autograd.grad(summed / weight, weights, allow_unused=True)
             for alias, gradient in zip(layers, gradients, strict=True):
                 totals[alias] += 0.0 if gradient is None else float(gradient.double().square().sum())

@@ -68,6 +68,20 @@ def test_traces_are_the_squared_gradients_of_each_batch() -> None:
     assert sum(value > 0 for value in found.values()) >= len(found) - 1
 
 
+def test_a_batch_of_words_says_nothing_of_what_is_for_pictures() -> None:
+    model = make("llava")
+    certificate.adopt(model, "varlen")
+    targets = adapters.plan(model, [LoraSpec(kind="lora", component="connector")], ())
+    packs = samples("llava")
+    words = next(pack for pack in packs if not pack.slots)
+    pictures, both = (
+        ranks.traces(model, targets, [PackedCollator()(pack) for pack in which], norm="token", strategy="varlen")
+        for which in ([packs[0]], [packs[0], words])
+    )
+    assert all(value > 0 for value in pictures.values())
+    assert both == pytest.approx({alias: value / 2 for alias, value in pictures.items()})
+
+
 def test_no_rank_is_more_than_a_layer_has(tmp_path: Path) -> None:
     model = make("llava")
     targets = adapters.plan(model, [LoraSpec(kind="lora", component="language", targets=("q_proj",))], ())
