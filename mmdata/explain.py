@@ -103,10 +103,16 @@ def described(stream: StreamingDataset, pack: Pack) -> dict[str, Any]:
 def lines(facts: dict[str, Any]) -> list[str]:
     """An answer of `overview`, `step` or `find` (as `places`) for a person."""
     if "places" in facts:
+        alone = len({place["dataset"] for place in facts["places"]}) == 1
         found = [
             f"epoch {place['epoch']}, block {place['block']}: "
-            + ("left out" if place["pack"] is None else f"pack {place['pack']}, sample {place['sample']} of it")
+            + (
+                f"left out ({place['reason']})"
+                if place["pack"] is None
+                else f"pack {place['pack']}, sample {place['sample']} of it"
+            )
             + ("" if place["step"] is None else f", step {place['step']}")
+            + ("" if alone else f" [{place['dataset']}]")
             for place in facts["places"]
         ]
         return [f"{facts['key']}", *(f"  {line}" for line in found or [f"not in the first {MOST_BLOCKS} blocks"])]
@@ -181,6 +187,7 @@ def _in_block(stream: StreamingDataset, at: Position, held: dict[int, int]) -> l
                 "pack": pack,
                 "sample": sample,
                 "step": step_number,
+                "reason": None if len(where) else block.measured.reasons.get(draw, "over_capacity"),
             }
         )
     return places

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,17 @@ def test_a_key_is_found_where_it_is_read(
         assert len(explain.lines({"key": key, "places": places})) == len(places) + 1
     with pytest.raises(SpecError, match="has no 'nowhere'"):
         explain.find(made, "nowhere")
+
+
+def test_a_key_that_is_left_out_is_told_with_its_reason(folders: list[Path], family: Family) -> None:
+    made = stream(family, {"dataset": str(folders[0]), "max_length": 14}, ranks=1)
+    keys = [made.datasets[0].keys_at([at])[0] for at in range(len(made.datasets[0]))]
+    found = [place for key in keys for place in explain.find(made, key)]
+    left_out = sum((made.block(0, number).left_out for number in range(made.planner.blocks)), Counter[str]())
+    assert left_out == Counter(place["reason"] for place in found if place["pack"] is None)
+    assert left_out["overlong"]
+    gone = next(place for place in found if place["pack"] is None)
+    assert explain.lines({"key": "k", "places": [gone]})[1].endswith(f"block {gone['block']}: left out (overlong)")
 
 
 def test_a_later_epoch_is_searched_without_reading_the_ones_before(folders: list[Path], family: Family) -> None:
