@@ -83,6 +83,8 @@ def train(
         seconds, steps = time.monotonic() - began, job.step - done
         first_loss = math.nan if log.first is None else log.first
         print(f"done   {steps} steps in {seconds:.1f} s; loss {first_loss:.4f} -> {loss:.4f}; run folder {job.folder}")
+    if job.gate.empty and job.step > done:
+        say(world, f"empty  {job.gate.empty} of {job.step} steps had no target of any weight and moved nothing")
     if loader.bad and job.step > done:
         print(f"masked {sum(loader.bad.values())} samples that could not be read: {dict(loader.bad)}")
 

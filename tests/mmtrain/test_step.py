@@ -100,3 +100,11 @@ def test_a_run_begins_with_something_to_train(folder: Path, tmp_path: Path, caps
     rules = "parameters=[{match: '.*', freeze_until: 0.25}, {match: 'vision.*', freeze_until: 0.5}]"
     assert sft.main(arguments(folder, tmp_path / "run", "--set", rules)) == 2
     assert "nothing is trained for the first 25% of the steps" in capsys.readouterr().err
+
+
+def test_steps_without_any_target_are_told(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ["--set", "steps=2", "task_weights={dataset: 0.0}"]
+    assert sft.main(arguments(folder, tmp_path / "run", *told)) == 0
+    assert "empty  2 of 2 steps had no target of any weight and moved nothing" in capsys.readouterr().out
+    assert sft.main(arguments(folder, tmp_path / "other", "--set", "steps=2")) == 0
+    assert "empty" not in capsys.readouterr().out
