@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mmdata import memory
 from mmdata.decode import packets as tables
 from mmdata.decode import video_peers, video_pyav
 from mmdata.decode.demux import LIMITS, Limits, Source
@@ -120,7 +121,7 @@ def _gather(reader: video_pyav.Reader, wanted: list[int], size: tuple[int, int] 
             batch = pixels[None]
             continue
         if batch is None:
-            batch = np.empty((len(wanted), *pixels.shape), np.uint8)
+            batch = memory.empty((len(wanted), *pixels.shape), np.uint8)
         for row in rows[position]:
             batch[row] = pixels
         del pixels
@@ -163,7 +164,7 @@ def iter_frames(
         for pixels in _in_order(reader, [int(order[index]) for index in wanted], size):
             if piece is None:
                 # One frame at a time needs no copy: each is the decoder's own, fresh array.
-                piece = pixels[None] if chunk == 1 else np.empty((chunk, *pixels.shape), np.uint8)
+                piece = pixels[None] if chunk == 1 else memory.empty((chunk, *pixels.shape), np.uint8)
             if chunk > 1:
                 piece[filled] = pixels
             del pixels
@@ -173,7 +174,7 @@ def iter_frames(
                 start += chunk - overlap
                 full, piece, filled = piece, None, overlap
                 if overlap:
-                    piece = np.empty_like(full)
+                    piece = memory.empty(full.shape, np.uint8)
                     piece[:overlap] = full[chunk - overlap :]
                 del full
         if piece is not None and filled > (overlap if start else 0):
@@ -239,7 +240,7 @@ def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 
 
 def _resize_all(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    resized = np.empty((len(pixels), *size, 3), np.uint8)
+    resized = memory.empty((len(pixels), *size, 3), np.uint8)
     for row, picture in enumerate(pixels):
         resized[row] = _resize(picture, size)
     return resized
