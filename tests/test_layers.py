@@ -297,6 +297,7 @@ TESTED_BY = {
     "tests/views/test_pixels.py": ["mmdata/ops.py", "mmdata/views/layout.py"],
     "tests/views/test_positions.py": ["mmdata/views/rotary.py", "mmdata/views/windows.py"],
     "tests/views/test_positions_mrope.py": ["mmdata/views/mrope.py"],
+    "tests/mmtrain/test_positions.py": ["mmtrain/models/positions.py"],
     "tests/mmtrain/test_models.py": [  # Every kind of model through the command, and out again.
         "mmtrain/export.py",
         "mmtrain/models/build.py",

@@ -22,7 +22,9 @@ class View(Protocol):
     """How one medium becomes tokens: integers from facts, then an array from pixels or samples.
 
     A view with an attribute `draws` that is true takes a keyword `rng` in `plan`: a generator that belongs to one
-    medium of one sample in one epoch, or None where nothing is to be left to chance.
+    medium of one sample in one epoch, or None where nothing is to be left to chance. One whose `takes_out` is true
+    takes a keyword `out` in `realize`: a contiguous tensor of `plan.shape` and the view's `dtype` that the answer goes
+    into.
     """
 
     def plan(self, facts: Media) -> MediaPlan: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,11 +30,32 @@ def joined_again(arrays: Sequence[np.ndarray], how: Join) -> np.ndarray:
 def _concatenated(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """One array, contiguous and writable. One alone is that already, mostly: the pictures of a pack take as long to
     copy into fresh memory as to normalise."""
+    if _end_to_end(arrays):
+        shape = (sum(map(len, arrays)), *arrays[0].shape[1:])
+        row = math.prod(shape[1:]) * arrays[0].itemsize  # not its stride, which is 0 of an axis that was put before
+        return np.lib.stride_tricks.as_strided(arrays[0], shape, (row, *arrays[0].strides[1:]))
     if len(arrays) > 1:
         shape = (sum(len(array) for array in arrays), *arrays[0].shape[1:])
         return np.concatenate(arrays, out=memory.empty(shape, np.result_type(*arrays)))
     alone: np.ndarray = np.require(arrays[0], requirements=("C", "W"))
     return alone
+
+
+def _end_to_end(arrays: Sequence[np.ndarray]) -> bool:
+    """Whether they are parts of one array that follow each other in it."""
+    first = arrays[0]
+    at, base = first.__array_interface__["data"][0], first.base
+    for array in arrays:
+        if (
+            base is None
+            or array.base is not base
+            or array.__array_interface__["data"][0] != at
+            or (array.dtype, array.shape[1:]) != (first.dtype, first.shape[1:])
+            or not array.flags.carray
+        ):
+            return False
+        at += array.nbytes
+    return True
 
 
 def lead(array: np.ndarray, how: Join) -> np.ndarray:

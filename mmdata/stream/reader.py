@@ -19,6 +19,7 @@ from mmdata.stream.fit import trimmed
 from mmdata.stream.materialized import usable
 from mmdata.stream.pictures import Pending, pending, together
 from mmdata.stream.realize import read_image, realize
+from mmdata.stream.rooms import Room, rooms
 from mmdata.stream.spec import StreamSpec
 from mmdata.stream.stats import Spent
 from mmdata.templates import ANSWERS, Template, encode
@@ -86,8 +87,12 @@ def read_pack(
     spent.lap("read")
     encoded = _encoded(pack, texts, datasets, family, templates)
     spent.lap("encode")
+    planned = [item.media for item in pack.items]
+    # DALI has memory of its own, of the whole pack.
+    places = rooms(planned, None if spec.image_decoder == "dali" else family)
     attempts = [
-        _media(item, found, datasets, family, spec, spent) for item, found in zip(pack.items, encoded, strict=True)
+        _media(item, found, datasets, family, spec, spent, into)
+        for item, found, into in zip(pack.items, encoded, places, strict=True)
     ]
     read = together(attempts, spec, Counter() if fallbacks is None else fallbacks)
     spent.lap("decode")
@@ -246,14 +251,15 @@ def _media(
     family: Family,
     spec: StreamSpec,
     spent: Spent,
+    into: Sequence[Room | None],
 ) -> tuple[Segment, list[np.ndarray | Pending]] | DataError:
     if isinstance(encoded, DataError):
         return encoded
     segment, media = encoded
     try:
         arrays = [
-            _array(medium, plan, view, datasets[item.dataset], item.position, spec, spent)
-            for medium, plan, view in zip(media, item.media, views(family, media), strict=True)
+            _array(medium, plan, view, datasets[item.dataset], item.position, spec, spent, room)
+            for medium, plan, view, room in zip(media, item.media, views(family, media), into, strict=True)
         ]
     except DataError as error:
         return error
@@ -261,10 +267,17 @@ def _media(
 
 
 def _array(
-    medium: Media, plan: MediaPlan, view: View, dataset: Dataset, position: int, spec: StreamSpec, spent: Spent
+    medium: Media,
+    plan: MediaPlan,
+    view: View,
+    dataset: Dataset,
+    position: int,
+    spec: StreamSpec,
+    spent: Spent,
+    room: Room | None,
 ) -> np.ndarray | Pending:
-    """The planned array: as the build has stored it, or else of the medium's own bytes, be it together with the rest
-    of the pack."""
+    """The planned array, in its room where it can be: as the build has stored it, or else of the medium's own bytes, be
+    it together with the rest of the pack."""
     made = usable(medium, view, plan, spec)
     place = made.place if made else medium.place
     assert place is not None, f"{dataset.path}: position {position} was planned without bytes to read"
@@ -273,11 +286,15 @@ def _array(
     spent.lap("read")
     try:
         if made is not None:
-            return restore(data, made, view, plan)
+            stored = restore(data, made, view, plan)
+            if room is None or room.dtype != stored.dtype:
+                return stored
+            np.copyto(room, stored)
+            return room
         medium = replace(medium, data=data)
         if spec.image_decoder == "dali" and medium.kind == "image":
             return pending(medium, plan, view, spec)
-        return realize(medium, plan, view, max_pixels=spec.max_pixels, fidelity=spec.decode)
+        return realize(medium, plan, view, max_pixels=spec.max_pixels, fidelity=spec.decode, out=room)
     finally:
         spent.lap("decode")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,24 +19,42 @@ SAMPLE_RATE = 16_000
 """Hz of a waveform, where the view does not say another `sample_rate`."""
 
 
-def realize(medium: Media, plan: MediaPlan, view: View, *, max_pixels: int, fidelity: Fidelity = "exact") -> np.ndarray:
-    """The array of `plan.shape` that `view` makes of a medium's bytes.
+def realize(
+    medium: Media,
+    plan: MediaPlan,
+    view: View,
+    *,
+    max_pixels: int,
+    fidelity: Fidelity = "exact",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """The array of `plan.shape` that `view` makes of a medium's bytes: `out`, if the view can write into it.
 
     Raises DataError as the decoders do, and `facts_mismatch` where the bytes decode to another size or length than the
     index says, on which the plan was made.
     """
+    into = _into(view, out)
     match medium.kind:
         case "image":
             whole = whole_plan(medium, plan)
-            array = view.realize(_pixels(medium, whole, max_pixels, fidelity), whole)
+            array = view.realize(_pixels(medium, whole, max_pixels, fidelity), whole, **into)
         case "video":
-            array = view.realize(_video(medium, plan, max_pixels), whole_plan(medium, plan))
+            array = view.realize(_video(medium, plan, max_pixels), whole_plan(medium, plan), **into)
         case "audio":
-            array = view.realize(_audio(medium, view), plan)
+            array = view.realize(_audio(medium, view), plan, **into)
     if tuple(array.shape) != plan.shape:
         raise AssertionError(f"{view.describe()} made {tuple(array.shape)} of what it planned as {plan}")
+    if out is not None and into:
+        return out
     result: np.ndarray = array.numpy()
     return result
+
+
+def _into(view: View, out: np.ndarray | None) -> dict[str, Any]:
+    import torch
+
+    takes = out is not None and getattr(view, "takes_out", False) and out.dtype == getattr(view, "dtype", "float32")
+    return {"out": torch.from_numpy(out)} if takes else {}
 
 
 def whole_plan(medium: Media, plan: MediaPlan) -> MediaPlan:

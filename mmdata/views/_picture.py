@@ -80,10 +80,12 @@ def square(height: int, width: int, mean: Colour) -> tuple[PixelOp, ...]:
     return (Pad(top, left, side - height - top, side - width - left, (red, green, blue)),)
 
 
-def apply(pixels: np.ndarray, plan: MediaPlan, backend: Backend, dtype: Dtype) -> torch.Tensor:
-    """Upright pixels uint8 [H, W, 3] of the planned size to `plan.shape`."""
+def apply(
+    pixels: np.ndarray, plan: MediaPlan, backend: Backend, dtype: Dtype, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Upright pixels uint8 [H, W, 3] of the planned size to `plan.shape`, in `out` where that is given."""
     import torch
 
     from mmdata.views import pixels as interpreter
 
-    return interpreter.apply(pixels, plan.ops, backend=backend, dtype=getattr(torch, dtype))
+    return interpreter.apply(pixels, plan.ops, backend=backend, dtype=getattr(torch, dtype), out=out)

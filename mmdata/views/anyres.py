@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmdata.errors import SpecError
 from mmdata.types import Filter, Fork, Media, MediaPlan, Normalise, Pad, PixelOp, Resize, Tile
@@ -48,6 +48,8 @@ class AnyRes:
     LLaVA-OneVision takes several images. `grid` of a plan counts the tiles beside the whole picture.
     (transformers: `LlavaNextImageProcessor`, `LlavaOnevisionImageProcessor` and the models' `pack_image_features`.)
     """
+
+    takes_out: ClassVar[bool] = True
 
     size: int = 336
     patch: int = 14
@@ -110,9 +112,9 @@ class AnyRes:
             grid=(1, rows, columns),
         )
 
-    def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
+    def realize(self, pixels: np.ndarray, plan: MediaPlan, out: torch.Tensor | None = None) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to float32 (or uint8) of `plan.shape`."""
-        return apply(pixels, plan, self.backend, self.dtype)
+        return apply(pixels, plan, self.backend, self.dtype, out)
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""

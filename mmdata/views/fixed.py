@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mmdata.errors import DataError, SpecError
 from mmdata.types import Crop, Filter, Media, MediaPlan, Normalise, Pad, PixelOp, Resize
@@ -40,6 +40,8 @@ class Fixed:
     the side of a vision patch, all in pixels; `pool` patches in each direction become one token. `mean` and `std` are
     for values in 0..1. (transformers: `CLIPImageProcessor`, `SiglipImageProcessor`, `LlavaImageProcessor`.)
     """
+
+    takes_out: ClassVar[bool] = True
 
     size: int = 336
     crop: int | None = None
@@ -89,7 +91,7 @@ class Fixed:
             size=(height, width),
         )
 
-    def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
+    def realize(self, pixels: np.ndarray, plan: MediaPlan, out: torch.Tensor | None = None) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to float32 (or uint8) [3, crop, crop]."""
         first, (height, width, _) = plan.ops[0], pixels.shape
         if isinstance(first, Resize) and _in_strips(height, width, first.height, first.width):
@@ -97,7 +99,7 @@ class Fixed:
             pixels = _strip(pixels, first, crop, self.backend)
             rest = replace(crop, left=0) if width > height else replace(crop, top=0)
             plan = replace(plan, ops=tuple(rest if op == crop else op for op in plan.ops[1:]))
-        return apply(pixels, plan, self.backend, self.dtype)
+        return apply(pixels, plan, self.backend, self.dtype, out)
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""

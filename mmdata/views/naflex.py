@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mmdata.errors import DataError, SpecError
 from mmdata.types import Filter, Media, MediaPlan, Normalise, Patchify, Resize
@@ -99,6 +99,8 @@ class NaFlex:
     (transformers: `Siglip2ImageProcessor`.)
     """
 
+    takes_out: ClassVar[bool] = True
+
     patch: int = 16
     budget: int = 256
     pad: bool = True
@@ -138,9 +140,9 @@ class NaFlex:
             grid=(1, rows, columns),
         )
 
-    def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
+    def realize(self, pixels: np.ndarray, plan: MediaPlan, out: torch.Tensor | None = None) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to patches of `plan.shape`."""
-        return apply(pixels, plan, self.backend, self.dtype)
+        return apply(pixels, plan, self.backend, self.dtype, out)
 
     def smaller(self) -> NaFlex | None:
         """The view with half the budget, or None where rows are filled up to it, or one patch is left."""

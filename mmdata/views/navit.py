@@ -69,6 +69,8 @@ class NaViT:
     rate as training goes on; see `at`. (Dehghani et al. 2023, arXiv 2307.06304.)
     """
 
+    takes_out: ClassVar[bool] = True
+
     draws: ClassVar[bool] = True
 
     patch: int = 16
@@ -127,9 +129,9 @@ class NaViT:
             grid=(1, rows, columns),
         )
 
-    def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
+    def realize(self, pixels: np.ndarray, plan: MediaPlan, out: torch.Tensor | None = None) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to the kept patches, of `plan.shape`."""
-        return apply(pixels, plan, self.backend, self.dtype)
+        return apply(pixels, plan, self.backend, self.dtype, out)
 
     def smaller(self) -> NaViT | None:
         """The view with half the pixels, at any draw, or None at one patch."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmdata.errors import DataError, SpecError
 from mmdata.types import Filter, Media, MediaPlan, Normalise, Resize
@@ -48,6 +48,8 @@ class LongestEdge:
     (transformers: `PixtralImageProcessor`.)
     """
 
+    takes_out: ClassVar[bool] = True
+
     size: int = 1024
     patch: int = 16
     merge: int = 1
@@ -82,9 +84,9 @@ class LongestEdge:
             grid=(1, rows, columns),
         )
 
-    def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
+    def realize(self, pixels: np.ndarray, plan: MediaPlan, out: torch.Tensor | None = None) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to a picture of `plan.shape`."""
-        return apply(pixels, plan, self.backend, self.dtype)
+        return apply(pixels, plan, self.backend, self.dtype, out)
 
     def smaller(self) -> LongestEdge | None:
         """The view with half the pixels at most, or None at one (merged) patch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from mmdata.errors import SpecError
 from mmdata.types import Filter, Media, MediaPlan, Normalise, Patchify, Resize
@@ -27,6 +27,8 @@ class SmartResize:
     frames of a patch. `dtype="uint8"` leaves normalising to the device.
     (transformers: `Qwen2VLImageProcessor`; the pixels of qwen-vl-utils are those of `backend="pil"`.)
     """
+
+    takes_out: ClassVar[bool] = True
 
     patch: int = 14
     merge: int = 2
@@ -75,9 +77,9 @@ class SmartResize:
             grid=(1, rows, columns),
         )
 
-    def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
+    def realize(self, pixels: np.ndarray, plan: MediaPlan, out: torch.Tensor | None = None) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to patches of `plan.shape`."""
-        return apply(pixels, plan, self.backend, self.dtype)
+        return apply(pixels, plan, self.backend, self.dtype, out)
 
     def smaller(self) -> SmartResize | None:
         """The view with half the most pixels, or None at the least."""

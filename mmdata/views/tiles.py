@@ -41,6 +41,8 @@ class Tiled(ABC):
     `patch` is the side of a vision patch in pixels; `pool` patches in each direction become one token.
     """
 
+    takes_out: ClassVar[bool] = True
+
     name: ClassVar[str]
     size: int
     patch: int
@@ -83,9 +85,9 @@ class Tiled(ABC):
     def squash(self) -> Resize:
         return Resize(self.size, self.size, self.filter)
 
-    def realize(self, pixels: np.ndarray, plan: MediaPlan) -> torch.Tensor:
+    def realize(self, pixels: np.ndarray, plan: MediaPlan, out: torch.Tensor | None = None) -> torch.Tensor:
         """Upright pixels uint8 [H, W, 3] of the planned size to float32 (or uint8) of `plan.shape`."""
-        return apply(pixels, plan, self.backend, self.dtype)
+        return apply(pixels, plan, self.backend, self.dtype, out)
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""

@@ -45,6 +45,8 @@ class Video:
     or `index`, index / fps as Hugging Face's processors write timestamps.
     """
 
+    takes_out: ClassVar[bool] = True
+
     draws: ClassVar[bool] = True
 
     rule: str = "uniform"
@@ -159,13 +161,13 @@ class Video:
             return ()
         return tuple(index / facts.fps for index in frames)
 
-    def realize(self, frames: torch.Tensor, plan: MediaPlan) -> torch.Tensor:
+    def realize(self, frames: torch.Tensor, plan: MediaPlan, out: torch.Tensor | None = None) -> torch.Tensor:
         """The planned frames, uint8 [T, 3, H, W] of the planned size, to float32 (or uint8) of `plan.shape`."""
         import torch
 
         from mmdata.views.pixels import apply
 
-        return apply(frames, plan.ops, backend=self.backend, dtype=getattr(torch, self.dtype))
+        return apply(frames, plan.ops, backend=self.backend, dtype=getattr(torch, self.dtype), out=out)
 
     def smaller(self) -> Video | None:
         """The view with half as many frames, or None where it says neither how many nor how often."""
