@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmdata import memory
 from mmdata.decode.image import MAX_PIXELS
 from mmdata.decode.planned import Fidelity
 from mmdata.families._family import View
@@ -51,9 +52,11 @@ def stack(several: Sequence[Pictures]) -> dict[str, Any]:
     [N, ...] of all their pictures and `sample_of` int64 [N], the number of the sample in the batch that each belongs
     to. Raises ValueError for arrays of several shapes."""
     counts = [len(one.arrays) for one in several]
+    arrays = [array for one in several for array in one.arrays]
+    out = memory.empty((len(arrays), *arrays[0].shape), arrays[0].dtype) if arrays else None
     return {
         "keys": [one.key for one in several],
         "texts": [one.texts for one in several],
-        "pixel_values": torch.from_numpy(np.stack([array for one in several for array in one.arrays])),
+        "pixel_values": torch.from_numpy(np.stack(arrays, out=out)),
         "sample_of": torch.from_numpy(np.repeat(np.arange(len(several)), counts)),
     }
