@@ -78,7 +78,7 @@ class Job:
             raise RunError(f"{folder}: {command} was interrupted while publishing; run it again to finish")
         # First: until then a unit's files are newer than its record, and the manifest older than both.
         completed = None if mark is None else _publish(folder, mark, report)
-        bound = binding.bind(folder, spec, source, append=append)
+        bound = binding.bind(folder, spec, source, append=append, shared=shared)
         committed = [value.entry for value in commit.records(folder)] if shared else commit.roll_forward(folder)
         for at, entry in enumerate(committed):
             if entry.unit != at:

@@ -209,6 +209,23 @@ def test_other_changes_are_refused(base: Path, pictures: Path, tmp_path: Path, h
     assert not (spec.parent / "out" / ".build" / "append.json").exists()
 
 
+def test_a_folder_in_which_nothing_was_made_yet_takes_another_spec(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.jsonl").write_text(rows(0, ROWS, pictures))
+    source = {"kind": "jsonl", "path": "list.jsonl", "root": str(pictures)}
+    (damaged := tmp_path / "evaluation").mkdir()
+    (damaged / "a.jpg").write_bytes((pictures / "0000.jpg").read_bytes()[:700])
+    wrong = [{"kind": "probe"}, {"kind": "decontaminate", "against": str(damaged)}]
+    spec = write_spec(tmp_path / "spec.yaml", source, wrong, engine={"workers": 1})
+    assert "a.jpg" in build(spec, code=2).stderr
+    write_spec(tmp_path / "spec.yaml", source, [{"kind": "probe"}], engine={"workers": 1})
+    with pytest.raises(SpecError, match="was begun with another spec"):  # others may be at it
+        build_share(spec, "0/2", quiet=True)
+    assert build(spec).returncode == 0
+    assert verify_dataset(tmp_path / "out").problems == []
+    write_spec(tmp_path / "spec.yaml", source, [{"kind": "probe", "verify": "header"}], engine={"workers": 1})
+    assert "was begun with another spec" in build(spec, code=2).stderr
+
+
 def test_a_higher_limit_is_an_append(base: Path, appended: Path, pictures: Path, tmp_path: Path) -> None:
     spec = copied(base, tmp_path / "limit")
     grow(spec, pictures)

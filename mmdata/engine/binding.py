@@ -57,9 +57,12 @@ def refuse_others(folder: Path) -> None:
         raise SpecError(f"output: {folder} holds other files ({shown}); give a new folder", reason="output_not_empty")
 
 
-def bind(folder: Path, spec: BuildSpec, source: Source, *, append: bool = False) -> dict[str, Any]:
+def bind(
+    folder: Path, spec: BuildSpec, source: Source, *, append: bool = False, shared: bool = False
+) -> dict[str, Any]:
     """Bind a build's folder; returns what it is bound to now. With `append`, also where the source has got more rows
-    behind those that the folder is bound to.
+    behind those that the folder is bound to. A folder in which nothing was made yet takes any spec, unless it is
+    `shared` by workers, who may be at it: a first attempt that failed need not be tidied up.
 
     Raises SpecError where it was begun with another spec or input, or holds a dataset that nobody can go on with.
     """
@@ -88,8 +91,11 @@ def bind(folder: Path, spec: BuildSpec, source: Source, *, append: bool = False)
         if not changed:
             if bound != before:
                 if told := list(settings.difference(before, bound)):
-                    raise SpecError(_refused(folder, told))
-                bound = before
+                    if shared or _begun(folder):
+                        raise SpecError(_refused(folder, told))
+                    changed = True
+                else:
+                    bound = before
         elif not append:
             raise SpecError(
                 f"{folder}: the source has grown since it was begun; add --append to build what is new behind what is "
@@ -97,10 +103,16 @@ def bind(folder: Path, spec: BuildSpec, source: Source, *, append: bool = False)
             )
         else:
             _begin_append(folder)
-        _keep_listings(folder, source, len(before["inputs"]))
+        _keep_listings(folder, source, 0 if changed and not append else len(before["inputs"]))
         if changed:
             write_atomic(path, commit.canonical(bound))
         return bound
+
+
+def _begun(folder: Path) -> bool:
+    """Whether anything was made of the source: a unit, or a part of one."""
+    made = (".build/units", ".build/staging", mapped.FOLDER, "shards")
+    return any(any((folder / name).glob("*")) for name in made) or (folder / "manifest.json").exists()
 
 
 def _refused(folder: Path, changes: list[str]) -> str:
