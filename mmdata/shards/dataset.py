@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import operator
 import os
 import threading
 from collections import OrderedDict, deque
@@ -149,7 +150,8 @@ class Dataset:
         return list(self._by_key())
 
     def __getitem__(self, at: int | str) -> Sample:
-        """The sample at a position or under a key. Raises IndexError, KeyError, or DataError for damage."""
+        """The sample at a position or under a key. Raises IndexError, KeyError, TypeError for what is neither, or
+        DataError for damage."""
         return self.sample(self.position(at))
 
     def position(self, at: int | str) -> int:
@@ -159,6 +161,10 @@ class Dataset:
                 return self._by_key()[at]
             except KeyError:
                 raise KeyError(f"{self.path} has no key {at!r}") from None
+        try:
+            at = operator.index(at)
+        except TypeError:
+            raise TypeError(f"{self.path}: samples are asked for by position or key, not {at!r}") from None
         position = at + len(self) if at < 0 else at
         if not 0 <= position < len(self):
             raise IndexError(f"{self.path}: position {at} of {len(self)}")

@@ -49,6 +49,18 @@ def test_bytes_are_those_of_the_samples(
         dataset.raw(43)
 
 
+def test_what_is_no_position_and_no_key_is_named(folder: Path) -> None:
+    dataset = open_dataset(folder)
+    assert dataset[np.int64(3)].key == dataset[3].key == dataset[dataset[3].key].key == dataset[-40].key
+    for wrong in (1.5, None, slice(0, 2)):
+        with pytest.raises(TypeError, match="asked for by position or key, not"):
+            dataset[wrong]  # type: ignore[index]
+    with pytest.raises(KeyError, match="has no key 'nobody'"):
+        dataset["nobody"]
+    with pytest.raises(IndexError, match="position 43 of 43"):
+        dataset[43]
+
+
 def test_neighbours_are_read_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = open_dataset(folder, integrity="off")
     source = dataset._locate(0)[0].source
