@@ -50,9 +50,9 @@ class Resampled:
         each = min(self.tokens, plan.tokens // pictures) if self.at_most else self.tokens
         return replace(plan, tokens=pictures * each)
 
-    def realize(self, source: Any, plan: MediaPlan) -> torch.Tensor:
+    def realize(self, source: Any, plan: MediaPlan, **into: Any) -> torch.Tensor:
         """As the view does."""
-        made: torch.Tensor = self.view.realize(source, plan)
+        made: torch.Tensor = self.view.realize(source, plan, **into)
         return made
 
     def smaller(self) -> Resampled | None:

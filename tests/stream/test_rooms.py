@@ -20,6 +20,7 @@ from mmdata.views.naflex import NaFlex
 from mmdata.views.navit import NaViT
 from mmdata.views.pixtral import LongestEdge
 from mmdata.views.qwen import SmartResize
+from mmdata.views.resampled import Resampled
 from mmdata.views.tiles import DynamicTiles
 from mmdata.views.video import PatchVideo
 
@@ -34,6 +35,7 @@ VIEWS: list[tuple[Any, Join]] = [
     (AnyRes(), "concat"),
     (NaFlex(), "stack"),
     (NaViT(), "concat"),
+    (Resampled(SmartResize(min_pixels=28 * 28), 9), "concat"),
 ]
 
 

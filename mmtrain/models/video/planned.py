@@ -49,9 +49,9 @@ class Filmed:
         each = [1 if self.marks else connectors.tokens_of(self.connector, self.merge, length) for length in left]
         return replace(plan, tokens=sum(each))
 
-    def realize(self, source: Any, plan: MediaPlan) -> torch.Tensor:
+    def realize(self, source: Any, plan: MediaPlan, **into: Any) -> torch.Tensor:
         """As the view does."""
-        made: torch.Tensor = self.view.realize(source, plan)
+        made: torch.Tensor = self.view.realize(source, plan, **into)
         return made
 
     def smaller(self) -> Filmed | None:
