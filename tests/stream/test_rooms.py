@@ -35,7 +35,7 @@ VIEWS: list[tuple[Any, Join]] = [
     (AnyRes(), "concat"),
     (NaFlex(), "stack"),
     (NaViT(), "concat"),
-    (Resampled(SmartResize(min_pixels=28 * 28), 9), "concat"),
+    (Resampled(view=SmartResize(min_pixels=28 * 28), tokens=9), "concat"),
 ]
 
 
