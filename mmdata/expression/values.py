@@ -152,7 +152,8 @@ def column(value: object) -> pa.Array:
             value = float("inf") if value > 0 else float("-inf")
     try:
         return pa.array([value])
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):  # Nothing that a column holds.
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        # Nothing that a column holds.
         return pa.array([[]], pa.list_(pa.null()))
 
 
