@@ -69,6 +69,8 @@ class PackedCollator:
     pad_id: int = 0
     pad_to: int | None = None
     multiple: int = 1
+    owned: bool = False
+    """Nobody else looks at the packs, so that the media of one alone need not be copied. A `StreamLoader` sets it."""
 
     def __call__(self, packs: Packed | Sequence[Packed]) -> dict[str, Any]:
         packs = [packs] if isinstance(packs, Packed) else list(packs)
@@ -98,7 +100,7 @@ class PackedCollator:
             "seq_idx": torch.from_numpy(segment_ids(cu_seqlens)[None]),
             "use_cache": False,
             **_token_arrays(packs, padding),
-            **_media(packs),
+            **_media(packs, owned=self.owned),
             "loss_weights": torch.from_numpy(_padded([pack.loss_weights for pack in packs], padding, 0, np.float32)),
             "keys": [key for pack in packs for key in pack.keys],
             "packs": sum(1 for pack in packs if pack.keys),
@@ -299,11 +301,12 @@ def _token_arrays(packs: list[Packed], padding: int) -> dict[str, torch.Tensor]:
     }
 
 
-def _media(packs: list[Packed]) -> dict[str, torch.Tensor]:
+def _media(packs: list[Packed], *, owned: bool = False) -> dict[str, torch.Tensor]:
     names = dict.fromkeys(name for pack in packs for name in pack.media)
     result = {}
     for name in names:
         having = [pack for pack in packs if name in pack.media]
         how = having[0].joins.get(name, "concat")
-        result[name] = torch.from_numpy(lead(joined_again([pack.media[name] for pack in having], how), how))
+        whole = joined_again([pack.media[name] for pack in having], how, owned=owned)
+        result[name] = torch.from_numpy(lead(whole, how))
     return result

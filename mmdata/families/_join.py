@@ -22,8 +22,12 @@ def joined(arrays: Sequence[np.ndarray], how: Join) -> np.ndarray:
     return _concatenated(arrays)
 
 
-def joined_again(arrays: Sequence[np.ndarray], how: Join) -> np.ndarray:
-    """One array of the joined arrays of several packs."""
+def joined_again(arrays: Sequence[np.ndarray], how: Join, *, owned: bool = False) -> np.ndarray:
+    """One array of the joined arrays of several packs: a copy, unless the only one's is `owned`, nobody else's."""
+    if len(arrays) == 1 and not owned:
+        copy = memory.empty(arrays[0].shape, arrays[0].dtype)
+        np.copyto(copy, arrays[0])
+        return copy
     return _concatenated(_filled(arrays, 1) if how == "pad" else arrays)
 
 

@@ -8,7 +8,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -81,6 +81,8 @@ class StreamLoader:
         self.threads = threads
         self.workers = workers
         self.ahead = ahead
+        if transform is None and getattr(collate, "owned", None) is False:
+            collate = replace(collate, owned=True)  # type: ignore[type-var]
         self._making = Making(dataset, collate, transform, batch_size is not None)
         self._context = multiprocessing_context
         self._copier = Copier(device)

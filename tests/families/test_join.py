@@ -40,11 +40,13 @@ def test_arrays_of_several_sizes_are_filled_up() -> None:
 def test_one_alone_is_not_copied_unless_it_must_be(how: Join) -> None:
     (alone,) = media((4, 6))
     assert np.shares_memory(joined([alone], how), alone)
-    assert np.shares_memory(joined_again([alone], how), alone)
+    assert np.shares_memory(joined_again([alone], how, owned=True), alone)
+    np.testing.assert_array_equal(joined_again([alone], how), alone, strict=True)
+    assert not np.shares_memory(joined_again([alone], how), alone)
     turned, frozen = alone.T, alone.copy()
     frozen.flags.writeable = False
     for array in (turned, frozen):
-        made = joined_again([array], how)
+        made = joined_again([array], how, owned=True)
         np.testing.assert_array_equal(made, array)
         assert made.flags.c_contiguous
         assert made.flags.writeable

@@ -38,7 +38,14 @@ def folder(tmp_path: Path) -> Path:
 def stream(folder: Path, family: Family | None, rank: int = 0, ranks: int = 1, **fields: Any) -> StreamingDataset:
     run = fields.pop("run_folder", None)
     source = {} if "datasets" in fields else {"dataset": str(folder)}
-    told = {**source, "max_length": 64, "seed": 2, "epochs": EPOCHS, "block_samples": 10, **fields}
+    told = {
+        **source,
+        "max_length": 64,
+        "seed": 2,
+        "epochs": 1 if "datasets" in fields else EPOCHS,
+        "block_samples": 10,
+        **fields,
+    }
     world = World(rank=rank, ranks=ranks)
     return StreamingDataset(StreamSpec(**told), family=family, world=world, global_batch=G, run_folder=run)
 
