@@ -21,6 +21,7 @@ from mmdata.decode.image import decode
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.families import Family
 from mmdata.stream.device import Copier, each_tensor
+from mmdata.stream.stats import IDLE
 from mmdata.types import Decoded, Sample
 
 CAPACITY = 128
@@ -170,7 +171,9 @@ def test_stats_tell_who_starves_whom(folder: Path, family: Family) -> None:
     assert told.bytes > 1000
     assert told.waited - told.first < 0.2 * told.seconds
     assert told.ready > 1.5
-    assert told.verdict.startswith("nothing starves")
+    # Where a machine takes back the memory of those that sleep, the trainer waits for its pages, and is told so.
+    waits = (told.waited - told.first) / (told.seconds - told.first)
+    assert told.verdict.startswith("nothing starves" if waits <= IDLE else "the readers starve the trainer")
     before = told.seconds
     assert slow.stats().seconds == before, "the pass is over"
 
