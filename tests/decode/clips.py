@@ -79,6 +79,20 @@ def _view(number: int, height: int, width: int) -> Pixels:
     return np.ascontiguousarray(whole[top : top + height, left : left + width])
 
 
+def noise(height: int, width: int) -> bytes:
+    """24 frames at 20 a second that move over noise, some of one colour: what an encoder finds most to decide in."""
+    shown = np.random.default_rng(0).integers(0, 256, (height + 30, width + 30, 3), np.uint8)
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        track = out.add_stream("libx264", rate=20)
+        track.height, track.width, track.pix_fmt = height, width, "yuv420p"
+        for at in range(24):
+            frame = shown[at : height + at, at : width + at] if at % 7 else np.full((height, width, 3), at, np.uint8)
+            out.mux(track.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        out.mux(track.encode())
+    return file.getvalue()
+
+
 def sound_only() -> bytes:
     """An MP4 without pictures."""
     out = io.BytesIO()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
-import av
 import numpy as np
 import pytest
 
@@ -13,6 +10,7 @@ from mmdata.steps._films import clip, every, pictures, times, with_facts
 from mmdata.steps._sounds import waveform
 from mmdata.types import Media
 from tests.decode.clips import clip as encoded
+from tests.decode.clips import noise
 from tests.steps.footage import film
 
 
@@ -42,17 +40,7 @@ def test_a_clip() -> None:
 
 @pytest.mark.parametrize("size", [(144, 176), (240, 320)])
 def test_the_same_bytes_whatever_lay_in_memory(size: tuple[int, int]) -> None:
-    height, width = size
-    noise = np.random.default_rng(0).integers(0, 256, (height + 30, width + 30, 3), np.uint8)
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as out:
-        track = out.add_stream("libx264", rate=20)
-        track.height, track.width, track.pix_fmt = height, width, "yuv420p"
-        for at in range(24):
-            shown = noise[at : height + at, at : width + at] if at % 7 else np.full((height, width, 3), at, np.uint8)
-            out.mux(track.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24")))
-        out.mux(track.encode())
-    video = with_facts(Media(kind="video", data=file.getvalue()))
+    video = with_facts(Media(kind="video", data=noise(*size)))
     made = set()
     for at in range(6):
         _ = [np.random.default_rng(at).bytes(10_000 * (at + size)) for size in range(20)]
