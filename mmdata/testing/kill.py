@@ -155,6 +155,8 @@ def _run(command: Command, limit: float, env: Mapping[str, str] | None, cwd: str
         tail = output.read().decode("utf-8", "replace")
     code = process.returncode if isinstance(process, subprocess.Popen) else process.exitcode
     assert code is not None, "it was waited for"
+    if code != -signal.SIGKILL:
+        killed_at = None  # it ended by itself between the moment and the signal
     if killed_at is None and code != 0:
         raise RuntimeError(f"{_said(command)}: exit status {code}\n{tail}")
     return Run(seconds=seconds, killed_at=killed_at, returncode=code, output=tail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -41,6 +42,27 @@ def test_it_is_killed_and_then_finishes(tmp_path: Path) -> None:
     assert (runs[-1].returncode, runs[-1].killed_at, runs[-1].output) == (0, None, "counted\n")
     assert path.read_text() == "." * 20
     assert finishes == ["." * 20] * (len(runs) - 7)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_an_end_between_the_moment_and_the_signal_is_its_own(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finish is told as a finish and a failure as a failure, although the wait had run out."""
+    waited = kill._ended
+
+    def late(process: subprocess.Popen[bytes], seconds: float) -> bool:
+        assert waited(process, 30)
+        return False
+
+    monkeypatch.setattr(kill, "_ended", late)
+    finishes: list[int] = []
+    ends = ["sh", "-c", f"exit {status}"]
+    if status:
+        with pytest.raises(RuntimeError, match="exit status 3"):
+            run_with_kills(ends, moments=[0.01])
+    else:
+        runs = run_with_kills(ends, moments=[0.01], finished=lambda: finishes.append(1))
+        assert [(run.returncode, run.killed_at) for run in runs] == [(0, None)] * 2
+        assert finishes == [1]
 
 
 def test_moments_follow_the_seed(tmp_path: Path) -> None:
