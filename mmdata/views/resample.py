@@ -1,6 +1,7 @@
 """Antialiased resizing as torchvision does it, without torchvision.
 
-torchvision imports torch's compiler, which is most of what a worker needs to start; its resize is one call of torch.
+torchvision imports torch's compiler, which is most of what a worker needs to start; its resize is one call of torch,
+or of our own kernel, which has the same bits (`mmdata.native`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import platform
 
 import torch
 
+from mmdata.native import resizing
 from mmdata.types import Filter
 
 
@@ -28,6 +30,11 @@ def resize(image: torch.Tensor, height: int, width: int, filter: Filter) -> torc
     if not image.numel():
         return image.reshape(-1, channels, rows, columns).new_empty(shape)
     frames = image.reshape(-1, channels, rows, columns)
+    if image.dtype == torch.uint8 and _native(filter):
+        interleaved = frames.permute(0, 2, 3, 1).numpy()
+        if resizing.can_resize(interleaved):
+            resized = torch.from_numpy(resizing.resize(interleaved, height, width, filter))
+            return resized.permute(0, 3, 1, 2).reshape(shape)
     strides = frames.stride()
     if len(frames) == 1 and frames.numel() != strides[0] and frames.is_contiguous(memory_format=torch.channels_last):
         # Else torch takes one picture for planes, and copies it twice (pytorch issue 68430).

@@ -1,0 +1,25 @@
+/* What the kernels share: what is exported, and which processors have a way of their own.
+ *
+ * Everything here has a twin in torch or numpy that gives the same bits, and is used where this was not compiled. */
+
+#ifndef MMDATA_NATIVE_H
+#define MMDATA_NATIVE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define EXPORTED __declspec(dllexport)
+#else
+#define EXPORTED __attribute__((visibility("default")))
+#endif
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define HAS_AVX512 1
+/* Ice Lake and Zen 4, and what came after: bytes of a whole register in any order, products of pairs of int16 summed. */
+#define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")))
+#else
+#define HAS_AVX512 0
+#endif
+
+#endif

@@ -1,0 +1,50 @@
+"""With and without the compiled kernels: the same bits of everything, and who wants none gets none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from mmdata.native import library
+
+DIGESTS = """
+import hashlib, numpy as np, torch
+from mmdata.native import library
+from mmdata.types import Normalise, Patchify, Resize, Tile
+from mmdata.views.pixels import apply
+
+pixels = np.random.default_rng(0).integers(0, 256, (301, 407, 3), dtype=np.uint8)
+video = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (3, 3, 60, 84), dtype=np.uint8))
+normalise = Normalise(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
+patchify = Patchify(size=14, merge=2, temporal=2)
+digest = hashlib.sha256()
+for filter in ("bilinear", "bicubic"):
+    for ops in ([normalise], [Tile(2, 3), normalise], [Tile(2, 3)], [patchify], [normalise, patchify]):
+        digest.update(apply(pixels, [Resize(196, 252, filter), *ops]).numpy().tobytes())
+        digest.update(apply(video, [Resize(112, 84, filter), *ops]).numpy().tobytes())
+print(library.kernels() is not None, digest.hexdigest())
+"""
+
+
+def digest(**environment: str) -> tuple[str, str]:
+    ran = subprocess.run(
+        [sys.executable, "-c", DIGESTS], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+    )
+    compiled, found = ran.stdout.split()
+    return compiled, found
+
+
+@pytest.mark.skipif(library.kernels() is None, reason="the kernels were not compiled")
+def test_without_them_the_bits_are_the_same() -> None:
+    assert digest(MMDATA_NATIVE="1")[0] == "True"
+    assert digest(MMDATA_NATIVE="0") == ("False", digest(MMDATA_NATIVE="1")[1])
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_a_compiler_at_hand_means_that_they_are_there() -> None:
+    """Else an installation has lost them silently, and all that is fast about it."""
+    assert os.environ.get("MMDATA_NATIVE") == "0" or library.kernels() is not None
