@@ -7,6 +7,8 @@ import importlib
 import sys
 from collections.abc import Mapping, Sequence
 
+from mmdata import unread
+
 COMMANDS = {
     "init": "write a commented spec to begin with, of a pipeline or a kind of source",
     "build": "raw sources to a verified dataset; resumes, retries, accounts for every record",
@@ -26,6 +28,7 @@ COMMANDS = {
 }
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     return dispatch("mmdata", "Multimodal data: build, verify, look.", COMMANDS, argv)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 if __name__ == "__main__":
     gc.disable()  # importing makes much that stays: looking for garbage in it is a tenth of the time that it takes
 
-from mmdata import startup
+from mmdata import startup, unread
 
 if __name__ == "__main__":
     startup.spare_threads()  # before numpy comes; workers are processes, one a core
@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
             "  python -m mmdata.build --spec my.yaml --retry transient    redo only what failed transiently\n"
             "  python -m mmdata.build --spec my.yaml --append             the source has grown: add what is new\n\n"
             "exit codes: 0 done; 1 the run failed, what is committed is safe; 2 the spec or the input is wrong; "
-            "130 interrupted."
+            "130 interrupted; 141 done, but nobody read what it had to say."
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -178,6 +178,7 @@ def _apart(arguments: argparse.Namespace) -> str | None:
     return None
 
 
+@unread.goes_on
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     overrides = list(arguments.set)
@@ -231,7 +232,4 @@ if __name__ == "__main__":
     sys.setswitchinterval(0.0005)
     gc.freeze()  # what was imported stays, and need not be looked through again
     gc.enable()
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # everything is on disk; taking the interpreter apart would only cost 0.2 s
+    os._exit(main())  # everything is on disk; taking the interpreter apart would only cost 0.2 s

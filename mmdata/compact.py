@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmdata import unread
 from mmdata.engine import binding, commit, compaction, recover
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.outputs.finish import finish
@@ -113,6 +114,7 @@ def _publish(folder: Path) -> Manifest:
     return manifest
 
 
+@unread.goes_on
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 1 or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(

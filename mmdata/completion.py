@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from unittest import mock
 
-from mmdata import pointer
+from mmdata import pointer, unread
 from mmdata.errors import RunError
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
@@ -80,6 +80,7 @@ def _hint(action: argparse.Action, shtab: object) -> None:
         action.complete = shtab.FILE  # type: ignore[attr-defined]
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 1 with one line on stderr."""
     parser = argparse.ArgumentParser(

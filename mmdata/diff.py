@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mmdata import pointer
+from mmdata import pointer, unread
 from mmdata.checksum import crc32c
 from mmdata.errors import DataError, RunError
 from mmdata.shards import manifest as manifests
@@ -236,6 +236,7 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
     return one, other
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code, as diff(1) does: 0 where nothing differs, 1 where something does, 2 for
     trouble with one line on stderr."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mmdata import machine
+from mmdata import machine, unread
 
 State = Literal["ok", "note", "missing", "broken"]
 _CHILD = """
@@ -365,6 +365,7 @@ def lines(check: Check) -> str:
     return text + (f"\n{'':29}-> {check.remedy}" if check.remedy else "")
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0 where all that is required works, else 1."""
     parser = argparse.ArgumentParser(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdata import pointer
+from mmdata import pointer, unread
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.stream import command
 from mmdata.stream.block import Block
@@ -270,6 +270,7 @@ def _shuffle(stream: StreamingDataset) -> list[dict[str, Any]]:
     return found
 
 
+@unread.stops
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m mmdata.explain", description=__doc__.split(": ", 1)[1])

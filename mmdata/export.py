@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from mmdata import pointer
+from mmdata import pointer, unread
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.outputs import card, energon, mds, parquet
 from mmdata.outputs.push import push
@@ -88,6 +88,7 @@ def _progress(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
         yield lambda count: progress.advance(task, count)
 
 
+@unread.goes_on
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 1 or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mmdata import expression, pointer
+from mmdata import expression, pointer, unread
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.registry import nearest
 from mmdata.shards import tombstones
@@ -59,6 +59,7 @@ def matching(dataset: Path, where: str) -> list[str]:
     return found
 
 
+@unread.goes_on
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 1 or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmdata import startup
+from mmdata import startup, unread
 
 if __name__ == "__main__":
     gc.disable()  # importing makes much that stays
@@ -219,6 +219,7 @@ def _size(uri: str) -> int:
     return size
 
 
+@unread.goes_on
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 1 or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(
@@ -315,7 +316,4 @@ if __name__ == "__main__":
     startup.spare_pandas()
     gc.freeze()
     gc.enable()
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # everything is on disk; taking the interpreter apart takes a tenth of a short run
+    os._exit(main())  # everything is on disk; taking the interpreter apart takes a tenth of a short run

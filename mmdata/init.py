@@ -20,7 +20,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from mmdata import pointer, registry, specfile
+from mmdata import pointer, registry, specfile, unread
 from mmdata.errors import RunError, SpecError
 from mmdata.spec import OutputSpec, is_path
 
@@ -273,6 +273,7 @@ def write(name: str, output: Path) -> None:
         raise RunError(f"--output: {output}: {error.strerror}") from error
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 1 or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdata import pointer
+from mmdata import pointer, unread
 from mmdata.checksum import crc32c
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.shards.storage import write_atomic
@@ -190,6 +190,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--record", type=Path, metavar="FILE", help="write a JSON line of checksums for each step")
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, 3 where a step differs from the log, or 1 or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmdata import pointer
+from mmdata import pointer, unread
 from mmdata.diff import IDENTITY, By
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.report_page.page import render
@@ -110,6 +110,7 @@ def _run(dataset: Path) -> dict[str, Any]:
     return run
 
 
+@unread.goes_on
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(

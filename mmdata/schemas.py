@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 
-from mmdata import specfile
+from mmdata import specfile, unread
 from mmdata.shards.index import PART, SCHEMA
 from mmdata.shards.manifest import Manifest
 from mmdata.types import Packets, Sample
@@ -142,6 +142,7 @@ def _bytes(schema: dict[str, Any]) -> bytes:
     return (json.dumps(schema, indent=2, sort_keys=True) + "\n").encode()
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mmdata.schemas",

@@ -18,7 +18,7 @@ import jinja2
 from markupsafe import Markup
 from pydantic import ValidationError
 
-from mmdata import pointer, specfile
+from mmdata import pointer, specfile, unread
 from mmdata.errors import RunError, SpecError
 from mmdata.shards.storage import write_atomic
 from mmdata.simulation.cluster import Cluster
@@ -84,6 +84,7 @@ def page(told: Cluster, found: Executed, rows: Sequence[Finding]) -> bytes:
     return text.encode("utf-8", "xmlcharrefreplace")
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code: 0, or 1 or 2 with one line on stderr."""
     parser = argparse.ArgumentParser(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mmdata import ledger
+from mmdata import ledger, unread
 from mmdata.checksum import crc32c
 from mmdata.engine import binding, commit
 from mmdata.errors import DataError
@@ -293,6 +293,7 @@ def _ledger_sums(folder: Path, manifest: Manifest) -> Iterator[str]:
         yield "ledger_sums: the ledgers' reasons are not those of the manifest"
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mmdata.verify",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from mmdata import unread
 from mmdata.__main__ import dispatch
 
 COMMANDS = {
@@ -18,6 +19,7 @@ COMMANDS = {
 }
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     return dispatch("mmtrain", "Training on packed multimodal samples.", COMMANDS, argv)
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from mmdata import pointer
+from mmdata import pointer, unread
 from mmdata.collate import PackedCollator
 from mmdata.errors import DataError, RunError, SpecError
 from mmdata.labels import IGNORE
@@ -79,6 +79,7 @@ def certified(path: str, data: str | None = None, *, random: bool = False, seed:
     return certify(model, packs, PackedCollator())
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. The exit code is 0 if the model may be packed, 1 if not, 2 for what cannot be asked."""
     parser = argparse.ArgumentParser(

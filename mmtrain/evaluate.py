@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from mmdata import pointer, specfile
+from mmdata import pointer, specfile, unread
 from mmdata.boxes import FORMATS
 from mmdata.errors import SpecError
 from mmdata.shards.dataset import open_dataset
@@ -129,6 +129,7 @@ def size(model: torch.nn.Module, folder: Path) -> dict[str, int]:
     }
 
 
+@unread.goes_on
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; answers its exit code: 0, 1 for what failed, 2 for what is wrong with what was asked."""
     parser = argparse.ArgumentParser(prog="python -m mmtrain.evaluate", description=(__doc__ or "").split("\n")[0])

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from mmdata import pointer
+from mmdata import pointer, unread
 from mmdata.errors import SpecError
 from mmdata.types import World
 from mmtrain import adapters, checkpoint, ema, models, quantise, run, stages
@@ -29,6 +29,7 @@ from mmtrain.spec import TrainSpec
 Adapters = Literal["merge", "keep"]
 
 
+@unread.goes_on
 def main(arguments: list[str] | None = None) -> int:
     """The command; answers its exit code: 0, 1 for a disk that fails, 2 for what is wrong with what was asked."""
     parser = argparse.ArgumentParser(prog="python -m mmtrain.export", description=(__doc__ or "").split("\n")[0])

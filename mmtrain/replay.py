@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args
 import crc32c
 import torch
 
-from mmdata import pointer, rng
+from mmdata import pointer, rng, unread
 from mmdata import replay as packs
 from mmdata.errors import SpecError
 from mmdata.explain_page.page import render
@@ -400,6 +400,7 @@ def investigate(
     ]
 
 
+@unread.goes_on
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; answers its exit code: 0 where all is finite (and as in the log), 3 where something is not, 2 for
     what cannot be done, 1 for what failed."""

@@ -20,7 +20,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from mmdata import pointer, specfile
+from mmdata import pointer, specfile, unread
 from mmdata.errors import DataError, SpecError
 from mmdata.labels import IGNORE
 from mmdata.shards.dataset import open_dataset
@@ -69,6 +69,7 @@ from mmtrain.tokenizer import make as make_tokenizer
 CHECKED_SAMPLES = 3
 
 
+@unread.goes_on
 def main(arguments: list[str] | None = None) -> int:
     """The command; answers its exit code: 0, 1 for a run that failed, 2 for a config that is wrong, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m mmtrain.sft", description=(__doc__ or "").split("\n")[0])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from mmdata import pointer, specfile
+from mmdata import pointer, specfile, unread
 from mmdata.errors import SpecError
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream.dataset import StreamingDataset
@@ -28,6 +28,7 @@ from mmtrain.picture_tokens.train import train
 from mmtrain.precision import device_of
 
 
+@unread.goes_on
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; answers its exit code: 0, 1 for what failed, 2 for what is wrong with what was asked."""
     options = _parser().parse_args(arguments)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmdata import specfile
+from mmdata import specfile, unread
 from mmdata.shards.dataset import open_dataset
 from mmdata.testing.accounts import ledger_ends, settle
 from mmdata.testing.example import SPEC, Example, make_example
@@ -113,6 +113,7 @@ def _step(command: list[str]) -> None:
         raise SystemExit(f"{' '.join(command[1:3])} failed with exit code {code}")
 
 
+@unread.goes_on
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mmdata.testing.demo", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where example, dataset and run are written")

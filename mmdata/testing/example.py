@@ -31,6 +31,7 @@ import PIL
 import pyarrow.parquet as pq
 import yaml
 
+from mmdata import unread
 from mmdata.rng import generator
 from mmdata.testing import faults
 from mmdata.testing.making import KINDS, write
@@ -202,6 +203,7 @@ def _run(command: Sequence[str]) -> int:
             continue
 
 
+@unread.goes_on
 def main(arguments: list[str] | None = None) -> int:
     """The command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mmdata.testing.example", description=__doc__.split("\n")[0])

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from mmdata import unread
 from mmdata.rng import generator
 
 GONE_SECONDS = 5.0
@@ -233,6 +234,7 @@ def _alive(group: int) -> bool:
     return False
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mmdata.testing.kill", description=__doc__.splitlines()[0])

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from mmdata import StreamingDataset
+from mmdata import StreamingDataset, unread
 from mmdata.families import Family, get_family
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import Packed, World
@@ -109,6 +109,7 @@ def _name(pack: Packed) -> str:
     return " ".join([*pack.keys, *(f"{each:08x}" for each in sums), *(f"masked:{key}" for key, _ in pack.masked)])
 
 
+@unread.stops
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mmdata.testing.reading", description=__doc__.splitlines()[0])

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
+from mmdata import unread
 from mmdata.testing import plan as plans
 from mmdata.testing.plan import Plan
 
@@ -170,6 +171,7 @@ def resolve_plan(root: Path, plan: Plan | Mapping[str, Any] | str | os.PathLike[
     return plans.load(beside) if beside.exists() else Plan()
 
 
+@unread.goes_on
 def main(arguments: list[str] | None = None) -> int:
     """The command line; see the module's text."""
     parser = argparse.ArgumentParser(prog="python -m mmdata.testing.server", description=__doc__)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
-from mmdata import pointer, specfile
+from mmdata import pointer, specfile, unread
 from mmdata.errors import DataError, SpecError
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream.dataset import StreamingDataset
@@ -50,6 +50,7 @@ from mmtrain.tokenizer import make as make_tokenizer
 NAME = "mmtrain.contrastive"
 
 
+@unread.goes_on
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; answers its exit code: 0, 1 for a run that failed, 2 for a config that is wrong, 130 for Ctrl-C."""
     parser = argparse.ArgumentParser(

@@ -25,6 +25,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from mmdata import unread
 from mmdata.rng import generator
 from mmdata.testing.kill import preload
 from mmdata.testing.soak import kills, links, media
@@ -125,6 +126,7 @@ def text(figures: Figures) -> str:
     return "\n".join([*lines, *(problem for tally in parts.values() for problem in tally.problems)])
 
 
+@unread.goes_on
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see the module's text."""
     parser = argparse.ArgumentParser(
