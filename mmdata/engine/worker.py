@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -280,6 +281,8 @@ def settle_in(parent: int, memory_mib: int | None = None) -> None:
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # Garbage of the parent is the parent's: of libav it waits for threads that have not come along, for good.
+    gc.freeze()
     # There is a worker for every core: threads that torch starts in each of them would only wait for each other.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

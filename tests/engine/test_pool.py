@@ -21,6 +21,7 @@ from mmdata.engine.pool import Pool
 from mmdata.engine.spool import Memory, Spilled, Spool
 from mmdata.engine.worker import Job, Outcome, Setup
 from mmdata.types import Media, Origin, Sample, Text
+from tests.building import folder_of_pictures, ledger, write_spec
 
 
 def sample(*data: bytes, key: str = "000000001") -> Sample:
@@ -154,3 +155,46 @@ def test_a_spool_gives_back_what_it_took_within_its_budget(items: list[bytes], l
     assert memory.spilled == sum(h.size for h in held if isinstance(h, Spilled))
     spool.close()
     assert memory.used == 0
+
+
+GARBAGE = """
+import gc, os, sys, time
+
+class Held:  # as libav's are, whose end waits for threads of theirs
+    def __init__(self):
+        self.itself, self.process = self, os.getpid()
+
+    def __del__(self):
+        if os.getpid() != self.process:
+            time.sleep(600)
+
+gc.disable()
+Held()
+from mmdata.build import main
+sys.exit(main(sys.argv[1:]))
+"""
+SWEEP = """
+import gc
+from typing import Literal
+from mmdata import register
+from mmdata.spec import StepSpec
+
+@register("step", "sweep")
+class Sweep(StepSpec):
+    kind: Literal["sweep"] = "sweep"
+
+    def apply(self, sample, work):
+        gc.collect()
+        return sample
+"""
+
+
+def test_forks_leave_the_garbage_of_their_parent_alone(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path / "photos", 2)
+    (tmp_path / "sweep.py").write_text(SWEEP)
+    source, engine = {"kind": "folder", "path": "photos"}, {"workers": 1, "sample_seconds": 10.0}
+    spec = write_spec(tmp_path / "build.yaml", source, [{"kind": "sweep"}], plugins=["sweep.py"], engine=engine)
+    command = [sys.executable, "-c", GARBAGE, "--spec", str(spec), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert [row.state for row in ledger(tmp_path / "out")] == ["ok", "ok"]
