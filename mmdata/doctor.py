@@ -107,11 +107,12 @@ def examine(folder: Path, seconds: float = SECONDS) -> Iterator[Check]:
     yield from _requirements()
     optional = [name for name in OPTIONAL if importlib.util.find_spec(name) is not None]
     dali = _has("nvidia.dali")
-    names = [*REQUIRED, *(["dali"] if dali else []), *optional]
+    names = [*REQUIRED, "kernels", *(["dali"] if dali else []), *optional]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:  # most of it is reading files
         answers = dict(zip(names, (pool.submit(ask, name, seconds) for name in names), strict=True))
         for name in REQUIRED:
             yield from _probed(name, answers[name].result())
+        yield _kernels(answers["kernels"].result())
         yield _dali(answers["dali"].result() if dali else None)
         yield _pictures_by(answers["torch"].result(), answers["dali"].result() if dali else None)
         for name in OPTIONAL:
@@ -258,6 +259,23 @@ def _said(name: str, found: dict[str, Any]) -> str:
             packages = ", ".join(f"{key} {value}" for key, value in found.items() if key != "kernel")
             return f"{packages}; packed rows go through {found['kernel']} on a GPU, its exact twin on a CPU"
     return ", ".join(f"{key} {value}" if key != "version" else str(value) for key, value in found.items())
+
+
+def _kernels(answer: Answer) -> Check:
+    """Our own code in C, which is compiled where the package is installed."""
+    if answer.found is None:
+        detail = f"{answer.failure or answer.missing}: set MMDATA_NATIVE=0, and please tell us"
+        return Check(name="kernels", state="broken", detail=detail, required=True)
+    if not answer.found["compiled"]:
+        if not answer.found["wanted"]:
+            detail = "not used (MMDATA_NATIVE=0): torch and numpy do the same, more slowly"
+            return Check(name="kernels", state="note", detail=detail)
+        why = "of another version" if answer.found["older"] else "not compiled, as there was no C compiler"
+        detail = f"{why}: torch and numpy do the same, more slowly"
+        remedy = f"with a C compiler, {_pip()} --force-reinstall --no-deps mmdata (-e . in a clone)"
+        return Check(name="kernels", state="missing", detail=detail, remedy=remedy)
+    some = "all of them" if answer.found["avx512"] else "without those of resizing, which need AVX-512: torch resizes"
+    return Check(name="kernels", state="ok", detail=f"compiled; {some}")
 
 
 def _dali(answer: Answer | None) -> Check:

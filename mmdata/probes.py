@@ -36,6 +36,22 @@ def training() -> Facts:
     return {**found, "kernel": "flash_attn, if installed" if kernel is None else "torch's varlen_attn"}
 
 
+def kernels() -> Facts:
+    """Whether our own kernels were compiled, which of them this processor runs, and that they count as numpy does."""
+    import numpy as np
+
+    from mmdata.native import library, writing
+
+    if library.kernels() is None:
+        return {"compiled": False, "wanted": library.wanted(), "older": library.compiled() is not None}
+    pixels = np.arange(3 * 16 * 32, dtype=np.uint8).reshape(3, 16, 32)
+    floats = np.empty(pixels.shape, np.float32)
+    writing.write_planes(pixels, floats, ((1.0, 2.0, 3.0), (4.0, 5.0, 7.0)))
+    expected = (pixels - np.float32([1, 2, 3])[:, None, None]) / np.float32([4, 5, 7])[:, None, None]
+    assert np.array_equal(floats, expected), "the kernels do not count as numpy does"
+    return {"compiled": True, "avx512": library.avx512()}
+
+
 def images() -> Facts:
     """Formats that a picture was written in and read back from, and what failed of the others."""
     from PIL import Image
@@ -180,7 +196,7 @@ def package(name: str) -> Facts:
 
 
 PROBES: dict[str, Callable[[], Facts]] = {
-    probe.__name__: probe for probe in (torch, tables, images, video, audio, stores, training, dali)
+    probe.__name__: probe for probe in (torch, tables, images, video, audio, stores, training, kernels, dali)
 }
 
 

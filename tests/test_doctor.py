@@ -36,6 +36,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "stores": {"version": "2026.1", "open": ["file"], "missing": {"s3": "Install s3fs to access S3"}},
     "training": {"transformers": "5.0", "kernel": "torch's varlen_attn"},
     "dali": {"version": "2.4", "made": [3, 8, 12]},
+    "kernels": {"compiled": True, "avx512": True},
 }
 
 
@@ -122,6 +123,27 @@ def test_what_is_required_decides_the_exit_code(
     assert not told or checks[probe]["remedy"].startswith(sys.executable)
     if probe == "torch":
         assert checks["image_decoder: auto"]["detail"] == "unknown, since torch does not work"
+
+
+def test_kernels_that_were_not_compiled_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor.ask("kernels").found == probes.kernels()
+    for found, state, told in (
+        ({"compiled": True, "avx512": True}, "ok", "all of them"),
+        ({"compiled": True, "avx512": False}, "ok", "torch resizes"),
+        ({"compiled": False, "wanted": True, "older": False}, "missing", "no C compiler"),
+        ({"compiled": False, "wanted": True, "older": True}, "missing", "of another version"),
+        ({"compiled": False, "wanted": False, "older": True}, "note", "MMDATA_NATIVE=0"),
+    ):
+        _answers(monkeypatch, kernels=Answer(found=found))
+        code, checks = _run(capsys)
+        assert (code, checks["kernels"]["state"]) == (0, state)
+        assert told in checks["kernels"]["detail"]
+    _answers(monkeypatch, kernels=Answer(failure="crashed: SIGILL"))
+    code, checks = _run(capsys)
+    assert (code, checks["kernels"]["state"]) == (1, "broken")
+    assert "MMDATA_NATIVE=0" in checks["kernels"]["detail"]
 
 
 def test_what_is_optional_does_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,8 @@
-/* Which of the kernels this processor can run. */
+/* Which kernels these are, and which of them this processor can run. */
 
 #include "native.h"
+
+EXPORTED int mmdata_version(void) { return VERSION; }
 
 /* Whether the processor, and the system, has what AVX512 names. */
 EXPORTED int mmdata_avx512(void) {

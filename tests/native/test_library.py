@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +43,16 @@ def digest(**environment: str) -> tuple[str, str]:
 def test_without_them_the_bits_are_the_same() -> None:
     assert digest(MMDATA_NATIVE="1")[0] == "True"
     assert digest(MMDATA_NATIVE="0") == ("False", digest(MMDATA_NATIVE="1")[1])
+
+
+def test_a_library_of_another_version_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that was updated and not installed anew: what was compiled has other functions, or other bits."""
+    header = (Path(library.__file__).parent / "native.h").read_text()
+    assert f"#define VERSION {library.VERSION}\n" in header
+    library.kernels.cache_clear()
+    monkeypatch.setattr(library, "VERSION", library.VERSION + 1)
+    assert library.kernels() is None
+    library.kernels.cache_clear()
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
