@@ -47,7 +47,8 @@ def kernels() -> Facts:
     pixels = np.arange(3 * 16 * 32, dtype=np.uint8).reshape(3, 16, 32)
     floats = np.empty(pixels.shape, np.float32)
     writing.write_planes(pixels, floats, ((1.0, 2.0, 3.0), (4.0, 5.0, 7.0)))
-    expected = (pixels - np.float32([1, 2, 3])[:, None, None]) / np.float32([4, 5, 7])[:, None, None]
+    shift, scale = (np.array(of, np.float32)[:, None, None] for of in ((1, 2, 3), (4, 5, 7)))
+    expected = (pixels - shift) / scale
     assert np.array_equal(floats, expected), "the kernels do not count as numpy does"
     return {"compiled": True, "avx512": library.avx512()}
 
