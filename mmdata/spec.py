@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from mmdata import registry
+from mmdata.optout import WISHES, Wish
 from mmdata.types import Drop, Sample
 
 if TYPE_CHECKING:
@@ -264,14 +265,7 @@ class RespectSpec(Model):
 
     robots: bool = True
     """Fetch and obey each origin's robots.txt (RFC 9309), cached for the run."""
-    headers: tuple[Literal["noai", "noimageai", "noindex", "noimageindex", "noml", "tdm-reservation"], ...] = (
-        "noai",
-        "noimageai",
-        "noindex",
-        "noimageindex",
-        "noml",
-        "tdm-reservation",
-    )
+    headers: tuple[Wish, ...] = WISHES
     """Opt-outs honoured in `X-Robots-Tag` and `TDM-Reservation` response headers."""
 
 

@@ -143,7 +143,7 @@ class _Fates:
             return self.DECODE if state in FAILED else step
         if state in FAILED and (fetched or reason.startswith("decoder_")):
             return self.DECODE
-        return self.FETCH if state == "opted_out" or (state in FAILED and has_uri) else self.SOURCE
+        return self.FETCH if has_uri and (state == "opted_out" or state in FAILED) else self.SOURCE
 
     def add(self, entry: ShardEntry, table: pa.Table) -> None:
         state, uri = table["state"], table["uri"]

@@ -13,7 +13,7 @@ from yarl import URL
 
 from mmdata.fetch.address import Resolver
 from mmdata.fetch.body import read_body
-from mmdata.fetch.consent import opt_out, product_token
+from mmdata.fetch.consent import opt_out
 from mmdata.fetch.exchange import REDIRECTS, Exchange, Tally
 from mmdata.fetch.failure import FetchError, opted_out, transient
 from mmdata.fetch.files import check_protocol, read_file
@@ -21,6 +21,7 @@ from mmdata.fetch.inside import Inside
 from mmdata.fetch.retry import persist
 from mmdata.fetch.robots import Robots, Rules
 from mmdata.fetch.url import join_url, parse_url
+from mmdata.optout import product_token
 from mmdata.spec import FetchSpec
 from mmdata.types import Drop, Place
 

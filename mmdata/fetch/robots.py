@@ -12,12 +12,12 @@ from protego import Protego
 from yarl import URL
 
 from mmdata.fetch.body import read_body
-from mmdata.fetch.consent import product_token
 from mmdata.fetch.exchange import REDIRECTS, Exchange, Tally
 from mmdata.fetch.failure import TRANSIENT_STATUSES, UNREACHABLE, FetchError, transient
 from mmdata.fetch.limits import CRAWL_DELAY_MAX
 from mmdata.fetch.retry import persist
 from mmdata.fetch.url import Origin, join_url, origin_of
+from mmdata.optout import product_token
 from mmdata.spec import FetchSpec
 
 PARSED_BYTES = 500 * 1024

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,6 +17,7 @@ from urllib.parse import unquote, urljoin
 import fsspec
 
 from mmdata.errors import DataError
+from mmdata.optout import WISHES, Wish, refusal, robots_tags
 from mmdata.registry import register
 from mmdata.sources import _growth
 from mmdata.sources._paths import within
@@ -33,6 +36,20 @@ _BLOCKS = (
     *("figcaption", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "li", "main", "nav", "ol"),
     *("p", "pre", "section", "summary", "table", "td", "th", "tr", "ul", "aside"),
 )
+_UNSEEN = {("display", "none"), ("visibility", "hidden"), ("visibility", "collapse")}
+_ENDS = {
+    **{tag: {"p"} for tag in sorted({*_BLOCKS} - {"body", "caption"})},
+    **{tag: {"p", "dd", "dt"} for tag in ("dd", "dt")},
+    **{tag: {"p", "td", "th"} for tag in ("td", "th")},
+    "li": {"p", "li"},
+    "tr": {"p", "td", "th", "tr"},
+}
+"""Which open elements the start of another ends, that may do without an end tag,"""
+_HOLDS = {"ul", "ol", "menu", "dl", "table", "button"}
+"""unless one of these lies between."""
+_DEEP = 64
+"""How many open elements are looked through for one that ends so."""
+_AGENT = "mmdata"
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 _CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([A-Za-z0-9_:.-]{2,40})""", re.IGNORECASE)
 
@@ -41,8 +58,9 @@ _CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([A-Za-z0-9_:.-
 class Html(SourceSpec):
     """A record for each page below a folder, sorted by path: its texts (role `document`) and pictures in reading order,
     blocks apart by an empty line; `title`, `lang` and the pictures' alternative texts (`alts`, in their order) travel
-    in the sample's JSON. Pictures whose attributes say that they are a pixel are left out. A page of which a picture
-    cannot be had is dropped as a whole."""
+    in the sample's JSON. What its own attributes hide (`hidden`, `style="display: none"` or `"visibility: hidden"`) is
+    left out, and so are pictures whose attributes say that they are a pixel. A page of which a picture cannot be had
+    is dropped as a whole."""
 
     kind: Literal["html"] = "html"
     path: InputPath = runtime()
@@ -54,6 +72,10 @@ class Html(SourceSpec):
     """Elements that are left out with all they hold."""
     images: bool = True
     """Whether pictures are taken; else pages are texts."""
+    respect: tuple[Wish, ...] | None = None
+    """Opt-outs that are honoured in a page's `<meta name="robots">` and `<meta name="tdm-reservation">`: such a page
+    ends as `opted_out`, for `noimageai` and `noimageindex` if a picture of it would be taken. Null: all that
+    `fetch.respect.headers` knows."""
 
     def open(self) -> Source:
         return _Pages(self)
@@ -98,7 +120,12 @@ class _Pages:
             name = self._names[row]
             empty = Sample(key=f"{row:09d}", parts=(), origin=Origin(uri=printable(name), row=0))
             try:
-                yield Record(row=row, sample=self._sample(empty, name))
+                page = self._page(name)
+                if refused := self._opt_out(page):
+                    drop = Drop(reason=refused, detail=f"{printable(name)}: {page.wishes()}", state="opted_out")
+                    yield Record(row=row, sample=empty, drop=drop)
+                    continue
+                yield Record(row=row, sample=self._sample(empty, page, name))
             except DataError as error:
                 drop = Drop(
                     reason=error.reason,
@@ -107,14 +134,23 @@ class _Pages:
                 )
                 yield Record(row=row, sample=empty, drop=drop)
 
-    def _sample(self, empty: Sample, name: str) -> Sample:
+    def _page(self, name: str) -> Page:
         if self._sizes[name] > LONGEST:
             raise DataError("too_large", f"{self._sizes[name]:,} bytes, {LONGEST:,} are the most")
         try:
             data: bytes = self._fs.cat_file(f"{self._root}/{name}")
         except OSError as error:
             raise DataError("source_unreadable", f"{self._root}/{name}: {error}") from error
-        page = read(_decoded(data), (*SILENT, *self._spec.skip))
+        return read(_decoded(data), (*SILENT, *self._spec.skip))
+
+    def _opt_out(self, page: Page) -> str | None:
+        """The reason of the first wish of a page that is honoured."""
+        honoured = WISHES if self._spec.respect is None else self._spec.respect
+        if not (self._spec.images and any(isinstance(part, dict) for part in page.parts)):
+            honoured = tuple(wish for wish in honoured if not wish.startswith("noimage"))
+        return refusal(robots_tags(page.robots, _AGENT), page.reserved, honoured)
+
+    def _sample(self, empty: Sample, page: Page, name: str) -> Sample:
         parts: list[Media | Text] = []
         alts: list[str] = []
         for item in page.parts:
@@ -156,25 +192,40 @@ class _Pages:
 
 
 class Page(HTMLParser):
-    """What a page holds: `parts` are blocks of text, and pictures (`src`, `alt`), in the order of the page."""
+    """What a page holds: `parts` are blocks of text, and pictures (`src`, `alt`), in the order of the page; `robots`
+    and `reserved` what it says to robots and of a reservation, wherever it says so."""
 
     def __init__(self, skip: tuple[str, ...]) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str | dict[str, str]] = []
         self.title = self.lang = self.base = ""
+        self.robots: list[str] = []
+        self.reserved: list[str] = []
         self._skip = frozenset(skip)
-        self._skipped: list[str] = []
+        self._open: list[str] = []
+        self._opened: Counter[str] = Counter()
+        self._shown: int | None = None
+        """How many elements were open when one that is skipped began."""
         self._text: list[str] = []
         self._in_title = False
         self._pre = 0
 
+    def wishes(self) -> str:
+        """What it says of its use, in one line."""
+        said = [f"robots: {', '.join(self.robots)}"] * bool(self.robots)
+        said += [f"tdm-reservation: {', '.join(self.reserved)}"] * bool(self.reserved)
+        return printable(f"meta {'; '.join(said)}")[:200]
+
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
+        if tag == "meta":
+            self._listen(given)
+        hides = tag in self._skip or _hidden(tag, given)
+        if tag not in _VOID:
+            self._begin(tag, hides)
         if tag == "html":
             self.lang = given.get("lang", "")
-        if self._skipped or (tag in self._skip and tag not in _VOID):
-            if tag in self._skip and tag not in _VOID:
-                self._skipped.append(tag)
+        if self._shown is not None or (tag in _VOID and _hidden(tag, given)):
             return
         if tag == "title":
             self._in_title = True
@@ -189,9 +240,10 @@ class Page(HTMLParser):
             self._pre += tag == "pre"
 
     def handle_endtag(self, tag: str) -> None:
-        if self._skipped:
-            if tag in self._skipped:  # what was opened within it and never closed ends with it
-                del self._skipped[len(self._skipped) - 1 - self._skipped[::-1].index(tag) :]
+        if self._silent and tag not in SILENT:
+            return
+        seen = self._end(tag) if self._opened[tag] else self._shown is None
+        if not seen:
             return
         if tag == "title":
             self._in_title = False
@@ -199,10 +251,49 @@ class Page(HTMLParser):
             self.flush()
             self._pre = max(0, self._pre - (tag == "pre"))
 
+    @property
+    def _silent(self) -> bool:
+        """Whether what comes is no elements of the page's: none of it is opened, and ends nothing outside."""
+        return bool(self._open) and self._open[-1] in SILENT
+
+    def _begin(self, tag: str, hides: bool) -> None:
+        """Open an element; those that it ends by its start end first."""
+        if self._silent and tag not in SILENT:
+            return
+        ended = None
+        for last in itertools.islice(reversed(self._open), _DEEP) if tag in _ENDS else ():
+            if last in _HOLDS or last in SILENT:
+                break
+            ended = last if last in _ENDS[tag] else ended
+        if ended is not None:
+            self._end(ended)
+        if hides and self._shown is None:
+            self._shown = len(self._open)
+        self._open.append(tag)
+        self._opened[tag] += 1
+
+    def _end(self, tag: str) -> bool:
+        """Close an element that is open, and with it what was opened within it and never closed; answers whether it
+        was to be seen."""
+        while (last := self._open.pop()) != tag:
+            self._opened[last] -= 1
+        self._opened[tag] -= 1
+        seen = self._shown is None or len(self._open) < self._shown
+        if self._shown is not None and len(self._open) <= self._shown:
+            self._shown = None
+        return seen
+
+    def _listen(self, given: dict[str, str]) -> None:
+        name = given.get("name", "").strip().lower()
+        if name in ("robots", _AGENT):
+            self.robots.append(given.get("content", ""))
+        elif name == "tdm-reservation":
+            self.reserved.append(given.get("content", ""))
+
     def handle_data(self, data: str) -> None:
-        if self._in_title and not self._skipped:
+        if self._in_title and self._shown is None:
             self.title = _SPACE.sub(" ", self.title + data).strip()
-        elif not self._skipped:
+        elif self._shown is None:
             self._text.append(data if self._pre else _SPACE.sub(" ", data))
 
     def flush(self) -> None:
@@ -238,6 +329,26 @@ def read(text: str, skip: tuple[str, ...] = SILENT) -> Page:
     page.close()
     page.flush()
     return page
+
+
+def _hidden(tag: str, given: dict[str, str]) -> bool:
+    """Whether an element's own attributes keep it from the eye. `aria-hidden` does not, `until-found` is there to be
+    found, and a whole page that is hidden is shown by its script.
+
+    >>> [_hidden("p", {"hidden": ""}), _hidden("p", {"style": "color: red; DISPLAY : none !important"})]
+    [True, True]
+    >>> [_hidden("p", {"style": "display: none; display: block"}), _hidden("body", {"style": "display: none"})]
+    [False, False]
+    """
+    if tag in ("html", "body"):
+        return False
+    if given.get("hidden", "until-found").strip().lower() != "until-found":
+        return True
+    style = given.get("style", "").lower()
+    if "none" not in style and "visibility" not in style:
+        return False
+    pairs = (declared.partition("!")[0].partition(":") for declared in style.split(";"))
+    return not _UNSEEN.isdisjoint({name.strip(): value.strip() for name, _, value in pairs}.items())
 
 
 def _of_set(srcset: str) -> str:

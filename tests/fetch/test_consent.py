@@ -5,17 +5,14 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from mmdata.fetch.client import Fetched
-from mmdata.fetch.consent import opt_out, product_token, robots_tags
+from mmdata.fetch.consent import opt_out
 from mmdata.spec import RespectSpec
 from tests.fetch.site import get, raw_site, run
 
 HONOURED = RespectSpec().headers
-WISHES = ("noai", "noimageai", "noindex", "noimageindex", "noml")
 
 
 def asked(*headers: tuple[str, str]) -> str | None:
@@ -64,34 +61,6 @@ def test_only_what_the_spec_honours_counts() -> None:
     headers = CIMultiDictProxy(CIMultiDict([("X-Robots-Tag", "noindex"), ("TDM-Reservation", "1")]))
     assert opt_out(headers, "mmdata", ("noai",)) is None
     assert opt_out(headers, "mmdata", ()) is None
-
-
-names = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12).filter(
-    lambda n: n not in WISHES and n != "none"
-)
-words = st.sampled_from([*WISHES, "nofollow", "noarchive", "all"])
-
-
-@given(st.lists(st.lists(words, min_size=1, max_size=4), min_size=1, max_size=4), st.randoms())
-def test_the_layout_of_headers_does_not_matter(groups: list[list[str]], random: object) -> None:
-    """The same directives in one header, in several, in any case and spacing, say the same."""
-    flat = {word for group in groups for word in group}
-    assert robots_tags([", ".join(group) for group in groups], "mmdata") == flat
-    assert robots_tags([" ,".join(w.upper() for group in groups for w in group)], "mmdata") == flat
-    assert robots_tags(["mmdata:" + ",".join(group) for group in groups], "mmdata") == flat
-
-
-@given(names, st.lists(words, max_size=4), st.lists(words, max_size=4))
-def test_a_name_narrows_to_its_end(name: str, theirs: list[str], ours: list[str]) -> None:
-    if name == "mmdata" or name in ("max-snippet", "max-image-preview", "max-video-preview"):
-        return
-    assert robots_tags([f"{name}: {', '.join(theirs)}", ", ".join(ours)], "mmdata") == set(ours)
-    assert robots_tags([", ".join([*ours, f"{name}: {', '.join(theirs)}"])], "mmdata") == set(ours)
-
-
-@given(st.lists(st.text(max_size=60), max_size=3), st.text(max_size=10))
-def test_no_header_breaks_the_parser(values: list[str], agent: str) -> None:
-    assert all(tag == tag.lower() for tag in robots_tags(values, product_token(agent)))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,26 @@ def test_addresses_of_a_saved_site(tmp_path: Path) -> None:
         ('<img srcset="s.jpg 1x, l.jpg 2x">', [{"src": "l.jpg", "alt": ""}]),
         ("<td>1</td><td>2", ["1\n\n2"]),
         ("", []),
+        ("a<p hidden>b<p>c", ["a\n\nc"]),
+        ("a<p hidden><b>b</b><i>b<div>c", ["a\n\nc"]),
+        ("<div>a<div style='Display:none!important'><p>b<div>b</div>b</div>c</div>d", ["ac\n\nd"]),
+        ("<div>a<span style='visibility: hidden;'>b<b>b</div>c", ["a\n\nc"]),
+        ("<ul><li hidden>a<ul><li>a</ul><li>b<li style='display: none'><p>c</ul>d", ["b\n\nd"]),
+        ("<table><tr hidden><td>a<td>b<tr><td>c<td hidden>d<th>e</table>f", ["c\n\ne\n\nf"]),
+        ("<img hidden src=a><img src=b style='display:none'><img src=c>", [{"src": "c", "alt": ""}]),
+        (
+            "a<noscript><p>b</div></noscript>c<p>d<template><p>e</p></div><template>f</template>g</template>h",
+            ["ac\n\ndh"],
+        ),
+        ("<div>a<svg><g></div>b</svg>c</div>", ["ac"]),
+        ("a<nav><ul><li hidden>b</nav>c", ["ac"]),
+        ("<div><nav>menu</div>a", ["a"]),
+        (
+            "<body style='display:none'><p hidden=until-found>a<p aria-hidden=true>b<p style='color:red'>c",
+            ["a\n\nb\n\nc"],
+        ),
+        ("<p hidden>a</p></p></div>b", ["b"]),
+        ("<pre>a\n<b hidden>b</pre> c ", ["a\n\nc"]),
     ],
 )
 def test_odd_pages(text: str, parts: list[object]) -> None:
@@ -100,12 +121,74 @@ def test_odd_pages(text: str, parts: list[object]) -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.sampled_from(["<p>", "</p>", "<nav>", "</nav>", "<img src=x>", "word ", "<!--", "-->", "<", "&", "<pre>"])
+        st.sampled_from(
+            [
+                *"<& ",
+                "<p>",
+                "</p>",
+                "<nav>",
+                "</nav>",
+                "<img src=x>",
+                "word ",
+                "<!--",
+                "-->",
+                "<pre>",
+                "<b hidden>",
+                "</b>",
+                "<svg>",
+            ]
+        )
     )
 )
 def test_no_page_breaks_the_reader(pieces: list[str]) -> None:
     for part in read("".join(pieces)).parts:
         assert part != ""
+
+
+def test_what_is_never_closed_takes_no_long_time() -> None:
+    page = read(
+        "<b hidden>" + "<i><li>" * 100_000 + "</u>" * 100_000 + "</b>seen<ul>" + "<i>" * 100_000 + "<li>" * 100_000
+    )
+    assert page.parts == ["seen"]
+
+
+WISH = '<meta name="{}" content="{}"><p>words'
+PICTURE = '<img src="1.jpg">'
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "end"),
+    [
+        (WISH.format("robots", "noai"), {}, "opted_out:x_robots_noai"),
+        (WISH.format("ROBOTS", "max-snippet:20, NoIndex"), {}, "opted_out:x_robots_noindex"),
+        (WISH.format("robots", "none"), {}, "opted_out:x_robots_noindex"),
+        (WISH.format("robots", "noml nofollow"), {}, "opted_out:x_robots_noml"),
+        (WISH.format("mmdata", "noai"), {}, "opted_out:x_robots_noai"),
+        (WISH.format("googlebot", "noindex"), {}, "ok"),
+        (WISH.format("robots", "index, nofollow"), {}, "ok"),
+        (WISH.format("tdm-reservation", "1"), {}, "opted_out:tdm_reservation"),
+        (WISH.format("tdm-reservation", "0"), {}, "ok"),
+        (f"<noscript>{WISH.format('robots', 'noai')}</noscript>words", {}, "opted_out:x_robots_noai"),
+        (WISH.format("robots", "noimageai"), {}, "ok"),
+        (WISH.format("robots", "noimageai") + PICTURE, {}, "opted_out:x_robots_noimageai"),
+        (WISH.format("robots", "noimageindex") + PICTURE, {"images": False}, "ok"),
+        (WISH.format("robots", "noai"), {"respect": ["noindex"]}, "ok"),
+        (WISH.format("robots", "noai, noindex"), {"respect": ["noindex"]}, "opted_out:x_robots_noindex"),
+        (WISH.format("robots", "noai, none"), {"respect": []}, "ok"),
+    ],
+)
+def test_what_a_page_says_of_its_use_is_obeyed(tmp_path: Path, text: str, more: dict[str, object], end: str) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(jpeg(1)[0])
+    (folder / "a.html").write_text(text)
+    (folder / "z.html").write_text("<p>words")
+    _, rows = built(tmp_path / "out", {"kind": "html", "path": str(folder), **more})
+    assert states(rows) == [end, "ok"]
+    if end != "ok":
+        assert (rows[0].detail or "").startswith("a.html: meta ")
+        funnel = json.loads((tmp_path / "out" / "stats.json").read_text())["funnel"]
+        assert {stage["stage"]: stage["removed"] for stage in funnel[:3]} == {"input": 0, "source": 1, "fetch": 0}
 
 
 def test_what_is_no_folder_of_pages_is_told(tmp_path: Path) -> None:
