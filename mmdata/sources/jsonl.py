@@ -23,7 +23,8 @@ class JsonlColumns(Model):
     """Which keys of a line hold what."""
 
     image: str = "image"
-    """A path or URL, or a list of them."""
+    """A path or URL, or a list of them. A line with a text needs a medium of some kind: without one, with null or with
+    an empty list it ends as `bad_url`. A conversation may be text alone."""
     video: str = "video"
     """The same for videos; they come after the images."""
     audio: str = "audio"
@@ -133,9 +134,12 @@ class _JsonLines:
         except ValueError as error:
             refused = Drop(reason="bad_record", detail=_named(value, str(error)), state="failed_permanent")
         media = []
-        named = [(kind, column, value[column]) for kind, column in zip(KINDS, used, strict=False) if value.get(column)]
-        for kind, column, found in named or [("image", columns.image, value.get(columns.image))]:
-            for path in found if isinstance(found, list) else [found]:
+        listed = list(zip(KINDS, used, strict=False))
+        named = [(kind, column) for kind, column in listed if value.get(column)]
+        lacking = [(kind, column) for kind, column in listed if column in value][:1]
+        for kind, column in named or lacking or [("image", columns.image)]:
+            found = value.get(column)
+            for path in found if isinstance(found, list) and found else [found]:  # a list of none is none, as null is
                 uri = self._uri(path) if isinstance(path, str) and path.strip() else None
                 if uri is None:
                     escapes = isinstance(path, str) and path.strip()

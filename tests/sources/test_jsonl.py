@@ -110,6 +110,28 @@ def test_damage_costs_its_line(tmp_path: Path, suffix: str) -> None:
     assert {record.drop.state for record in found if record.drop} == {"failed_permanent"}
 
 
+def test_a_list_of_no_media_is_no_medium_as_null_is(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path / "photos", 1, captions=False)
+    talk = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
+    lines = [
+        {"image": "0000.jpg", "text": "kept"},
+        {"image": [], "text": "a"},
+        {"image": None, "text": "b"},
+        {"text": "c"},
+        {"video": [], "text": "d"},
+        {"image": [[]], "text": "e"},
+        {"image": [], "conversations": talk},
+        {"image": ["0000.jpg"], "video": [], "text": "kept"},
+    ]
+    write(tmp_path / "photos" / "lines.jsonl", *lines)
+    build(write_spec(tmp_path / "build.yaml", {"kind": "jsonl", "path": "photos/lines.jsonl"}, [{"kind": "probe"}]))
+    rows = ledger(tmp_path / "out")
+    lost = [row for row in rows if row.state != "ok"]
+    assert [row.row for row in lost] == [1, 2, 3, 4, 5]
+    assert {(row.state, row.reason) for row in lost} == {("failed_permanent", "bad_url")}
+    assert [row.detail for row in lost] == ["image: []", "image: None", "image: None", "video: []", "image: []"]
+
+
 @pytest.mark.parametrize(
     "path",
     [
