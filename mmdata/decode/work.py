@@ -15,6 +15,8 @@ from PIL import Image
 from mmdata.decode import image, likeness
 from mmdata.decode.image import ImageHeader
 from mmdata.errors import DataError
+from mmdata.native import pillow
+from mmdata.native.pillow import Picture
 from mmdata.types import Media
 
 Pixels = npt.NDArray[np.uint8]
@@ -29,7 +31,7 @@ class _Seen:
     header: ImageHeader | None = None
     pixels: Pixels | None = None
     picture: Image.Image | None = None
-    small: Image.Image | None = None
+    small: Picture | None = None
     verified: bool = False
 
 
@@ -38,7 +40,7 @@ class Work:
 
     `max_pixels` is the size beyond which a picture is refused before anything is allocated. `needs_pixels` says that
     some step will ask for exact pixels, so that verification decodes at full size, once, instead of at 1/8 and again;
-    `as_picture`, that it will ask for a Pillow image only. `notes` counts what was converted, by name. Call `clear`
+    `as_picture`, that it will ask for a `picture` only. `notes` counts what was converted, by name. Call `clear`
     between records. Not thread-safe: one per thread.
     """
 
@@ -105,26 +107,27 @@ class Work:
             seen.pixels = _frozen(pixels)
         return seen.pixels
 
-    def picture(self, media: Media) -> Image.Image:
-        """The same pixels as a Pillow image of mode RGB, not to be changed."""
+    def picture(self, media: Media) -> Picture:
+        """The same pixels in the form that is resized soonest here, not to be changed: an array for the compiled
+        kernels, and without them a Pillow image, unless the array is there already."""
         seen = self._entry(media)
+        if pillow.by_kernels() or seen.pixels is not None:
+            return self.pixels(media)
         if seen.picture is None:
-            if seen.pixels is not None:
-                seen.picture = Image.fromarray(seen.pixels)
-            else:
-                seen.picture = image.decode_picture(seen.data, max_pixels=self.max_pixels, header=self.header(media))
+            seen.picture = image.decode_picture(seen.data, max_pixels=self.max_pixels, header=self.header(media))
         return seen.picture
 
-    def scaled(self, media: Media, *, min_height: int, min_width: int, guard: float) -> Image.Image:
-        """At least `guard` times the given size, as a Pillow image (RGB, not to be changed): the exact
-        pixels if they are there already, else as `image.decode_scaled` makes them."""
+    def scaled(self, media: Media, *, min_height: int, min_width: int, guard: float) -> Picture:
+        """At least `guard` times the given size, in the form of `picture`: the exact pixels if they are there already,
+        else as `image.decode_scaled` makes them."""
         seen = self._entry(media)
         if seen.pixels is not None or seen.picture is not None:
             return self.picture(media)
         small = seen.small
-        if small is None or small.height < guard * min_height or small.width < guard * min_width:
+        if small is None or not _reaches(small, guard * min_height, guard * min_width):
             header = self.header(media)
-            small = image.decode_scaled_picture(
+            decode = image.decode_scaled if pillow.by_kernels() else image.decode_scaled_picture
+            small = decode(
                 seen.data,
                 min_height=min_height,
                 min_width=min_width,
@@ -132,9 +135,13 @@ class Work:
                 guard=guard,
                 header=header,
             )
-            if small.size == (header.width, header.height):
+            whole = pillow.size(small) == (header.height, header.width)
+            if not isinstance(small, Image.Image):
+                small = _frozen(small)
+                seen.pixels = small if whole else None
+            elif whole:
                 seen.picture = small
-            else:
+            if not whole:
                 seen.small = small
         return small
 
@@ -160,8 +167,8 @@ class Work:
         for perceptual hashes and thumbnails. Approximate: whether it comes from exact or DCT-scaled pixels depends on
         what other steps have asked for. Raises DataError as `image.decode` does."""
         small = self.scaled(media, min_height=side, min_width=side, guard=1.0)
-        factor = min(small.size) // max(side, 1)
-        return np.asarray(small.reduce(factor) if factor > 1 else small)
+        factor = min(pillow.size(small)) // max(side, 1)
+        return pillow.reduce(small, factor) if factor > 1 else np.asarray(small)
 
     def thumbnail(self, media: Media, side: int = 96) -> bytes | None:
         """A JPEG whose longer side is at most `side`, of a picture, a video's first frame or a sound's outline; None
@@ -178,6 +185,11 @@ class Work:
             return None
         small.thumbnail((side, side))
         return image.encode(np.asarray(small), "jpeg", THUMBNAIL_QUALITY)
+
+
+def _reaches(picture: Picture, height: float, width: float) -> bool:
+    tall, wide = pillow.size(picture)
+    return tall >= height and wide >= width
 
 
 def _frozen(pixels: Pixels) -> Pixels:

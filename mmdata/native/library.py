@@ -12,9 +12,17 @@ import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+VERSION = 3
+"""That of native.h. A library of another one, compiled before its sources changed, is as good as none."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
     "mmdata_resize": (ctypes.c_int, [_POINTER, *[_INT] * 5, _POINTER, _INT, _INT, ctypes.c_int]),
+    "mmdata_pillow_reduce": (None, [_POINTER, *[_INT] * 5, _POINTER]),
+    "mmdata_pillow_resize": (
+        ctypes.c_int,
+        [_POINTER, *[_INT] * 3, *[ctypes.c_double] * 2, _POINTER, _INT, _INT, ctypes.c_int, ctypes.c_int],
+    ),
+    "mmdata_yuv": (None, [*[_POINTER] * 3, *[_INT] * 5, _POINTER, _POINTER, _INT]),
     "mmdata_normal_size": (_INT, []),
     "mmdata_normal": (None, [_POINTER] * 3),
     "mmdata_planes": (None, [_POINTER, *[_INT] * 5, _POINTER, _POINTER, ctypes.c_int]),
@@ -25,18 +33,32 @@ _SIGNATURES = {
 }
 
 
+_AVX512 = {"mmdata_yuv", "mmdata_resize", "mmdata_pillow_reduce", "mmdata_pillow_resize"}
+"""What only processors that have these instructions can do; elsewhere it may not even be in the library."""
+
+
+def wanted() -> bool:
+    return os.environ.get("MMDATA_NATIVE") != "0"
+
+
+def compiled() -> Path | None:
+    """Where the library lies, whatever its version."""
+    folder = Path(__file__).parent
+    paths = (folder / f"_kernels{suffix}" for suffix in EXTENSION_SUFFIXES)
+    return next((path for path in paths if path.exists()), None)
+
+
 @functools.cache
 def kernels() -> ctypes.CDLL | None:
     """The library, or None where it was not compiled or is not wanted. Its functions run without Python's lock."""
-    if os.environ.get("MMDATA_NATIVE") == "0":
+    if not wanted():
         return None
-    folder = Path(__file__).parent
-    found = next((path for suffix in EXTENSION_SUFFIXES if (path := folder / f"_kernels{suffix}").exists()), None)
-    if found is None:
+    path = compiled()
+    library = None if path is None else ctypes.CDLL(str(path))
+    if library is None or getattr(library, "mmdata_version", int)() != VERSION:
         return None
-    library = ctypes.CDLL(str(found))
     library.mmdata_avx512.restype, library.mmdata_avx512.argtypes = ctypes.c_int, []
-    names = _SIGNATURES if library.mmdata_avx512() else [name for name in _SIGNATURES if name != "mmdata_resize"]
+    names = _SIGNATURES if library.mmdata_avx512() else _SIGNATURES.keys() - _AVX512
     for name in names:
         function = getattr(library, name)
         function.restype, function.argtypes = _SIGNATURES[name]

@@ -11,99 +11,65 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "axis.h"
 #include "native.h"
 
 #if HAS_AVX512
 
 #include <immintrin.h>
 
-enum { BILINEAR, BICUBIC, LANCZOS };
 enum {
     OUTPUTS = 5,   /* pixels of three channels in the sixteen lanes of a register */
     REACH = 19,    /* pixels from the first tap of the first of them to that of the last: what a register holds */
     REGISTER = 64, /* bytes */
 };
 
-/* One direction: which inputs each output is made of. */
+/* One direction, and torch's weights: int16 of as many bits as the largest has room for. */
 typedef struct {
-    int64_t outputs, most; /* taps of an output, at most */
-    int precision;         /* a weight is so many bits more than it is */
-    int64_t *first, *taps; /* [outputs] */
-    double *exact;         /* [outputs, most] */
-    int16_t *weights;      /* [outputs, most] */
-} Axis;
+    Axis axis;
+    int precision;    /* a weight is so many bits more than it is */
+    int16_t *weights; /* [outputs, most] */
+} Weighed;
 
-static double filtered(int filter, double x) {
+static double bilinear(double x) {
     x = fabs(x);
-    switch (filter) {
-    case BILINEAR:
-        return x < 1.0 ? 1.0 - x : 0.0;
-    case BICUBIC: /* Keys, a = -0.5 */
-        if (x < 1.0)
-            return (1.5 * x - 2.5) * x * x + 1.0;
-        return x < 2.0 ? -0.5 * (((x - 5.0) * x + 8.0) * x - 4.0) : 0.0;
-    default:
-        if (x == 0.0)
-            return 1.0;
-        x *= 3.14159265358979323846;
-        return x < 3.0 * 3.14159265358979323846 ? 3.0 * sin(x) * sin(x / 3.0) / (x * x) : 0.0;
-    }
+    return x < 1.0 ? 1.0 - x : 0.0;
 }
 
-static void forget(Axis *axis) {
-    free(axis->first);
-    free(axis->taps);
-    free(axis->exact);
-    free(axis->weights);
+static double lanczos(double x) {
+    x = fabs(x);
+    if (x == 0.0)
+        return 1.0;
+    x *= 3.14159265358979323846;
+    return x < 3.0 * 3.14159265358979323846 ? 3.0 * sin(x) * sin(x / 3.0) / (x * x) : 0.0;
 }
 
-/* Whether there was memory for it; `forget` in either case. */
-static int plan(Axis *axis, int64_t inputs, int64_t outputs, int filter) {
-    static const double halves[] = {1.0, 2.0, 3.0};
-    const double scale = (double)inputs / (double)outputs, wider = scale > 1.0 ? scale : 1.0;
-    const double support = halves[filter] * wider, inverse = 1.0 / wider;
-    const int same = inputs == outputs;
-    axis->outputs = outputs;
-    axis->most = same ? 1 : (int64_t)ceil(support) * 2 + 1;
-    axis->first = malloc(outputs * sizeof *axis->first);
-    axis->taps = malloc(outputs * sizeof *axis->taps);
-    axis->exact = malloc(outputs * axis->most * sizeof *axis->exact);
-    axis->weights = malloc(outputs * axis->most * sizeof *axis->weights);
-    if (!axis->first || !axis->taps || !axis->exact || !axis->weights)
+static void forget(Weighed *weighed) {
+    forget_axis(&weighed->axis);
+    free(weighed->weights);
+}
+
+/* Whether there was memory for it; `forget` in either case. Filters are as resizing.py numbers them. */
+static int plan(Weighed *weighed, int64_t inputs, int64_t outputs, int filter) {
+    static double (*const filters[])(double) = {bilinear, bicubic, lanczos};
+    static const double reaches[] = {1.0, 2.0, 3.0};
+    Axis *axis = &weighed->axis;
+    if (!plan_axis(axis, inputs, (double)inputs, outputs, reaches[filter], filters[filter]))
+        return 0;
+    weighed->weights = malloc(outputs * axis->most * sizeof *weighed->weights);
+    if (!weighed->weights)
         return 0;
     double largest = 0.0;
-    for (int64_t at = 0; at < outputs; at++) {
-        double *exact = axis->exact + at * axis->most;
-        if (same) { /* Weight 1: the pass leaves every byte as it is. */
-            axis->first[at] = at;
-            axis->taps[at] = 1;
-            exact[0] = largest = 1.0;
-            continue;
-        }
-        const double center = scale * ((double)at + 0.5);
-        int64_t first = (int64_t)(center - support + 0.5), end = (int64_t)(center + support + 0.5);
-        first = first > 0 ? first : 0;
-        end = end < inputs ? end : inputs;
-        int64_t taps = end - first;
-        taps = taps > axis->most ? axis->most : taps < 0 ? 0 : taps;
-        double total = 0.0;
-        for (int64_t k = 0; k < taps; k++)
-            total += exact[k] = filtered(filter, ((double)(k + first) - center + 0.5) * inverse);
-        for (int64_t k = 0; k < taps; k++) {
-            if (total != 0.0)
-                exact[k] /= total;
-            largest = exact[k] > largest ? exact[k] : largest;
-        }
-        axis->first[at] = first;
-        axis->taps[at] = taps;
-    }
-    axis->precision = 0;
-    while (axis->precision < 22 && (int)(0.5 + largest * (1 << (axis->precision + 1))) < (1 << 15))
-        axis->precision++;
+    for (int64_t at = 0; at < outputs; at++)
+        for (int64_t k = 0; k < axis->taps[at]; k++)
+            largest = fmax(largest, axis->weights[at * axis->most + k]);
+    weighed->precision = 0;
+    while (weighed->precision < 22 && (int)(0.5 + largest * (1 << (weighed->precision + 1))) < (1 << 15))
+        weighed->precision++;
     for (int64_t at = 0; at < outputs; at++)
         for (int64_t k = 0; k < axis->taps[at]; k++) {
-            const double weight = axis->exact[at * axis->most + k] * (1 << axis->precision);
-            axis->weights[at * axis->most + k] = (int16_t)(weight < 0.0 ? weight - 0.5 : weight + 0.5);
+            const double weight = axis->weights[at * axis->most + k] * (1 << weighed->precision);
+            weighed->weights[at * axis->most + k] = (int16_t)(weight < 0.0 ? weight - 0.5 : weight + 0.5);
         }
     return 1;
 }
@@ -114,7 +80,9 @@ typedef struct {
 } Group;
 
 /* Groups of all outputs of a row, their bytes' places in a register, and their weights by pairs of taps. */
-static int64_t group(const Axis *axis, Group *groups, uint8_t (*places)[REGISTER], int16_t (*weights)[REGISTER / 2]) {
+static int64_t group(const Weighed *weighed, Group *groups, uint8_t (*places)[REGISTER],
+                     int16_t (*weights)[REGISTER / 2]) {
+    const Axis *axis = &weighed->axis;
     int64_t count = 0, pairs = 0;
     for (int64_t output = 0; output < axis->outputs; count++) {
         const int64_t start = axis->first[output];
@@ -129,7 +97,7 @@ static int64_t group(const Axis *axis, Group *groups, uint8_t (*places)[REGISTER
                 places[count][4 * lane] = (uint8_t)(3 * away + channel);
                 places[count][4 * lane + 2] = (uint8_t)(3 * away + channel + 3);
                 for (int64_t k = 0; k < axis->taps[at]; k++)
-                    weights[pairs + k / 2][2 * lane + k % 2] = axis->weights[at * axis->most + k];
+                    weights[pairs + k / 2][2 * lane + k % 2] = weighed->weights[at * axis->most + k];
             }
         }
         groups[count] = (Group){output, 3 * start, (most + 1) / 2, pairs};
@@ -198,7 +166,7 @@ AVX512 static void down(int32_t *const *rows, const int32_t *weights, int64_t pa
  * [to_rows, to_columns, 3]. Every side is at least 1. Answers 0, or 1 where there was no memory. */
 EXPORTED int mmdata_resize(const uint8_t *source, int64_t frames, int64_t frame_stride, int64_t row_stride, int64_t rows,
                            int64_t columns, uint8_t *into, int64_t to_rows, int64_t to_columns, int filter) {
-    Axis wide = {0}, tall = {0};
+    Weighed wide = {0}, tall = {0};
     Group *groups = NULL;
     uint8_t(*places)[REGISTER] = NULL;
     int16_t(*weights)[REGISTER / 2] = NULL;
@@ -207,11 +175,11 @@ EXPORTED int mmdata_resize(const uint8_t *source, int64_t frames, int64_t frame_
     int failed = 1;
     if (!plan(&wide, columns, to_columns, filter) || !plan(&tall, rows, to_rows, filter))
         goto end;
-    const int64_t most = tall.most / 2 + 1, kept = most + 1; /* pairs of rows: of one output, and at once */
+    const int64_t most = tall.axis.most / 2 + 1, kept = most + 1; /* pairs of rows: of one output, and at once */
     const int64_t length = 3 * to_columns + REGISTER / 4, line = 3 * columns + 2 * REGISTER;
     groups = malloc(to_columns * sizeof *groups);
     places = calloc(to_columns, sizeof *places);
-    weights = calloc(to_columns * ((wide.most + 1) / 2), sizeof *weights);
+    weights = calloc(to_columns * ((wide.axis.most + 1) / 2), sizeof *weights);
     pairs = malloc(kept * length * sizeof *pairs);
     weight = malloc(most * sizeof *weight);
     used = malloc(most * sizeof *used);
@@ -223,7 +191,7 @@ EXPORTED int mmdata_resize(const uint8_t *source, int64_t frames, int64_t frame_
         const uint8_t *first = source + frame * frame_stride, *end = first + (rows - 1) * row_stride + 3 * columns;
         int64_t next = 0; /* the first pair of rows that has not been through the first pass */
         for (int64_t y = 0; y < to_rows; y++) {
-            const int64_t from = tall.first[y] / 2, until = (tall.first[y] + tall.taps[y] + 1) / 2;
+            const int64_t from = tall.axis.first[y] / 2, until = (tall.axis.first[y] + tall.axis.taps[y] + 1) / 2;
             for (next = next > from ? next : from; next < until; next++) {
                 const uint8_t *both[2];
                 for (int below = 0; below < 2; below++) {
@@ -239,9 +207,9 @@ EXPORTED int mmdata_resize(const uint8_t *source, int64_t frames, int64_t frame_
                        (const int16_t(*)[REGISTER / 2]) weights, wide.precision);
             }
             memset(weight, 0, most * sizeof *weight);
-            for (int64_t k = 0; k < tall.taps[y]; k++) {
-                const int64_t row = tall.first[y] + k - 2 * from;
-                ((int16_t *)weight)[row] = tall.weights[y * tall.most + k];
+            for (int64_t k = 0; k < tall.axis.taps[y]; k++) {
+                const int64_t row = tall.axis.first[y] + k - 2 * from;
+                ((int16_t *)weight)[row] = tall.weights[y * tall.axis.most + k];
             }
             for (int64_t pair = from; pair < until; pair++)
                 used[pair - from] = pairs + pair % kept * length;

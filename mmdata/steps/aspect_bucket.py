@@ -94,14 +94,12 @@ class AspectBucket(StepSpec):
         return min(buckets, key=lambda size: (round(abs(math.log(size[1] / size[0]) - ratio), 9), -size[0] * size[1]))
 
     def _fitted(self, media: Media, pixels: Pixels) -> Pixels | None:
-        from PIL import Image
-
         height, width = pixels.shape[:2]
         to_height, to_width = self.bucket(height, width)
         if (height, width) == (to_height, to_width):
             return None
         tall, wide, top, left = self._placed(height, width)
-        scaled = resample(Image.fromarray(pixels), tall, wide, "area")
+        scaled = resample(pixels, tall, wide, "area")
         return scaled[top : top + to_height, left : left + to_width]
 
     def _placed(self, height: int, width: int) -> tuple[int, int, int, int]:

@@ -17,10 +17,9 @@ from mmdata.steps import _boxes
 from mmdata.types import Drop, Media, Sample
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from mmdata.decode.image import Encoded
     from mmdata.decode.work import Work
+    from mmdata.native.pillow import Picture
 
 Pixels = npt.NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -196,20 +195,18 @@ class Resize(StepSpec):
         return square
 
 
-def resample(source: Image.Image, height: int, width: int, filter: Filter) -> Pixels:
-    """Resize a Pillow image of mode RGB to uint8 [height, width, 3], antialiased.
+def resample(source: Picture, height: int, width: int, filter: Filter) -> Pixels:
+    """Resize RGB pixels or a Pillow image of mode RGB to uint8 [height, width, 3], antialiased.
 
     `area` against direct bicubic, 52 photographs shrunk 1.2 to 6.4 times: 44.7 dB on average, 36 dB at worst (OpenCV's
     INTER_AREA: 45.0 and 36) in 0.4 of the time. Enlarging is bicubic.
     """
-    from PIL import Image
+    from mmdata.native import pillow
 
-    gap = None
-    if filter == "area" and min(source.height / height, source.width / width) > 1:
+    rows, columns = pillow.size(source)
+    if (rows, columns) == (height, width):
+        return np.asarray(source)
+    if filter == "area" and min(rows / height, columns / width) > 1:
         # A mean over whole numbers of pixels first (Pillow's `reducing_gap`), then the shortest good filter.
-        final, gap = Image.Resampling.HAMMING, LEFT_OVER
-    else:
-        final = Image.Resampling.LANCZOS if filter == "lanczos" else Image.Resampling.BICUBIC
-    if source.size != (width, height):
-        source = source.resize((width, height), final, reducing_gap=gap)
-    return np.asarray(source)
+        return pillow.resize(source, height, width, "hamming", LEFT_OVER)
+    return pillow.resize(source, height, width, "lanczos" if filter == "lanczos" else "bicubic")
