@@ -3,7 +3,7 @@
 Models differ in how they learn of borders, and a model that does not is not wrong in any way one could see: its loss
 is a number like any other. So every run begins by asking the model itself, on its own data: the same samples packed
 and alone must give the same loss, the same gradients, and no change in one may move another, nor the loss of one reach
-another's gradients, by a single bit.
+another's gradients, by a single bit. And alone, what predicts a token must not see it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +42,10 @@ GRADIENTS = 5e-4
 DINOv2-small packing moves them in float32 by 1e-7 of the largest on one thread and by 8e-5 on two, in float64 by 7e-15,
 and the loss by 5e-8: it is the order of sums. What tells is that no bit of another segment's gradient is there."""
 
-VERSION = 5
+WINDOW = 4
+"""Tokens that a sliding window has, at most, while a model is asked: most are longer than samples, and a strategy that
+loses one (some models put it into their masks alone, of which a kernel takes none) would do the same as they."""
+VERSION = 6
 """Of the checks: a certificate that was made by others is not one."""
 BORDERS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 Collate = Callable[[Sequence[Packed]], dict[str, Any]]
@@ -82,8 +86,15 @@ class Certificate:
     shown: tuple[str, ...] = ()
     """The kinds of media that the samples had. Of others it says nothing: what looks both ways within a picture does
     not show in texts."""
+    ahead: bool = False
+    """Whether a sample alone is predicted from tokens that are yet to be predicted, so that nothing else was asked."""
 
     def __str__(self) -> str:
+        if self.ahead:
+            return (
+                f"{self.model}: looks ahead, and must not be trained to predict the next token: what predicts it sees "
+                "it. In config.json `is_decoder: true` or the like may keep a model to what came before"
+            )
         why = f", for {self.reason}" if self.reason else ""
         verdict = f"must not be packed{why}" if self.strategy == "single" else f"packed by {self.strategy}"
         shown = f"shown {', '.join(self.shown or ('text',))}"
@@ -133,21 +144,44 @@ def certify(model: Any, samples: Sequence[Packed], collate: Collate) -> Certific
     alone = [collate([pack]) for pack in samples]
     together = collate(list(samples))
     checks: list[Check] = []
+    shown = tuple(sorted({slot.kind for sample in samples for slot in sample.slots}))
     try:
-        expected = _run(model, [_alone(batch, model) for batch in alone])
-        for strategy in STRATEGIES:
-            checks.append(_check(model, strategy, together, expected))
-            if checks[-1].holds(tolerance):
-                break
-            model.set_attn_implementation(before)
+        with _narrowed(model):
+            singles = [_alone(batch, model) for batch in alone]
+            if any(_looks_ahead(model, inputs, labels) for inputs, labels, _ in singles):
+                return Certificate(model=type(model).__name__, strategy="single", checks=(), shown=shown, ahead=True)
+            expected = _run(model, singles)
+            for strategy in STRATEGIES:
+                checks.append(_check(model, strategy, together, expected))
+                if checks[-1].holds(tolerance):
+                    break
+                model.set_attn_implementation(before)
     finally:
         for name, parameter in model.named_parameters():
             parameter.grad = kept[name]
         model.train(was_training)
     found: Strategy = checks[-1].strategy if checks[-1].holds(tolerance) else "single"
     reason = known_reason(model.config) if found == "single" else ""
-    shown = tuple(sorted({slot.kind for sample in samples for slot in sample.slots}))
     return Certificate(model=type(model).__name__, strategy=found, checks=tuple(checks), reason=reason, shown=shown)
+
+
+@contextmanager
+def _narrowed(model: Any) -> Iterator[None]:
+    """Give a model with a sliding window one of `WINDOW` tokens: in its config, of which masks are made, and in its
+    attentions, which tell kernels."""
+    text = model.config.get_text_config()
+    before = getattr(text, "sliding_window", None)
+    if not isinstance(before, int) or before <= WINDOW:
+        yield
+        return
+    holders = [text, *(module for module in model.modules() if getattr(module, "sliding_window", None) == before)]
+    try:
+        for holder in holders:
+            holder.sliding_window = WINDOW
+        yield
+    finally:
+        for holder in holders:
+            holder.sliding_window = before
 
 
 RECURRENT = ("conv", "linear_attention", "mamba", "recurrent", "hybrid")
@@ -361,9 +395,9 @@ def _leaks(model: Any, inputs: dict[str, Any], cu_seqlens: torch.Tensor) -> set[
     return moved
 
 
-def _gradient_leaks(model: Any, inputs: dict[str, Any], labels: torch.Tensor, cu_seqlens: torch.Tensor) -> set[int]:
-    """Segments, by their start, whose words' embeddings have any gradient of the loss of another: a backward kernel may
-    lose the borders that its forward keeps."""
+def _traced(model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Hidden states [T, C], and the embeddings of words (T values of C, of one axis or several) that they were made
+    from, with gradients."""
     embedded: list[torch.Tensor] = []
 
     def keep(module: torch.nn.Module, given: Any, made: torch.Tensor) -> torch.Tensor:
@@ -375,7 +409,30 @@ def _gradient_leaks(model: Any, inputs: dict[str, Any], labels: torch.Tensor, cu
         hidden = model.base_model(**inputs).last_hidden_state[0]
     finally:
         handle.remove()
-    rows = [values for values in embedded if values.shape[:2] == inputs["input_ids"].shape]
+    return hidden, [values for values in embedded if values.shape[:-1].numel() == len(hidden)]
+
+
+def _looks_ahead(model: Any, inputs: dict[str, Any], labels: torch.Tensor) -> bool:
+    """Whether the predictions up to the last target of a sample have any gradient of that target's embedding, so that
+    another token there changes what it is predicted from. A change itself would also show where experts are given
+    other numbers of tokens, and round otherwise."""
+    targets = (labels != IGNORE).nonzero().flatten().tolist()
+    if not targets or targets[-1] == 0:
+        return False
+    hidden, rows = _traced(model, inputs)
+    if not rows:
+        return False
+    loss = cross_entropy_sum(
+        hidden, model.get_output_embeddings(), labels, torch.ones_like(labels, dtype=torch.float32)
+    )
+    found = torch.autograd.grad(loss, rows, allow_unused=True)
+    return any(each is not None and bool(each.flatten(0, -2)[targets[-1]].count_nonzero()) for each in found)
+
+
+def _gradient_leaks(model: Any, inputs: dict[str, Any], labels: torch.Tensor, cu_seqlens: torch.Tensor) -> set[int]:
+    """Segments, by their start, whose words' embeddings have any gradient of the loss of another: a backward kernel may
+    lose the borders that its forward keeps."""
+    hidden, rows = _traced(model, inputs)
     segments = _segments(cu_seqlens)
     reached = set()
     for mine in segments:
@@ -384,5 +441,5 @@ def _gradient_leaks(model: Any, inputs: dict[str, Any], labels: torch.Tensor, cu
         loss = cross_entropy_sum(hidden, model.get_output_embeddings(), own, torch.ones_like(own, dtype=torch.float32))
         for found in torch.autograd.grad(loss, rows, retain_graph=True, allow_unused=True):
             others = [] if found is None else [other for other in segments if other != mine]
-            reached |= {other.start for other in others if bool(found[0, other].count_nonzero())}
+            reached |= {other.start for other in others if bool(found.flatten(0, -2)[other].count_nonzero())}
     return reached

@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mmtrain.certify",
         description="Pack samples into one row and give each alone: the same loss and gradients, and not a bit of one "
-        "may move with another. Says by which means the model may be packed, or that it must not be.",
+        "may move with another; nor, in a sample alone, what predicts a token with that token. Says by which means the "
+        "model may be packed, or that it must not be.",
     )
     parser.add_argument("model", help="folder of a Hugging Face model: config.json and weights")
     parser.add_argument("--data", metavar="DATASET", help="ask with its samples and media (default: drawn words)")

@@ -23,7 +23,9 @@ def collator(kind: Collate, strategy: Strategy, pad_id: int) -> PackedCollator |
 
 
 def check(found: Certificate, data: StreamSpec, kind: Collate, packs_per_forward: int) -> None:
-    """Raises SpecError for packed rows of a model that mixes them up."""
+    """Raises SpecError for packed rows of a model that mixes them up, and for a model that looks ahead."""
+    if found.ahead:
+        raise SpecError(f"model: {found}")
     if found.strategy != "single" or kind == "padded":
         return
     if data.packing != "none":

@@ -10,7 +10,22 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    PhimoeConfig,
+    PhimoeForCausalLM,
+    XLNetConfig,
+    XLNetLMHeadModel,
+)
 
 from mmdata.collate import PackedCollator
 from mmdata.errors import SpecError
@@ -44,6 +59,48 @@ def test_sliding_windows_stay_inside_segments() -> None:
     torch.manual_seed(0)
     model = MistralForCausalLM(MistralConfig(**TEXT, sliding_window=3))
     assert certify(model, TEXTS, collate).strategy == "varlen"
+
+
+def test_windows_that_a_kernel_would_lose_are_seen_however_long_they_are() -> None:
+    """Phi-3.5-MoE says its window to its masks alone, and a kernel takes none. It is left as it was."""
+    torch.manual_seed(0)
+    model = PhimoeForCausalLM(PhimoeConfig(**TEXT, sliding_window=2047, num_local_experts=4))
+    found = certify(model, TEXTS, collate)
+    assert found.checks[0].loss > 1e-4, str(found)
+    assert found.strategy == "masks", str(found)
+    assert model.config.sliding_window == 2047
+    kept = Phi3ForCausalLM(Phi3Config(**TEXT, sliding_window=2047))
+    assert certify(kept, TEXTS, collate).strategy == "varlen"
+    held = Gemma3ForCausalLM(Gemma3TextConfig(**TEXT, sliding_window=2047, layer_types=["sliding_attention"] * 2))
+    assert certify(held, TEXTS, collate).strategy == "varlen"
+    assert {layer.self_attn.sliding_window for layer in held.model.layers} == {held.config.sliding_window} == {2047}
+
+
+@pytest.mark.parametrize(
+    ("made", "config"),
+    [
+        (BertLMHeadModel, BertConfig(**TEXT)),
+        (LlamaForCausalLM, LlamaConfig(**TEXT, is_causal=False)),
+        (XLNetLMHeadModel, XLNetConfig(vocab_size=TEXT["vocab_size"], d_model=32, n_layer=2, n_head=4, d_inner=48)),
+    ],
+)
+def test_a_model_that_looks_ahead_is_no_language_model(made: type[Any], config: Any) -> None:
+    """Packed and alone it has the same loss, and not a bit of a sample moves with another."""
+    torch.manual_seed(0)
+    model = made(config).train()
+    found = certify(model, TEXTS, collate)
+    assert (found.ahead, found.strategy, found.checks) == (True, "single", ())
+    assert re.search(r"looks ahead, and must not be trained .* `is_decoder: true`", str(found))
+    assert Certificate.from_json(found.to_json()) == found
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_model_that_was_told_to_look_back_is_one() -> None:
+    torch.manual_seed(0)
+    found = certify(BertLMHeadModel(BertConfig(**TEXT, is_decoder=True)), TEXTS, collate)
+    assert not found.ahead
+    assert found.strategy != "single", str(found)
 
 
 @pytest.mark.parametrize("name", MASKED)

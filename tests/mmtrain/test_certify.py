@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import BloomConfig, LlamaConfig, MambaConfig
+from transformers import BloomConfig, LlamaConfig, MambaConfig, XLNetConfig
 
 from mmtrain import certify
 from tests.mmtrain.hf_folders import write_folder
@@ -39,6 +39,14 @@ def test_what_runs_over_borders_must_not_be_packed(
     config.save_pretrained(tmp_path)
     assert certify.main([str(tmp_path), "--random"]) == 1
     assert "must not be packed, for its" in capsys.readouterr().out
+
+
+def test_what_looks_ahead_must_not_be_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    XLNetConfig(vocab_size=64, d_model=32, n_layer=2, n_head=4, d_inner=48).save_pretrained(tmp_path)
+    assert certify.main([str(tmp_path), "--random"]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("XLNetLMHeadModel: looks ahead, and must not be trained to predict the next token")
+    assert said.count("\n") == 1
 
 
 def test_what_cannot_be_asked_is_said(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

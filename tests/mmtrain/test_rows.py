@@ -69,6 +69,8 @@ def test_who_is_padded() -> None:
     with pytest.raises(SpecError, match=r"data.packing: best_fit: Bloom: must not be packed, for its positions"):
         check(unsafe, data, "auto", 1)
     check(unsafe, data, "padded", 1)
+    with pytest.raises(SpecError, match=r"model: Bert: looks ahead, and must not be trained"):
+        check(Certificate(model="Bert", strategy="single", checks=(), ahead=True), data, "auto", 1)
     check(unsafe, StreamSpec(dataset="x", packing="none", batch_rows=4), "auto", 4)
     check(unsafe, StreamSpec(dataset="x", packing="none"), "packed", 1)
     with pytest.raises(SpecError, match="collate: packed"):
