@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from mmdata.decode.demux import LIMITS, Limits, Source
 from mmdata.decode.packets import keyframes, read_packets
 from mmdata.decode.video_facts import prove, read_facts
 from mmdata.errors import DataError, SpecError
+from mmdata.native import resizing
 from mmdata.types import Media, Packets
 
 if TYPE_CHECKING:
@@ -116,14 +117,25 @@ def _gather(reader: video_pyav.Reader, wanted: list[int], size: tuple[int, int] 
     for row, index in enumerate(wanted):
         rows.setdefault(int(order[index]), []).append(row)
     batch: Pixels | None = None
-    for position, pixels in _pictures(reader, sorted(rows), size):
-        if len(wanted) == 1:
+
+    def room(position: int, shape: tuple[int, ...]) -> Pixels:
+        nonlocal batch
+        if batch is None:
+            batch = memory.empty((len(wanted), *shape), np.uint8)
+        if batch.shape[1:] != shape:  # which is told of
+            return np.empty(shape, np.uint8)
+        row: Pixels = batch[rows[position][0]]
+        return row
+
+    for position, pixels in _pictures(reader, sorted(rows), size, room):
+        if len(wanted) == 1 and batch is None:
             batch = pixels[None]
             continue
         if batch is None:
             batch = memory.empty((len(wanted), *pixels.shape), np.uint8)
         for row in rows[position]:
-            batch[row] = pixels
+            if not np.may_share_memory(batch[row], pixels):
+                batch[row] = pixels
         del pixels
     if batch is None:
         height, width = size or (reader.stream.codec_context.height, reader.stream.codec_context.width)
@@ -211,16 +223,34 @@ def _in_order(reader: video_pyav.Reader, positions: list[int], size: tuple[int, 
 
 
 def _pictures(
-    reader: video_pyav.Reader, positions: list[int], size: tuple[int, int] | None
+    reader: video_pyav.Reader,
+    positions: list[int],
+    size: tuple[int, int] | None,
+    room: Callable[[int, tuple[int, ...]], Pixels] | None = None,
 ) -> Iterator[tuple[int, Pixels]]:
-    """(position, upright RGB uint8 [H, W, 3]) of packets in the decoder's order. Raises `frame_size_changes`."""
+    """(position, upright RGB uint8 [H, W, 3]) of packets in the decoder's order; perhaps in the memory that `room`
+    gives for the frame of a position. Raises `frame_size_changes`."""
     from av.video.reformatter import VideoReformatter
 
     reformatter = VideoReformatter()
     signs = shape = None
+    kept: Pixels = np.empty((0, 0, 3), np.uint8)
+
+    def scratch(shape: tuple[int, ...]) -> Pixels:
+        """For a frame that is resized: what comes after it is converted into the same memory, in the cache."""
+        nonlocal kept
+        if kept.shape != shape:
+            kept = np.empty(shape, np.uint8)
+        return kept
+
     for position, frame in video_pyav.frames(reader, np.array(positions, np.int64)):
         signs = signs or video_pyav.turn(frame)
-        pixels = video_pyav.rgb(frame, signs, reformatter)
+        place: video_pyav.Room | None = None
+        if size is not None:
+            place = scratch
+        elif room is not None and signs == (1, 0, 0, 1):
+            place = functools.partial(room, position)
+        pixels = video_pyav.rgb(frame, signs, reformatter, place)
         shape = shape or pixels.shape
         if pixels.shape != shape:
             raise DataError("frame_size_changes", f"from {shape[1]}x{shape[0]} to {pixels.shape[1]}x{pixels.shape[0]}")
@@ -232,6 +262,9 @@ def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     import torch
     from torch.nn import functional
 
+    if pixels.shape[:2] != size and resizing.can_resize(pixels[None]):
+        (made,) = resizing.resize(pixels[None], *size, "bicubic")
+        return cast(Pixels, made)
     picture = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
     if tuple(picture.shape[2:]) != size:
         picture = functional.interpolate(picture, size, mode="bicubic", antialias=True)

@@ -16,54 +16,90 @@ typedef struct {
 
 enum { PIXELS = 32 }; /* at once */
 
-/* [height, width], [(height + 1) / 2, (width + 1) / 2] twice, rows so many bytes apart, into rows of RGB. */
+/* The matrix in registers, and where the bytes of the channels go. */
+typedef struct {
+    __m512i luma, black, doubled, first, second;
+    __m256i grey, red, blue, green_red, green_blue;
+} Lanes;
+
+AVX512 static void prepare(Lanes *lanes, const Matrix *matrix) {
+    uint8_t first[64] = {0}, second[64] = {0};
+    uint16_t doubled[PIXELS];
+    for (int byte = 0; byte < 3 * PIXELS; byte++) { /* red from 0 on, green from 32, blue from 64 */
+        uint8_t *place = byte < 64 ? first + byte : second + byte - 64;
+        *place = (uint8_t)(byte / 3 + PIXELS * (byte % 3));
+    }
+    for (int lane = 0; lane < PIXELS; lane++)
+        doubled[lane] = (uint16_t)(lane / 2);
+    lanes->first = _mm512_loadu_si512(first);
+    lanes->second = _mm512_loadu_si512(second);
+    lanes->doubled = _mm512_loadu_si512(doubled);
+    lanes->luma = _mm512_set1_epi16(matrix->luma);
+    lanes->black = _mm512_set1_epi16(matrix->black);
+    lanes->grey = _mm256_set1_epi16(128 << 3);
+    lanes->red = _mm256_set1_epi16(matrix->red);
+    lanes->blue = _mm256_set1_epi16(matrix->blue);
+    lanes->green_red = _mm256_set1_epi16(matrix->green_red);
+    lanes->green_blue = _mm256_set1_epi16(matrix->green_blue);
+}
+
+/* What chroma adds to each channel of PIXELS pixels. */
+AVX512 static inline void tint(const Lanes *lanes, __m128i blue, __m128i red, __m512i *parts) {
+    const __m256i bluer = _mm256_sub_epi16(_mm256_slli_epi16(_mm256_cvtepu8_epi16(blue), 3), lanes->grey);
+    const __m256i redder = _mm256_sub_epi16(_mm256_slli_epi16(_mm256_cvtepu8_epi16(red), 3), lanes->grey);
+    const __m256i greener = _mm256_adds_epi16(_mm256_mulhi_epi16(bluer, lanes->green_blue),
+                                              _mm256_mulhi_epi16(redder, lanes->green_red));
+    const __m256i halves[3] = {_mm256_mulhi_epi16(redder, lanes->red), greener, _mm256_mulhi_epi16(bluer, lanes->blue)};
+    for (int channel = 0; channel < 3; channel++)
+        parts[channel] = _mm512_permutexvar_epi16(lanes->doubled, _mm512_castsi256_si512(halves[channel]));
+}
+
+/* PIXELS pixels of a row: their 96 bytes in two registers. */
+AVX512 static inline void mixed(const Lanes *lanes, __m256i luma, const __m512i *parts, __m512i *bytes) {
+    const __m512i eighths = _mm512_slli_epi16(_mm512_cvtepu8_epi16(luma), 3);
+    const __m512i grade = _mm512_mulhi_epi16(_mm512_sub_epi16(eighths, lanes->black), lanes->luma);
+    __m256i channels[3];
+    for (int channel = 0; channel < 3; channel++) {
+        const __m512i sum = _mm512_adds_epi16(grade, parts[channel]);
+        channels[channel] = _mm512_cvtusepi16_epi8(_mm512_max_epi16(sum, _mm512_setzero_si512()));
+    }
+    const __m512i warm = _mm512_inserti64x4(_mm512_castsi256_si512(channels[0]), channels[1], 1);
+    const __m512i cold = _mm512_castsi256_si512(channels[2]);
+    bytes[0] = _mm512_permutex2var_epi8(warm, lanes->first, cold);
+    bytes[1] = _mm512_permutex2var_epi8(warm, lanes->second, cold);
+}
+
+/* [height, width], [(height + 1) / 2, (width + 1) / 2] twice, rows so many bytes apart, into rows of RGB. Two rows at
+ * once: they have the same chroma. */
 AVX512 EXPORTED void mmdata_yuv(const uint8_t *luma, const uint8_t *blue, const uint8_t *red, int64_t luma_row,
                                 int64_t blue_row, int64_t red_row, int64_t height, int64_t width, const Matrix *matrix,
                                 uint8_t *into, int64_t into_row) {
-    uint8_t first[64], second[64];
-    uint16_t twice[32];
-    for (int byte = 0; byte < 96; byte++) { /* red from 0 on, green from 32, blue from 64 */
-        uint8_t *place = byte < 64 ? first + byte : second + byte - 64;
-        *place = (uint8_t)(byte / 3 + 32 * (byte % 3));
-    }
-    for (int byte = 32; byte < 64; byte++)
-        second[byte] = 0;
-    for (int lane = 0; lane < PIXELS; lane++)
-        twice[lane] = (uint16_t)(lane / 2);
-    const __m512i places = _mm512_loadu_si512(first), rest = _mm512_loadu_si512(second);
-    const __m512i doubled = _mm512_loadu_si512(twice);
-    const __m512i black = _mm512_set1_epi16(matrix->black), bright = _mm512_set1_epi16(matrix->luma);
-    const __m256i grey = _mm256_set1_epi16(128 << 3);
-    const __m256i to_red = _mm256_set1_epi16(matrix->red), to_blue = _mm256_set1_epi16(matrix->blue);
-    const __m256i green_red = _mm256_set1_epi16(matrix->green_red), green_blue = _mm256_set1_epi16(matrix->green_blue);
-    for (int64_t y = 0; y < height; y++, luma += luma_row, into += into_row) {
+    Lanes lanes;
+    __m512i parts[3], bytes[2];
+    prepare(&lanes, matrix);
+    for (int64_t y = 0; y < height; y += 2) {
+        const int64_t rows = y + 1 < height ? 2 : 1;
         const uint8_t *u = blue + y / 2 * blue_row, *v = red + y / 2 * red_row;
-        for (int64_t x = 0; x < width; x += PIXELS) {
-            const int64_t left = width - x < PIXELS ? width - x : PIXELS;
-            const __mmask32 kept = left == PIXELS ? 0xffffffff : (1u << left) - 1;
-            const __mmask16 half = (__mmask16)((1u << (left + 1) / 2) - 1);
-            const __m512i light = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(kept, luma + x));
-            const __m256i b = _mm256_cvtepu8_epi16(_mm_maskz_loadu_epi8(half, u + x / 2));
-            const __m256i r = _mm256_cvtepu8_epi16(_mm_maskz_loadu_epi8(half, v + x / 2));
-            const __m512i grade = _mm512_mulhi_epi16(_mm512_sub_epi16(_mm512_slli_epi16(light, 3), black), bright);
-            const __m256i bluer = _mm256_sub_epi16(_mm256_slli_epi16(b, 3), grey);
-            const __m256i redder = _mm256_sub_epi16(_mm256_slli_epi16(r, 3), grey);
-            const __m256i greener =
-                _mm256_adds_epi16(_mm256_mulhi_epi16(bluer, green_blue), _mm256_mulhi_epi16(redder, green_red));
-            const __m256i parts[3] = {_mm256_mulhi_epi16(redder, to_red), greener, _mm256_mulhi_epi16(bluer, to_blue)};
-            __m256i channels[3];
-            for (int channel = 0; channel < 3; channel++) {
-                const __m512i part = _mm512_permutexvar_epi16(doubled, _mm512_castsi256_si512(parts[channel]));
-                const __m512i sum = _mm512_max_epi16(_mm512_adds_epi16(grade, part), _mm512_setzero_si512());
-                channels[channel] = _mm512_cvtusepi16_epi8(sum);
+        int64_t x = 0;
+        for (; x + PIXELS <= width; x += PIXELS) {
+            tint(&lanes, _mm_loadu_si128((const void *)(u + x / 2)), _mm_loadu_si128((const void *)(v + x / 2)), parts);
+            for (int64_t row = y; row < y + rows; row++) {
+                uint8_t *to = into + row * into_row + 3 * x;
+                mixed(&lanes, _mm256_loadu_si256((const void *)(luma + row * luma_row + x)), parts, bytes);
+                _mm512_storeu_si512(to, bytes[0]);
+                _mm256_storeu_si256((void *)(to + 64), _mm512_castsi512_si256(bytes[1]));
             }
-            const __m512i warm = _mm512_inserti64x4(_mm512_castsi256_si512(channels[0]), channels[1], 1);
-            const __m512i cold = _mm512_castsi256_si512(channels[2]);
-            const int64_t bytes = 3 * left;
-            const __mmask64 begin = bytes >= 64 ? ~0ull : (1ull << bytes) - 1;
-            const __mmask64 end = bytes > 64 ? (1ull << (bytes - 64)) - 1 : 0;
-            _mm512_mask_storeu_epi8(into + 3 * x, begin, _mm512_permutex2var_epi8(warm, places, cold));
-            _mm512_mask_storeu_epi8(into + 3 * x + 64, end, _mm512_permutex2var_epi8(warm, rest, cold));
+        }
+        if (x < width) {
+            const int64_t left = width - x, size = 3 * left;
+            const __mmask16 half = (__mmask16)((1u << (left + 1) / 2) - 1);
+            tint(&lanes, _mm_maskz_loadu_epi8(half, u + x / 2), _mm_maskz_loadu_epi8(half, v + x / 2), parts);
+            for (int64_t row = y; row < y + rows; row++) {
+                uint8_t *to = into + row * into_row + 3 * x;
+                mixed(&lanes, _mm256_maskz_loadu_epi8((1u << left) - 1, luma + row * luma_row + x), parts, bytes);
+                _mm512_mask_storeu_epi8(to, size >= 64 ? ~0ull : (1ull << size) - 1, bytes[0]);
+                _mm512_mask_storeu_epi8(to + 64, size > 64 ? (1ull << (size - 64)) - 1 : 0, bytes[1]);
+            }
         }
     }
 }

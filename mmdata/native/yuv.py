@@ -44,22 +44,20 @@ def matrix(colorspace: int, color_range: int) -> Bytes | None:
 def to_rgb(planes: tuple[Bytes, Bytes, Bytes], matrix: Bytes, into: Bytes) -> None:
     """Y [H, W], U and V [(H + 1) // 2, (W + 1) // 2], uint8, whose values follow each other in a row, into RGB
     [H, W, 3]. Raises ValueError for planes that do not fit each other."""
-    height, width = planes[0].shape
+    luma, blue, red = planes
+    height, width = luma.shape
     half = (height + 1) // 2, (width + 1) // 2
-    if planes[1].shape != half or planes[2].shape != half or into.shape != (height, width, 3):
+    if blue.shape != half or red.shape != half or into.shape != (height, width, 3):
         raise ValueError(f"planes {[plane.shape for plane in planes]} for a picture {into.shape}")
-    if into.strides[1:] != (3, 1) or any(plane.strides[1] != 1 and plane.shape[1] > 1 for plane in planes):
+    if not luma.strides[1] == blue.strides[1] == red.strides[1] == 1 or into.strides[1:] != (3, 1):
         raise ValueError("pixels must follow each other")
-    if any(of.dtype != np.uint8 for of in (*planes, into)) or not into.flags.writeable or len(matrix) != 12:
+    if not luma.dtype == blue.dtype == red.dtype == into.dtype == np.uint8 or len(matrix) != 12:
         raise ValueError("bytes are what is read and written")
+    if not into.flags.writeable:
+        raise ValueError("what is written to is read-only")
     library = kernels()
     assert library is not None
+    addresses = [of.__array_interface__["data"][0] for of in (luma, blue, red, matrix, into)]
     library.mmdata_yuv(
-        *(plane.ctypes.data for plane in planes),
-        *(plane.strides[0] for plane in planes),
-        height,
-        width,
-        matrix.ctypes.data,
-        into.ctypes.data,
-        into.strides[0],
+        *addresses[:3], luma.strides[0], blue.strides[0], red.strides[0], height, width, *addresses[3:], into.strides[0]
     )

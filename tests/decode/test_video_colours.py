@@ -1,0 +1,85 @@
+"""Colours of frames: PyAV's, whoever converts them, and our own kernel where it is able to."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from mmdata.decode import video, video_pyav
+from mmdata.native import yuv
+from mmdata.native.library import avx512
+from tests.decode.clips import clip
+
+OURS = {
+    "plain": {},
+    "width of no block": {"width": 130},
+    "bt709": {"colour": (1, 1)},
+    "bt2020": {"colour": (9, 1)},
+    "smpte240m": {"colour": (7, 0)},
+    "full range": {"colour": (5, 2)},
+    "yuvj420p": {"codec": "mjpeg", "pixels": "yuvj420p", "format": "matroska", "between": 0, "colour": (5, 2)},
+    "turned": {"rotate": 90},
+}
+OTHERS = {
+    "interlaced": {"options": "tff=1"},
+    "4:2:2": {"pixels": "yuv422p"},
+    "4:4:4": {"pixels": "yuv444p"},
+    "10 bits": {"pixels": "yuv420p10le"},
+    "odd height": {"codec": "ffv1", "format": "matroska", "height": 95, "width": 127},
+}
+
+
+def by_pyav(data: bytes) -> Iterator[np.ndarray]:
+    with av.open(io.BytesIO(data)) as file:
+        for frame in file.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
+
+
+@pytest.fixture
+def converted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of the frames that the kernel has converted."""
+    shapes: list[tuple[int, ...]] = []
+    to_rgb = yuv.to_rgb
+
+    def counted(planes: Any, matrix: Any, into: np.ndarray) -> None:
+        shapes.append(into.shape)
+        to_rgb(planes, matrix, into)
+
+    monkeypatch.setattr(yuv, "to_rgb", counted)
+    return shapes
+
+
+@pytest.mark.parametrize("kind", OURS | OTHERS)
+def test_frames_are_pyavs(kind: str, converted: list[tuple[int, ...]]) -> None:
+    data = clip(frames=7, **(OURS | OTHERS)[kind])
+    expected = np.stack(list(by_pyav(data)))
+    if kind == "turned":
+        expected = np.rot90(expected, axes=(1, 2))
+    found = video.decode_frames(data, range(7)).pixels.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(found, expected)
+    assert len(converted) in ((7, 8) if kind in OURS and avx512() else (0,))  # one more proves it
+    for (index,), frames in video.iter_frames(data, [1, 4], chunk=1):
+        np.testing.assert_array_equal(frames.pixels[0].permute(1, 2, 0).numpy(), expected[index])
+    for seconds, pixels in video.pictures(data, [2, 3]):
+        np.testing.assert_array_equal(pixels, expected[round(seconds * 30)])
+
+
+@pytest.mark.skipif(not avx512(), reason="the kernel was not compiled, or needs a processor with AVX-512")
+def test_a_swscale_that_converts_otherwise_is_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, converted: list[tuple[int, ...]]
+) -> None:
+    """As another version might: the kernel is compared with what is installed before it is used."""
+    monkeypatch.setitem(yuv._MATRICES, 2, (104597, 132201, 25675, 54000))
+    for cached in (yuv.matrix, video_pyav._proven):
+        cached.cache_clear()
+    data = clip(frames=3)
+    found = video.decode_frames(data, range(3)).pixels.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(found, np.stack(list(by_pyav(data))))
+    assert len(converted) == 1
+    for cached in (yuv.matrix, video_pyav._proven):
+        cached.cache_clear()
