@@ -12,8 +12,8 @@ typedef struct {
     double *weights;       /* [outputs, most], each output's of sum 1 */
 } Axis;
 
-/* `outputs` from the first `extent` of `inputs` pixels. The filter is 0 beyond `reach` and gets no smaller steps than 1.
- * Answers whether there was memory for it; `forget_axis` in either case. */
+/* `outputs` from the first `extent` of `inputs` pixels. The filter is 0 beyond `reach`, in pixels of whichever are
+ * larger. Answers whether there was memory for it; `forget_axis` in either case. */
 int plan_axis(Axis *axis, int64_t inputs, double extent, int64_t outputs, double reach, double (*filter)(double));
 void forget_axis(Axis *axis);
 

@@ -363,14 +363,43 @@ AVX512 static ALWAYS_INLINE void means(const Picture *picture, int64_t row, int6
     }
 }
 
+/* A row of means of two by two pixels, the commonest: int16 hold the sums, so that twice as many are made at once. */
+AVX512 static ALWAYS_INLINE void means_of_four(const Picture *picture, int64_t row, int64_t blocks, uint8_t *into,
+                                               int careful) {
+    enum { TOGETHER = 2 * OUTPUTS };
+    const uint8_t *above = row_of(picture, row), *below = row_of(picture, row + 1);
+    const int64_t length = 3 * picture->columns;
+    const __m512i ones = _mm512_set1_epi8(1), half = _mm512_set1_epi16(2);
+    uint8_t places[REGISTER] = {0};
+    for (int lane = 0; lane < 3 * TOGETHER; lane++)
+        for (int k = 0; k < 2; k++)
+            places[2 * lane + k] = (uint8_t)(3 * (lane / 3 * 2 + k) + lane % 3);
+    const __m512i place = _mm512_loadu_si512(places);
+    for (int64_t block = 0; block < blocks; block += TOGETHER) {
+        const __m512i one = fetched(above + 6 * block, above + length, careful);
+        const __m512i two = fetched(below + 6 * block, below + length, careful);
+        const __m512i sum = _mm512_add_epi16(_mm512_maddubs_epi16(_mm512_permutexvar_epi8(place, one), ones),
+                                             _mm512_maddubs_epi16(_mm512_permutexvar_epi8(place, two), ones));
+        const __m256i made = _mm512_cvtepi16_epi8(_mm512_srli_epi16(_mm512_add_epi16(sum, half), 2));
+        const int64_t left = blocks - block < TOGETHER ? blocks - block : TOGETHER;
+        _mm256_mask_storeu_epi8(into + 3 * block, (__mmask32)((1u << 3 * left) - 1), made);
+    }
+}
+
 AVX512 static void means_inside(const Picture *picture, int64_t row, int64_t tall, int64_t wide, int64_t blocks,
                                 uint8_t *into) {
-    means(picture, row, tall, wide, blocks, into, 0);
+    if (tall == 2 && wide == 2)
+        means_of_four(picture, row, blocks, into, 0);
+    else
+        means(picture, row, tall, wide, blocks, into, 0);
 }
 
 AVX512 static void means_end(const Picture *picture, int64_t row, int64_t tall, int64_t wide, int64_t blocks,
                              uint8_t *into) {
-    means(picture, row, tall, wide, blocks, into, 1);
+    if (tall == 2 && wide == 2)
+        means_of_four(picture, row, blocks, into, 1);
+    else
+        means(picture, row, tall, wide, blocks, into, 1);
 }
 
 /* A picture [rows, columns, 3], whose rows are `stride` bytes apart, into a contiguous one of the means of its blocks
