@@ -26,7 +26,7 @@ from mmtrain.objective import losses
 from mmtrain.precision import autocast, device_of
 from mmtrain.rules import Setting
 from mmtrain.spec import TrainSpec
-from mmtrain.weighting import step_weights
+from mmtrain.weighting import step_weights, unmet
 
 ERROR = 0.1
 """Relative error of the total, on a CPU; `tests/mmtrain/test_estimate.py` holds it over families and connectors."""
@@ -161,6 +161,10 @@ def lines(
     if flops is not None:
         run = flops * spec.steps
         yield f"flops  {flops / 1e12:,.4g} TFLOP in the first step, {run / 1e18:,.4g} EFLOP in {spec.steps:,} steps"
+    if spec.task_weights:
+        met = {task for packed in _first_step(stream) for task in packed.tasks}
+        if told := unmet(spec.task_weights, met, "of the first step"):
+            yield f"{told}; a run says so again of its first epoch, and at its end"
 
 
 def memory_lines(
@@ -238,16 +242,21 @@ def _largest(
 
 def step_flops(model: Any, stream: StreamingDataset) -> float | None:
     """Operations of this rank's share of the first step; None for a model whose towers are not known."""
-    deals = itertools.takewhile(lambda deal: deal.step == 0, stream.deals())
     total = 0.0
-    for deal in deals:
-        packed = stream.read(deal)
-        assert isinstance(packed, Packed), packed
+    for packed in _first_step(stream):
         done = train_flops(model, PackedCollator()([packed]))
         if done is None:
             return None
         total += done
     return total
+
+
+def _first_step(stream: StreamingDataset) -> Iterator[Packed]:
+    """This rank's packs of it."""
+    for deal in itertools.takewhile(lambda deal: deal.step == 0, stream.deals()):
+        packed = stream.read(deal)
+        assert isinstance(packed, Packed), packed
+        yield packed
 
 
 def _size(count: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -34,6 +34,8 @@ class Gate:
         """Of the last steps that were taken."""
         self.skipped = self.in_a_row = self.empty = 0
         """Steps left out so far; of these, the last ones in a row; steps that had no target."""
+        self.tasks: set[str] | None = set()
+        """Tasks that the run's samples were of, where some are weighed; None where an older version began to count."""
 
     def judge(self, loss: float, grad_norm: float, world: World) -> Reason | None:
         """Why this step must not be taken; None for a step that may. `loss` and `grad_norm` are the whole step's; all
@@ -50,6 +52,11 @@ class Gate:
             self.skipped += 1
             self.in_a_row += 1
         return reason
+
+    def meet(self, tasks: Iterable[str]) -> None:
+        """Samples of these tasks have come."""
+        if self.tasks is not None:
+            self.tasks.update(tasks)
 
     def check(self, reason: Reason, step: int, keys: Sequence[str]) -> None:
         """Raises RunError, on every rank, where the run must not go on after a step that was left out."""
@@ -68,11 +75,14 @@ class Gate:
             "skipped": self.skipped,
             "in_a_row": self.in_a_row,
             "empty": self.empty,
+            "tasks": None if self.tasks is None else sorted(self.tasks),
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         self.losses = deque(saved["losses"], maxlen=self.losses.maxlen)
         self.skipped, self.in_a_row, self.empty = saved["skipped"], saved["in_a_row"], saved["empty"]
+        tasks = saved.get("tasks")
+        self.tasks = None if tasks is None else set(tasks)
 
 
 def quarantine(folder: Path, step: int, reason: Reason, keys: Sequence[str], world: World) -> None:

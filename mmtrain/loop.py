@@ -19,6 +19,7 @@ from mmtrain.job import Job
 from mmtrain.monitor import line, measured
 from mmtrain.optim import thaw
 from mmtrain.step import Step, train_step
+from mmtrain.weighting import unmet
 
 CONSOLE_LINES = 20
 
@@ -42,6 +43,7 @@ def train(
     log = run.Log(job.folder, job.step) if world.rank == 0 else None
     examiner = None if spec.evaluation is None else Examiner(job, log, evaluated)
     began, done, loss, saved = time.monotonic(), job.step, math.nan, job.step
+    epoch = loader.position.epoch
 
     try:
         for batches, waited in _timed(loader.steps()):
@@ -58,6 +60,9 @@ def train(
             if job.step % max(1, spec.steps // CONSOLE_LINES) == 0 or job.step + 1 == spec.steps:
                 say(world, line(values))
             job.step += 1
+            if epoch == 0 < loader.position.epoch and job.step < spec.steps:
+                _tell_tasks(job, "of the first epoch")
+            epoch = loader.position.epoch
             if examiner is not None and examiner.due:
                 examiner.examine()
             if job.step % spec.checkpoint.every == 0 or job.step == spec.steps:
@@ -85,6 +90,8 @@ def train(
         print(f"done   {steps} steps in {seconds:.1f} s; loss {first_loss:.4f} -> {loss:.4f}; run folder {job.folder}")
     if job.gate.empty and job.step > done:
         say(world, f"empty  {job.gate.empty} of {job.step} steps had no target of any weight and moved nothing")
+    if job.step > done:
+        _tell_tasks(job, f"of {job.step} steps")
     if loader.bad and job.step > done:
         print(f"masked {sum(loader.bad.values())} samples that could not be read: {dict(loader.bad)}")
 
@@ -95,6 +102,12 @@ def advance(job: Job, batches: list[Batch], take: Callable[[Job, list[Batch]], S
     if job.staged:
         thaw(job.model, job.settings, job.step / job.spec.steps)
     return take(job, batches)
+
+
+def _tell_tasks(job: Job, where: str) -> None:
+    met = job.gate.tasks
+    if met is not None and (told := unmet(job.spec.task_weights, met, where)):
+        say(job.world, told)
 
 
 def say(world: World, line: str) -> None:

@@ -42,7 +42,8 @@ class TrainSpec(RunSpec):
     token_weight_schedule: tuple[WeightPhase, ...] = ()
     """What tokens weigh in each part of the run, in ascending order: early all, late answers only, say."""
     task_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
-    """What the samples of a task (their `task`, or the name of their dataset) weigh; others weigh 1."""
+    """What the samples of a task (their `task`, or the name of their dataset) weigh; others weigh 1. Tasks of which no
+    sample has come are told after the first epoch and at the end."""
     balance: BalanceSpec | None = None
     """How tasks share the loss, each by its own mean, or the stream: `fixed`, `inverse_loss`, `uncertainty`, `gradnorm`
     or `sampling`. The log has `loss/TASK` and `weight/TASK`. Without it all targets count alike, of whichever task."""

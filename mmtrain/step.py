@@ -72,7 +72,11 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
         )
         for batch in batches
     ]
-    (total,) = sums([float(sum(each.sum() for each in weights))], job.world)
+    named = [*spec.task_weights]
+    here = {task for batch in batches for task in batch.get("tasks", ())} if named else set()
+    given = float(sum(each.sum() for each in weights))
+    total, *met = sums([given, *(float(task in here) for task in named)], job.world)
+    job.gate.meet(task for task, ranks in zip(named, met, strict=True) if ranks)
     shares: dict[str, float] = {}
     if job.balance is not None:
         weights, shares = balanced(job.balance, batches, weights, job.world)
@@ -81,6 +85,8 @@ def train_step(job: Job, batches: list[Batch]) -> Step:
         job.gate.empty += 1
         return Step(loss=0.0, grad_norm=0.0, weight=0.0, moved=False)
     loss, tasks, terms = backward(job, batches, weights, total, 1.0 if scale is None else scale.scale)
+    if named:
+        job.gate.meet(tasks)
     norms = optim.gradient_norms(job.optim)
     length = optim.total(norms)
     sampling = spec.scheduled_sampling

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from pydantic import Field
 
 from mmdata.labels import IGNORE, KINDS, PROMPT
+from mmdata.registry import nearest
 from mmdata.spec import Model
 from mmtrain.losses import Norm, normed
 from mmtrain.rows import borders
@@ -88,6 +89,19 @@ def step_weights(
             each = each * torch.tensor([tasks.get(task, 1.0) for task in batch["tasks"]], device=each.device)
         weights = weights * torch.repeat_interleave(each, borders_.diff().to(each.device))
     return torch.where(labels == IGNORE, 0, weights)
+
+
+def unmet(weights: Mapping[str, float], met: Collection[str], where: str) -> str | None:
+    """What to say of tasks that are weighed where samples are of those `met` only.
+
+    >>> unmet({"orc": 2.0, "vqa": 0.5}, ["ocr", "vqa"], "of the first epoch")
+    "tasks  task_weights: no sample of the first epoch is of 'orc' (did you mean 'ocr'?)"
+    """
+    lost = sorted(weights.keys() - met)
+    if not lost:
+        return None
+    told = [f"{task!r} ({nearest(task, sorted(met))})" if met else repr(task) for task in lost]
+    return f"tasks  task_weights: no sample {where} is of {', '.join(told)}"
 
 
 def by_task(batch: Mapping[str, Any], losses: torch.Tensor, weights: torch.Tensor) -> dict[str, tuple[float, float]]:

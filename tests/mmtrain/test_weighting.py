@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +205,37 @@ def test_samples_and_tasks_weigh_through_the_command(tmp_path: Path) -> None:
     }
     # The weights count, in every sum; a mean over all is that of the tasks by what they weigh.
     assert abs(one[0]["loss"] - even[0]["loss"]) > 1e-4
+
+
+def test_tasks_that_no_sample_has_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before a run of its first step, after the first epoch, and at the end, also where a run goes on; what weighs
+    nothing is there."""
+    meta: dict[int, dict[str, object]] = {row: {"kind": ("ocr", "vqa")[row % 2]} for row in range(12)}
+    source = write_dataset(tmp_path / "dataset", samples=12, meta=meta)
+    told = [
+        "--set",
+        "global_batch=1",
+        "data.task_field=kind",
+        "data.max_length=200",
+        "data.epochs=2",
+        "checkpoint.every=1",
+    ]
+    given = [*told, "task_weights={orc: 2.0, vqa: 0.0, zebra: 1.0}"]
+
+    def said(*more: str) -> list[str]:
+        assert sft.main(arguments(source, tmp_path / "run", *more)) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if "task_weights: no sample" in line]
+
+    (ahead,) = said(*given, "steps=40", "--dry-run")
+    assert ahead.startswith("tasks  task_weights: no sample of the first step is of ")
+    first, last = said(*given, "steps=40")
+    lost = "is of 'orc' (did you mean 'ocr'?), 'zebra' (known: ocr, vqa)"
+    assert first == f"tasks  task_weights: no sample of the first epoch {lost}"
+    steps = len(lines(tmp_path / "run"))
+    assert 2 < steps < 40, "two epochs"
+    assert last == f"tasks  task_weights: no sample of {steps} steps {lost}"
+    newest = max((tmp_path / "run" / "checkpoints").glob("*[0-9]"))
+    shutil.rmtree(newest)
+    assert said(*given, "steps=40") == [last]
+    shutil.rmtree(tmp_path / "run")
+    assert said(*told, "task_weights={ocr: 2.0, vqa: 0.0}", "steps=40") == []
