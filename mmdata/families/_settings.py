@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -142,10 +143,25 @@ def square(found: Mapping[str, Any]) -> dict[str, Any]:
     and ViT's have no crop (null in files of version 5), and squash. Raises SpecError for what stays no square."""
     size, crop = found.get("size"), side(found.get("crop_size"))
     crops = found.get("do_center_crop", crop is not None)
-    squash = bool(size.get("height")) if isinstance(size, Mapping) else size is not None and not crops
+    squash = bool(size.get("height")) if isinstance(size, Mapping) else size is not None and _both_sides(found, crops)
     if size and not crops and not squash and not found.get("do_pad"):
         raise SpecError(f"size: {size!r} without a centre crop leaves pictures that are no squares")
     return {"size": side(size), "crop": crop if crops else None, "mode": "squash" if squash else None}
+
+
+BOTH_SIDES = frozenset({"Beit", "DeiT", "Flava", "PPLCNet", "ViT"})
+"""Whose image processors take a `size` that is a number for height and width (transformers: `default_to_square`),"""
+SHORTEST_EDGE = frozenset(
+    {"Bit", "ChineseCLIP", "CLIP", "ConvNext", "Levit", "Llava", "MobileViT", "Siglip", "VideoMAE"}
+)
+"""and whose for the shortest edge."""
+_PROCESSOR = re.compile(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$")
+
+
+def _both_sides(found: Mapping[str, Any], crops: bool) -> bool:
+    """Whether a `size` that is a number is height and width; of processors nobody knows, those that do not crop."""
+    kind = _PROCESSOR.sub("", str(found.get("image_processor_type") or found.get("feature_extractor_type") or ""))
+    return kind in BOTH_SIDES or (kind not in SHORTEST_EDGE and not crops)
 
 
 def no_class_token(checkpoint: Checkpoint) -> None:

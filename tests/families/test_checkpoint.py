@@ -120,6 +120,12 @@ SIGLIP = {"image_processor_type": "SiglipImageProcessor", "size": SQUARE, **STAT
         SIGLIP | {"rescale_factor": 1 / 127.5},
         SIGLIP | {"do_rescale": False},
         {"image_processor_type": "ViTImageProcessor", "size": 56, **STATISTICS},
+        CLIP | {"size": 70},
+        CLIP | {"size": 70, "image_processor_type": "BitImageProcessor"},
+        CLIP | {"size": 70, "image_processor_type": "DeiTImageProcessor"},  # as published: squashed, then cropped
+        CLIP | {"size": 70, "image_processor_type": None, "feature_extractor_type": "DeiTFeatureExtractor"},
+        CLIP | {"size": 70, "image_processor_type": "BeitImageProcessor"},
+        CLIP | {"size": 70, "image_processor_type": "FlavaImageProcessor"},
     ],
     ids=str,
 )
@@ -130,7 +136,10 @@ def test_squares_are_made_as_the_files_say(tmp_path: Path, name: str, files: dic
     (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"patch_size": 14}}))
     words = tokenizer(image_token="<image>", video_token="<video>", audio_token="<audio>")
     family = get_family(name, tokenizer=words, checkpoint=tmp_path)
-    processor = getattr(hf, files["image_processor_type"]).from_pretrained(tmp_path)
+    kind = files["image_processor_type"] or files["feature_extractor_type"].replace(
+        "FeatureExtractor", "ImageProcessor"
+    )
+    processor = getattr(hf, kind).from_pretrained(tmp_path)
     for photo in PHOTOS:
         theirs = processor([tensor(photo)], return_tensors="pt")
         atol = 1e-3 if files.get("do_rescale") is False else 1e-5  # values in the hundreds
@@ -142,6 +151,7 @@ def test_squares_are_made_as_the_files_say(tmp_path: Path, name: str, files: dic
     [
         ("llava", CLIP | {"do_resize": False}, "do_resize: false"),
         ("llava", CLIP | {"size": {"shortest_edge": 70}, "do_center_crop": False}, "are no squares"),
+        ("llava", CLIP | {"size": 70, "do_center_crop": False}, "are no squares"),
         ("llava", SIGLIP | {"size": {"height": 56, "width": 84}}, "size: 56 x 84"),
         ("llava", SIGLIP | {"image_mean": [0.5]}, r"image_mean: \[0.5\]"),
         ("llava", {"size": SQUARE, "rescale_factor": 1.0}, "rescale_factor"),
