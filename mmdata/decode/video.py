@@ -109,6 +109,16 @@ def _installed(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+LARGE = 1 << 22
+"""Bytes of a batch that no core's own cache holds until it is read."""
+
+
+def _bytes(reader: video_pyav.Reader, count: int) -> int:
+    """Of so many frames."""
+    context = reader.stream.codec_context
+    return count * context.height * context.width * 3
+
+
 def _gather(reader: video_pyav.Reader, wanted: list[int], size: tuple[int, int] | None) -> Frames:
     order = tables.shown(reader.table)
     seconds = tables.seconds(reader.table)
@@ -127,7 +137,7 @@ def _gather(reader: video_pyav.Reader, wanted: list[int], size: tuple[int, int] 
         row: Pixels = batch[rows[position][0]]
         return row
 
-    for position, pixels in _pictures(reader, sorted(rows), size, room):
+    for position, pixels in _pictures(reader, sorted(rows), size, room, read_late=_bytes(reader, len(wanted)) > LARGE):
         if len(wanted) == 1 and batch is None:
             batch = pixels[None]
             continue
@@ -173,11 +183,21 @@ def iter_frames(
         times = seconds[wanted]
         piece: Pixels | None = None
         start = filled = 0
-        for pixels in _in_order(reader, [int(order[index]) for index in wanted], size):
+
+        def room(shape: tuple[int, ...]) -> Pixels:
+            """Where the next frame is to lie."""
+            nonlocal piece
+            if piece is None:
+                piece = memory.empty((chunk, *shape), np.uint8)
+            return piece[filled] if piece.shape[1:] == shape else np.empty(shape, np.uint8)
+
+        late = _bytes(reader, chunk) > LARGE
+        positions = [int(order[index]) for index in wanted]
+        for pixels in _in_order(reader, positions, size, room if chunk > 1 else None, read_late=late):
             if piece is None:
                 # One frame at a time needs no copy: each is the decoder's own, fresh array.
                 piece = pixels[None] if chunk == 1 else memory.empty((chunk, *pixels.shape), np.uint8)
-            if chunk > 1:
+            if chunk > 1 and not np.may_share_memory(piece[filled], pixels):
                 piece[filled] = pixels
             del pixels
             filled += 1
@@ -209,12 +229,25 @@ def pictures(
             yield float(seconds[index]), pixels
 
 
-def _in_order(reader: video_pyav.Reader, positions: list[int], size: tuple[int, int] | None) -> Iterator[Pixels]:
-    """The frames of ascending numbers one by one. The decoder gives them so; those of odd files wait their turn."""
+def _in_order(
+    reader: video_pyav.Reader,
+    positions: list[int],
+    size: tuple[int, int] | None,
+    room: video_pyav.Room | None = None,
+    *,
+    read_late: bool = False,
+) -> Iterator[Pixels]:
+    """The frames of ascending numbers one by one, in what `room` gives for the next. The decoder gives them so; those
+    of odd files wait their turn."""
     early: dict[int, Pixels] = {}
     expected = iter(positions)
     following = next(expected, None)
-    for position, pixels in _pictures(reader, sorted(positions), size):
+
+    def turn(position: int, shape: tuple[int, ...]) -> Pixels:
+        return room(shape) if room is not None and position == following else np.empty(shape, np.uint8)
+
+    found = _pictures(reader, sorted(positions), size, turn if room is not None else None, read_late=read_late)
+    for position, pixels in found:
         early[position] = pixels
         del pixels
         while following is not None and following in early:
@@ -227,9 +260,11 @@ def _pictures(
     positions: list[int],
     size: tuple[int, int] | None,
     room: Callable[[int, tuple[int, ...]], Pixels] | None = None,
+    *,
+    read_late: bool = False,
 ) -> Iterator[tuple[int, Pixels]]:
     """(position, upright RGB uint8 [H, W, 3]) of packets in the decoder's order; perhaps in the memory that `room`
-    gives for the frame of a position. Raises `frame_size_changes`."""
+    gives for the frame of a position, which may be `read_late`. Raises `frame_size_changes`."""
     from av.video.reformatter import VideoReformatter
 
     reformatter = VideoReformatter()
@@ -246,11 +281,12 @@ def _pictures(
     for position, frame in video_pyav.frames(reader, np.array(positions, np.int64)):
         signs = signs or video_pyav.turn(frame)
         place: video_pyav.Room | None = None
+        late = False
         if size is not None:
             place = scratch
         elif room is not None and signs == (1, 0, 0, 1):
-            place = functools.partial(room, position)
-        pixels = video_pyav.rgb(frame, signs, reformatter, place)
+            place, late = functools.partial(room, position), read_late
+        pixels = video_pyav.rgb(frame, signs, reformatter, place, read_late=late)
         shape = shape or pixels.shape
         if pixels.shape != shape:
             raise DataError("frame_size_changes", f"from {shape[1]}x{shape[0]} to {pixels.shape[1]}x{pixels.shape[0]}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mmdata import memory
 from mmdata.decode import demux
 from mmdata.decode.demux import Limits, Source
 from mmdata.decode.packets import Indices, Window, decode_at, learn, scan, windows
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 Pixels = npt.NDArray[np.uint8]
 Signs = tuple[int, int, int, int]
-Room = Callable[[tuple[int, int, int]], Pixels]
+Room = Callable[[tuple[int, ...]], Pixels]
 """What gives an array of a shape to write into."""
 _SEEKABLE = {"mp4", "mov", "mkv", "webm"}
 """Formats with an index, whose packets say the same of themselves after a seek. Others are read through."""
@@ -150,34 +151,34 @@ def frames(reader: Reader, positions: Indices) -> Iterator[tuple[int, VideoFrame
         raise DataError("missing_frames", f"packets {sorted(wanted)[:5]} gave no frame, {len(wanted):,} in all")
 
 
-def rgb(frame: VideoFrame, signs: Signs, reformatter: VideoReformatter, room: Room | None = None) -> Pixels:
+def rgb(
+    frame: VideoFrame,
+    signs: Signs,
+    reformatter: VideoReformatter,
+    room: Room | None = None,
+    *,
+    read_late: bool = False,
+) -> Pixels:
     """RGB made upright by the display matrix: uint8 [H, W, 3], possibly a view of the converted frame's own memory.
     One `reformatter` for all frames of a video is set up once; frames would each set up their own. `room` may be asked
-    for what the frame is converted into, before it is made upright.
+    for what the frame is converted into, before it is made upright; whether that is `read_late`, when caches have
+    forgotten it, makes a difference in time only.
 
     The conversion is swscale's default, which is what PyAV, torchcodec, decord and OpenCV give for 8-bit video. Raises
     DataError `corrupt_video`."""
     matrix = _matrix(frame)
     if matrix is not None:
         shape = (frame.height, frame.width, 3)
-        pixels = np.empty(shape, np.uint8) if room is None else room(shape)
-        yuv.to_rgb(_planes(frame), matrix, pixels)
-        return _upright(pixels, signs)
+        pixels = memory.empty(shape, np.uint8) if room is None else room(shape)
+        yuv.to_rgb(frame.planes, matrix, pixels, read_late=read_late)
+        return pixels if signs == (1, 0, 0, 1) else _upright(pixels, signs)
     with demux.guarded():
         plane = reformatter.reformat(frame, format="rgb24", threads=1).planes[0]
     rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)[:, : 3 * plane.width]
     return _upright(rows.reshape(plane.height, plane.width, 3), signs)
 
 
-def _planes(frame: VideoFrame) -> tuple[Pixels, Pixels, Pixels]:
-    luma, blue, red = (
-        np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
-        for plane in frame.planes
-    )
-    return luma, blue, red
-
-
-def _matrix(frame: VideoFrame) -> Pixels | None:
+def _matrix(frame: VideoFrame) -> yuv.Matrix | None:
     """How our own kernel converts a frame; None where swscale does it, in another way or by itself."""
     name = frame.format.name
     # swscale goes another way for frames of an odd height, and takes the fields of interlaced ones apart.
@@ -187,7 +188,7 @@ def _matrix(frame: VideoFrame) -> Pixels | None:
 
 
 @functools.cache
-def _proven(name: str, colorspace: int, color_range: int) -> Pixels | None:
+def _proven(name: str, colorspace: int, color_range: int) -> yuv.Matrix | None:
     """The kernel's matrix of such frames, if it gives what the swscale that is installed gives for one of noise."""
     from av.video.frame import VideoFrame
     from av.video.reformatter import VideoReformatter
@@ -201,7 +202,7 @@ def _proven(name: str, colorspace: int, color_range: int) -> Pixels | None:
     for plane in frame.planes:
         plane.update(noise.integers(0, 256, plane.buffer_size, np.uint8).tobytes())
     pixels = np.empty((62, 94, 3), np.uint8)
-    yuv.to_rgb(_planes(frame), matrix, pixels)
+    yuv.to_rgb(frame.planes, matrix, pixels)
     try:
         with demux.guarded():
             converted = VideoReformatter().reformat(frame, format="rgb24", threads=1).to_ndarray()

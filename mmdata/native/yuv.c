@@ -3,6 +3,8 @@
  *
  * libswscale writes into a picture of its own, from which a batch is a copy. Here the rows of the batch are written. */
 
+#include <string.h>
+
 #include "native.h"
 
 #if HAS_AVX512
@@ -69,22 +71,33 @@ AVX512 static inline void mixed(const Lanes *lanes, __m256i luma, const __m512i 
     bytes[1] = _mm512_permutex2var_epi8(warm, lanes->second, cold);
 }
 
-/* [height, width], [(height + 1) / 2, (width + 1) / 2] twice, rows so many bytes apart, into rows of RGB. Two rows at
- * once: they have the same chroma. */
+/* Bytes to where they are not read soon, past the caches: there the decoder's own frames stay. */
+AVX512 static void past(const uint8_t *bytes, uint8_t *into, int64_t size) {
+    const int64_t before = -(intptr_t)into & 63, head = before < size ? before : size;
+    memcpy(into, bytes, head);
+    int64_t at = head;
+    for (; at + 64 <= size; at += 64)
+        _mm512_stream_si512((void *)(into + at), _mm512_loadu_si512(bytes + at));
+    memcpy(into + at, bytes + at, size - at);
+}
+
+/* [height, width], [(height + 1) / 2, (width + 1) / 2] twice, rows so many bytes apart, into contiguous rows of RGB. Two
+ * rows at once: they have the same chroma. With `room` for two rows they pass the caches. */
 AVX512 EXPORTED void mmdata_yuv(const uint8_t *luma, const uint8_t *blue, const uint8_t *red, int64_t luma_row,
                                 int64_t blue_row, int64_t red_row, int64_t height, int64_t width, const Matrix *matrix,
-                                uint8_t *into, int64_t into_row) {
+                                uint8_t *result, uint8_t *room) {
     Lanes lanes;
     __m512i parts[3], bytes[2];
     prepare(&lanes, matrix);
     for (int64_t y = 0; y < height; y += 2) {
+        uint8_t *into = room ? room : result + y * 3 * width;
         const int64_t rows = y + 1 < height ? 2 : 1;
         const uint8_t *u = blue + y / 2 * blue_row, *v = red + y / 2 * red_row;
         int64_t x = 0;
         for (; x + PIXELS <= width; x += PIXELS) {
             tint(&lanes, _mm_loadu_si128((const void *)(u + x / 2)), _mm_loadu_si128((const void *)(v + x / 2)), parts);
             for (int64_t row = y; row < y + rows; row++) {
-                uint8_t *to = into + row * into_row + 3 * x;
+                uint8_t *to = into + 3 * ((row - y) * width + x);
                 mixed(&lanes, _mm256_loadu_si256((const void *)(luma + row * luma_row + x)), parts, bytes);
                 _mm512_storeu_si512(to, bytes[0]);
                 _mm256_storeu_si256((void *)(to + 64), _mm512_castsi512_si256(bytes[1]));
@@ -95,13 +108,17 @@ AVX512 EXPORTED void mmdata_yuv(const uint8_t *luma, const uint8_t *blue, const 
             const __mmask16 half = (__mmask16)((1u << (left + 1) / 2) - 1);
             tint(&lanes, _mm_maskz_loadu_epi8(half, u + x / 2), _mm_maskz_loadu_epi8(half, v + x / 2), parts);
             for (int64_t row = y; row < y + rows; row++) {
-                uint8_t *to = into + row * into_row + 3 * x;
+                uint8_t *to = into + 3 * ((row - y) * width + x);
                 mixed(&lanes, _mm256_maskz_loadu_epi8((1u << left) - 1, luma + row * luma_row + x), parts, bytes);
                 _mm512_mask_storeu_epi8(to, size >= 64 ? ~0ull : (1ull << size) - 1, bytes[0]);
                 _mm512_mask_storeu_epi8(to + 64, size > 64 ? (1ull << (size - 64)) - 1 : 0, bytes[1]);
             }
         }
+        if (room)
+            past(room, result + y * 3 * width, rows * 3 * width);
     }
+    if (room)
+        _mm_sfence();
 }
 
 #endif

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +26,26 @@ _MATRICES = {
 `ff_yuv2rgb_coeffs` (libswscale/yuv2rgb.c). What is not said to be anything is taken for BT.601."""
 
 
+class Plane(Protocol):
+    """As PyAV has them, `av.video.plane.VideoPlane`."""
+
+    @property
+    def buffer_ptr(self) -> int: ...
+    @property
+    def buffer_size(self) -> int: ...
+    @property
+    def line_size(self) -> int: ...
+
+
+class Matrix(NamedTuple):
+    """What the kernel is told, and where it lies."""
+
+    values: npt.NDArray[np.int16]
+    address: int
+
+
 @functools.cache
-def matrix(colorspace: int, color_range: int) -> Bytes | None:
+def matrix(colorspace: int, color_range: int) -> Matrix | None:
     """What `to_rgb` is told of frames with these of FFmpeg's numbers; None where there is no kernel for them.
     As `ff_yuv2rgb_c_init_tables` computes it."""
     if not avx512() or colorspace not in _MATRICES:
@@ -38,26 +59,40 @@ def matrix(colorspace: int, color_range: int) -> Bytes | None:
     red, blue, green_blue, green_red = factors
     numbers = [value * 8192 for value in (luma, red, blue, -green_red, -green_blue)]
     rounded = [(value + (1 << 15)) >> 16 for value in (*numbers, black * 8)]
-    return np.array(rounded, np.int16).view(np.uint8)
+    values = np.array(rounded, np.int16)
+    return Matrix(values, values.ctypes.data)
 
 
-def to_rgb(planes: tuple[Bytes, Bytes, Bytes], matrix: Bytes, into: Bytes) -> None:
-    """Y [H, W], U and V [(H + 1) // 2, (W + 1) // 2], uint8, whose values follow each other in a row, into RGB
-    [H, W, 3]. Raises ValueError for planes that do not fit each other."""
+def to_rgb(planes: Sequence[Plane], matrix: Matrix, into: Bytes, *, read_late: bool = False) -> None:
+    """Y of [H, W] and U and V of [(H + 1) // 2, (W + 1) // 2], uint8 whose rows are `line_size` apart, into RGB
+    [H, W, 3]; past the processor's caches if that is `read_late`. Raises ValueError for planes that are smaller, and
+    for an `into` that is not contiguous."""
+    # After each frame the caches are the decoder's, and a line of Python takes ten times what it takes in a loop: so
+    # there is as little as can be, and the planes do not become arrays.
     luma, blue, red = planes
-    height, width = luma.shape
-    half = (height + 1) // 2, (width + 1) // 2
-    if blue.shape != half or red.shape != half or into.shape != (height, width, 3):
-        raise ValueError(f"planes {[plane.shape for plane in planes]} for a picture {into.shape}")
-    if not luma.strides[1] == blue.strides[1] == red.strides[1] == 1 or into.strides[1:] != (3, 1):
-        raise ValueError("pixels must follow each other")
-    if not luma.dtype == blue.dtype == red.dtype == into.dtype == np.uint8 or len(matrix) != 12:
-        raise ValueError("bytes are what is read and written")
-    if not into.flags.writeable:
-        raise ValueError("what is written to is read-only")
+    height, width, channels = into.shape
+    flags, half = into.flags, (height + 1) // 2
+    if channels != 3 or into.itemsize != 1 or not flags.c_contiguous or not flags.writeable:
+        raise ValueError(f"a picture is a contiguous uint8 [H, W, 3], not {into.dtype} {into.shape}")
+    if (
+        min(luma.line_size - width, 2 * blue.line_size - width, 2 * red.line_size - width) < 0
+        or luma.buffer_size < luma.line_size * height
+        or min(blue.buffer_size - blue.line_size * half, red.buffer_size - red.line_size * half) < 0
+    ):
+        raise ValueError(f"planes for a smaller picture than {height} x {width}")
     library = kernels()
     assert library is not None
-    addresses = [of.__array_interface__["data"][0] for of in (luma, blue, red, matrix, into)]
+    room = ctypes.create_string_buffer(6 * width) if read_late else None
     library.mmdata_yuv(
-        *addresses[:3], luma.strides[0], blue.strides[0], red.strides[0], height, width, *addresses[3:], into.strides[0]
+        luma.buffer_ptr,
+        blue.buffer_ptr,
+        red.buffer_ptr,
+        luma.line_size,
+        blue.line_size,
+        red.line_size,
+        height,
+        width,
+        matrix.address,
+        into.ctypes.data,
+        room,
     )

@@ -46,9 +46,9 @@ def converted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     shapes: list[tuple[int, ...]] = []
     to_rgb = yuv.to_rgb
 
-    def counted(planes: Any, matrix: Any, into: np.ndarray) -> None:
+    def counted(planes: Any, matrix: Any, into: np.ndarray, **options: Any) -> None:
         shapes.append(into.shape)
-        to_rgb(planes, matrix, into)
+        to_rgb(planes, matrix, into, **options)
 
     monkeypatch.setattr(yuv, "to_rgb", counted)
     return shapes
@@ -63,10 +63,23 @@ def test_frames_are_pyavs(kind: str, converted: list[tuple[int, ...]]) -> None:
     found = video.decode_frames(data, range(7)).pixels.permute(0, 2, 3, 1).numpy()
     np.testing.assert_array_equal(found, expected)
     assert len(converted) in ((7, 8) if kind in OURS and avx512() else (0,))  # one more proves it
+    for numbers, frames in video.iter_frames(data, chunk=3, overlap=1):
+        np.testing.assert_array_equal(frames.pixels.permute(0, 2, 3, 1).numpy(), expected[numbers])
     for (index,), frames in video.iter_frames(data, [1, 4], chunk=1):
         np.testing.assert_array_equal(frames.pixels[0].permute(1, 2, 0).numpy(), expected[index])
     for seconds, pixels in video.pictures(data, [2, 3]):
         np.testing.assert_array_equal(pixels, expected[round(seconds * 30)])
+
+
+@pytest.mark.parametrize("size", [(96, 128), (90, 162)])
+def test_large_batches_pass_the_caches(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "LARGE", 1)
+    data = clip(frames=5, height=size[0], width=size[1])
+    expected = np.stack(list(by_pyav(data)))
+    found = video.decode_frames(data, [4, 1, 2, 1]).pixels.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(found, expected[[4, 1, 2, 1]])
+    for numbers, frames in video.iter_frames(data, chunk=2):
+        np.testing.assert_array_equal(frames.pixels.permute(0, 2, 3, 1).numpy(), expected[numbers])
 
 
 @pytest.mark.skipif(not avx512(), reason="the kernel was not compiled, or needs a processor with AVX-512")

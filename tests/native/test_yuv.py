@@ -15,26 +15,19 @@ from mmdata.native.library import avx512
 pytestmark = pytest.mark.skipif(not avx512(), reason="the kernel was not compiled, or needs a processor with AVX-512")
 
 
-def drawn(height: int, width: int, seed: int, hard: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def drawn(height: int, width: int, seed: int, hard: bool, colorspace: int = 2, color_range: int = 1) -> av.VideoFrame:
     random = np.random.default_rng(seed)
-    half = (height + 1) // 2, (width + 1) // 2
-    shapes = ((height, width), half, half)
-    if hard:
-        return tuple(random.choice(np.array([0, 16, 128, 235, 255], np.uint8), shape) for shape in shapes)  # type: ignore[return-value]
-    return tuple(random.integers(0, 256, shape, np.uint8) for shape in shapes)  # type: ignore[return-value]
-
-
-def by_pyav(planes: tuple[np.ndarray, ...], colorspace: int, color_range: int) -> np.ndarray:
-    height, width = planes[0].shape
     frame = av.VideoFrame(width, height, "yuv420p")
-    for plane, values in zip(frame.planes, planes, strict=True):
-        padded = np.zeros((plane.height, plane.line_size), np.uint8)
-        padded[:, : plane.width] = values
-        plane.update(padded.tobytes())
+    for plane in frame.planes:
+        values = random.choice(np.array([0, 16, 128, 235, 255], np.uint8), plane.buffer_size)
+        noise = random.integers(0, 256, plane.buffer_size, np.uint8)
+        plane.update((values if hard else noise).tobytes())
     frame.colorspace, frame.color_range = colorspace, color_range
-    plane = VideoReformatter().reformat(frame, format="rgb24", threads=1).planes[0]
-    rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
-    return rows[:, : 3 * width].reshape(height, width, 3)
+    return frame
+
+
+def by_pyav(frame: av.VideoFrame) -> np.ndarray:
+    return VideoReformatter().reformat(frame, format="rgb24", threads=1).to_ndarray()
 
 
 @settings(max_examples=150, deadline=None)
@@ -44,43 +37,54 @@ def by_pyav(planes: tuple[np.ndarray, ...], colorspace: int, color_range: int) -
     color_range=st.sampled_from([0, 1, 2]),
     seed=st.integers(0, 9),
     hard=st.booleans(),
-    cut=st.integers(0, 3),
+    read_late=st.booleans(),
+    away=st.integers(0, 70),
 )
-@example(size=(360, 640), colorspace=2, color_range=1, seed=0, hard=False, cut=0)
-@example(size=(1080, 1918), colorspace=1, color_range=1, seed=0, hard=False, cut=0)
-def test_as_libswscale(size, colorspace, color_range, seed, hard, cut) -> None:  # type: ignore[no-untyped-def]
-    planes = drawn(*size, seed, hard)
+@example(size=(360, 640), colorspace=2, color_range=1, seed=0, hard=False, read_late=True, away=0)
+@example(size=(1080, 1918), colorspace=1, color_range=1, seed=0, hard=False, read_late=True, away=3)
+def test_as_libswscale(size, colorspace, color_range, seed, hard, read_late, away) -> None:  # type: ignore[no-untyped-def]
+    frame = drawn(*size, seed, hard, colorspace, color_range)
     matrix = yuv.matrix(colorspace, color_range)
     assert matrix is not None
-    room = np.full((size[0], size[1] + cut, 3), 7, np.uint8)
-    yuv.to_rgb(planes, matrix, room[:, : size[1]])
-    assert np.array_equal(room[:, : size[1]], by_pyav(planes, colorspace, color_range))
-    assert (room[:, size[1] :] == 7).all()
+    length = 3 * size[0] * size[1]
+    room = np.full(away + length + 64, 7, np.uint8)
+    into = room[away : away + length].reshape(*size, 3)
+    yuv.to_rgb(frame.planes, matrix, into, read_late=read_late)
+    assert np.array_equal(into, by_pyav(frame))
+    assert (room[:away] == 7).all()
+    assert (room[away + length :] == 7).all()
 
 
 def test_every_colour_of_video() -> None:
     """All lumas and blues with every fifth red."""
-    luma = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 512, axis=1)
-    blue = np.repeat(np.arange(256, dtype=np.uint8)[None], 128, axis=0)
+    frame = av.VideoFrame(512, 256, "yuv420p")
+    frame.planes[0].update(np.repeat(np.arange(256, dtype=np.uint8)[:, None], 512, axis=1).tobytes())
+    frame.planes[1].update(np.repeat(np.arange(256, dtype=np.uint8)[None], 128, axis=0).tobytes())
     matrix = yuv.matrix(2, 1)
     assert matrix is not None
-    for value in range(0, 256, 5):
-        planes = luma, blue, np.full((128, 256), value, np.uint8)
+    for red in range(0, 256, 5):
+        frame.planes[2].update(bytes([red]) * frame.planes[2].buffer_size)
         found = np.empty((256, 512, 3), np.uint8)
-        yuv.to_rgb(planes, matrix, found)
-        assert np.array_equal(found, by_pyav(planes, 2, 1))
+        yuv.to_rgb(frame.planes, matrix, found)
+        assert np.array_equal(found, by_pyav(frame))
 
 
 def test_what_it_does_not_take() -> None:
     assert yuv.matrix(8, 1) is None  # YCgCo
     matrix = yuv.matrix(2, 1)
     assert matrix is not None
-    y, u, v = drawn(4, 6, 0, hard=False)
-    with pytest.raises(ValueError, match="planes"):
-        yuv.to_rgb((y, u[:1], v), matrix, np.empty((4, 6, 3), np.uint8))
-    with pytest.raises(ValueError, match="planes"):
-        yuv.to_rgb((y, u, v), matrix, np.empty((4, 5, 3), np.uint8))
-    with pytest.raises(ValueError, match="follow each other"):
-        yuv.to_rgb((y, u, v), matrix, np.empty((4, 12, 3), np.uint8)[:, ::2])
-    with pytest.raises(ValueError, match="bytes"):
-        yuv.to_rgb((y, u, v), matrix, np.empty((4, 6, 3), np.int8))
+    planes = drawn(4, 6, 0, hard=False).planes
+    wide = planes[0].line_size  # rows are padded
+    for size in ((1000, 6), (4, wide + 2)):
+        with pytest.raises(ValueError, match="for a smaller picture"):
+            yuv.to_rgb(planes, matrix, np.empty((*size, 3), np.uint8))
+    read_only = np.empty((4, 6, 3), np.uint8)
+    read_only.flags.writeable = False
+    for into in (
+        np.empty((4, 12, 3), np.uint8)[:, ::2],
+        np.empty((4, 6, 3), np.uint16),
+        np.empty((4, 6, 4), np.uint8),
+        read_only,
+    ):
+        with pytest.raises(ValueError, match="a contiguous uint8"):
+            yuv.to_rgb(planes, matrix, into)
