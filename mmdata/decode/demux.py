@@ -194,8 +194,10 @@ def packets(file: InputContainer, stream: VideoStream, *, at_most: int) -> Itera
 
 def decode(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
     """What the decoder gives for a packet, or for the end of them (None). Raises DataError `corrupt_video`."""
-    with guarded():
-        try:
-            return stream.codec_context.decode(packet)
-        except EOFError:
-            return []
+    try:
+        return stream.codec_context.decode(packet)
+    except EOFError:
+        return []
+    except Exception:
+        with guarded():
+            raise

@@ -248,6 +248,11 @@ def _in_order(
 
     found = _pictures(reader, sorted(positions), size, turn if room is not None else None, read_late=read_late)
     for position, pixels in found:
+        if position == following and not early:
+            yield pixels
+            del pixels
+            following = next(expected, None)
+            continue
         early[position] = pixels
         del pixels
         while following is not None and following in early:

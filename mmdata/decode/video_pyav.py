@@ -83,12 +83,13 @@ class Reader:
     def read(self, window: Window) -> Iterator[tuple[int, Packet[VideoStream]]]:
         """(position, packet) of what a window feeds to the decoder. Raises DataError `missing_frames`."""
         first = self._go(window.start)
+        feed = window.feed.tolist()
         for position in range(window.start, window.stop):
             packet = first if first is not None else self._next()
             first = None
             if packet is None:
                 raise DataError("missing_frames", f"the file ends before packet {position} of {len(self.table.pts):,}")
-            if window.feed[position - window.start]:
+            if feed[position - window.start]:
                 yield position, packet
 
     def _next(self) -> Packet[VideoStream] | None:
