@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmdata.native import pillow
 from mmdata.steps._sounds import Wave, rate_of, waveform
 from mmdata.types import Media, Packets, Sample
 
@@ -110,11 +111,9 @@ def _mux(file: Any, packets: Any, lasting: int) -> None:
 def _sized(pixels: Pixels, longest: int | None) -> Pixels:
     height, width = pixels.shape[:2]
     if longest is not None and max(height, width) > longest:
-        from PIL import Image
-
         scale = longest / max(height, width)
-        size = (max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2))
-        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0))
+        tall, wide = (max(2, round(side * scale / 2) * 2) for side in (height, width))
+        return pillow.resize(pixels, tall, wide, "bicubic", 2.0)
     return pixels[: height // 2 * 2, : width // 2 * 2]
 
 
