@@ -274,8 +274,12 @@ def _kernels(answer: Answer) -> Check:
         detail = f"{why}: torch and numpy do the same, more slowly"
         remedy = f"with a C compiler, {_pip()} --force-reinstall --no-deps mmdata (-e . in a clone)"
         return Check(name="kernels", state="missing", detail=detail, remedy=remedy)
-    some = "all of them" if answer.found["avx512"] else "without those of resizing, which need AVX-512: torch resizes"
-    return Check(name="kernels", state="ok", detail=f"compiled; {some}")
+    used = (
+        "those for every processor; torch resizes, as the processor has no AVX2",
+        "those for AVX2",
+        "those for AVX-512",
+    )[answer.found["level"]]
+    return Check(name="kernels", state="ok", detail=f"compiled; used are {used}")
 
 
 def _dali(answer: Answer | None) -> Check:

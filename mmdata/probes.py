@@ -50,7 +50,7 @@ def kernels() -> Facts:
     shift, scale = (np.array(of, np.float32)[:, None, None] for of in ((1, 2, 3), (4, 5, 7)))
     expected = (pixels - shift) / scale
     assert np.array_equal(floats, expected), "the kernels do not count as numpy does"
-    return {"compiled": True, "avx512": library.avx512()}
+    return {"compiled": True, "level": library.level()}
 
 
 def images() -> Facts:

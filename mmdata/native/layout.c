@@ -78,7 +78,7 @@ static void picked(const uint8_t *source, uint8_t *into, int64_t rows, int64_t c
         }
 }
 
-#if HAS_AVX512
+#if HAS_LEVELS
 
 #include <immintrin.h>
 
@@ -172,7 +172,7 @@ static inline void rectangle(const uint8_t *source, void *into, int64_t at, int6
                              const Steps *steps, const Normal *normal, const void *lanes) {
     float *floats = (float *)into + at;
     uint8_t *bytes = (uint8_t *)into + at;
-#if HAS_AVX512
+#if HAS_LEVELS
     const int interleaved = steps->channel == 1 && steps->column == 3;
     if (lanes && interleaved && (!normal || normal->mended)) {
         if (steps->to_column == 1) {
@@ -201,7 +201,7 @@ static inline void rectangle(const uint8_t *source, void *into, int64_t at, int6
 EXPORTED void mmdata_planes(const uint8_t *source, int64_t channel, int64_t row, int64_t column, int64_t rows,
                             int64_t columns, const Normal *normal, void *into, int avx512) {
     const Steps steps = {channel, row, column, rows * columns, columns, 1, 1, 0};
-#if HAS_AVX512
+#if HAS_LEVELS
     Lanes lanes;
     if (avx512)
         prepare(&lanes, normal, 1);
@@ -225,7 +225,7 @@ EXPORTED void mmdata_patches(const uint8_t *source, int64_t frame, int64_t chann
     const Steps steps = {channel, row, column, last ? 1 : temporal * area, last ? 3 * size : size, last ? 3 : 1,
                          copies, time_apart};
     const void *ready = NULL;
-#if HAS_AVX512
+#if HAS_LEVELS
     Lanes lanes;
     if (avx512) {
         prepare(&lanes, normal, !last);

@@ -1,7 +1,7 @@
 """The compiled kernels, if there are any: C that is compiled when the package is installed, where there is a compiler.
 
 Without one, or on a processor that they do not know, torch and numpy do their work: the same bits, more slowly.
-`MMDATA_NATIVE=0` in the environment does without them.
+`MMDATA_NATIVE=0` in the environment does without them, `MMDATA_NATIVE=avx2` without those that need more than AVX2.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ VERSION = 4
 """That of native.h. A library of another one, compiled before its sources changed, is as good as none."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
-    "mmdata_resize": (ctypes.c_int, [_POINTER, *[_INT] * 5, _POINTER, _INT, _INT, ctypes.c_int]),
+    "mmdata_resize": (ctypes.c_int, [_POINTER, *[_INT] * 5, _POINTER, _INT, _INT, ctypes.c_int, ctypes.c_int]),
     "mmdata_pillow_reduce": (None, [_POINTER, *[_INT] * 5, _POINTER]),
     "mmdata_pillow_resize": (
         ctypes.c_int,
@@ -31,10 +31,10 @@ _SIGNATURES = {
         [_POINTER, *[_INT] * 10, ctypes.c_int, _POINTER, _POINTER, _INT, ctypes.c_int],
     ),
 }
-
-
-_AVX512 = {"mmdata_yuv", "mmdata_resize", "mmdata_pillow_reduce", "mmdata_pillow_resize"}
-"""What only processors that have these instructions can do; elsewhere it may not even be in the library."""
+AVX2, AVX512 = 1, 2
+"""Levels, as native.h counts them: 0 is what every processor can do."""
+_NEED_AVX2 = {"mmdata_yuv", "mmdata_resize", "mmdata_pillow_reduce", "mmdata_pillow_resize"}
+"""What the lowest level has not; elsewhere than on x86-64 it is not even in the library."""
 
 
 def wanted() -> bool:
@@ -57,8 +57,8 @@ def kernels() -> ctypes.CDLL | None:
     library = None if path is None else ctypes.CDLL(str(path))
     if library is None or getattr(library, "mmdata_version", int)() != VERSION:
         return None
-    library.mmdata_avx512.restype, library.mmdata_avx512.argtypes = ctypes.c_int, []
-    names = _SIGNATURES if library.mmdata_avx512() else _SIGNATURES.keys() - _AVX512
+    library.mmdata_level.restype, library.mmdata_level.argtypes = ctypes.c_int, []
+    names = _SIGNATURES if library.mmdata_level() >= AVX2 else _SIGNATURES.keys() - _NEED_AVX2
     for name in names:
         function = getattr(library, name)
         function.restype, function.argtypes = _SIGNATURES[name]
@@ -66,7 +66,13 @@ def kernels() -> ctypes.CDLL | None:
 
 
 @functools.cache
-def avx512() -> bool:
-    """Whether the processor has the instructions of the fastest kernels, and these were compiled."""
+def level() -> int:
+    """Which of the kernels are used: the fastest for which the processor has the instructions, or AVX2 where no more is
+    wanted; 0 without kernels."""
     library = kernels()
-    return library is not None and bool(library.mmdata_avx512())
+    highest = 0 if library is None else int(library.mmdata_level())
+    return min(highest, AVX2) if os.environ.get("MMDATA_NATIVE") == "avx2" else highest
+
+
+def avx512() -> bool:
+    return level() >= AVX512

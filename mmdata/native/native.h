@@ -18,12 +18,18 @@
 #define EXPORTED __attribute__((visibility("default")))
 #endif
 
+/* Levels, as mmdata_level counts them: each kernel is told which it may use. */
+enum { PORTABLE, LEVEL_AVX2, LEVEL_AVX512 };
+
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
-#define HAS_AVX512 1
-/* Ice Lake and Zen 4, and what came after: bytes of a whole register in any order, products of pairs of int16 summed. */
+#define HAS_LEVELS 1
+/* Haswell and Zen, and what came after: 32 bytes, which are put in place within their halves. */
+#define AVX2 __attribute__((target("avx2,fma")))
+/* Ice Lake and Zen 4, and what came after: 64 bytes in any order, products of pairs of int16 summed. */
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")))
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 #else
-#define HAS_AVX512 0
+#define HAS_LEVELS 0
 #endif
 
 #endif

@@ -15,7 +15,7 @@
 #include "axis.h"
 #include "native.h"
 
-#if HAS_AVX512
+#if HAS_LEVELS
 
 #include <immintrin.h>
 
@@ -27,8 +27,6 @@ enum {
     REGISTER = 64, /* bytes */
     REACH = 17,    /* pixels from the first tap of the first of five to that of the last, with four taps each */
 };
-
-#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 static const double pi = 3.14159265358979323846;
 

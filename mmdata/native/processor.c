@@ -4,13 +4,17 @@
 
 EXPORTED int mmdata_version(void) { return VERSION; }
 
-/* Whether the processor, and the system, has what AVX512 names. */
-EXPORTED int mmdata_avx512(void) {
-#if HAS_AVX512
+/* The highest level whose instructions the processor, and the system, has. */
+EXPORTED int mmdata_level(void) {
+#if HAS_LEVELS
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+        return PORTABLE;
+    const int most = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                     __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni");
+    return most ? LEVEL_AVX512 : LEVEL_AVX2;
 #else
-    return 0;
+    return PORTABLE;
 #endif
 }

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmdata import memory
-from mmdata.native.library import avx512, kernels
+from mmdata.native.library import AVX2, kernels, level
 
 Bytes = npt.NDArray[np.uint8]
 FILTERS = {"bilinear": 0, "bicubic": 1, "lanczos": 2}
@@ -18,7 +18,8 @@ def can_resize(frames: Bytes) -> bool:
     >>> can_resize(np.zeros((1, 4, 4, 3), np.uint8)[..., ::-1])
     False
     """
-    return avx512() and frames.ndim == 4 and frames.shape[3] == 3 and frames.strides[2:] == (3, 1) and frames.size > 0
+    interleaved = frames.ndim == 4 and frames.shape[3] == 3 and frames.strides[2:] == (3, 1)
+    return level() >= AVX2 and interleaved and frames.size > 0
 
 
 def resize(frames: Bytes, height: int, width: int, filter: str) -> Bytes:
@@ -42,6 +43,7 @@ def resize(frames: Bytes, height: int, width: int, filter: str) -> Bytes:
         height,
         width,
         FILTERS[filter],
+        level(),
     )
     if failed:
         raise MemoryError(f"resizing {rows} x {columns} pixels to {height} x {width}")

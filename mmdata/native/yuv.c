@@ -7,7 +7,7 @@
 
 #include "native.h"
 
-#if HAS_AVX512
+#if HAS_LEVELS
 
 #include <immintrin.h>
 

@@ -12,9 +12,12 @@ import torch
 from hypothesis import assume, example, given, settings
 
 from mmdata.native import resizing
-from mmdata.native.library import avx512
+from mmdata.native.library import AVX2, level
 
-pytestmark = pytest.mark.skipif(not avx512(), reason="the kernel was not compiled, or needs a processor with AVX-512")
+pytestmark = [
+    pytest.mark.skipif(level() < AVX2, reason="the kernel was not compiled, or needs a processor with AVX2"),
+    pytest.mark.usefixtures("level"),
+]
 
 SIDES = st.one_of(st.integers(1, 24), st.integers(1, 400))
 EXTREMES = [0, 255]
@@ -44,6 +47,8 @@ def by_torch(frames: np.ndarray, height: int, width: int, filter: str) -> np.nda
 @example(old=(3000, 7), new=(1, 400), frames=1, filter="bicubic", seed=0, hard=True, cut=0)
 @example(old=(7, 9000), new=(3, 2), frames=1, filter="lanczos", seed=0, hard=True, cut=1)
 @example(old=(1, 1), new=(400, 400), frames=1, filter="bicubic", seed=0, hard=False, cut=0)
+@example(old=(9, 5000), new=(5, 7), frames=1, filter="bilinear", seed=0, hard=True, cut=0)
+@example(old=(9, 5000), new=(5, 2003), frames=2, filter="bicubic", seed=0, hard=False, cut=0)
 def test_as_torch(old, new, frames, filter, seed, hard, cut) -> None:  # type: ignore[no-untyped-def]
     assume(new != (1, 1))  # torch fails then
     whole = drawn((frames, old[0], old[1] + cut, 3), seed, hard)
