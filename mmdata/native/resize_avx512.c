@@ -73,6 +73,9 @@ AVX512 static void two_across(const uint8_t *above, const uint8_t *below, int32_
         const Group group = made->groups[at];
         const __m512i place = _mm512_loadu_si512(made->places[at]);
         const uint8_t *one = above + group.base, *two = below + group.base;
+        /* The next two rows: a picture leaves the cache while it is decoded. */
+        _mm_prefetch((const char *)(one + 2 * (below - above)), _MM_HINT_T0);
+        _mm_prefetch((const char *)(two + 2 * (below - above)), _MM_HINT_T0);
         __m512i upper = half, lower = half;
         for (int64_t pair = 0; pair < group.pairs; pair++, one += 6, two += 6) {
             const __m512i weight = _mm512_loadu_si512(made->weights[group.weights + pair]);
