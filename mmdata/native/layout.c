@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "native.h"
+#include "past.h"
 
 /* What a channel's bytes become. */
 typedef struct {
@@ -196,34 +197,57 @@ static inline void rectangle(const uint8_t *source, void *into, int64_t at, int6
         picked(source, bytes, rows, columns, steps);
 }
 
-/* Pixels [3, rows, columns], whose channels, rows and columns are so many bytes apart, into a contiguous [3, rows, columns]
- * of float32, or of uint8 without `normal`. */
+/* Values that are written past the caches lie here first: within the first of them. */
+enum { ROOM = 4096 };
+
+/* Pixels [3, rows, columns], whose channels, rows and columns are so many bytes apart, into a contiguous
+ * [3, rows, columns] of float32, or of uint8 without `normal`; `late`: past the caches. */
 EXPORTED void mmdata_planes(const uint8_t *source, int64_t channel, int64_t row, int64_t column, int64_t rows,
-                            int64_t columns, const Normal *normal, void *into, int avx512) {
-    const Steps steps = {channel, row, column, rows * columns, columns, 1, 1, 0};
+                            int64_t columns, const Normal *normal, void *into, int avx512, int late) {
+    const void *ready = NULL;
 #if HAS_LEVELS
     Lanes lanes;
-    if (avx512)
+    if (avx512) {
         prepare(&lanes, normal, 1);
-    rectangle(source, into, 0, rows, columns, &steps, normal, avx512 ? &lanes : NULL);
+        ready = &lanes;
+    }
 #else
     (void)avx512;
-    rectangle(source, into, 0, rows, columns, &steps, normal, NULL);
 #endif
+    if (!late) {
+        const Steps steps = {channel, row, column, rows * columns, columns, 1, 1, 0};
+        rectangle(source, into, 0, rows, columns, &steps, normal, ready);
+        return;
+    }
+    float room[3 * ROOM];
+    const Steps steps = {channel, row, column, ROOM, ROOM, 1, 1, 0};
+    const int64_t item = normal ? sizeof(float) : 1;
+    for (int64_t y = 0; y < rows; y++)
+        for (int64_t x = 0; x < columns; x += ROOM) {
+            const int64_t some = columns - x < ROOM ? columns - x : ROOM;
+            rectangle(source + y * row + x * column, room, 0, 1, some, &steps, normal, ready);
+            for (int64_t plane = 0; plane < 3; plane++)
+                past((uint8_t *)room + plane * ROOM * item,
+                     (uint8_t *)into + ((plane * rows + y) * columns + x) * item, some * item);
+        }
+    past_end();
 }
 
 /* Frames [frames, 3, rows, columns], so many bytes apart in each, into rows of patches of `size` by `size` pixels of
  * `temporal` frames, each `length` values behind the one before: `merge` by `merge` patches follow each other, blocks of
  * them in the order of rows. A patch is [3, temporal, size, size], or [temporal, size, size, 3] with `last`. One frame
- * stands for `temporal`; else `temporal` divides them, and `size` times `merge` rows and columns. */
+ * stands for `temporal`; else `temporal` divides them, and `size` times `merge` rows and columns. `late`: past the
+ * caches, if patches are small. */
 EXPORTED void mmdata_patches(const uint8_t *source, int64_t frame, int64_t channel, int64_t row, int64_t column,
-                             int64_t frames, int64_t rows, int64_t columns, int64_t size, int64_t merge, int64_t temporal,
-                             int last, const Normal *normal, void *into, int64_t length, int avx512) {
-    const int64_t area = size * size, block = size * merge;
+                             int64_t frames, int64_t rows, int64_t columns, int64_t size, int64_t merge,
+                             int64_t temporal, int last, const Normal *normal, void *into, int64_t length, int avx512,
+                             int late) {
+    const int64_t area = size * size, block = size * merge, values = 3 * temporal * area;
     const int64_t copies = frames == 1 ? temporal : 1, each = frames == 1 ? 1 : temporal;
-    const int64_t time_apart = last ? 3 * area : area;
+    const int64_t time_apart = last ? 3 * area : area, item = normal ? sizeof(float) : 1;
     const Steps steps = {channel, row, column, last ? 1 : temporal * area, last ? 3 * size : size, last ? 3 : 1,
                          copies, time_apart};
+    float room[3 * ROOM];
     const void *ready = NULL;
 #if HAS_LEVELS
     Lanes lanes;
@@ -234,13 +258,19 @@ EXPORTED void mmdata_patches(const uint8_t *source, int64_t frame, int64_t chann
 #else
     (void)avx512;
 #endif
-    int64_t at = 0;
+    late = late && values <= 3 * ROOM;
+    uint8_t *to = into;
     for (int64_t time = 0; time < frames; time += each)
         for (int64_t top = 0; top < rows; top += block)
             for (int64_t left = 0; left < columns; left += block)
                 for (int64_t y = top; y < top + block; y += size)
-                    for (int64_t x = left; x < left + block; x += size, at += length)
+                    for (int64_t x = left; x < left + block; x += size, to += length * item) {
                         for (int64_t k = 0; k < each; k++)
-                            rectangle(source + (time + k) * frame + y * row + x * column, into, at + k * time_apart, size,
-                                      size, &steps, normal, ready);
+                            rectangle(source + (time + k) * frame + y * row + x * column, late ? (void *)room : to,
+                                      k * time_apart, size, size, &steps, normal, ready);
+                        if (late)
+                            past(room, to, values * item);
+                    }
+    if (late)
+        past_end();
 }

@@ -12,7 +12,7 @@ import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-VERSION = 4
+VERSION = 5
 """That of native.h. A library of another one, compiled before its sources changed, is as good as none."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
@@ -25,10 +25,10 @@ _SIGNATURES = {
     "mmdata_yuv": (None, [*[_POINTER] * 3, *[_INT] * 5, *[_POINTER] * 3]),
     "mmdata_normal_size": (_INT, []),
     "mmdata_normal": (None, [_POINTER] * 3),
-    "mmdata_planes": (None, [_POINTER, *[_INT] * 5, _POINTER, _POINTER, ctypes.c_int]),
+    "mmdata_planes": (None, [_POINTER, *[_INT] * 5, _POINTER, _POINTER, ctypes.c_int, ctypes.c_int]),
     "mmdata_patches": (
         None,
-        [_POINTER, *[_INT] * 10, ctypes.c_int, _POINTER, _POINTER, _INT, ctypes.c_int],
+        [_POINTER, *[_INT] * 10, ctypes.c_int, _POINTER, _POINTER, _INT, ctypes.c_int, ctypes.c_int],
     ),
 }
 AVX2, AVX512 = 1, 2

@@ -30,9 +30,10 @@ def _normal(constants: Constants) -> Bytes:
     return normal
 
 
-def write_planes(pixels: Bytes, into: Floats | Bytes, constants: Constants | None) -> None:
+def write_planes(pixels: Bytes, into: Floats | Bytes, constants: Constants | None, *, read_late: bool = False) -> None:
     """uint8 [3, H, W] of any strides into a contiguous [3, H, W]: float32 (value - shift) / scale with `constants`,
-    else uint8 as they are. Raises ValueError for arrays of other shapes and types."""
+    else uint8 as they are; past the processor's caches if that is `read_late`. Raises ValueError for arrays of other
+    shapes and types."""
     _check(pixels, into, constants)
     if pixels.ndim != 3 or pixels.shape[0] != 3 or into.shape != pixels.shape or not into.flags.c_contiguous:
         raise ValueError(f"planes {into.shape} of pixels {pixels.shape}")
@@ -48,6 +49,7 @@ def write_planes(pixels: Bytes, into: Floats | Bytes, constants: Constants | Non
         None if normal is None else normal.ctypes.data,
         into.ctypes.data,
         avx512(),
+        read_late,
     )
 
 
@@ -60,10 +62,12 @@ def write_patches(
     temporal: int,
     channels_last: bool,
     constants: Constants | None,
+    read_late: bool = False,
 ) -> None:
     """uint8 [T, 3, H, W] of any strides into rows of patches [N, D], whose values follow each other: blocks of `merge`
     by `merge` patches of `size` by `size` pixels of `temporal` frames, each [3, temporal, size, size] or
-    [temporal, size, size, 3]. One frame stands for `temporal` of them. Raises ValueError for what does not fit."""
+    [temporal, size, size, 3]. One frame stands for `temporal` of them. `read_late`: past the processor's caches. Raises
+    ValueError for what does not fit."""
     _check(pixels=frames, into=into, constants=constants)
     count, channels, rows, columns = frames.shape
     block = size * merge
@@ -89,6 +93,7 @@ def write_patches(
         into.ctypes.data,
         into.strides[0] // into.itemsize,
         avx512(),
+        read_late,
     )
 
 

@@ -64,7 +64,7 @@ def write_pictures(
         into = flat[at : at + count].view(piece.shape)
         at += count
         if piece.dtype == torch.uint8:
-            _write_planes(into.numpy(), piece.numpy(), normalise)
+            _write_planes(into.numpy(), piece.numpy(), normalise, result.nbytes > LARGE)
         else:
             into.copy_(piece)
             if normalise:
@@ -73,12 +73,16 @@ def write_pictures(
     return result
 
 
-def _write_planes(into: np.ndarray, pixels: np.ndarray, normalise: Normalise | None) -> None:
+LARGE = 1 << 22
+"""Bytes of an array that no core's own cache holds until it is read."""
+
+
+def _write_planes(into: np.ndarray, pixels: np.ndarray, normalise: Normalise | None, read_late: bool) -> None:
     """uint8 [..., 3, h, w] of any strides into planes; of numpy, channel by channel: it picks every third byte faster
     than torch does."""
     if writing.can_write():
         for picture in np.ndindex(pixels.shape[:-3]):
-            writing.write_planes(pixels[picture], into[picture], _values(normalise))
+            writing.write_planes(pixels[picture], into[picture], _values(normalise), read_late=read_late)
         return
     if not normalise:
         for channel in range(3):
@@ -166,6 +170,7 @@ def _write_rows(into: torch.Tensor, frames: torch.Tensor, op: Patchify, normalis
             temporal=op.temporal,
             channels_last=op.channels_last,
             constants=_values(normalise),
+            read_late=into.nbytes > LARGE,
         )
         return
     source = _source(frames)

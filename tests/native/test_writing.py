@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 
 from mmdata.native import library, writing
 
@@ -54,14 +54,19 @@ def normalised(pixels: np.ndarray, constants: writing.Constants | None) -> np.nd
     interleaved=st.booleans(),
     cut=st.integers(0, 2),
     seed=st.integers(0, 3),
+    read_late=st.booleans(),
+    away=st.integers(1, 20),
 )
-def _planes(size, constants, interleaved, cut, seed) -> None:  # type: ignore[no-untyped-def]
+@example(size=(2, 9000), constants=None, interleaved=True, cut=0, seed=0, read_late=True, away=1)
+@example(size=(2, 9000), constants=((0.5,) * 3, (3.0,) * 3), interleaved=True, cut=0, seed=0, read_late=True, away=3)
+def _planes(size, constants, interleaved, cut, seed, read_late, away) -> None:  # type: ignore[no-untyped-def]
     pixels = drawn((3, *size), seed, interleaved, cut)
-    guarded = np.full(3 * size[0] * size[1] + 2, 7, np.uint8 if constants is None else np.float32)
-    into = guarded[1:-1].reshape(3, *size)
-    writing.write_planes(pixels, into, constants)
+    guarded = np.full(away + 3 * size[0] * size[1] + 1, 7, np.uint8 if constants is None else np.float32)
+    into = guarded[away:-1].reshape(3, *size)
+    writing.write_planes(pixels, into, constants, read_late=read_late)
     assert into.tobytes() == np.ascontiguousarray(normalised(pixels, constants)).tobytes()
-    assert guarded[0] == guarded[-1] == 7
+    assert (guarded[:away] == 7).all()
+    assert guarded[-1] == 7
 
 
 def test_planes(fastest: bool) -> None:
@@ -72,7 +77,7 @@ def test_planes(fastest: bool) -> None:
 @given(
     times=st.integers(0, 2),
     blocks=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    size=st.sampled_from([1, 2, 14, 16, 17, 32]),
+    size=st.sampled_from([1, 2, 14, 16, 17, 32, 70]),
     merge=st.integers(1, 2),
     temporal=st.integers(1, 3),
     last=st.booleans(),
@@ -80,8 +85,9 @@ def test_planes(fastest: bool) -> None:
     interleaved=st.booleans(),
     cut=st.integers(0, 2),
     before=st.integers(0, 2),
+    read_late=st.booleans(),
 )
-def _patches(times, blocks, size, merge, temporal, last, constants, interleaved, cut, before) -> None:  # type: ignore[no-untyped-def]
+def _patches(times, blocks, size, merge, temporal, last, constants, interleaved, cut, before, read_late) -> None:  # type: ignore[no-untyped-def]
     """`times` 0: one frame, which stands for `temporal` of them."""
     rows, columns = (count * merge * size for count in blocks)
     frames = drawn((max(1, times * temporal), 3, rows, columns), 0, interleaved, cut)
@@ -98,6 +104,7 @@ def _patches(times, blocks, size, merge, temporal, last, constants, interleaved,
         temporal=temporal,
         channels_last=last,
         constants=constants,
+        read_late=read_late,
     )
     assert guarded[:, before:-1].tobytes() == expected.tobytes()
     assert (guarded[:, :before] == 7).all()
