@@ -12,7 +12,7 @@ import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-VERSION = 5
+VERSION = 6
 """That of native.h. A library of another one, compiled before its sources changed, is as good as none."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
@@ -22,7 +22,7 @@ _SIGNATURES = {
         ctypes.c_int,
         [_POINTER, *[_INT] * 3, *[ctypes.c_double] * 2, _POINTER, _INT, _INT, ctypes.c_int, ctypes.c_int],
     ),
-    "mmdata_yuv": (None, [*[_POINTER] * 3, *[_INT] * 5, *[_POINTER] * 3]),
+    "mmdata_yuv": (None, [*[_POINTER] * 3, *[_INT] * 5, *[_POINTER] * 3, ctypes.c_int]),
     "mmdata_normal_size": (_INT, []),
     "mmdata_normal": (None, [_POINTER] * 3),
     "mmdata_planes": (None, [_POINTER, *[_INT] * 5, _POINTER, _POINTER, ctypes.c_int, ctypes.c_int]),

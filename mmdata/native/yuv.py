@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mmdata.native.library import avx512, kernels
+from mmdata.native.library import AVX2, kernels, level
 
 Bytes = npt.NDArray[np.uint8]
 FULL_RANGE = 2
@@ -48,7 +48,7 @@ class Matrix(NamedTuple):
 def matrix(colorspace: int, color_range: int) -> Matrix | None:
     """What `to_rgb` is told of frames with these of FFmpeg's numbers; None where there is no kernel for them.
     As `ff_yuv2rgb_c_init_tables` computes it."""
-    if not avx512() or colorspace not in _MATRICES:
+    if level() < AVX2 or colorspace not in _MATRICES:
         return None
     factors = list(_MATRICES[colorspace])
     luma, black = 1 << 16, 0
@@ -95,4 +95,5 @@ def to_rgb(planes: Sequence[Plane], matrix: Matrix, into: Bytes, *, read_late: b
         matrix.address,
         into.ctypes.data,
         room,
+        level(),
     )

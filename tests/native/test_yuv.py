@@ -10,9 +10,12 @@ from av.video.reformatter import VideoReformatter
 from hypothesis import example, given, settings
 
 from mmdata.native import yuv
-from mmdata.native.library import avx512
+from mmdata.native.library import AVX2, level
 
-pytestmark = pytest.mark.skipif(not avx512(), reason="the kernel was not compiled, or needs a processor with AVX-512")
+pytestmark = [
+    pytest.mark.skipif(level() < AVX2, reason="the kernel was not compiled, or needs a processor with AVX2"),
+    pytest.mark.usefixtures("level"),
+]
 
 
 def drawn(height: int, width: int, seed: int, hard: bool, colorspace: int = 2, color_range: int = 1) -> av.VideoFrame:
