@@ -12,15 +12,15 @@ import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-VERSION = 6
+VERSION = 7
 """That of native.h. A library of another one, compiled before its sources changed, is as good as none."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
     "mmdata_resize": (ctypes.c_int, [_POINTER, *[_INT] * 5, _POINTER, _INT, _INT, ctypes.c_int, ctypes.c_int]),
-    "mmdata_pillow_reduce": (None, [_POINTER, *[_INT] * 5, _POINTER]),
+    "mmdata_pillow_reduce": (None, [_POINTER, *[_INT] * 5, _POINTER, ctypes.c_int]),
     "mmdata_pillow_resize": (
         ctypes.c_int,
-        [_POINTER, *[_INT] * 3, *[ctypes.c_double] * 2, _POINTER, _INT, _INT, ctypes.c_int, ctypes.c_int],
+        [_POINTER, *[_INT] * 3, *[ctypes.c_double] * 2, _POINTER, _INT, _INT, *[ctypes.c_int] * 3],
     ),
     "mmdata_yuv": (None, [*[_POINTER] * 3, *[_INT] * 5, *[_POINTER] * 3, ctypes.c_int]),
     "mmdata_normal_size": (_INT, []),

@@ -15,7 +15,7 @@ import PIL
 from PIL import Image
 
 from mmdata import memory
-from mmdata.native.library import avx512, kernels
+from mmdata.native.library import AVX2, kernels, level
 
 Pixels = npt.NDArray[np.uint8]
 Picture = Image.Image | Pixels
@@ -30,7 +30,7 @@ LARGEST_BLOCK = (1 << 23) - 1
 @functools.cache
 def by_kernels() -> bool:
     """Whether arrays are resized by kernels: these have the bits of Pillow 12 and 13."""
-    return avx512() and _version()[0] in (12, 13)
+    return level() >= AVX2 and _version()[0] in (12, 13)
 
 
 @functools.cache
@@ -111,6 +111,7 @@ def _resized(pixels: Pixels, height: int, width: int, filter: Filter, gap: float
         width,
         FILTERS.index(filter),
         _vertical_first(high, broad, height, width),
+        level(),
     )
     return None if failed else into
 
@@ -129,5 +130,7 @@ def _reduced(pixels: Pixels, tall: int, wide: int) -> Pixels:
     library = kernels()
     assert library is not None
     into: Pixels = memory.empty((-(-rows // tall), -(-columns // wide), 3), np.uint8)
-    library.mmdata_pillow_reduce(pixels.ctypes.data, pixels.strides[0], rows, columns, tall, wide, into.ctypes.data)
+    library.mmdata_pillow_reduce(
+        pixels.ctypes.data, pixels.strides[0], rows, columns, tall, wide, into.ctypes.data, level()
+    )
     return into

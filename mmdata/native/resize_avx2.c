@@ -1,40 +1,28 @@
 /* Resizing with torch's bits, 32 bytes at once. A shuffle stays within its half of a register: so the halves are two
- * rows. Each is three channels of two pixels, as pairs of int16, and an idle lane. As a pixel is under several of the result,
- * rows are spread out like this once, before they are multiplied. */
+ * rows. Each is three channels of two pixels, as pairs of int16, and an idle lane. As a pixel is under several of the
+ * result, rows are spread out like this once, before they are multiplied. */
 
 #include "resize.h"
+#include "spread.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #if HAS_LEVELS
-
-#include <immintrin.h>
-
-enum { WINDOW = 256 }; /* pairs of pixels that are spread out at once: a cache holds them */
 
 typedef struct {
     int64_t count, pairs, inputs; /* columns of the result; pairs of taps of each; pixels of a row */
     int precision;
-    int64_t *first;       /* [count], pair of pixels under it */
-    int32_t *weights;      /* [count, pairs], pairs of int16 */
-    __m256i (*spread)[2]; /* pairs of pixels of four rows */
+    int64_t *first;   /* [count], pair of pixels under it */
+    int32_t *weights; /* [count, pairs], pairs of int16 */
+    Spread *spread;   /* pairs of pixels */
 } Columns;
 
 static void *listed(const Weighed *weighed, int64_t inputs) {
     const Axis *axis = &weighed->axis;
-    const int64_t count = axis->outputs;
-    int64_t pairs = 1;
-    for (int64_t at = 0; at < count; at++) {
-        const int64_t end = axis->first[at] + axis->taps[at], needed = (end + 1) / 2 - axis->first[at] / 2;
-        pairs = needed > pairs ? needed : pairs;
-    }
-    /* Every column has as many pairs, for a loop whose length changes costs more than products with 0. So there is room
-     * behind the last pixel: whatever lies there, it counts nothing. */
-    const int64_t room = (inputs + 3) / 4 * 2 + pairs;
+    const int64_t count = axis->outputs, pairs = pairs_under(axis), room = spread_room(inputs, pairs);
     const size_t alignment = sizeof(__m256i);
     Columns *made = calloc(1, sizeof *made + count * (sizeof(int64_t) + pairs * sizeof(int32_t)) + alignment +
-                                  room * sizeof *made->spread);
+                                  room * sizeof(Spread));
     if (!made)
         return NULL;
     *made = (Columns){count, pairs, inputs, weighed->precision, (int64_t *)(made + 1), NULL, NULL};
@@ -46,21 +34,6 @@ static void *listed(const Weighed *weighed, int64_t inputs) {
                axis->taps[at] * sizeof(int16_t));
     }
     return made;
-}
-
-AVX2 static void spread(const uint8_t *const *rows, int64_t start, int64_t pairs, __m256i (*into)[2]) {
-    /* Four pixels of three channels lie in sixteen bytes: two of them, and the two after them. */
-    const __m256i early = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, /* */
-                                           0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1);
-    const __m256i late = _mm256_setr_epi8(6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1, /* */
-                                          6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
-    for (int64_t pair = 0; pair < pairs; pair += 2)
-        for (int k = 0; k < 2; k++) {
-            const void *above = rows[2 * k] + 6 * (start + pair), *below = rows[2 * k + 1] + 6 * (start + pair);
-            const __m256i bytes = _mm256_loadu2_m128i(below, above);
-            into[pair][k] = _mm256_shuffle_epi8(bytes, early);
-            into[pair + 1][k] = _mm256_shuffle_epi8(bytes, late);
-        }
 }
 
 AVX2 static void across(const uint8_t *const *rows, int32_t *const *into, void *columns) {
@@ -75,11 +48,10 @@ AVX2 static void across(const uint8_t *const *rows, int32_t *const *into, void *
         if (end > spread_until) {
             start = made->first[at];
             const int64_t all = (made->inputs + 1) / 2 - start, window = end - start > WINDOW ? end - start : WINDOW;
-            spread(rows, start, all < window ? all : window, made->spread);
+            spread(rows, 3 * made->inputs, start, all < window ? all : window, made->spread);
             spread_until = start + window;
         }
-        const __m256i(*one)[2] = (const __m256i(*)[2])made->spread + made->first[at] - start;
-        const __m256i(*two)[2] = (const __m256i(*)[2])made->spread + made->first[next] - start;
+        const Spread *one = made->spread + made->first[at] - start, *two = made->spread + made->first[next] - start;
         const int32_t *ones = made->weights + at * pairs, *twos = made->weights + next * pairs;
         __m256i sums[4] = {half, half, half, half};
 #pragma GCC unroll 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
+from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
@@ -16,7 +17,11 @@ from PIL import Image
 from mmdata.native import pillow
 from tests.native.test_resizing import drawn
 
-kernels = pytest.mark.skipif(not pillow.by_kernels(), reason="not compiled, no AVX-512, or a Pillow of another major")
+
+def kernels(test: Callable[..., None]) -> Callable[..., None]:
+    able = pytest.mark.skipif(not pillow.by_kernels(), reason="not compiled, no AVX2, or a Pillow of another major")
+    return able(pytest.mark.usefixtures("level")(test))
+
 
 SIDES = st.one_of(st.integers(1, 24), st.integers(1, 400))
 GAPS = [None, 1.0, 1.1, 1.5, 2.0, 3.0]
