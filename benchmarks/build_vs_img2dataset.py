@@ -10,7 +10,9 @@ time per picture is the steadier figure; it leaves out the server, which is the 
 
 Both make sha256 digests of every picture, write a caption and a JSON per sample, and use as many worker processes
 as there are cores and as many connections in all. What ours does besides, and theirs does not: facts and crc32c of
-every part in an index, sha256 of every shard and index, fsync, ledger, statistics and report.
+every part in an index, sha256 of every shard and index, fsync, ledger, statistics and report. The floor is a Python
+that asks for the same rows with the same library (aiohttp) and drops them: no build that fetches with it can be more
+beside img2dataset than that.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ from mmdata.testing.server import FaultServer
 
 HERE = Path(__file__).parent
 PEER = "img2dataset"
+FLOOR = "floor: fetching alone"
 CONNECTIONS = 32
 SHARD = 125  # so that the shorter run too has a shard for each process
 
@@ -102,6 +105,11 @@ def theirs(metadata: Path, output: Path, options: list[str]) -> Row:
     )
 
 
+def fetching(metadata: Path) -> Row:
+    """What neither can do without: Python, and aiohttp asking for every row."""
+    return timed([sys.executable, "-m", "benchmarks._fetch_alone", str(metadata), str(CONNECTIONS)])
+
+
 def timed(command: list[str]) -> Row:
     """Wall seconds, CPU seconds and peak resident MiB (of the largest process) of a whole command."""
     before = os.times()
@@ -163,6 +171,7 @@ def run(modes: list[str], rows: int, rounds: int, missing: dict[str, str]) -> tu
                         times.setdefault(who, {}).setdefault(count, []).append(row)
                         if number == 0 and samples(output) != count:
                             raise SystemExit(f"{who} kept {samples(output)} of {count} pictures")
+                    times.setdefault(FLOOR, {}).setdefault(count, []).append(fetching(tables[count]))
             print(f"\n{title}: seconds of {rows} rows, MiB of the largest process, each more picture in ms")
             figures[mode] = {who: marginal(each[rows], each[fewer], rows - fewer) for who, each in times.items()}
             table(figures[mode], "wall", "cpu", "mib", "marginal_ms", "marginal_cpu_ms")
@@ -204,6 +213,8 @@ def claimed(mode: str, found: dict[str, list[Row]], rows: int, missing: dict[str
     goal, head = GOALS.get(mode) if rows >= GOAL_ROWS else None, mode in GOALS
     return [
         beside(whole, found, "mmdata", PEER, by="wall", goal=goal, headline=head, missing=missing),
+        beside(whole, found, FLOOR, PEER, by="wall", missing=missing),
+        beside(whole, found, "mmdata", FLOOR, by="wall", floor=True),
         beside(f"{each}, wall time", found, "mmdata", PEER, by="marginal_ms", goal=MARGINAL.get(mode), missing=missing),
         beside(f"{each}, CPU time", found, "mmdata", PEER, by="marginal_cpu_ms", missing=missing),
     ]
