@@ -12,7 +12,7 @@ import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-VERSION = 7
+VERSION = 8
 """That of native.h. A library of another one, compiled before its sources changed, is as good as none."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
@@ -72,7 +72,3 @@ def level() -> int:
     library = kernels()
     highest = 0 if library is None else int(library.mmdata_level())
     return min(highest, AVX2) if os.environ.get("MMDATA_NATIVE") == "avx2" else highest
-
-
-def avx512() -> bool:
-    return level() >= AVX512

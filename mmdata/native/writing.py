@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import numpy.typing as npt
 
-from mmdata.native.library import avx512, kernels
+from mmdata.native.library import kernels, level
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ def write_planes(pixels: Bytes, into: Floats | Bytes, constants: Constants | Non
         columns,
         None if normal is None else normal.ctypes.data,
         into.ctypes.data,
-        avx512(),
+        level(),
         read_late,
     )
 
@@ -92,7 +92,7 @@ def write_patches(
         None if normal is None else normal.ctypes.data,
         into.ctypes.data,
         into.strides[0] // into.itemsize,
-        avx512(),
+        level(),
         read_late,
     )
 

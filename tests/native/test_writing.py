@@ -21,12 +21,10 @@ CONSTANTS = st.one_of(
 )
 
 
-@pytest.fixture(params=[True, False], ids=["avx512", "plain"])
-def fastest(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    if request.param and not library.avx512():
-        pytest.skip("the processor has no AVX-512")
-    monkeypatch.setattr(writing, "avx512", lambda: request.param)
-    return bool(request.param)
+@pytest.fixture(params=range(library.level() + 1), ids={0: "table", library.AVX2: "avx2", library.AVX512: "avx512"}.get)
+def each_level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(writing, "level", lambda: request.param)
+    return int(request.param)
 
 
 def drawn(shape: tuple[int, ...], seed: int, interleaved: bool, cut: int) -> np.ndarray:
@@ -69,7 +67,7 @@ def _planes(size, constants, interleaved, cut, seed, read_late, away) -> None:  
     assert guarded[-1] == 7
 
 
-def test_planes(fastest: bool) -> None:
+def test_planes(each_level: int) -> None:
     _planes()
 
 
@@ -111,17 +109,17 @@ def _patches(times, blocks, size, merge, temporal, last, constants, interleaved,
     assert (guarded[:, -1] == 7).all()
 
 
-def test_patches(fastest: bool) -> None:
+def test_patches(each_level: int) -> None:
     _patches()
 
 
-def test_the_way_of_the_processor_is_the_table_s_bits() -> None:
+def test_the_way_of_the_processor_is_the_table_s_bits(each_level: int) -> None:
     """Of all means and deviations of models only the quick way is taken if it is right for each byte: some are not."""
     random = np.random.default_rng(0)
-    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2).transpose(2, 0, 1)
+    pixels = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2).transpose(2, 0, 1)
     for _ in range(300):
         constants = tuple(tuple(map(float, random.uniform(1, 255, 3).astype(np.float32))) for _ in range(2))
-        into = np.empty((3, 256, 1), np.float32)
+        into = np.empty((3, 1, 256), np.float32)
         writing.write_planes(pixels, into, constants)
         assert into.tobytes() == normalised(pixels, constants).tobytes()
 
