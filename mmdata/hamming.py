@@ -10,7 +10,8 @@ therefore miss nothing; each candidate is then measured in full.
 A table pays when its chunks are about as wide as log2(n), so hashes are kept as a log-structured merge tree:
 fresh ones in a small buffer that is scanned, older ones in sorted segments of growing size, each with the chunk
 width that is cheapest for its size. Searches are made for many hashes at once: what numpy takes for a call, some
-50 us for all that one search needs, is several times what its probes and candidates take.
+50 us for all that one search needs, is several times what its probes and candidates take. The tables are searched by a
+kernel where that was compiled (`mmdata.native.near`), else by numpy.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mmdata.native import near
 
 BITS = 64
 BUFFER = 2048  # Hashes scanned one by one before they are sorted into a segment.
@@ -84,10 +87,10 @@ def _radii(chunks: int, radius: int) -> list[int]:
 def _tables(count: int, radius: int) -> Tables:
     """Search by `count` chunks."""
     chunks, masks, bases, shift, base = [], [], [], 0, 0
-    for width, near in zip(_widths(count), _radii(count, radius), strict=True):
-        if near >= 0:
+    for width, reach in zip(_widths(count), _radii(count, radius), strict=True):
+        if reach >= 0:
             chunks.append((shift, width))
-            masks.append(_masks(width, near))
+            masks.append(_masks(width, reach))
             bases.append(base)
             base += (1 << width) + 1
         shift += width
@@ -135,7 +138,7 @@ class _Segment:
     one short row and arithmetic on it, without an index for each candidate.
     """
 
-    __slots__ = ("_long", "_order", "_prints", "_starts", "_tables", "hashes", "ids")
+    __slots__ = ("_kernel", "_long", "_order", "_prints", "_starts", "_tables", "hashes", "ids")
 
     def __init__(self, hashes: Hashes, ids: Ints, radius: int) -> None:
         # What comes in is a few sorted runs, which the stable sort merges.
@@ -154,8 +157,9 @@ class _Segment:
         slots = _slots(ROOM * n / 2 ** min(width for _, width in self._tables.chunks))
         self._order = np.empty(len(self._tables.chunks) * n, dtype=np.uint32)
         self._starts = np.empty(self._tables.size, dtype=np.uint32)
-        self._prints = np.zeros((self._tables.size, slots), dtype=np.uint32)
+        self._prints = _lines(self._tables.size, slots)
         self._long = np.zeros(self._tables.size, dtype=bool)
+        behind_all = np.empty(len(self._order), dtype=np.uint32)
         base = 0
         for i, (shift, width) in enumerate(self._tables.chunks):
             values = ((self.hashes >> np.uint64(shift)) & np.uint64((1 << width) - 1)).astype(np.uint32)
@@ -167,13 +171,31 @@ class _Segment:
             self._starts[stretch] = ends - counts + i * n
             self._starts[stretch.stop] = (i + 1) * n
             self._long[stretch] = counts > slots
-            prints = _prints(self.hashes, shift + width).take(order)
+            prints = behind_all[i * n : (i + 1) * n] = _prints(self.hashes, shift + width).take(order)
             into = ((np.arange(len(ends)) + base) * slots - (ends - counts)).repeat(counts) + np.arange(n)
             if self._long[stretch].any():
                 kept = np.arange(n) - (ends - counts).repeat(counts) < slots
                 prints, into = prints[kept], into[kept]
             self._prints.reshape(-1)[into] = prints
             base = stretch.stop + 1
+        tables = self._tables
+        behind = [shift + width for shift, width in tables.chunks]
+        self._kernel = near.searched(
+            {
+                "shift": tables.shift,
+                "low": tables.low,
+                "mask": tables.mask,
+                "base": tables.base,
+                "behind": np.repeat(np.array(behind, np.uint64), tables.probes),
+                "prints": self._prints,
+                "starts": self._starts,
+                "order": self._order,
+                "all": behind_all,
+                "more": np.packbits(self._long, bitorder="little"),
+                "hashes": self.hashes,
+                "ids": self.ids,
+            }
+        )
 
     def _places(self, queries: Hashes) -> tuple[Ints, Ints | None]:
         """Places in the tables to look at, i64[Q * P], those of query q from q * P on; and their turn, where they are
@@ -220,6 +242,9 @@ class _Segment:
         if self._tables is None:
             distances[rest], ids[rest] = _scan(self.hashes, self.ids, queries[rest], radius)
             return distances, ids
+        if self._kernel is not None:
+            self._kernel.nearest(queries, rest, radius, distances, ids)
+            return distances, ids
         for at in range(0, len(rest), step := max(PROBED // len(self._tables.mask), 1)):
             self._look_up(queries, rest[at : at + step], radius, distances, ids)
         return distances, ids
@@ -257,6 +282,14 @@ class _Segment:
         for begin, end in _blocks(lengths, BLOCK):
             positions = self._order.take(_expand(starts[begin:end], lengths[begin:end])).astype(np.int64)
             measure(asking[long[begin:end]].repeat(lengths[begin:end]), positions)
+
+
+def _lines(rows: int, columns: int) -> NDArray[np.uint32]:
+    """Zeros u32[rows, columns], where a row lies in as few lines of a cache as can be."""
+    line = 64 // 4
+    room = np.zeros(rows * columns + line, dtype=np.uint32)
+    first = -(room.ctypes.data // 4) % line
+    return room[first : first + rows * columns].reshape(rows, columns)
 
 
 def _prints(hashes: Hashes, behind: int) -> NDArray[np.uint32]:
@@ -332,7 +365,7 @@ class HammingIndex:
 
     Equal hashes count as one, under the smallest id. `add` and a search take amortised sub-linear time wherever
     the radius allows (up to about 8 of 64 bits); at larger radii a plain scan of all hashes is often cheaper
-    and is what is done. Memory per hash is 16 bytes, and 10 to 36 more for each chunk (3 to 7) that has a table.
+    and is what is done. Memory per hash is 16 bytes, and 10 to 40 more for each chunk (3 to 7) that has a table.
 
     >>> index = HammingIndex(radius=2)
     >>> index.add(0b0000, 0); index.add(0b0111, 1)

@@ -12,7 +12,7 @@ import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-VERSION = 8
+VERSION = 9
 """That of native.h. A library of another one, compiled before its sources changed, is as good as none."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
@@ -23,6 +23,7 @@ _SIGNATURES = {
         [_POINTER, *[_INT] * 3, *[ctypes.c_double] * 2, _POINTER, _INT, _INT, *[ctypes.c_int] * 3],
     ),
     "mmdata_yuv": (None, [*[_POINTER] * 3, *[_INT] * 5, *[_POINTER] * 3, ctypes.c_int]),
+    "mmdata_near": (ctypes.c_int, [*[_POINTER] * 3, _INT, _INT, _POINTER, _POINTER, ctypes.c_int]),
     "mmdata_normal_size": (_INT, []),
     "mmdata_normal": (None, [_POINTER] * 3),
     "mmdata_planes": (None, [_POINTER, *[_INT] * 5, _POINTER, _POINTER, ctypes.c_int, ctypes.c_int]),
