@@ -6,12 +6,6 @@ peer is the fastest of: transformers' torchvision processor with tensors or Pill
 8. `uint8` is the same output before normalising, which is then the device's work (`normalise_on_device`). The floor is
 what the plan resizes, in channels-last memory, nothing else. A round is a pass over all pictures by every contender in
 turn; figures are CPU milliseconds per picture.
-
-Why float32 stays below 0.6 of the floor for Qwen-VL and Idefics3, in ns a value on one core of a Xeon with 2 MiB of
-L2 (least of many repeats): sorting bytes into patches 0.06, every third byte into planes 0.26, bytes to floats 0.08,
-minus the mean 0.08, by the deviation 0.18, and writing each of Qwen-VL's twice 0.4 into memory in use, 0.7 into fresh
-(filling as much takes 0.3 and 0.6). numpy and torch fuse none of these into one pass with the same rounding: reading
-every third byte as floats takes as much as both steps. The resizes take 1.2.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from mmtrain.held_out import Found, evaluate
 from mmtrain.job import Job
 from mmtrain.monitor import line, measured
 from mmtrain.optim import thaw
+from mmtrain.spec import TrainSpec
 from mmtrain.step import Step, train_step
 from mmtrain.weighting import unmet
 
@@ -105,8 +106,8 @@ def advance(job: Job, batches: list[Batch], take: Callable[[Job, list[Batch]], S
 
 
 def _tell_tasks(job: Job, where: str) -> None:
-    met = job.gate.tasks
-    if met is not None and (told := unmet(job.spec.task_weights, met, where)):
+    met, spec = job.gate.tasks, job.spec
+    if met is not None and isinstance(spec, TrainSpec) and (told := unmet(spec.task_weights, met, where)):
         say(job.world, told)
 
 
