@@ -23,8 +23,8 @@ class JsonlColumns(Model):
     """Which keys of a line hold what."""
 
     image: str = "image"
-    """A path or URL, or a list of them. A line with a text needs a medium of some kind: without one, with null or with
-    an empty list it ends as `bad_url`. A conversation may be text alone."""
+    """A path or URL, or a list of them. An empty list says that there is none, and the line is text alone; a line with a
+    text whose key is null or not there ends as `bad_url`, as it may have lost its picture."""
     video: str = "video"
     """The same for videos; they come after the images."""
     audio: str = "audio"
@@ -134,12 +134,9 @@ class _JsonLines:
         except ValueError as error:
             refused = Drop(reason="bad_record", detail=_named(value, str(error)), state="failed_permanent")
         media = []
-        listed = list(zip(KINDS, used, strict=False))
-        named = [(kind, column) for kind, column in listed if value.get(column)]
-        lacking = [(kind, column) for kind, column in listed if column in value][:1]
-        for kind, column in named or lacking or [("image", columns.image)]:
-            found = value.get(column)
-            for path in found if isinstance(found, list) and found else [found]:  # a list of none is none, as null is
+        named = [(kind, column, value[column]) for kind, column in zip(KINDS, used, strict=False) if value.get(column)]
+        for kind, column, found in named or [("image", columns.image, value.get(columns.image))]:
+            for path in found if isinstance(found, list) else [found]:
                 uri = self._uri(path) if isinstance(path, str) and path.strip() else None
                 if uri is None:
                     escapes = isinstance(path, str) and path.strip()

@@ -110,28 +110,6 @@ def test_damage_costs_its_line(tmp_path: Path, suffix: str) -> None:
     assert {record.drop.state for record in found if record.drop} == {"failed_permanent"}
 
 
-def test_a_list_of_no_media_is_no_medium_as_null_is(tmp_path: Path) -> None:
-    folder_of_pictures(tmp_path / "photos", 1, captions=False)
-    talk = [{"from": "human", "value": "Why?"}, {"from": "gpt", "value": "So."}]
-    lines = [
-        {"image": "0000.jpg", "text": "kept"},
-        {"image": [], "text": "a"},
-        {"image": None, "text": "b"},
-        {"text": "c"},
-        {"video": [], "text": "d"},
-        {"image": [[]], "text": "e"},
-        {"image": [], "conversations": talk},
-        {"image": ["0000.jpg"], "video": [], "text": "kept"},
-    ]
-    write(tmp_path / "photos" / "lines.jsonl", *lines)
-    build(write_spec(tmp_path / "build.yaml", {"kind": "jsonl", "path": "photos/lines.jsonl"}, [{"kind": "probe"}]))
-    rows = ledger(tmp_path / "out")
-    lost = [row for row in rows if row.state != "ok"]
-    assert [row.row for row in lost] == [1, 2, 3, 4, 5]
-    assert {(row.state, row.reason) for row in lost} == {("failed_permanent", "bad_url")}
-    assert [row.detail for row in lost] == ["image: []", "image: None", "image: None", "video: []", "image: []"]
-
-
 @pytest.mark.parametrize(
     "path",
     [
@@ -266,3 +244,17 @@ def test_the_command_accounts_for_every_line(tmp_path: Path) -> None:
         (pictures / "0001.jpg").read_bytes(),
         (pictures / "0002.jpg").read_bytes(),
     ]
+
+
+def test_a_text_alone_is_said_to_be_alone(tmp_path: Path) -> None:
+    """An empty list is the word for it: a picture that is null or has no key may have been lost."""
+    lines = [
+        {"image": [], "text": "alone"},
+        {"image": None, "text": "lost"},
+        {"text": "lost"},
+        {"image": [None], "text": "lost"},
+        {"video": [], "image": [], "text": "alone"},
+    ]
+    found = records(write(tmp_path / "lines.jsonl", *lines))
+    assert [record.drop and record.drop.reason for record in found] == [None, "bad_url", "bad_url", "bad_url", None]
+    assert [[text.text for text in record.sample.texts] for record in found if not record.drop] == [["alone"]] * 2
