@@ -23,8 +23,8 @@ class JsonlColumns(Model):
     """Which keys of a line hold what."""
 
     image: str = "image"
-    """A path or URL, or a list of them. An empty list says that there is none, and the line is text alone; a line with a
-    text whose key is null or not there ends as `bad_url`, as it may have lost its picture."""
+    """A path or URL, or a list of them. An empty list says that there is none, and the line is text alone; a line whose
+    key is null or not there ends as `bad_url`, as it may have lost its picture."""
     video: str = "video"
     """The same for videos; they come after the images."""
     audio: str = "audio"
