@@ -138,11 +138,11 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         quarantine = self.run_folder / "quarantine" if self.run_folder and spec.quarantine else None
         self._bad = BadSamples(self.datasets, spec, self.skips, quarantine, self.forgotten)
         self.fallbacks: Counter[str] = Counter()
-        self._shared = SharedValue()
+        self._progress = Cursor()
+        self._shared = SharedValue(self._start(self._progress, serial=1))
         self._elsewhere = SharedValue(0)
         self._mine: tuple[int, Cursor, int, list[Extent]] | None = None
         self._worker = self._deals_done = 0
-        self._place(Cursor())
 
     @property
     def dataset(self) -> Dataset:
@@ -442,16 +442,13 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         return state.dump(cursor, data, self.config, skips=skips, control=control, worker=worker)
 
     def _place(self, cursor: Cursor) -> None:
-        serial = (self._shared.get() or {"serial": 0})["serial"] + 1
         self._progress = cursor
-        self._shared.set(
-            {
-                "serial": serial,
-                "start": cursor_to_values(cursor),
-                "skips": self.skips.saved,
-                "extents": [held.model_dump() for held in self.extents],
-            }
-        )
+        self._shared.set(self._start(cursor, serial=self._shared.get()["serial"] + 1))
+
+    def _start(self, cursor: Cursor, *, serial: int) -> dict[str, Any]:
+        """Where workers begin, the serial-th time that they are told."""
+        extents = [held.model_dump() for held in self.extents]
+        return {"serial": serial, "start": cursor_to_values(cursor), "skips": self.skips.saved, "extents": extents}
 
     def _now(self, epoch: int) -> Extent:
         """The datasets as this stream knows them, from an epoch on."""
