@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import types
@@ -188,14 +189,22 @@ def _without_options(loc: Loc) -> Loc:
 
 def bound(spec: Model) -> dict[str, Any]:
     """The spec with every default filled in, without the fields that cannot change the result."""
-    return {
-        name: _bound_value(getattr(spec, name))
-        for name, field in type(spec).model_fields.items()
+    return {name: _bound_value(getattr(spec, name)) for name in _binding(type(spec))}
+
+
+@functools.cache
+def _binding(kind: type[Model]) -> tuple[str, ...]:
+    """The fields of a spec that can change the result."""
+    return tuple(
+        name
+        for name, field in kind.model_fields.items()
         if not (isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("runtime"))
-    }
+    )
 
 
 def _bound_value(value: Any) -> Any:
+    if value is None or type(value) in (str, int, bool, float):  # most are, and a stream that opens asks for all
+        return value
     if isinstance(value, Model):
         return bound(value)
     if isinstance(value, tuple | list):

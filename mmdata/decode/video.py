@@ -287,7 +287,8 @@ def _pictures(
         signs = signs or video_pyav.turn(frame)
         place: video_pyav.Room | None = None
         late = False
-        if size is not None:
+        upright = (frame.height, frame.width) if signs[0] else (frame.width, frame.height)
+        if size not in (None, upright):
             place = scratch
         elif room is not None and signs == (1, 0, 0, 1):
             place, late = functools.partial(room, position), read_late

@@ -182,12 +182,14 @@ def rgb(
 def _matrix(frame: VideoFrame) -> yuv.Matrix | None:
     """How our own kernel converts a frame; None where swscale does it, in another way or by itself."""
     name = frame.format.name
-    # swscale goes another way for frames of an odd height, and takes the fields of interlaced ones apart.
+    # swscale goes another way for frames of an odd height, and takes the fields of interlaced ones apart. Rows that lie
+    # upside down are its own too.
     if (
         name not in ("yuv420p", "yuvj420p")
         or frame.height % 2
         or frame.interlaced_frame
         or library.level() < library.AVX2
+        or min(plane.line_size for plane in frame.planes) < 0
     ):
         return None
     return _proven(name, int(frame.colorspace), int(frame.color_range))
