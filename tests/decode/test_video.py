@@ -116,6 +116,15 @@ def test_resizing_is_torchvisions() -> None:
     assert torch.equal(video.decode_frames(clip(), [3, 9], size=(96, 128)).pixels, whole)
 
 
+@pytest.mark.parametrize("chunk", [1, 3])
+@pytest.mark.parametrize(("size", "rotate"), [((96, 128), 0), ((96, 128), 180), ((128, 96), 90), ((48, 64), 0)])
+def test_frames_of_any_size_are_kept_while_others_come(size: tuple[int, int], rotate: int, chunk: int) -> None:
+    """Also those that have the size that is asked for, and are not resized."""
+    data = clip(frames=6, rotate=rotate)
+    pieces = [frames.pixels for _, frames in video.iter_frames(data, chunk=chunk, size=size)]
+    assert torch.equal(torch.cat(pieces), video.decode_frames(data, range(6), size=size).pixels)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_windows_decode_all_that_is_needed_and_no_whole_gop_too_many(data: st.DataObject) -> None:

@@ -71,6 +71,25 @@ def test_frames_are_pyavs(kind: str, converted: list[tuple[int, ...]]) -> None:
         np.testing.assert_array_equal(pixels, expected[round(seconds * 30)])
 
 
+def test_a_frame_that_lies_upside_down(converted: list[tuple[int, ...]]) -> None:
+    """FFmpeg gives raw video rows of a negative length where its header says that the lowest comes first."""
+    out = io.BytesIO()
+    with av.open(out, "w", format="matroska") as file:
+        track: Any = file.add_stream("rawvideo", rate=30)
+        track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
+        track.codec_context.extradata = b"BottomUp\0"
+        noise = np.random.default_rng(0).integers(0, 256, (72, 64), np.uint8)
+        file.mux(track.encode(av.VideoFrame.from_ndarray(noise, format="yuv420p")))
+        file.mux(track.encode())
+    data = out.getvalue()
+    with av.open(io.BytesIO(data)) as file:
+        (frame,) = file.decode(video=0)
+        assert frame.planes[0].line_size < 0
+    found = video.decode_frames(data, [0]).pixels.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(found, np.stack(list(by_pyav(data))))
+    assert not converted
+
+
 @pytest.mark.parametrize("size", [(96, 128), (90, 162)])
 def test_large_batches_pass_the_caches(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "LARGE", 1)
