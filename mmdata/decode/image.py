@@ -234,7 +234,8 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
         pixels = pixels[:, ::-1]
     if orientation == 8:
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels)
+    # A single row or column that goes backwards numpy takes for contiguous, and torch does not take.
+    return pixels.copy() if min(pixels.strides) < 0 else np.ascontiguousarray(pixels)
 
 
 def verify(data: bytes, *, max_pixels: int) -> None:

@@ -307,7 +307,7 @@ def _resize(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     if pixels.shape[:2] != size and resizing.can_resize(pixels[None]):
         (made,) = resizing.resize(pixels[None], *size, "bicubic")
         return cast(Pixels, made)
-    picture = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    picture = torch.from_numpy(np.ascontiguousarray(_forwards(pixels))).permute(2, 0, 1)[None]
     if tuple(picture.shape[2:]) != size:
         picture = functional.interpolate(picture, size, mode="bicubic", antialias=True)
     resized: Pixels = picture[0].permute(1, 2, 0).numpy()
@@ -324,9 +324,13 @@ def _resize_all(pixels: Pixels, size: tuple[int, int]) -> Pixels:
 def _tensor(pixels: Pixels) -> torch.Tensor:
     import torch
 
-    if min(pixels.strides) < 0:  # One frame that was mirrored or turned, as a view.
-        pixels = np.ascontiguousarray(pixels)
-    return torch.from_numpy(pixels.transpose(0, 3, 1, 2))
+    return torch.from_numpy(_forwards(pixels).transpose(0, 3, 1, 2))
+
+
+def _forwards(pixels: Pixels) -> Pixels:
+    """What torch takes: no view of a frame that was mirrored or turned. A single row or column that goes backwards
+    numpy takes for contiguous."""
+    return pixels.copy() if min(pixels.strides) < 0 else pixels
 
 
 def read_audio_track(source: Source, **options: Any) -> torch.Tensor:

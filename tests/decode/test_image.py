@@ -89,6 +89,16 @@ def test_all_orientations_equal_exif_transpose(format: str, value: int) -> None:
     assert (scaled.shape[0] > scaled.shape[1]) == (value >= 5)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1)])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_pictures_of_one_row_or_column_do_not_go_backwards(size: tuple[int, int], value: int) -> None:
+    data = with_orientation("JPEG", value, *size)
+    scaled = image.decode_scaled(data, min_height=1, min_width=1, max_pixels=LIMIT)
+    for pixels in (image.decode(data, max_pixels=LIMIT), scaled):
+        np.testing.assert_array_equal(pixels, pillow(data))
+        assert min(pixels.strides) > 0  # as torch demands
+
+
 def test_orientation_after_the_pixels_of_a_png() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

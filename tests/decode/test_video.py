@@ -95,6 +95,19 @@ def test_rotated_video_comes_upright(rotate: int) -> None:
     assert (facts.height, facts.width) == upright.shape[1:3]
 
 
+@pytest.mark.parametrize("rotate", [90, 180, -90])
+@pytest.mark.parametrize("size", [(1, 1), (1, 6), (6, 1)])
+def test_rotated_video_of_one_row_or_column(size: tuple[int, int], rotate: int) -> None:
+    data = clip(frames=2, height=size[0], width=size[1], codec="libvpx-vp9", format="matroska", rotate=rotate)
+    upright = np.rot90(truth(data)[2], k=rotate // 90, axes=(1, 2))
+    for wanted in ([0], [1, 0]):
+        np.testing.assert_array_equal(hwc(video.decode_frames(data, wanted)), upright[wanted])
+        found = video.decode_frames(data, wanted, size=upright.shape[1:3])
+        np.testing.assert_array_equal(hwc(found), upright[wanted])
+        assert video.decode_frames(data, wanted, size=(5, 7)).pixels.shape[2:] == (5, 7)
+    np.testing.assert_array_equal(hwc(next(video.iter_frames(data, chunk=1))[1]), upright[:1])
+
+
 @pytest.mark.parametrize("signs", itertools.product([-1, 1], [-1, 1], [False, True]))
 def test_display_matrices(signs: tuple[int, int, bool]) -> None:
     """Every quarter turn and mirroring, against the definition: pixel (x, y) goes to (ax + cy, bx + dy)."""
