@@ -55,7 +55,10 @@ def kernels() -> ctypes.CDLL | None:
     if not wanted():
         return None
     path = compiled()
-    library = None if path is None else ctypes.CDLL(str(path))
+    try:
+        library = None if path is None else ctypes.CDLL(str(path))
+    except OSError:  # of another platform, in a folder that two share
+        return None
     if library is None or getattr(library, "mmdata_version", int)() != VERSION:
         return None
     library.mmdata_level.restype, library.mmdata_level.argtypes = ctypes.c_int, []

@@ -46,6 +46,14 @@ def test_without_them_the_bits_are_the_same() -> None:
     assert found == {"1": found["1"], "avx2": found["1"], "0": ("False", found["1"][1])}
 
 
+def test_a_file_that_is_no_library_is_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "_kernels.so").write_bytes(b"of another platform")
+    library.kernels.cache_clear()
+    monkeypatch.setattr(library, "compiled", lambda: tmp_path / "_kernels.so")
+    assert library.kernels() is None
+    library.kernels.cache_clear()
+
+
 def test_a_library_of_another_version_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkout that was updated and not installed anew: what was compiled has other functions, or other bits."""
     header = (Path(library.__file__).parent / "native.h").read_text()
