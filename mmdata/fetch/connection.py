@@ -121,3 +121,8 @@ async def once(request: ClientRequest, handler: ClientHandlerType) -> aiohttp.Cl
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise Dropped(stale=cast(Request, request).reused) from error
+    except aiohttp.ClientResponseError as error:
+        # What is no answer may be what the answer before had too much, which came after the connection was taken again.
+        if cast(Request, request).reused:
+            raise Dropped(stale=True) from error
+        raise

@@ -178,5 +178,27 @@ def test_the_verdict_does_not_depend_on_how_a_response_is_cut(name: str) -> None
     assert {(r.data or b"").decode() or (r.drop and r.drop.reason) for r in run(test)} == {expected}
 
 
+def test_what_another_answer_had_too_much_is_not_the_next_one() -> None:
+    """It comes late, on a connection that serves the next request by then: that is asked again on one of its own."""
+    connections: list[bytes] = []
+
+    async def talk(path: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(path)
+        writer.write(HEAD % 5 + b"hello")
+        await writer.drain()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"EXTRA" + HEAD % 5 + b"other")
+        await writer.drain()
+        writer.close()
+
+    async def test() -> list[Fetched]:
+        spec = FAST | {"retries": 0, "respect": RespectSpec(robots=False), "per_host_concurrency": 1}
+        async with raw_site(talk) as (root, _), Fetcher(FetchSpec(**spec)) as fetcher:
+            return [await fetcher.get(f"{root}/{number}") for number in range(2)]
+
+    assert [fetched.data for fetched in run(test)] == [b"hello"] * 2
+    assert connections == [b"/0", b"/1"]
+
+
 def test_what_is_not_http_is_permanent() -> None:
     assert ended(run(lambda: told(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"))) == ("failed_permanent", "bad_response")
