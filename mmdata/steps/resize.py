@@ -53,7 +53,7 @@ class Resize(StepSpec):
     """Enlarge pictures that are smaller than asked for; otherwise they are left as they are (`border` still pads)."""
     filter: Filter = "area"
     """`bicubic` and `lanczos` are Pillow's, antialiased, over the whole picture. `area` first averages whole blocks of
-    pixels: three times faster where Pillow itself resizes, a third faster in compiled kernels; it is as near to bicubic
+    pixels: faster, most of all where Pillow itself resizes and no compiled kernel; it is as near to bicubic
     (42-47 dB) as other libraries' area filters."""
     decode: Literal["exact", "scaled"] = "exact"
     """`scaled`: JPEGs are decoded at 1/2, 1/4 or 1/8 where that leaves at least `guard` times the size asked for.
