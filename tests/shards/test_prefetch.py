@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,10 +68,15 @@ def drawn(sources: list[Memory], count: int, seed: int = 0, longest: int = 3000)
     ]
 
 
-def settled(ahead: Prefetcher, reads: int) -> None:
+def until(condition: Callable[[], object]) -> None:
+    """Who asks before a thread has begun reads alone: tests of what the threads do wait until they have done it."""
     deadline = time.monotonic() + 10
-    while ahead.stats.reads < reads and time.monotonic() < deadline:
-        time.sleep(0.005)
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def settled(ahead: Prefetcher, reads: int) -> None:
+    until(lambda: ahead.stats.reads >= reads)
 
 
 spans = st.builds(lambda start, size: Range(start, start + size), st.integers(0, 300), st.integers(0, 60))
@@ -139,10 +144,10 @@ def test_neighbours_share_a_read() -> None:
     with Prefetcher(threads=1) as ahead:
         source.gate.clear()
         ahead.want(requests[:1])
-        while not source.reads:
-            time.sleep(0.001)
+        until(lambda: source.reads)
         ahead.want(requests[1:])
         source.gate.set()
+        settled(ahead, 2)
         assert [ahead.get(request) for request in requests] == [source.expected(request) for request in requests]
     assert source.reads == [Range(0, 900), Range(1000, 49_900)]
 
@@ -167,11 +172,13 @@ def test_a_file_of_which_most_is_wanted_is_kept_whole_while_the_cache_has_room(t
     with Prefetcher(cache=Cache(tmp_path, int(1.5 * SIZE)), threads=1) as ahead:
         requests = [source.request(at, 10_000) for source in (much, more) for at in range(0, SIZE, 10_000)]
         ahead.want([*requests, little.request(0, 10_000)])
+        settled(ahead, 2)  # of the second and the third, while the first is still wanted
         for request in [*requests, little.request(0, 10_000)]:
             assert ahead.get(request) == request.source.expected(request)  # type: ignore[attr-defined]
         assert (much.kept, more.kept, little.kept) == (1, 0, 0)  # two would not fit together
         assert ahead.stats.whole == 1
         ahead.want(requests[20:])
+        until(lambda: more.kept)
         for request in requests[20:]:
             ahead.get(request)
         assert more.kept == 1  # the first is not needed any more
@@ -182,6 +189,7 @@ def test_a_file_that_cannot_be_kept_is_read_by_ranges(tmp_path: Path) -> None:
     with Prefetcher(cache=Cache(tmp_path, 10 * SIZE), threads=2) as ahead:
         requests = [source.request(at, 10_000) for at in range(0, SIZE, 10_000)]
         ahead.want(requests)
+        until(lambda: source.kept)
         assert b"".join(map(ahead.get, requests)) == source.data
         assert source.kept == 1
 
@@ -207,10 +215,9 @@ def test_a_file_of_which_much_is_expected_is_kept(tmp_path: Path) -> None:
         ahead.expect({"m://1": SIZE // 2})
         requests = [source.request(0, 10) for source in sources]
         ahead.want(requests)
+        settled(ahead, 1)
+        until(lambda: ahead.stats.whole)
         assert [ahead.get(request) for request in requests] == [source.data[:10] for source in sources]
-        deadline = time.monotonic() + 10
-        while not sources[1].kept and time.monotonic() < deadline:
-            time.sleep(0.005)
     assert [source.kept for source in sources] == [0, 1]
 
 
@@ -235,12 +242,10 @@ def test_closing_wakes_who_waits() -> None:
     source.gate.clear()
     ahead = Prefetcher(threads=1)
     ahead.want([source.request(0, 10)])
-    while not source.reads:
-        time.sleep(0.001)
+    until(lambda: source.reads)
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(ahead.get, source.request(0, 10))
-        while not ahead.stats.waited:
-            time.sleep(0.001)
+        until(lambda: ahead.stats.waited)
         closing = threading.Thread(target=ahead.close)
         closing.start()
         with pytest.raises(ValueError, match="closed"):
@@ -271,6 +276,7 @@ def test_a_remote_source_hands_over_what_was_read_ahead(server: FaultServer, tmp
         all_of_it = [Request(b, at, 1000) for at in range(0, SIZE, 1000)]
         ahead.want([*few, *all_of_it])
         settled(ahead, 1)
+        until(lambda: ahead.stats.whole)
         assert [a.read(r.offset, r.size) for r in few] == [data["a"][r.offset : r.offset + r.size] for r in few]
         assert b"".join(b.read(r.offset, r.size) for r in all_of_it) == data["b"]
         assert a.read(500, 5) == data["a"][500:505]  # unwanted, and read at once
