@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,6 +40,28 @@ def loader(dataset: str, cache: Path, family: Family, **fields: object) -> Strea
     return StreamLoader(StreamingDataset(spec, family=family), PackedCollator(), threads=2, ahead=4)
 
 
+def prompt_prefetchers(monkeypatch: pytest.MonkeyPatch) -> list[Prefetcher]:
+    """The prefetchers made from now on, whose threads have begun whatever is wanted before anybody can ask for it:
+    on a busy machine a caller could be the first, and would then read alone."""
+    made: list[Prefetcher] = []
+    make, want = Prefetcher.__init__, Prefetcher.want
+
+    def remembered(self: Prefetcher, **given: object) -> None:
+        make(self, **given)  # type: ignore[arg-type]
+        made.append(self)
+
+    def prompt(self: Prefetcher, requests: Iterable[Request]) -> list[Piece]:
+        pieces = want(self, requests)
+        deadline = time.monotonic() + 10
+        while self._waiting and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return pieces
+
+    monkeypatch.setattr(Prefetcher, "__init__", remembered)
+    monkeypatch.setattr(Prefetcher, "want", prompt)
+    return made
+
+
 def shards_asked(server: FaultServer) -> Counter[str]:
     return Counter(asked.path for asked in server.log() if asked.path.endswith(".tar"))
 
@@ -47,14 +70,7 @@ def shards_asked(server: FaultServer) -> Counter[str]:
 def test_batches_are_the_same_and_requests_few(
     server: FaultServer, sound: Path, family: Family, tmp_path: Path, shuffle: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Prefetcher] = []
-    original = Prefetcher.__init__
-
-    def remembered(self: Prefetcher, **given: object) -> None:
-        original(self, **given)  # type: ignore[arg-type]
-        made.append(self)
-
-    monkeypatch.setattr(Prefetcher, "__init__", remembered)
+    made = prompt_prefetchers(monkeypatch)
     near = [batch["input_ids"].tolist() for batch in loader(str(sound), tmp_path, family, shuffle=shuffle)]
     assert made == []  # local files are read by the system ahead
     # Texts are counted first, which reads a part of every shard; what follows is the loader's.
@@ -129,14 +145,7 @@ def test_shards_that_many_nodes_read_are_kept_by_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One of many ranks wants a few samples of each shard: it reads those, and leaves the rest where it is."""
-    made: list[Prefetcher] = []
-    original = Prefetcher.__init__
-
-    def remembered(self: Prefetcher, **given: object) -> None:
-        original(self, **given)  # type: ignore[arg-type]
-        made.append(self)
-
-    monkeypatch.setattr(Prefetcher, "__init__", remembered)
+    made = prompt_prefetchers(monkeypatch)
     spec = StreamSpec(dataset=f"{server.url}/dataset", cache=str(tmp_path), max_length=48, shuffle="block", seed=1)
     far = StreamingDataset(spec, family=family, world=World(rank=0, ranks=ranks))
     loader = StreamLoader(far, PackedCollator(), ahead=1)
