@@ -165,7 +165,7 @@ PROFILES: dict[str, Profile] = {
             process=r"-m mmdata\.build",
             native=False,
         )
-        for mode, passes in (("keep-header", "4"), ("keep", "2"), ("resize-fast", "2"))
+        for mode, passes in (("keep-header", "4"), ("keep", "2"), ("resize-fast", "2"), ("resize", "2"))
     },
 }
 

@@ -253,7 +253,8 @@ class OrderedStepSpec(StepSpec):
 
     @abstractmethod
     def signature(self, sample: Sample, work: Work) -> dict[str, bytes]:
-        """Named digests of the sample at this point of the pipeline (names become part of the index)."""
+        """Named digests of the sample at this point of the pipeline (names become part of the index, with `#2` behind
+        those of the second step of a kind)."""
 
     @abstractmethod
     def state(self) -> OrderedState:
@@ -359,10 +360,6 @@ class BuildSpec(Model):
     @field_validator("steps")
     @classmethod
     def _in_order(cls, steps: tuple[StepSpec, ...]) -> tuple[StepSpec, ...]:
-        ordered = [step.kind for step in steps if isinstance(step, OrderedStepSpec)]
-        for kind in ordered:
-            if ordered.count(kind) > 1:  # their signatures share names in the index
-                raise ValueError(f"{kind} occurs {ordered.count(kind)} times; a build takes it once")
         for step, following in itertools.pairwise(steps):
             if step.last and not following.last:
                 raise ValueError(f"{following.kind} after {step.kind}, which comes after all others: put it before")

@@ -53,14 +53,6 @@ def test_paths_of_a_command_line_are_relative_to_where_it_runs(tmp_path: Path, m
         specfile.load_build(name, ["source.path=pictvres"])
 
 
-def test_an_ordered_step_is_there_once(tmp_path: Path) -> None:
-    text = GOOD.replace("aspect, max: 3", "exact_dedup}\n  - {kind: limit_per, by: host, most: 2")
-    assert len(specfile.load_build(write(tmp_path, text))[0].steps) == 3
-    text = text.replace("min_side, pixels: 64", "limit_per, by: caption, most: 1")
-    with pytest.raises(SpecError, match="limit_per occurs 2 times; a build takes it once"):
-        specfile.load_build(write(tmp_path, text))
-
-
 def test_six_mistakes_are_six_lines(tmp_path: Path) -> None:
     text = """
 source:

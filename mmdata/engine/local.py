@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmdata.engine.blobs import OWN, Slot, give, take
 from mmdata.engine.commit import Kept
-from mmdata.engine.ordered import OrderedSteps, merged
+from mmdata.engine.ordered import OrderedSteps
 from mmdata.engine.pool import Pool, Process
 from mmdata.engine.spool import FileSpool, Held, Memory, Spool
 from mmdata.engine.worker import THUMBNAILS, Job, Outcome, Setup, as_fields, at_sight
@@ -325,7 +325,7 @@ class _Engine:
                     self._on_row(row.drop.state if row.drop else "ok", row.drop.reason if row.drop else "")
             await self._picture_duplicates(unit)
             rows = [row.ledger_row() for row in in_order]
-            finished = Finished(number=unit.number, rows=rows, kept=_kept(unit))
+            finished = Finished(number=unit.number, rows=rows, kept=_kept(unit, self._ordered))
             async with self._committing:
                 await asyncio.to_thread(self._commit, finished)
             unit.spool.close()
@@ -374,11 +374,11 @@ def _with_data(row: Row, spool: Spool | FileSpool) -> Sample:
     return give(row.sample, {slot: spool.get(held) for slot, held in row.held.items()})
 
 
-def _kept(unit: Unit) -> Iterator[Kept]:
+def _kept(unit: Unit, ordered: OrderedSteps) -> Iterator[Kept]:
     for number in sorted(unit.rows):
         row = unit.rows[number]
         if row.drop is None:
-            yield Kept(row=number, sample=_with_data(row, unit.spool), signatures=merged(row.signatures))
+            yield Kept(row=number, sample=_with_data(row, unit.spool), signatures=ordered.stored(row.signatures))
 
 
 _AHEAD_BYTES = 32 << 20

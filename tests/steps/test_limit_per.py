@@ -23,6 +23,19 @@ def test_hosts_of_real_pictures(tmp_path: Path) -> None:
     assert built.details[-1] == "2 of this host are kept already"
 
 
+def test_two_limits_at_once(tmp_path: Path) -> None:
+    data = save(photo(32, 24), "PNG")
+    urls = ["http://a.org/1", "http://a.org/2", "http://b.org/1", "http://b.org/2", "http://b.org/3", "http://c.org/1"]
+    records = [record(image(data, url), name, label=name) for url, name in zip(urls, "xyxxyx", strict=True)]
+    steps = [{"kind": "limit_per", "by": "host", "most": 2}, {"kind": "limit_per", "by": "label", "most": 3}]
+    built = build(tmp_path, records, steps, workers=2, unit_rows=2)
+    assert built.reasons == ["", "", "", "", "limit_per", "limit_per"]
+    assert [row.step for row in built.ledger] == [None, None, None, None, 0, 1]
+    steps[1]["most"] = 2
+    built = build(tmp_path, records, steps, name="fewer", workers=2, unit_rows=2)
+    assert built.details[3:] == ["2 of this label are kept already", "", "2 of this label are kept already"]
+
+
 @given(st.lists(st.integers(0, 4), max_size=40), st.integers(1, 5), st.integers(0, 40))
 def test_brute_force_and_restored(groups: list[int], most: int, midway: int) -> None:
     step = LimitPer(by="g", most=most)
