@@ -206,6 +206,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--state", type=Path, metavar="FILE", help="a state (JSON) of the run, where its data changed")
     add_arguments(parser)
     options = parser.parse_args(argv)
+    writes = options.record is not None or options.output is not None
+    return (unread.goes_on if writes else unread.stops)(_replay)(options)
+
+
+def _replay(options: argparse.Namespace) -> int:
     try:
         first, last = parse_steps(options.steps)
         with tempfile.TemporaryDirectory() as aside:

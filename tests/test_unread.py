@@ -15,6 +15,7 @@ import yaml
 
 from tests.building import content, folder_of_pictures
 from tests.dataset_fixture import write_dataset
+from tests.tokenizer_fixture import small_tokenizer
 
 ENDLESS = (
     "import itertools, sys; from mmdata import unread\n"
@@ -98,6 +99,16 @@ def test_a_build_without_any_output_is_whole(spec: Path) -> None:
     line = f"{sys.executable} -m mmdata.build --spec {spec} --output {spec.parent}/closed <&- >&- 2>&-"
     subprocess.run(["sh", "-c", line], check=True)
     subprocess.run([sys.executable, "-m", "mmdata.verify", str(spec.parent / "closed")], check=True)
+
+
+def test_a_replay_without_a_reader_writes_its_record(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", samples=12)
+    small_tokenizer().save_pretrained(str(tmp_path / "tokenizer"))
+    told = ["-u", "-m", "mmdata.replay", str(data), "--tokenizer", str(tmp_path / "tokenizer"), "--max-length", "128"]
+    told += ["--family", "llava", "--image", "size=28", "--global-batch", "1", "--steps", "0..3"]
+    assert ended(told) == (141, "")
+    assert ended([*told, "--record", str(tmp_path / "record.jsonl")])[0] == 141
+    assert (tmp_path / "record.jsonl").read_text().count("\n") == 4
 
 
 @pytest.mark.parametrize("unbuffered", [False, True])
