@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Of an Energon folder, .nv-meta/split.yaml and the field_map of .nv-meta/dataset.yaml are honoured.\n"
         "Run it again after a kill: it goes on after the last whole file.\n"
         "exit codes: 0 done; 1 the run failed, run it again; 2 the sources or the output are wrong.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=startup.formatter,
     )
     parser.add_argument(
         "source", nargs="+", help="tars or tables: paths, globs, {000..999}, URLs, folders, Energon folders"

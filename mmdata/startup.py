@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
 
 
 class _Hidden:
-    """A finder, put before all others, that says a package is not there."""
+    """A finder, put before all others, that says packages are not there."""
 
-    def __init__(self, package: str) -> None:
-        self._package = package
+    def __init__(self, *packages: str) -> None:
+        self._packages = packages
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name == self._package:
+        if name in self._packages:
             raise ModuleNotFoundError(f"{name} is hidden", name=name)
 
 
@@ -27,16 +31,30 @@ def spare_threads() -> None:
 
 
 def spare_pandas() -> None:
-    """Keep pyarrow from loading pandas, which it does to ask whether the first list it is given is a pandas Series.
+    """Keep pyarrow from loading pandas and dateutil, which it does to ask whether the first list that it is given is a
+    Series of the one, or holds intervals of the other.
 
     That costs 0.3 s. pyarrow asks once per process and believes the answer for good, so this is for a command that
-    has its process for itself and no use for pandas, not for a library or for a user's plugins.
+    has its process for itself and no use for either, not for a library or for a user's plugins.
     """
     import pyarrow
 
-    hidden = _Hidden("pandas")
+    hidden = _Hidden("pandas", "dateutil")
     sys.meta_path.insert(0, hidden)  # type: ignore[arg-type]
     try:
         pyarrow.array([0])
     finally:
         sys.meta_path.remove(hidden)  # type: ignore[arg-type]
+
+
+def formatter(prog: str) -> argparse.HelpFormatter:
+    """What argparse asks about each option of a command, whether or not help is wanted: without `shutil`, which it
+    loads to find out how wide a terminal is, and with that all that reads compressed files."""
+    from argparse import RawDescriptionHelpFormatter
+
+    try:
+        columns = int(os.environ.get("COLUMNS") or 0)
+        columns = columns or os.get_terminal_size(sys.__stdout__.fileno()).columns  # type: ignore[union-attr]
+    except (AttributeError, ValueError, OSError):  # no number, no terminal
+        columns = 0
+    return RawDescriptionHelpFormatter(prog, width=(columns or 80) - 2)

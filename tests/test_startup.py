@@ -51,8 +51,25 @@ def test_who_has_said_how_many_threads_is_heeded(monkeypatch: pytest.MonkeyPatch
     assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
 
 
+def test_the_options_of_the_index_load_nothing_and_its_help_is_as_argparse_formats_it(tmp_path: Path) -> None:
+    parse = "from mmdata import startup, index; startup.spare_pandas(); index.main(['none', '--output', 'none'])"
+    assert _run(f"import sys; {parse}; print([n for n in ('shutil', 'dateutil') if n in sys.modules])") == "[]"
+    told = "import sys, argparse; from mmdata import startup, index; {}; index.main(['--help'])"
+    theirs = told.format("startup.formatter = argparse.RawDescriptionHelpFormatter")
+    for columns in ("", "50", "0", "200"):
+        ours, expected = (
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": columns}
+            ).stdout
+            for code in (told.format("pass"), theirs)
+        )
+        assert "usage" in ours
+        assert ours == expected
+
+
 def test_importing_the_index_loads_no_models_and_no_readers_of_tables() -> None:
-    heavy = "('pydantic', 'importlib.metadata', 'mmdata.ops', 'mmdata.shards.rows', 'mmdata.sources._tables')"
+    models = "('pydantic', 'importlib.metadata', 'mmdata.ops', 'mmdata.plans', 'mmdata.shards.rows',"
+    heavy = models + "'mmdata.sources._tables', 'concurrent.futures', 'random', 'shutil')"
     assert _run(f"import sys, mmdata.index; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 

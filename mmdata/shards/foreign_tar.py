@@ -6,11 +6,13 @@ import hashlib
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmdata.errors import DataError
 from mmdata.shards.access import Source, local_path
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 BLOCK = 512
 CHUNK = 8 << 20
@@ -263,7 +265,10 @@ class TarPass:
         if self._thread is None and len(chunk) < CHUNK:
             self._digest.update(chunk)  # all of a small file
             return
-        self._thread = self._thread or ThreadPoolExecutor(1)
+        if self._thread is None:
+            from concurrent.futures import ThreadPoolExecutor  # without sums there is no thread
+
+            self._thread = ThreadPoolExecutor(1)
         self._summing = self._thread.submit(self._digest.update, chunk)
 
     def _summed(self) -> None:

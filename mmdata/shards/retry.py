@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -32,6 +31,8 @@ def patiently(read: Callable[[], T], what: str) -> T:
             if attempt == ATTEMPTS:
                 said = str(error) or type(error).__name__
                 raise RunError(f"{what}: read failed {attempt} times: {said}") from error
+            import random  # most read without
+
             # Chance in the waiting keeps many readers of one server from coming back all at once; it decides no data.
             time.sleep(WAIT * 4 ** (attempt - 1) * random.uniform(0.75, 1.25))
     raise AssertionError("unreachable")
