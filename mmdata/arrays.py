@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from mmdata.native.calls import calls
+
 TYPES = {
     pa.int8(): np.int8,
     pa.uint8(): np.uint8,
@@ -18,12 +20,28 @@ TYPES = {
     pa.float64(): np.float64,
 }
 """What numpy calls the numbers of our columns."""
+_KINDS = {
+    kind: number
+    for number, kind in enumerate(
+        (pa.string(), pa.binary(), pa.int32(), pa.int64(), pa.uint32(), pa.float64(), pa.bool_())
+    )
+}
+"""What column.c calls our types."""
 
 
 def column(values: Sequence[Any], type: pa.DataType) -> pa.Array:
     """An array of these values, None is null: `pa.array(values, type)`, whose bytes it has, of numbers, bool, strings
     and bytes, also of fixed width. Raises as numpy does where a value is none of `type`."""
     count = len(values)
+    kind, compiled = _KINDS.get(type), calls()
+    if compiled is not None and kind is not None and values.__class__ in (list, tuple):
+        found = compiled.column(values, kind)
+        if found is not None:
+            missing, *buffers = found
+            if missing == count and count:
+                return pa.nulls(count, type)
+            held = [None if each is None else pa.py_buffer(each) for each in buffers]
+            return pa.Array.from_buffers(type, count, held if kind < 2 else held[::2], missing)
     missing = values.count(None)
     if missing == count and count:
         return pa.nulls(count, type)

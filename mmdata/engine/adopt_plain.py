@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,24 +11,29 @@ import numpy as np
 from mmdata.checksum import crc32c
 from mmdata.decode.glance import Glance, glance, glances
 from mmdata.ledger import Fates
+from mmdata.native.calls import calls
 from mmdata.shards.access import Source
 from mmdata.shards.foreign_tar import BLOCK, ForeignMember, TarPass
 from mmdata.shards.index import FOREIGN, Part
 from mmdata.shards.index_columns import IndexColumns
-from mmdata.shards.plain_tar import plain_run
+from mmdata.shards.plain_tar import KEY, alike
 from mmdata.sources import _messages
 from mmdata.sources._members import CAPTIONS, KINDS, LONGEST_KEY, TEXTS, Group, groups
 
 HEADS = (1 << 10, 1 << 16)
 """Bytes of a picture that are looked at first, and where they do not say what it is; then all of it is read."""
-_KEY = re.compile(r"[\w=,+@~-][\w=,+@~/-]*", re.ASCII)
-"""Keys that nothing can be wrong with but their length."""
-_KEYS = re.compile(rf"{_KEY.pattern}(?:\n{_KEY.pattern})*", re.ASCII)
 TOGETHER = 512
 """Samples that are looked at together."""
 _NO_PIXELS = (None, None)
+_MODES = {1: "L", 3: "RGB"}
+"""Of baseline JPEGs, by their components."""
 _BARE, _CAPTIONED = 1, 2
 """What a JSON object may be to a sample without a conversation: meta alone, or where its caption may be, too."""
+
+
+_NAMES = tuple(name.encode() for name in (*CAPTIONS, *_messages.KEYS))
+_KINDS_OF = [_BARE, *[_CAPTIONED] * (2 ** len(CAPTIONS) - 1), *[0] * (2 ** len(_NAMES) - 2 ** len(CAPTIONS)), -1]
+"""What an object is that has these of the `_NAMES`, by the sum of 1 << place of each; of -1 nothing is said."""
 
 
 class Plain(NamedTuple):
@@ -138,7 +142,7 @@ class Reader:
             elif kind == "text":
                 fact = _is_text(peek(offset, size) if data is None else data)
             elif kind == "json":
-                fact = _object(peek(offset, size) if data is None else data)
+                (fact,) = _objects([peek(offset, size) if data is None else data])
             else:
                 fact = True
             extensions.append(extension)
@@ -171,7 +175,7 @@ class Reader:
             or not all(facts)
             or (not plain.texts and plain.meta >= 0 and facts[plain.meta] == _CAPTIONED)
             or len(key) > LONGEST_KEY
-            or not _KEY.fullmatch(key)
+            or not KEY.fullmatch(key)
         ):
             (group,) = groups(self._whole(member) for member in held)
             self._alike = None
@@ -203,33 +207,23 @@ class Reader:
         """Take samples from the one on that begins with `first`, as long as they have members as the last one had; how
         many there were. The last of those that are looked at is left: what follows may belong to it."""
         extensions = self._alike or ()
-        plain, each = self._plans[extensions], len(extensions)
+        plain = self._plans[extensions]
         assert plain is not None
-        run = plain_run(self._source, first.offset - BLOCK, each * TOGETHER)
-        suffixes = [f".{extension}" for extension in extensions]
-        keys = [name[: -len(suffixes[0])] for name in map(_ascii, run.names[::each])]
-        count = len(run.names) // each - 1
-        for at, suffix in enumerate(suffixes):
-            if [key + suffix for key in keys[:count]] != [_ascii(name) for name in run.names[at::each][:count]]:
-                ends = zip(keys[:count], run.names[at::each], strict=False)
-                # One before those whose names are others: what follows may belong to it.
-                count = max(
-                    next(place for place, (key, name) in enumerate(ends) if key + suffix != _ascii(name)) - 1, 0
-                )
-        joined = "\n".join(keys[:count])
-        if count < 1 or not _KEYS.fullmatch(joined) or "\n__" in f"\n{joined}" or "/__" in joined:
+        keys, offsets, sizes, heads = alike(self._source, first.offset - BLOCK, TOGETHER, extensions)
+        count = len(keys) - 1
+        if count < 1:
             return 0
-        heads = [run.heads[at::each] for at in range(each)]
-        offsets, sizes = (values[: each * (count + 1)].reshape(-1, each) for values in (run.offsets, run.sizes))
-        seen: list[list[Any]] = []
+        pictures: list[tuple[np.ndarray, dict[int, Glance]]] = []  # what is seen, and where that takes more than a look
         for at in plain.pictures:
-            found = glances(heads[at][:count], max_pixels=self._max_pixels)
-            for place in [place for place, each in enumerate(found) if each is None]:
-                found[place] = self._glance(int(offsets[place, at]), int(sizes[place, at]), None)
-                if found[place] is None:
+            seen = glances(heads[at][:count], max_pixels=self._max_pixels)
+            others: dict[int, Glance] = {}
+            for place in np.flatnonzero(seen[:, 2] == 0).tolist():
+                other = self._glance(int(offsets[place, at]), int(sizes[place, at]), None)
+                if other is None:
+                    count = place
                     break
-            count = found.index(None) if None in found else count
-            seen.append(found)
+                others[place] = other
+            pictures.append((seen, others))
         for at in plain.texts:
             texts = self._bodies(heads[at][:count], offsets[:count, at], sizes[:count, at])
             if not _is_text(b"\n".join(texts)):
@@ -246,18 +240,21 @@ class Reader:
         order = [*plain.pictures, *plain.texts, *([plain.meta] if plain.meta >= 0 else [])]
         parts = np.zeros((count, len(order), 4), np.int64)
         parts[:, :, 1], parts[:, :, 2] = offsets[:count, order], sizes[:count, order]
-        for place, at in enumerate(order):
-            if place < len(seen):
-                shapes = {
-                    kind: self._shape_of(extensions[at], *kind) for kind in {(g[0], g[3]) for g in seen[place][:count]}
-                }
-                parts[:, place, 0] = [shapes[g[0], g[3]] for g in seen[place][:count]]
-            else:
-                parts[:, place, 0] = self._shape_of(extensions[at], "", "")
-        pixels = np.array([[g[1:3] for g in found[:count]] for found in seen], np.int32).reshape(-1, count, 2)
+        pixels = np.zeros((count, len(pictures), 2), np.int32)
+        for place, (at, (seen, others)) in enumerate(zip(plain.pictures, pictures, strict=True)):
+            pixels[:, place] = seen[:count, :2]
+            for components, mode in _MODES.items():
+                if (those := seen[:count, 2] == components).any():
+                    parts[those, place, 0] = self._shape_of(extensions[at], "jpeg", mode)
+            for row, (format, height, width, mode) in others.items():
+                if row < count:
+                    pixels[row, place] = height, width
+                    parts[row, place, 0] = self._shape_of(extensions[at], format, mode)
+        for place, at in enumerate(order[len(pictures) :], len(pictures)):
+            parts[:, place, 0] = self._shape_of(extensions[at], "", "")
         shard_row, begin = len(self._columns), self._input_first + number
-        self._columns.extend(keys, begin, number, parts.reshape(-1, 4), pixels.swapaxes(0, 1).reshape(-1, 2))
-        own = [g[1:3] for g in seen[0][:count]] if len(seen) == 1 else [_NO_PIXELS] * count
+        self._columns.extend(keys, begin, number, parts.reshape(-1, 4), pixels.reshape(-1, 2))
+        own = zip(*pixels[:, 0].T.tolist(), strict=True) if len(pictures) == 1 else [_NO_PIXELS] * count
         self._fates.extend(keys, shard_row, own)
         self._tar.go(int(offsets[count, 0]) - BLOCK)
         return count
@@ -308,13 +305,18 @@ def _is_text(data: bytes) -> bool:
     return True
 
 
-def _ascii(name: bytes) -> str:
-    return str(name, "ascii")
-
-
 def _objects(members: list[bytes]) -> list[int]:
-    """`_object` of each. They are parsed as one text, with marks between them that tell whether each was a whole value;
-    if one was not, each is parsed for itself."""
+    """What each JSON member is to its sample; 0 where it takes more to say."""
+    compiled = calls()
+    if compiled is None:
+        return _parsed(members)
+    found = [_KINDS_OF[names] for names in compiled.named(members, _NAMES)]
+    return [_object(member) if kind < 0 else kind for kind, member in zip(found, members, strict=True)]
+
+
+def _parsed(members: list[bytes]) -> list[int]:
+    """As `_objects`. They are parsed as one text, with marks between them that tell whether each was a whole value; if
+    one was not, each is parsed for itself."""
     mark = '"between two members 1f9c6e0a"'
     try:
         text = f",{mark},".join([member.decode() for member in members])
@@ -337,7 +339,6 @@ def _kind_of(value: dict[str, Any]) -> int:
 
 
 def _object(data: bytes) -> int:
-    """What a JSON member is to its sample; 0 where it takes more to say."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

@@ -24,6 +24,7 @@ from mmdata.checksum import crc32c
 from mmdata.collector import paused
 from mmdata.errors import DataError
 from mmdata.ledger import LedgerRow
+from mmdata.native.calls import calls
 from mmdata.shards import index as indexes
 from mmdata.shards import packet_table
 from mmdata.shards.index import IndexRow, Part
@@ -259,6 +260,9 @@ def _meta_json(sample: Sample, media: Sequence[Media]) -> bytes:
     value |= _told(media[0]) if len(media) == 1 else {"media": [_told(medium) for medium in media]}
     if sample.meta:
         value["meta"] = dict(sample.meta)
+    compiled = calls()
+    if compiled is not None and (made := compiled.json(value, True)) is not None:
+        return made  # type: ignore[no-any-return]
     return _meta_text(value).encode()
 
 

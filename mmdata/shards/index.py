@@ -15,6 +15,7 @@ import pyarrow as pa
 from mmdata import arrays
 from mmdata.checksum import crc32c
 from mmdata.errors import DataError
+from mmdata.native.calls import calls
 from mmdata.shards import arrow, layout, packet_table
 from mmdata.shards.cells import Cell, cell
 from mmdata.types import Media, Place, Stored, Text
@@ -171,7 +172,7 @@ class IndexRow:
         are in hex."""
         signatures = [[name, data.hex()] for name, data in sorted(self.signatures.items())]
         value = [self.key, self.row, self.origin, self.origin_row, self.parts, signatures]
-        return int(crc32c(json_of(value).encode()))
+        return int(crc32c(json_bytes(value)))
 
 
 def encoder(
@@ -191,6 +192,14 @@ def encoder(
 
 json_of = encoder(bytes.hex)
 """A value as `IndexRow.crc32c` sums it."""
+
+
+def json_bytes(value: Any) -> bytes:
+    """As `json_of`, in bytes."""
+    compiled = calls()
+    if compiled is not None and (made := compiled.json(value, False)) is not None:
+        return made  # type: ignore[no-any-return]
+    return json_of(value).encode()
 
 
 class Places(NamedTuple):

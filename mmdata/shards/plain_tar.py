@@ -2,16 +2,63 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 import numpy as np
 
+from mmdata.native.calls import calls
 from mmdata.shards.access import Source, local_path
 from mmdata.shards.foreign_tar import BLOCK, FAR, GLANCE
+from mmdata.shards.local import LocalSource
 
 HEAD = 1 << 10
 """Bytes of each member that are kept at hand."""
+MOST_EACH = 64
+"""Members of a sample of which members.c takes many."""
 _OCTAL = 8 ** np.arange(5, -1, -1)
+KEY = re.compile(r"[\w=,+@~-][\w=,+@~/-]*", re.ASCII)
+"""Keys that nothing can be wrong with but their length."""
+
+
+class Alike(NamedTuple):
+    """N samples that follow each other, each of the same E members."""
+
+    keys: list[str]
+    offsets: np.ndarray
+    """int64 [N, E]"""
+    sizes: np.ndarray
+    """int64 [N, E]"""
+    heads: Sequence[list[bytes]]
+    """The first bytes of each first member, of each second one, and so on."""
+
+
+def alike(source: Source, at: int, most: int, extensions: Sequence[str]) -> Alike:
+    """At most so many samples from the header at byte `at` on, up to the first that has not these members in order, all
+    plain as `plain_run` says, or whose key is no `KEY` or that of a member which is passed over. Members whose
+    times stand in extended headers may be among them, or end it."""
+    each, suffixes = len(extensions), [f".{extension}".encode() for extension in extensions]
+    compiled = calls()
+    if compiled is not None and isinstance(source, LocalSource) and each <= MOST_EACH:
+        handle = source.open()  # held while it is read
+        keys, heads, places = compiled.alike(handle.number, at, source.size, most, tuple(suffixes), GLANCE, HEAD)
+        found = np.frombuffer(places, np.int64).reshape(len(keys), each, 2)
+        return Alike(keys, found[:, :, 0], found[:, :, 1], heads)
+    run = plain_run(source, at, each * most)
+    names = [name.removesuffix(suffixes[0]) for name in run.names[::each]]
+    count = len(run.names) // each
+    for place, suffix in enumerate(suffixes):
+        pairs = zip(names[:count], run.names[place::each], strict=False)
+        count = len(list(takewhile(lambda pair: pair[0] + suffix == pair[1], pairs)))  # noqa: B023 used at once
+    keys = list(takewhile(_plain_key, (str(name, "ascii") for name in names[:count])))
+    offsets, sizes = (values[: each * len(keys)].reshape(-1, each) for values in (run.offsets, run.sizes))
+    return Alike(keys, offsets, sizes, [run.heads[place::each][: len(keys)] for place in range(each)])
+
+
+def _plain_key(key: str) -> bool:
+    return bool(KEY.fullmatch(key)) and not key.startswith("__") and "/__" not in key
 
 
 class PlainRun(NamedTuple):

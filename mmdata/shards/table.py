@@ -20,7 +20,7 @@ from mmdata.arrays import column
 from mmdata.checksum import crc32c
 from mmdata.errors import DataError
 from mmdata.shards import layout
-from mmdata.shards.index import json_of
+from mmdata.shards.index import json_bytes
 
 NAME = "shards.arrow"
 END = -1
@@ -77,7 +77,7 @@ class ShardEntry:
     def crc32c(self) -> int:
         """Of the row: CRC-32C of the JSON array of the values above, in this order, without spaces."""
         values = [getattr(self, name) for name in _COLUMNS]
-        return int(crc32c(json_of(values).encode()))
+        return int(crc32c(json_bytes(values)))
 
 
 _COLUMNS = SCHEMA.names[:-1]

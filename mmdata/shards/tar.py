@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mmdata.errors import DataError
+from mmdata.native.calls import calls
 
 BLOCK = 512
 SMALL = 4096
@@ -31,6 +32,9 @@ def header(name: str, size: int) -> bytes:
     >>> len(header("000000001.jpg", 1234))
     512
     """
+    compiled = calls()
+    if compiled is not None and (made := compiled.header(name, size)) is not None:
+        return made  # type: ignore[no-any-return]
     raw = name.encode()
     if len(raw) > 100 or not raw:
         raise DataError("member_name", f"{name!r}: a member name takes 1 to 100 bytes")

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
+import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmdata.errors import DataError
+from mmdata.native.calls import calls
+from mmdata.shards import plain_tar
 from mmdata.shards.access import open_source
-from mmdata.shards.foreign_tar import TarPass
-from mmdata.shards.plain_tar import HEAD, plain_run
+from mmdata.shards.foreign_tar import ForeignMember, TarPass
+from mmdata.shards.plain_tar import HEAD, Alike, alike, plain_run
 
 NAMES = st.one_of(
     st.from_regex(r"[a-z0-9/]{1,20}\.[a-z]{1,4}", fullmatch=True),
@@ -65,3 +72,136 @@ def test_members_are_those_of_tarfile(
     plain = [each for each in members if each[2] == tarfile.REGTYPE and each[0].isascii() and len(each[0]) < 100]
     if not damage and plain == members and all(name.strip("/") == name for name, _, _ in members):
         assert len(together) == len(members)
+
+
+compiled = pytest.mark.skipif(calls() is None, reason="what walks many was not compiled")
+EXTENSIONS = ["jpg", "json", "seg.txt"]
+SAMPLE = st.tuples(
+    st.sampled_from(["a/b/0", "0", "x_-=,+@~y", "__a", "a/__b", "/a", "a b", "n" * 92, "n" * 93, "\u00e9", ""]),
+    st.lists(st.integers(0, 3 * HEAD), min_size=3, max_size=3),
+    st.sampled_from([EXTENSIONS] * 9 + [EXTENSIONS[:2], EXTENSIONS[::-1], ["jpg", "txt", "json"], ["seg.txt"] * 3]),
+    st.sampled_from([tarfile.REGTYPE] * 12 + [tarfile.DIRTYPE]),
+)
+
+
+def told(found: Alike) -> tuple[list[Any], ...]:
+    return found.keys, found.offsets.tolist(), found.sizes.tolist(), [list(each) for each in found.heads]
+
+
+def twin(path: Path, at: int, most: int) -> tuple[list[Any], ...]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plain_tar, "calls", lambda: None)
+        return told(alike(open_source(path), at, most, EXTENSIONS))
+
+
+def members_of(path: Path) -> Iterator[ForeignMember]:
+    with contextlib.suppress(DataError):
+        yield from TarPass(open_source(path)).members()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(SAMPLE, max_size=9),
+    FORMS,
+    st.sampled_from([0, 1.5]),
+    st.integers(0, 1 << 20),
+    st.just(0) | st.integers(0, 255),
+    st.integers(1, 9),
+)
+@compiled
+def test_samples_alike_are_those_of_tarfile(
+    tmp_path: Path,
+    samples: list[tuple[str, list[int], list[str], bytes]],
+    form: int,
+    time: float,
+    at: int,
+    flip: int,
+    most: int,
+) -> None:
+    out = io.BytesIO()
+    count, going = 0, True
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+        for key, sizes, extensions, kind in samples:
+            for size, extension in zip(sizes, extensions, strict=False):
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.type, info.size, info.mtime = kind, size if kind == tarfile.REGTYPE else 0, time
+                with contextlib.suppress(ValueError):  # a name that this form cannot hold
+                    tar.addfile(info, io.BytesIO(bytes([count]) * info.size))
+            going &= key.isascii() and key not in ("", "/a", "a b", "__a", "a/__b", "n" * 93) and len(key) <= 92
+            going &= extensions == EXTENSIONS and kind == tarfile.REGTYPE
+            count += going
+    data = bytearray(out.getvalue())
+    data[at % len(data)] ^= flip
+    path = tmp_path / "t.tar"
+    path.write_bytes(data)
+    found = told(alike(open_source(path), 0, most, EXTENSIONS))
+    fewer = twin(path, 0, most)
+    assert fewer == (*(each[: len(fewer[0])] for each in found[:3]), [each[: len(fewer[0])] for each in found[3]])
+    assert len(fewer[0]) == len(found[0]) or (form == tarfile.PAX_FORMAT and time)
+    members = {(member.offset, member.size) for member in members_of(path)}
+    assert members >= {place for each in zip(*found[1:3], strict=True) for place in zip(*each, strict=True)}
+    if not flip:
+        with tarfile.open(path) as tar:
+            listed = [(m.name, m.offset_data, m.size) for m in tar][: 3 * min(count, most)]
+        keys, offsets, sizes, _ = found
+        places = [
+            (f"{key}.{extension}", *place)
+            for key, *of in zip(keys, offsets, sizes, strict=True)
+            for extension, *place in zip(EXTENSIONS, *of, strict=True)
+        ]
+        assert places == listed
+
+
+@compiled
+@pytest.mark.parametrize("time", [7, 7.5])
+def test_every_damaged_byte_of_a_header_is_seen_alike(tmp_path: Path, time: float) -> None:
+    """By the writer of webdataset, which tells times of fractions in extended headers: of each byte that no medium has
+    a bit turned, and what means something put there. What is taken then is what is taken one by one, and tarfile's."""
+    path = tmp_path / "t.tar"
+    written(path, 1, time)
+    whole = path.read_bytes()
+    first = told(alike(open_source(path), 0, 9, EXTENSIONS))
+    assert first[0] == ["000"]
+    end = first[1][0][-1]
+    bodies = {at for offset, size in zip(first[1][0], first[2][0], strict=True) for at in range(offset, offset + size)}
+    believed = set()
+    with open(path, "r+b") as file:
+        for at in sorted(set(range(end)) - bodies):
+            for value in {whole[at] ^ 1, whole[at] ^ 0x80, ord("7")} - {whole[at]}:
+                file.seek(at)
+                file.write(bytes([value]))
+                file.flush()
+                found = told(alike(open_source(path), 0, 9, EXTENSIONS))
+                if found[0]:
+                    believed.add(at)
+                    assert found == first
+                    names = [member.name for member in members_of(path)]
+                    assert names == [f"{key}.{extension}" for key in found[0] for extension in EXTENSIONS]
+                if time == 7:
+                    assert found == twin(path, 0, 9)
+            file.seek(at)
+            file.write(whole[at : at + 1])
+            file.flush()
+    padding = {at for at in believed if whole[at] == 0}
+    assert all(whole[at : at + 1] in b"0123456789.mac" for at in believed - padding), "not of a time"
+
+
+def written(path: Path, samples: int, time: float) -> None:
+    with webdataset.TarWriter(str(path), compress=False, mtime=time) as writer:
+        for number in range(samples):
+            writer.write({"__key__": f"{number:03d}", "jpg": b"j" * 1500, "seg.txt": b"", "json": b"{}"})
+
+
+@compiled
+def test_a_tar_that_is_cut_while_it_is_read_ends_there(tmp_path: Path) -> None:
+    path = tmp_path / "t.tar"
+    written(path, 3, 7.5)
+    source = open_source(path)
+    size = path.stat().st_size
+    for cut in range(0, size, 300):
+        with open(path, "r+b") as file:
+            file.truncate(size - cut)
+        handle = source.open().number  # type: ignore[attr-defined]
+        keys, heads, places = calls().alike(handle, 0, size, 9, (b".jpg", b".json", b".seg.txt"), 4096, HEAD)
+        assert len(keys) == len(heads[2]) == len(places) // 48 <= 3
+        assert all(len(head) == HEAD for head in heads[0])

@@ -1,0 +1,209 @@
+/* Members of tars for Python: the header of one, and many samples of another's tar whose members are alike.
+ *
+ * A tar may hold anything: nothing of a header is believed before `plain_size` has seen all of it. */
+
+#include <string.h>
+#include <unistd.h>
+
+#include "calls.h"
+#include "tar.h"
+
+PyObject *call_header(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+    (void)module;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "header(name, size)");
+        return NULL;
+    }
+    Py_ssize_t length;
+    const char *name = PyUnicode_AsUTF8AndSize(given[0], &length);
+    const long long size = name ? PyLong_AsLongLong(given[1]) : -1;
+    if (!name || (size == -1 && PyErr_Occurred()))
+        return NULL;
+    if (length < 1 || length > LONGEST_NAME || size < 0 || size > MOST_BYTES)
+        Py_RETURN_NONE;
+    PyObject *header = PyBytes_FromStringAndSize(NULL, BLOCK);
+    if (header)
+        put_header((uint8_t *)PyBytes_AS_STRING(header), name, (size_t)length, size);
+    return header;
+}
+
+/* A file and what of it is at hand: `held` bytes from `base` on. */
+typedef struct {
+    int file;
+    int64_t end, base;
+    uint8_t *buffer;
+    size_t room, held;
+} Reading;
+
+/* `size` bytes at `at`, of which the file has enough; NULL where they cannot be read, which others say more of. */
+static const uint8_t *bytes_at(Reading *reading, int64_t at, size_t size) {
+    if (at < reading->base || (uint64_t)(at - reading->base) + size > reading->held) {
+        const int64_t left = reading->end - at;
+        const size_t wanted = left < (int64_t)reading->room ? (size_t)left : reading->room;
+        ssize_t got;
+        Py_BEGIN_ALLOW_THREADS;
+        got = pread(reading->file, reading->buffer, wanted, (off_t)at);
+        Py_END_ALLOW_THREADS;
+        reading->base = at;
+        reading->held = got < 0 ? 0 : (size_t)got;
+        if (reading->held < size)
+            return NULL;
+    }
+    return reading->buffer + (at - reading->base);
+}
+
+/* Nothing can be wrong with such a key, and none of its names is one that is passed over: `_KEY` of plain_tar.py. */
+static int plain_key(const uint8_t *key, size_t length) {
+    for (size_t at = 0; at < length; at++) {
+        const uint8_t c = key[at];
+        const int begins = at == 0 || key[at - 1] == '/';
+        if (begins && c == '_' && at + 1 < length && key[at + 1] == '_')
+            return 0;
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c == '/' && at > 0) ||
+              (c && strchr("_=,+@~-", c))))
+            return 0;
+    }
+    return length > 0;
+}
+
+/* The size of the plain member at `*at`, whose header this then is; -1 where there is none. What comes before it may tell
+ * when it was last changed, as webdataset's own writer does of each member. */
+static int64_t member(Reading *reading, int64_t *at, const uint8_t **header) {
+    if (*at > reading->end - BLOCK || !(*header = bytes_at(reading, *at, BLOCK)))
+        return -1;
+    const int64_t size = plain_size(*header, 1);
+    if (size > 0 && size <= BLOCK && *at <= reading->end - 3 * BLOCK) {
+        const uint8_t *records = bytes_at(reading, *at + BLOCK, BLOCK);
+        if (!records || !only_times(records, (size_t)size) || !(*header = bytes_at(reading, *at += 2 * BLOCK, BLOCK)))
+            return -1;
+    }
+    return plain_size(*header, 0);
+}
+
+enum { MOST_EACH = 64 };
+
+/* What is found: of each sample its key, and of each of its members the offset, the size and the first bytes. */
+typedef struct {
+    PyObject *keys, *heads; /* a list of strings; a tuple of a list of bytes for each member of a sample */
+    int64_t *places;        /* [most, each, 2] */
+    Py_ssize_t most, each, head;
+} Found;
+
+/* One sample from the header at `*at` on: 1 where it is alike, 0 where it is not, -1 where Python has failed. */
+static int sample(Reading *reading, int64_t *at, PyObject *suffixes, Found *found, Py_ssize_t number) {
+    uint8_t key[LONGEST_NAME];
+    size_t length = 0;
+    PyObject *first_bytes[MOST_EACH];
+    int64_t *places = found->places + number * found->each * 2;
+    int64_t next = *at;
+    Py_ssize_t each = 0;
+    int good = 1;
+    for (; each < found->each; each++) {
+        const uint8_t *header;
+        const int64_t size = member(reading, &next, &header);
+        if (size < 0)
+            break;
+        const int64_t offset = next + BLOCK, left = reading->end - offset, padded = size + (-size & (BLOCK - 1));
+        PyObject *suffix = PyTuple_GET_ITEM(suffixes, each);
+        const size_t name = name_length(header), behind = (size_t)PyBytes_GET_SIZE(suffix);
+        if (padded > left || name <= behind || memcmp(header + name - behind, PyBytes_AS_STRING(suffix), behind) != 0)
+            break;
+        if (each == 0) {
+            length = name - behind;
+            memcpy(key, header, length);
+            if (!plain_key(key, length))
+                break;
+        } else if (name - behind != length || memcmp(header, key, length) != 0)
+            break;
+        const size_t kept = size < found->head ? (size_t)size : (size_t)found->head;
+        const uint8_t *head = kept ? bytes_at(reading, offset, kept) : reading->buffer;
+        if (!head)
+            break;
+        if (!(first_bytes[each] = PyBytes_FromStringAndSize((const char *)head, (Py_ssize_t)kept))) {
+            good = -1;
+            break;
+        }
+        places[2 * each] = offset;
+        places[2 * each + 1] = size;
+        next = offset + padded;
+    }
+    if (each < found->each) {
+        while (each > 0)
+            Py_DECREF(first_bytes[--each]);
+        return good < 0 ? -1 : 0;
+    }
+    for (each = 0; each < found->each; each++) {
+        if (good > 0 && PyList_Append(PyTuple_GET_ITEM(found->heads, each), first_bytes[each]) < 0)
+            good = -1;
+        Py_DECREF(first_bytes[each]);
+    }
+    PyObject *text = good > 0 ? PyUnicode_DecodeASCII((const char *)key, (Py_ssize_t)length, NULL) : NULL;
+    if (!text || PyList_Append(found->keys, text) < 0)
+        good = -1;
+    Py_XDECREF(text);
+    *at = next;
+    return good;
+}
+
+static int lists(Found *found) {
+    found->keys = PyList_New(0);
+    found->heads = PyTuple_New(found->each);
+    if (!found->keys || !found->heads)
+        return 0;
+    for (Py_ssize_t each = 0; each < found->each; each++) {
+        PyObject *list = PyList_New(0);
+        if (!list)
+            return 0;
+        PyTuple_SET_ITEM(found->heads, each, list);
+    }
+    return 1;
+}
+
+static int suffixed(PyObject *suffixes) {
+    if (!PyTuple_Check(suffixes) || PyTuple_GET_SIZE(suffixes) < 1 || PyTuple_GET_SIZE(suffixes) > MOST_EACH)
+        return 0;
+    for (Py_ssize_t each = 0; each < PyTuple_GET_SIZE(suffixes); each++)
+        if (!PyBytes_Check(PyTuple_GET_ITEM(suffixes, each)))
+            return 0;
+    return 1;
+}
+
+/* alike(file, at, end, most, suffixes, chunk, head): see `plain_tar.alike`. */
+PyObject *call_alike(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+    (void)module;
+    if (count != 7 || !suffixed(given[4])) {
+        PyErr_SetString(PyExc_TypeError, "alike(file, at, end, most, suffixes, chunk, head)");
+        return NULL;
+    }
+    const long long file = PyLong_AsLongLong(given[0]), at = PyLong_AsLongLong(given[1]),
+                    end = PyLong_AsLongLong(given[2]), most = PyLong_AsLongLong(given[3]),
+                    chunk = PyLong_AsLongLong(given[5]), head = PyLong_AsLongLong(given[6]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (at < 0 || end < 0 || most < 1 || most > 1 << 20 || head < 0 || chunk < BLOCK || chunk < head || chunk > 1 << 24) {
+        PyErr_SetString(PyExc_ValueError, "no such run");
+        return NULL;
+    }
+    Found found = {.most = most, .each = PyTuple_GET_SIZE(given[4]), .head = head};
+    Reading reading = {.file = (int)file, .end = end, .room = (size_t)chunk};
+    PyObject *told = NULL;
+    reading.buffer = PyMem_Malloc((size_t)chunk);
+    found.places = PyMem_Malloc((size_t)most * (size_t)found.each * 2 * sizeof *found.places);
+    if (!reading.buffer || !found.places)
+        PyErr_NoMemory();
+    else if (lists(&found)) {
+        int64_t next = at;
+        Py_ssize_t number = 0;
+        int good = 1;
+        while (number < found.most && (good = sample(&reading, &next, given[4], &found, number)) > 0)
+            number++;
+        if (good >= 0)
+            told = Py_BuildValue("OOy#", found.keys, found.heads, (const char *)found.places,
+                                 (Py_ssize_t)sizeof *found.places * number * found.each * 2);
+    }
+    PyMem_Free(reading.buffer);
+    PyMem_Free(found.places);
+    Py_XDECREF(found.keys);
+    Py_XDECREF(found.heads);
+    return told;
+}
