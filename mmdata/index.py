@@ -19,6 +19,7 @@ from mmdata import startup, unread
 if __name__ == "__main__":
     gc.disable()  # importing makes much that stays
     startup.spare_threads()  # before numpy comes
+    startup.spare_drivers()
 
 from mmdata import __version__, pointer, settings
 from mmdata.engine import adopt, commit
@@ -30,7 +31,7 @@ from mmdata.shards.access import is_table, local_path, open_source
 from mmdata.shards.index import Index
 from mmdata.shards.manifest import Manifest
 from mmdata.shards.storage import sha256_file, write_atomic
-from mmdata.sources._columns import ROLES, Naming
+from mmdata.sources._naming import ROLES, Naming
 from mmdata.sources._shard_files import ShardFile, shard_files
 
 if TYPE_CHECKING:

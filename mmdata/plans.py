@@ -1,4 +1,4 @@
-"""Packs: first integers only (`MediaPlan`, `Item`, `Pack`), then arrays (`Packed`).
+"""Who reads what: packs, first integers only (`MediaPlan`, `Item`, `Pack`), then arrays (`Packed`).
 
 All are frozen, as the values of `mmdata.types`, through which they are imported.
 """
@@ -14,6 +14,27 @@ if TYPE_CHECKING:
 
     from mmdata.ops import Op, PixelOp
     from mmdata.types import Join, MediaKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ref:
+    """A location: row `row` of shard `shard` of `dataset`. A re-shard moves refs, never keys."""
+
+    dataset: str
+    shard: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Who is reading: rank of ranks, worker of workers. Passed down, never read from the environment
+    below an entry point."""
+
+    rank: int = 0
+    ranks: int = 1
+    worker: int = 0
+    workers: int = 1
+
 
 SpanKind = Literal["response", "instruction", "special", "box", "entity"]
 """What the tokens of a span are: an answer, what is asked of it, the template's own tokens (an answer's end among

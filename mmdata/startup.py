@@ -30,6 +30,21 @@ def spare_threads() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+def spare_drivers() -> None:
+    """Load pyarrow without its own drivers of stores, as ours are fsspec's, and without cloudpickle, which it takes
+    instead of pickle where that is installed.
+
+    As `spare_pandas`, for a command that has its process for itself: pyarrow remembers that they were not there.
+    """
+    stores = ("pyarrow._s3fs", "pyarrow._gcsfs", "pyarrow._azurefs", "pyarrow._hdfs")
+    hidden = _Hidden("cloudpickle", *stores)
+    sys.meta_path.insert(0, hidden)  # type: ignore[arg-type]
+    try:
+        import pyarrow.parquet  # noqa: F401 what it has found is there from now on
+    finally:
+        sys.meta_path.remove(hidden)  # type: ignore[arg-type]
+
+
 def spare_pandas() -> None:
     """Keep pyarrow from loading pandas and dateutil, which it does to ask whether the first list that it is given is a
     Series of the one, or holds intervals of the other.

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from mmdata.plans import MediaPlan as MediaPlan
     from mmdata.plans import Pack as Pack
     from mmdata.plans import Packed as Packed
+    from mmdata.plans import Ref as Ref
     from mmdata.plans import Slot as Slot
     from mmdata.plans import Span as Span
     from mmdata.plans import SpanKind as SpanKind
     from mmdata.plans import Trim as Trim
+    from mmdata.plans import World as World
 
 MediaKind = Literal["image", "video", "audio"]
 Verified = Literal["none", "header", "full"]
@@ -230,23 +232,3 @@ class Drop:
     detail: str = ""
     state: State = "filtered"
     of: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ref:
-    """A location: row `row` of shard `shard` of `dataset`. A re-shard moves refs, never keys."""
-
-    dataset: str
-    shard: int
-    row: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """Who is reading: rank of ranks, worker of workers. Passed down, never read from the environment
-    below an entry point."""
-
-    rank: int = 0
-    ranks: int = 1
-    worker: int = 0
-    workers: int = 1

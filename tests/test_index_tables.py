@@ -109,7 +109,7 @@ def _said(value: Any) -> Any:
 
 
 def _keyed(name: str) -> Any:
-    from mmdata.sources._columns import Naming
+    from mmdata.sources._naming import Naming
 
     return Naming(key=name)
 

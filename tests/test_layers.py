@@ -110,6 +110,7 @@ TESTED_BY = {
     ],
     "tests/test_stats.py": ["mmdata/stats_kept.py", "mmdata/stats_tokens.py"],  # The figures of one file.
     "tests/report_page/test_media.py": ["mmdata/report_page/films.py", "mmdata/report_page/sounds.py"],
+    "tests/sources/test_columns.py": ["mmdata/sources/_naming.py"],  # What columns mean.
     "tests/shards/test_columns.py": ["mmdata/shards/arrow.py"],  # Columns are made of them.
     "tests/shards/test_access.py": [  # Files of any kind through the one door.
         "mmdata/shards/local.py",

@@ -31,6 +31,18 @@ def test_pandas_can_still_be_imported_afterwards() -> None:
     assert _run(code) == "3"
 
 
+def test_pyarrow_without_its_drivers_reads_and_writes_files(tmp_path: Path) -> None:
+    """And cloudpickle, where there is one, can still be imported afterwards."""
+    code = (
+        "import sys; from mmdata import startup; startup.spare_drivers(); import pyarrow as pa, pyarrow.parquet as pq;"
+        f"pq.write_table(pa.table({{'x': [1, 2]}}), {str(tmp_path / 'a.parquet')!r});"
+        f"assert pq.read_table({str(tmp_path / 'a.parquet')!r}).to_pydict() == {{'x': [1, 2]}};"
+        "print([name for name in ('pyarrow._s3fs', 'cloudpickle') if name in sys.modules]);"
+        "sys.meta_path[0].__class__.__name__ == '_Hidden' and print('it still hides')"
+    )
+    assert _run(code) == "[]"
+
+
 def test_importing_the_build_loads_no_display_and_no_store_drivers() -> None:
     heavy = "('rich', 'pandas', 'ftfy', 'pyarrow.dataset', 'pyarrow.acero', 'jinja2', 'torch')"
     assert _run(f"import sys, mmdata.build; print([name for name in {heavy} if name in sys.modules])") == "[]"
@@ -68,8 +80,9 @@ def test_the_options_of_the_index_load_nothing_and_its_help_is_as_argparse_forma
 
 
 def test_importing_the_index_loads_no_models_and_no_readers_of_tables() -> None:
-    models = "('pydantic', 'importlib.metadata', 'mmdata.ops', 'mmdata.plans', 'mmdata.shards.rows',"
-    heavy = models + "'mmdata.sources._tables', 'concurrent.futures', 'random', 'shutil')"
+    models = "'pydantic', 'importlib.metadata', 'mmdata.ops', 'mmdata.plans'"
+    tables = "'mmdata.shards.rows', 'mmdata.sources._tables', 'mmdata.sources._columns'"
+    heavy = f"({models}, {tables}, 'mmdata.shards.sink', 'concurrent.futures', 'random', 'shutil')"
     assert _run(f"import sys, mmdata.index; print([name for name in {heavy} if name in sys.modules])") == "[]"
 
 

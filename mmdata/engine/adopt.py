@@ -107,9 +107,10 @@ def adopt(
         return True
 
     def new(number: int, found: list[str]) -> bool:
-        if unit.excluded or len(set(found)) < len(found) or not keys.keys().isdisjoint(found):
+        own = dict.fromkeys(found, unit.name)
+        if unit.excluded or len(own) < len(found) or not keys.keys().isdisjoint(own):
             return False
-        keys.update(dict.fromkeys(found, unit.name))
+        keys.update(own)
         return True
 
     def other(number: int, group: Group) -> None:

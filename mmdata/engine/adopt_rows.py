@@ -22,7 +22,8 @@ from mmdata.shards.access import local_path, open_source
 from mmdata.shards.index import FOREIGN, IndexRow, Part
 from mmdata.shards.index_columns import IndexColumns
 from mmdata.shards.table import ShardEntry
-from mmdata.sources._columns import Columns, Naming, columns
+from mmdata.sources._columns import Columns, columns
+from mmdata.sources._naming import Naming
 from mmdata.sources._rows import key_of, members, meta_of, parts, value_of
 from mmdata.sources._tables import printable
 from mmdata.steps.probe import Probe

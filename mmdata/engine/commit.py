@@ -28,14 +28,14 @@ from mmdata.native.calls import calls
 from mmdata.shards import index as indexes
 from mmdata.shards import packet_table
 from mmdata.shards.index import IndexRow, Part
-from mmdata.shards.sink import ShardSink
 from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
 from mmdata.shards.table import ShardEntry
-from mmdata.shards.tar import TarWriter
 from mmdata.types import Media, Sample
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+    from mmdata.shards.tar import TarWriter
 
 EXTENSIONS = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
 
@@ -158,6 +158,9 @@ class Shard:
 
 def write_shard(path: Path, kept: Iterable[Kept], *, sha256: bool = True) -> Shard:
     """Write a shard and say what its index holds. Raises OSError."""
+    from mmdata.shards.sink import ShardSink  # who adopts the tars of others writes none
+    from mmdata.shards.tar import TarWriter
+
     with open(path, "wb", buffering=0) as raw, ShardSink(raw.fileno(), sha256=sha256) as sink, paused():
         writer = TarWriter(sink)
         rows = [_add(writer, item) for item in kept]

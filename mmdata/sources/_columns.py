@@ -4,41 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from mmdata.errors import SpecError
 from mmdata.sources import _messages
+from mmdata.sources._naming import ROLES, Naming
 from mmdata.types import MediaKind
 
 CAPTIONS = ("text", "caption", "TEXT", "txt", "captions")
 TURNS = "texts"
 """Of The Cauldron and OBELICS: a list of {user, assistant}, or texts between the media."""
-ROLES = ("caption", "system", "user", "assistant", "tool", "document")
 ADDRESSES: dict[str, MediaKind] = {"image_url": "image", "video_url": "video", "audio_url": "audio"}
 _FEATURES: dict[str, MediaKind] = {"Image": "image", "Audio": "audio", "Video": "video"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Naming:
-    """What the user says that columns are; what is left empty is told by schema and names.
-
-    `text` are columns in the order of tokens, each perhaps with a role (`question:user`).
-    """
-
-    image: tuple[str, ...] = ()
-    audio: tuple[str, ...] = ()
-    video: tuple[str, ...] = ()
-    text: tuple[str, ...] = ()
-    conversations: str | None = None
-    key: str | None = None
-
-    def given(self) -> dict[str, Any]:
-        """What is not left empty, as JSON values."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items() if value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

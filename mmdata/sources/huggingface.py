@@ -18,7 +18,8 @@ from mmdata.registry import register
 from mmdata.shards.access import is_table, local_path
 from mmdata.shards.rows import RowSource, open_shard
 from mmdata.sources import _growth, _rows, _tables
-from mmdata.sources._columns import Columns, Naming, columns
+from mmdata.sources._columns import Columns, columns
+from mmdata.sources._naming import Naming
 from mmdata.sources._paths import within
 from mmdata.sources._shard_files import shard_files
 from mmdata.sources._tables import printable

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from mmdata.errors import SpecError
-from mmdata.sources._columns import Columns, Naming, columns
+from mmdata.sources._columns import Columns, columns
+from mmdata.sources._naming import Naming
 
 BYTES = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 
