@@ -40,7 +40,7 @@ def kernels() -> Facts:
     """Whether our own kernels were compiled, which of them this processor runs, and that they count as numpy does."""
     import numpy as np
 
-    from mmdata.native import library, writing
+    from mmdata.native import calls, library, writing
 
     if library.kernels() is None:
         return {"compiled": False, "wanted": library.wanted(), "older": library.compiled() is not None}
@@ -50,7 +50,7 @@ def kernels() -> Facts:
     shift, scale = (np.array(of, np.float32)[:, None, None] for of in ((1, 2, 3), (4, 5, 7)))
     expected = (pixels - shift) / scale
     assert np.array_equal(floats, expected), "the kernels do not count as numpy does"
-    return {"compiled": True, "level": library.level()}
+    return {"compiled": True, "level": library.level(), "called": calls.calls() is not None}
 
 
 def images() -> Facts:

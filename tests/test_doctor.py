@@ -36,7 +36,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "stores": {"version": "2026.1", "open": ["file"], "missing": {"s3": "Install s3fs to access S3"}},
     "training": {"transformers": "5.0", "kernel": "torch's varlen_attn"},
     "dali": {"version": "2.4", "made": [3, 8, 12]},
-    "kernels": {"compiled": True, "level": 2},
+    "kernels": {"compiled": True, "level": 2, "called": True},
 }
 
 
@@ -130,9 +130,10 @@ def test_kernels_that_were_not_compiled_are_told(
 ) -> None:
     assert doctor.ask("kernels").found == probes.kernels()
     for found, state, told in (
-        ({"compiled": True, "level": 2}, "ok", "those for AVX-512"),
-        ({"compiled": True, "level": 1}, "ok", "those for AVX2"),
-        ({"compiled": True, "level": 0}, "ok", "torch resizes"),
+        ({"compiled": True, "level": 2, "called": True}, "ok", "those for AVX-512"),
+        ({"compiled": True, "level": 1, "called": True}, "ok", "those for AVX2"),
+        ({"compiled": True, "level": 0, "called": False}, "ok", "torch resizes"),
+        ({"compiled": True, "level": 2, "called": False}, "ok", "as its headers were not there"),
         ({"compiled": False, "wanted": True, "older": False}, "missing", "no C compiler"),
         ({"compiled": False, "wanted": True, "older": True}, "missing", "of another version"),
         ({"compiled": False, "wanted": False, "older": True}, "note", "MMDATA_NATIVE=0"),

@@ -8,6 +8,7 @@
 static PyMethodDef METHODS[] = {
     CALL("header", call_header),
     CALL("alike", call_alike),
+    CALL("members", call_members),
     CALL("glances", call_glances),
     CALL("json", call_json),
     CALL("named", call_named),

@@ -8,6 +8,7 @@
 
 PyObject *call_header(PyObject *module, PyObject *const *given, Py_ssize_t count);
 PyObject *call_alike(PyObject *module, PyObject *const *given, Py_ssize_t count);
+PyObject *call_members(PyObject *module, PyObject *const *given, Py_ssize_t count);
 PyObject *call_glances(PyObject *module, PyObject *const *given, Py_ssize_t count);
 PyObject *call_json(PyObject *module, PyObject *const *given, Py_ssize_t count);
 PyObject *call_named(PyObject *module, PyObject *const *given, Py_ssize_t count);

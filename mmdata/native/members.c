@@ -1,4 +1,4 @@
-/* Members of tars for Python: the header of one, and many samples of another's tar whose members are alike.
+/* Members of tars for Python: the header of one, those in a buffer, and many samples whose members are alike.
  *
  * A tar may hold anything: nothing of a header is believed before `plain_size` has seen all of it. */
 
@@ -206,4 +206,74 @@ PyObject *call_alike(PyObject *module, PyObject *const *given, Py_ssize_t count)
     Py_XDECREF(found.keys);
     Py_XDECREF(found.heads);
     return told;
+}
+
+/* Where a plain member lies in a buffer: -1 where there is none that is all there. */
+static int64_t held(const uint8_t *bytes, Py_ssize_t length, Py_ssize_t *place, int64_t left) {
+    if (length - *place < BLOCK)
+        return -1;
+    int64_t size = plain_size(bytes + *place, 1);
+    if (size > 0 && size <= BLOCK && length - *place >= 3 * BLOCK &&
+        only_times(bytes + *place + BLOCK, (size_t)size)) {
+        *place += 2 * BLOCK;
+        left -= 2 * BLOCK;
+    }
+    size = plain_size(bytes + *place, 0);
+    const size_t name = name_length(bytes + *place);
+    if (size < 0 || bytes[*place + (Py_ssize_t)name - 1] == '/')
+        return -1;
+    const int64_t padded = size + (-size & (BLOCK - 1));
+    return padded <= left - BLOCK && padded <= length - *place - BLOCK ? size : -1;
+}
+
+/* A named tuple of a member's name, offset, size and bytes. */
+static PyObject *told(PyTypeObject *kind, const uint8_t *header, int64_t offset, int64_t size) {
+    PyObject *made = kind->tp_alloc(kind, 4);
+    if (!made)
+        return NULL;
+    PyTuple_SET_ITEM(made, 0, PyUnicode_DecodeASCII((const char *)header, (Py_ssize_t)name_length(header), NULL));
+    PyTuple_SET_ITEM(made, 1, PyLong_FromLongLong(offset));
+    PyTuple_SET_ITEM(made, 2, PyLong_FromLongLong(size));
+    PyTuple_SET_ITEM(made, 3, PyBytes_FromStringAndSize((const char *)header + BLOCK, (Py_ssize_t)size));
+    for (Py_ssize_t each = 0; each < 4; each++)
+        if (!PyTuple_GET_ITEM(made, each)) {
+            Py_DECREF(made);
+            return NULL;
+        }
+    return made;
+}
+
+/* members(buffer, place, at, end, most, kind): the plain members from `place` of the buffer on, which is byte `at` of a
+ * file of `end` bytes, until they have `most` bytes, and the place behind them. */
+PyObject *call_members(PyObject *module, PyObject *const *given, Py_ssize_t count) {
+    (void)module;
+    if (count != 6 || !PyBytes_CheckExact(given[0]) || !PyType_Check(given[5]) ||
+        !PyType_IsSubtype((PyTypeObject *)given[5], &PyTuple_Type)) {
+        PyErr_SetString(PyExc_TypeError, "members(buffer, place, at, end, most, kind)");
+        return NULL;
+    }
+    const Py_ssize_t first = PyLong_AsSsize_t(given[1]), length = PyBytes_GET_SIZE(given[0]);
+    const long long at = PyLong_AsLongLong(given[2]), end = PyLong_AsLongLong(given[3]),
+                    most = PyLong_AsLongLong(given[4]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (first < 0 || first > length || at < 0 || end < at) {
+        PyErr_SetString(PyExc_ValueError, "no such place");
+        return NULL;
+    }
+    const uint8_t *bytes = (const uint8_t *)PyBytes_AS_STRING(given[0]);
+    Py_ssize_t place = first;
+    PyObject *found = PyList_New(0);
+    while (found && place - first < most) {
+        Py_ssize_t next = place;
+        const int64_t size = held(bytes, length, &next, end - at - (place - first));
+        if (size < 0)
+            break;
+        PyObject *made = told((PyTypeObject *)given[5], bytes + next, at + (next - first) + BLOCK, size);
+        if (!made || PyList_Append(found, made) < 0)
+            Py_CLEAR(found);
+        Py_XDECREF(made);
+        place = next + BLOCK + (Py_ssize_t)(size + (-size & (BLOCK - 1)));
+    }
+    return found ? Py_BuildValue("Nn", found, place) : NULL;
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmdata.errors import DataError
+from mmdata.native.calls import calls
 from mmdata.shards.access import Source, local_path
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ CHUNK = 8 << 20
 GLANCE, FAR = 4 << 10, 1 << 20
 """Bytes that are read at once where most are passed over: of a local file, where copying a page more takes longer than
 another call now and then, and where each request takes its time."""
+TOGETHER = 1 << 18
+"""Bytes of members that are told of at once, about: few enough to be in the processor's cache when they are summed."""
 MOST_HEADER = 1 << 20
 """Bytes of an extended header: a name, in all honesty, is shorter."""
 MOST_SUMS = 1 << 14
@@ -72,8 +75,16 @@ class TarPass:
         own: dict[str, str] = {}
         name = None
         wanted, end, adler32 = self._wanted, self._source.size, zlib.adler32
+        compiled = calls() if wanted is None else None
         while True:
             begins = self._at
+            if compiled is not None and name is None and not shared and not own:
+                found, behind = compiled.members(self._buffer, self._place, begins, end, TOGETHER, ForeignMember)
+                if found:
+                    self._at += behind - self._place
+                    self._place = behind
+                    yield from found
+                    continue
             place = self._place + BLOCK
             if wanted is not None and place > len(self._buffer) and begins < end:
                 self._buffer, self._base, place = (

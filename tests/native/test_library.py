@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
-from mmdata.native import library
+from mmdata.native import calls, library
 
 DIGESTS = """
 import hashlib, numpy as np, torch
@@ -68,3 +69,5 @@ def test_a_library_of_another_version_is_as_good_as_none(monkeypatch: pytest.Mon
 def test_a_compiler_at_hand_means_that_they_are_there() -> None:
     """Else an installation has lost them silently, and all that is fast about it."""
     assert os.environ.get("MMDATA_NATIVE") == "0" or library.kernels() is not None
+    if (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        assert os.environ.get("MMDATA_NATIVE") == "0" or calls.calls() is not None
