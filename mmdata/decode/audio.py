@@ -1,6 +1,7 @@
 """Sound: encoded bytes to facts, and to a float32 waveform at the rate that is asked for.
 
-WAV is read here, FLAC by libsndfile, everything else by FFmpeg; for what two of them read they give the same numbers.
+WAV and FLAC are read here (FLAC by libsndfile without our kernel), everything else by FFmpeg; for what two of them read
+they give the same numbers.
 Channels are averaged before resampling, and limits are checked from the header and again while samples arrive.
 """
 

@@ -1,6 +1,7 @@
-"""FLAC through libsndfile (soundfile), which takes half of FFmpeg's time for short mono; FFmpeg judges what is damaged.
+"""FLAC by our kernel, where that was compiled and nothing is unusual, else by libsndfile (soundfile), which is faster
+than FFmpeg for short mono; FFmpeg judges what is damaged.
 
-Both give the integers that were encoded, so a file may pass from one to the other anywhere.
+All give the integers that were encoded, so a file may pass from one to the next anywhere.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from mmdata.native import flac as native
+
 if TYPE_CHECKING:
     import soundfile
 
     from mmdata.decode.audio_pyav import Track
+
+Wave = npt.NDArray[np.float32]
 
 _BLOCK = 1 << 20
 """Samples that are read at once."""
@@ -29,20 +34,36 @@ class Flac:
 
     format = "flac"
 
-    def __init__(self, data: bytes, sample_rate: int, channels: int, samples: int) -> None:
+    def __init__(
+        self, data: bytes, sample_rate: int, channels: int, samples: int, frames: native.Frames | None = None
+    ) -> None:
         self._data = data
+        self._frames = frames
         self.sample_rate = sample_rate
         self.channels = channels
         self.samples: int = samples
 
-    def blocks(self, *, mono: bool, first: int = 0, last: int | None = None) -> Iterator[npt.NDArray[np.float32]]:
+    def blocks(self, *, mono: bool, first: int = 0, last: int | None = None) -> Iterator[Wave]:
         """Samples first <= i < last, about a million at a time: float32 [n] as the mean of channels, or [channels, n].
 
         Raises DataError as FFmpeg's track does: it takes over where libsndfile finds fault or too few samples.
         """
+        last = self.samples if last is None else min(last, self.samples)
+        at = first
+        # The kernel looks for no place in a file, but reads what lies before, several times as fast as libsndfile does.
+        if self._frames is not None and first <= 2 * (last - first):
+            while at < last:
+                block = self._frames.read(at, min(_BLOCK, last - at), mono=mono)
+                if block is None:
+                    break
+                at += block.shape[-1]
+                yield block
+        if at < last:  # What the others say of a file may depend on where they begin.
+            yield from _behind(self._by_libsndfile(mono, first, last), at - first)
+
+    def _by_libsndfile(self, mono: bool, first: int, last: int) -> Iterator[Wave]:
         import soundfile
 
-        last = self.samples if last is None else min(last, self.samples)
         at = first
         try:
             with _forward()(io.BytesIO(self._data)) as file:
@@ -70,7 +91,7 @@ class Flac:
 
         return Track(self._data, "flac")
 
-    def _floats(self, block: npt.NDArray[np.float32], mono: bool) -> npt.NDArray[np.float32]:
+    def _floats(self, block: Wave, mono: bool) -> Wave:
         """Samples [n, channels] as they are asked for."""
         if not mono:
             return np.ascontiguousarray(block.T)
@@ -81,6 +102,14 @@ class Flac:
             out += channel
         out *= np.float32(1 / self.channels)
         return out
+
+
+def _behind(blocks: Iterator[Wave], passed: int) -> Iterator[Wave]:
+    """What follows so many samples."""
+    for block in blocks:
+        if passed < block.shape[-1]:
+            yield block[..., passed:]
+        passed = max(0, passed - block.shape[-1])
 
 
 @functools.cache
@@ -111,27 +140,52 @@ def open_flac(data: bytes) -> Flac | None:
         (packed >> 36 & 31) + 1,
         packed & (1 << 36) - 1,
     )
-    known = rate and samples and bits in _BITS_READ
-    if not known or not _first_agrees(data, rate, channels, bits) or not _last_agrees(data, samples):
+    blocks = int.from_bytes(data[8:10], "big"), int.from_bytes(data[10:12], "big")
+    if not rate or not samples or bits not in _BITS_READ:
         return None
-    return Flac(data, rate, channels, samples)
+    start, plain = _first_frame(data)
+    if not _agrees(data[start : start + 4], rate, channels, bits) or not _last_agrees(data, samples):
+        return None
+    frames = None
+    if plain:
+        frames = native.frames(
+            data, rate=rate, channels=channels, bits=bits, blocks=blocks, samples=samples, byte=start
+        )
+    return Flac(data, rate, channels, samples, frames)
 
 
 _RATES = (0, 88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000)
 _BITS = (0, 8, 12, None, 16, 20, 24, 32)
+_PICTURE = 6
+_READ = (0, 5, 127)
+"""Metadata that some reader looks into and may refuse: STREAMINFO once more, a cue sheet, what is no block at all."""
 _TAIL = 1 << 17
 """Bytes at the end in which the last frame is looked for, the tags of other formats behind it included."""
 
 
-def _first_agrees(data: bytes, rate: int, channels: int, bits: int) -> bool:
-    """Whether the first frame has the rate, channels and sample size of the header, be it by not naming them."""
-    at, is_last = 4, False
+def _first_frame(data: bytes) -> tuple[int, bool]:
+    """Where the metadata end, and whether none of it could make a reader refuse the file (RFC 9639, 8.1)."""
+    at, is_last, plain = 42, bool(data[4] & 0x80), True
     while not is_last:
-        if at + 4 > len(data):
-            return False
-        is_last = bool(data[at] & 0x80)
-        at += 4 + int.from_bytes(data[at + 1 : at + 4], "big")
-    frame = data[at : at + 4]
+        header = data[at : at + 4]
+        if len(header) < 4:
+            return len(data), False
+        is_last, kind, size = bool(header[0] & 0x80), header[0] & 0x7F, int.from_bytes(header[1:], "big")
+        plain = plain and kind not in _READ and (kind != _PICTURE or _whole_picture(data[at + 4 : at + 4 + size]))
+        at += 4 + size
+    return at, plain
+
+
+def _whole_picture(block: bytes) -> bool:
+    """Whether its parts have the lengths that it tells: a kind, a format's name, a text, four numbers, the picture."""
+    at = 4
+    for passed in (0, 16, 0):
+        at += 4 + int.from_bytes(block[at : at + 4], "big") + passed
+    return at == len(block)
+
+
+def _agrees(frame: bytes, rate: int, channels: int, bits: int) -> bool:
+    """Whether a frame has the rate, channels and sample size of the header, be it by not naming them."""
     if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xFE != 0xF8:
         return False
     of_rate, of_channels, of_bits = frame[2] & 15, frame[3] >> 4, frame[3] >> 1 & 7

@@ -1,6 +1,7 @@
 """The compiled kernels, if there are any: C that is compiled when the package is installed, where there is a compiler.
 
-Without one, or on a processor that they do not know, torch and numpy do their work: the same bits, more slowly.
+Without one, or on a processor that they do not know, torch, numpy and libsndfile do their work: the same bits, more
+slowly.
 `MMDATA_NATIVE=0` in the environment does without them, `MMDATA_NATIVE=avx2` without those that need more than AVX2.
 """
 
@@ -24,6 +25,11 @@ _SIGNATURES = {
     ),
     "mmdata_yuv": (None, [*[_POINTER] * 3, *[_INT] * 5, *[_POINTER] * 3, ctypes.c_int]),
     "mmdata_near": (ctypes.c_int, [*[_POINTER] * 3, _INT, _INT, _POINTER, _POINTER, ctypes.c_int]),
+    "mmdata_flac_sums": (None, [_POINTER]),
+    "mmdata_flac": (
+        ctypes.c_int,
+        [_POINTER, _INT, _POINTER, _INT, _INT, _POINTER, ctypes.c_int, _POINTER, ctypes.c_int],
+    ),
     "mmdata_normal_size": (_INT, []),
     "mmdata_normal": (None, [_POINTER] * 3),
     "mmdata_planes": (None, [_POINTER, *[_INT] * 5, _POINTER, _POINTER, ctypes.c_int, ctypes.c_int]),

@@ -1,6 +1,7 @@
 /* What the kernels share: what is exported, and which processors have a way of their own.
  *
- * Everything here has a twin in torch or numpy that gives the same bits, and is used where this was not compiled. */
+ * Everything here has a twin in torch, numpy or another's library that gives the same bits, and is used where this was not
+ * compiled. */
 
 #ifndef MMDATA_NATIVE_H
 #define MMDATA_NATIVE_H
