@@ -50,8 +50,8 @@ class Flac:
         """
         last = self.samples if last is None else min(last, self.samples)
         at = first
-        # The kernel looks for no place in a file, but reads what lies before, several times as fast as libsndfile does.
-        if self._frames is not None and first <= 2 * (last - first):
+        # The kernel looks for no place in a file: it reads what lies before, which is worth it where that is not more.
+        if self._frames is not None and first <= last - first:
             while at < last:
                 block = self._frames.read(at, min(_BLOCK, last - at), mono=mono)
                 if block is None:
