@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mmdata import memory
 from mmdata.decode.sniff import sniff
 from mmdata.errors import DataError
 
@@ -68,6 +69,8 @@ _SAMPLES: dict[str, tuple[str, float]] = {
 """FFmpeg's sample formats: how a sample is stored, and what makes full range 1."""
 _BLOCK = 1 << 20
 """Samples times channels that are handed out at once: few pieces, as joining them takes time."""
+_PIECE = 1 << 15
+"""Samples times channels that are made into floats at once: few calls, and what a processor's cache holds."""
 _PATIENCE = 60.0
 """Seconds after which FFmpeg gives up one request to the demuxer."""
 _SILENT_PACKETS = 10_000
@@ -221,11 +224,12 @@ class Track:
         import av
 
         fifo = av.AudioFifo()
-        at = begin = 0  # samples decoded, and the first one in the buffer
+        pieces: list[Wave] = []
+        at = begin = taken = 0  # samples decoded, the first one of the pieces, and the first one in the buffer
         for frame in chain((self._first,), self._frames):
             at += frame.samples
             if at <= first:
-                begin = at
+                begin = taken = at
                 continue
             frame.pts = None  # gaps are not filled
             try:
@@ -235,11 +239,17 @@ class Track:
                 raise DataError("unsupported_audio", f"the {self.format} becomes {now} on the way") from None
             if last is not None and at >= last:
                 break
-            if (at - begin) * self.channels >= _BLOCK:
-                yield self._floats(fifo, mono)[..., max(first - begin, 0) :]
-                begin = at
-        if at > begin:
-            yield self._floats(fifo, mono)[..., max(first - begin, 0) : None if last is None else max(last - begin, 0)]
+            full = (at - begin) * self.channels >= _BLOCK
+            if full or (at - taken) * self.channels >= _PIECE:
+                pieces.append(self._floats(fifo, mono))
+                taken = at
+            if full:
+                yield _joined(pieces)[..., max(first - begin, 0) :]
+                pieces, begin = [], at
+        if at > taken:
+            pieces.append(self._floats(fifo, mono))
+        if pieces:
+            yield _joined(pieces)[..., max(first - begin, 0) : None if last is None else max(last - begin, 0)]
 
     def _floats(self, fifo: AudioFifo, mono: bool) -> Wave:
         """All that the buffer holds as float32."""
@@ -268,3 +278,10 @@ class Track:
         if scale != summed:
             out *= np.float32(scale / summed)
         return out
+
+
+def _joined(pieces: list[Wave]) -> Wave:
+    if len(pieces) == 1:
+        return pieces[0]
+    samples = sum(piece.shape[-1] for piece in pieces)
+    return np.concatenate(pieces, axis=-1, out=memory.empty((*pieces[0].shape[:-1], samples), np.float32))

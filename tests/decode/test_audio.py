@@ -254,3 +254,23 @@ def test_a_sound_is_the_same_in_however_many_pieces(name: str, monkeypatch: pyte
         monkeypatch.setattr(module, "_BLOCK", 3000)
     for way, expected in zip(ways, whole, strict=True):
         assert torch.equal(decode(data, **way), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["mp3", "opus", "mkv", "flac24"])
+@pytest.mark.parametrize("mono", [True, False])
+@pytest.mark.parametrize("first", [0, 1500])
+@pytest.mark.parametrize("last", [None, 20_000])
+def test_blocks_are_as_long_in_however_many_pieces_they_are_made(
+    name: str, mono: bool, first: int, last: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows resamples block by block: where they end must not depend on what a cache holds."""
+    monkeypatch.setattr(audio_pyav, "_BLOCK", 9000)
+    found = []
+    for size in (1 << 30, 1, 5000):
+        monkeypatch.setattr(audio_pyav, "_PIECE", size)
+        with audio_pyav.Track(corpus()[name], audio_pyav.container(corpus()[name])) as track:
+            found.append(list(track.blocks(mono=mono, first=first, last=last)))
+    assert len(found[0]) > 2
+    for blocks in found[1:]:
+        assert [block.shape for block in blocks] == [block.shape for block in found[0]]
+        assert all(np.array_equal(one, other) for one, other in zip(blocks, found[0], strict=True))
