@@ -225,7 +225,8 @@ class Track:
 
         fifo = av.AudioFifo()
         pieces: list[Wave] = []
-        at = begin = taken = 0  # samples decoded, the first one of the pieces, and the first one in the buffer
+        block, piece = -(-_BLOCK // self.channels), -(-_PIECE // self.channels)
+        at = begin = taken = due = 0  # samples decoded, first one of the pieces, first one in the buffer, when to look
         for frame in chain((self._first,), self._frames):
             at += frame.samples
             if at <= first:
@@ -237,15 +238,17 @@ class Track:
             except ValueError:
                 now = f"{frame.layout.nb_channels} channels at {frame.sample_rate} Hz as {frame.format.name}"
                 raise DataError("unsupported_audio", f"the {self.format} becomes {now} on the way") from None
+            if at < due:
+                continue
             if last is not None and at >= last:
                 break
-            full = (at - begin) * self.channels >= _BLOCK
-            if full or (at - taken) * self.channels >= _PIECE:
+            if at - begin >= block or at - taken >= piece:
                 pieces.append(self._floats(fifo, mono))
                 taken = at
-            if full:
+            if at - begin >= block:
                 yield _joined(pieces)[..., max(first - begin, 0) :]
                 pieces, begin = [], at
+            due = min(begin + block, taken + piece, at + piece if last is None else last)
         if at > taken:
             pieces.append(self._floats(fifo, mono))
         if pieces:
