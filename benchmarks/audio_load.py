@@ -4,10 +4,8 @@ resampler and DALI, per format, as ratios in one run.
 `python -m benchmarks.audio_load [--rounds 9] [--threads 1] [--seconds 20]`: contenders take turns over the same bytes;
 each uses the resampler it comes with, so only ours (and torchaudio) give the same numbers as torchaudio.
 
-Why m4a and opus stay near torchcodec and not above it (10 s, about, CPU ms): of m4a's 8 opening takes 0.4, demuxing
-0.6, decoding 4.0 in FFmpeg and PyAV's objects for 433 packets, gathering into floats 1.1, resampling 1.6. Opus decodes
-for 13 of 18. torchcodec calls the same FFmpeg without an object for each packet and frame. Of 1.8 of FLAC at 16 kHz
-mono 1.5 are one call of libsndfile, which is what DALI takes for all; why it is faster has not been looked into.
+Why m4a and opus stay near torchcodec: both call the same FFmpeg, which takes most of the time, torchcodec without an
+object for each packet and frame (profile `audio_compressed`, docs/performance.md). FLAC is decoded by a kernel of ours.
 """
 
 from __future__ import annotations
