@@ -224,8 +224,8 @@ class Track:
         import av
 
         fifo = av.AudioFifo()
-        pieces: list[Wave] = []
         block, piece = -(-_BLOCK // self.channels), -(-_PIECE // self.channels)
+        gathered = _Gathered(None if mono else self.channels, block)
         at = begin = taken = due = 0  # samples decoded, first one of the pieces, first one in the buffer, when to look
         for frame in chain((self._first,), self._frames):
             at += frame.samples
@@ -243,19 +243,19 @@ class Track:
             if last is not None and at >= last:
                 break
             if at - begin >= block or at - taken >= piece:
-                pieces.append(self._floats(fifo, mono))
+                self._floats(fifo, gathered.more(at - taken), mono)
                 taken = at
             if at - begin >= block:
-                yield _joined(pieces)[..., max(first - begin, 0) :]
-                pieces, begin = [], at
+                yield gathered.all()[..., max(first - begin, 0) :]
+                begin = at
             due = min(begin + block, taken + piece, at + piece if last is None else last)
         if at > taken:
-            pieces.append(self._floats(fifo, mono))
-        if pieces:
-            yield _joined(pieces)[..., max(first - begin, 0) : None if last is None else max(last - begin, 0)]
+            self._floats(fifo, gathered.more(at - taken), mono)
+        if at > begin:
+            yield gathered.all()[..., max(first - begin, 0) : None if last is None else max(last - begin, 0)]
 
-    def _floats(self, fifo: AudioFifo, mono: bool) -> Wave:
-        """All that the buffer holds as float32."""
+    def _floats(self, fifo: AudioFifo, into: Wave, mono: bool) -> None:
+        """All that the buffer holds as float32, [n] or [channels, n]."""
         frame = fifo.read()
         assert frame is not None
         stored = frame.format.name
@@ -266,25 +266,48 @@ class Track:
             packed = np.frombuffer(frame.planes[0], kind, frame.samples * self.channels)  # type: ignore[call-overload]
             planes = list(packed.astype(np.float32).reshape(-1, self.channels).T)
         if not mono:
-            out = np.stack(planes).astype(np.float32, copy=False)
+            for row, plane in zip(into, planes, strict=True):
+                row[:] = plane
         elif len(planes) > 1 and planes[0].dtype == np.float32:
-            out = planes[0] + planes[1]
+            np.add(planes[0], planes[1], out=into)
             for plane in planes[2:]:
-                out += plane
+                into += plane
         else:
-            out = planes[0].astype(np.float32, copy=frame.format.is_planar)
+            into[:] = planes[0]
             for plane in planes[1:]:
-                out += plane
+                into += plane
         summed = self.channels if mono else 1
         if kind == "u1":
-            out -= np.float32(128 * summed)
+            into -= np.float32(128 * summed)
         if scale != summed:
-            out *= np.float32(scale / summed)
-        return out
+            into *= np.float32(scale / summed)
 
 
-def _joined(pieces: list[Wave]) -> Wave:
-    if len(pieces) == 1:
-        return pieces[0]
-    samples = sum(piece.shape[-1] for piece in pieces)
-    return np.concatenate(pieces, axis=-1, out=memory.empty((*pieces[0].shape[:-1], samples), np.float32))
+class _Gathered:
+    """Samples of one channel, or of `rows`, behind each other, in memory that is used again."""
+
+    def __init__(self, rows: int | None, usual: int) -> None:
+        self._lead = () if rows is None else (rows,)
+        self._usual = usual
+        self._room: Wave | None = None
+        self._samples = 0
+
+    def more(self, samples: int) -> Wave:
+        """Where so many are to be put."""
+        begin, end = self._samples, self._samples + samples
+        if self._room is None or end > self._room.shape[-1]:
+            room = memory.empty((*self._lead, max(end, self._usual)), np.float32)
+            if self._room is not None:
+                room[..., :begin] = self._room[..., :begin]
+            self._room = room
+        self._samples = end
+        return self._room[..., begin:end]
+
+    def all(self) -> Wave:
+        """All that were put, after which there are none: contiguous, and in little more memory than they need."""
+        assert self._room is not None
+        found = self._room[..., : self._samples]
+        if not found.flags.c_contiguous or self._room.size > memory.WASTE * found.size:
+            found = found.copy()
+        self._room, self._samples = None, 0
+        return found
