@@ -270,8 +270,8 @@ static WAY uint64_t take_samples(Bits *bits, int32_t *out, int64_t count, unsign
 }
 
 /* Samples of a subframe behind its first `order` ones: RFC 9639, 9.2.7. A first partition of none, which the RFC
- * forbids and libFLAC reads in more ways than one, is refused; so are residuals of more than 31 bits, for which no encoder
- * has a use: as long as all samples fit, no sum of one and what is foretold is beyond an int32. */
+ * forbids and libFLAC reads in more ways than one, is refused; so are residuals of more than 31 bits, for which no
+ * encoder has a use: as long as all samples fit, no sum of one and what is foretold is beyond an int32. */
 static WAY int take_partitions(Bits *bits, int32_t *out, int64_t block, const Prediction *found) {
     const unsigned method = (unsigned)take(bits, 2), wide = 4 + method, escape = (1u << wide) - 1;
     const unsigned parts = (unsigned)take(bits, 4);
