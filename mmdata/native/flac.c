@@ -41,8 +41,8 @@ static int read_by(int level, const Reading *reading) {
 #endif
 
 /* Samples `first` to `first + count`, which lie in the next frame of the stream or behind it, as float32
- * [channels, count], or their mean [count]. `stream` then is at the frame of what follows. Answers 0, or 1 where the file is for others to
- * read, and what `out` holds is worth nothing. */
+ * [channels, count], or their mean [count]. `stream` then is at the frame of what follows. Answers 0, or 1 where the
+ * file is for others to read, and what `out` holds is worth nothing. */
 EXPORTED int mmdata_flac(const uint8_t *data, int64_t size, Stream *stream, int64_t first, int64_t count, float *out,
                          int mono, const Sums sums, int level) {
     if (stream->channels < 1 || stream->channels > MOST_CHANNELS || stream->bits < LEAST_BITS ||
