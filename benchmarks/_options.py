@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -40,7 +41,10 @@ def parse(made: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
     made.add_argument("--json", type=Path, help="write the results here, not into benchmarks/results")
     if "--quick" in sys.argv[1:]:
         made.set_defaults(**quick)
-    return made.parse_args()
+    options = made.parse_args()
+    # Peers are installed packages, which come compiled; a checkout may not be (PYTHONDONTWRITEBYTECODE).
+    compileall.compile_dir(Path(__file__).parent.parent / "mmdata", quiet=1)
+    return options
 
 
 def _text(value: Any) -> str:

@@ -17,7 +17,6 @@ beside img2dataset than that.
 
 from __future__ import annotations
 
-import compileall
 import json
 import os
 import shutil
@@ -111,8 +110,8 @@ def fetching(metadata: Path) -> Row:
 
 
 def timed(command: list[str]) -> Row:
-    """Wall seconds, CPU seconds and peak resident MiB (of the largest process) of a whole command."""
-    before = os.times()
+    """Wall seconds, CPU seconds (of its children too) and peak resident MiB (of the largest process) of a whole
+    command."""
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -120,11 +119,9 @@ def timed(command: list[str]) -> Row:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     wall = time.perf_counter() - started
-    after = os.times()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}\n{errors.decode(errors='replace')[-2000:]}")
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"wall": wall, "cpu": cpu, "mib": usage.ru_maxrss / 1024}
+    return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "mib": usage.ru_maxrss / 1024}
 
 
 def samples(folder: Path) -> int:
@@ -145,8 +142,6 @@ MARGINAL = {"resize": 1.1, "resize-fast": 1.7}
 
 def run(modes: list[str], rows: int, rounds: int, missing: dict[str, str]) -> tuple[list[Claim], dict[str, Any]]:
     fewer = rows // 4
-    # The peer is an installed package, which comes compiled; a checkout may not be (PYTHONDONTWRITEBYTECODE).
-    compileall.compile_dir(HERE.parent / "mmdata", quiet=1)
     data = HERE / "data" / "photos"
     size = _photos.write(data / "images", rows)
     cores = len(os.sched_getaffinity(0))
@@ -181,7 +176,6 @@ def run(modes: list[str], rows: int, rounds: int, missing: dict[str, str]) -> tu
 
 def only_ours(modes: list[str], rows: int, passes: int) -> None:
     """Builds of ours, for `benchmarks.profiles`: start-up, rows and end."""
-    compileall.compile_dir(HERE.parent / "mmdata", quiet=1)
     data = HERE / "data" / "photos"
     _photos.write(data / "images", rows)
     with tempfile.TemporaryDirectory() as temporary, FaultServer(data) as server:

@@ -14,7 +14,8 @@ of every tar (in a second thread) as well, without which no reader can tell that
 is the default, makes statistics and a report in a process beside. sha256 of each medium is an option (`--digest
 sha256`).
 
-The sums read all bytes; without them little more than headers is read. Half of our start-up is numpy and pyarrow.
+The sums read all bytes; without them little more than headers is read. The floor is a Python that loads numpy and
+pyarrow, as our start-up does, and indexes nothing.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ OURS: dict[str, list[str]] = {
     NO_SUMS: ["--no-report", "--digest", "none"],
 }
 PEER = "energon prepare"
+FLOOR = "floor: numpy and pyarrow"
 
 
 def main() -> int:
@@ -86,6 +88,7 @@ def main() -> int:
                     for name, options in OURS.items():
                         row = ours(root, f"{kind}{size}", options)
                         times.setdefault(name, {}).setdefault(size, []).append(row)
+                    times.setdefault(FLOOR, {}).setdefault(size, []).append(starting())
                     if not missing:
                         row = theirs(root, f"{kind}{size}")
                         times.setdefault(PEER, {}).setdefault(size, []).append(row)
@@ -109,6 +112,12 @@ def main() -> int:
                 beside(f"{what}, CPU time of each more", found, name, PEER, by="marginal_cpu_ms", **more),
                 beside(f"indexing tars of {FEW[kind]:,} {kind}, CPU time", less, name, PEER, by="cpu", **more),
             ]
+        claims += [
+            beside(
+                f"indexing tars of {counts[kind]:,} {kind}, CPU time", found, FLOOR, PEER, by="cpu", missing=missing
+            ),
+            beside(f"indexing tars of {counts[kind]:,} {kind}, CPU time", found, NO_SUMS, FLOOR, by="cpu", floor=True),
+        ]
     told: dict[str, Any] = {"counts": counts, "folder": str(arguments.folder), "peers": versions(["energon"])}
     write("indexing", claims, figures=figures, missing=missing, threads=2, to=arguments.json, **told)
     return 0
@@ -119,6 +128,11 @@ def ours(root: Path, tars: str, options: list[str]) -> Row:
     shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "mmdata.index", str(root / tars), "--output", str(output), "--quiet"]
     return timed([*command, *options])
+
+
+def starting() -> Row:
+    code = "from mmdata import startup; startup.spare_threads(); startup.spare_drivers()"
+    return timed([sys.executable, "-c", code])
 
 
 def theirs(root: Path, tars: str) -> Row:

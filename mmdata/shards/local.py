@@ -37,7 +37,7 @@ class LocalSource:
 
     def read(self, offset: int, size: int) -> bytes:
         """The `size` bytes from `offset` on."""
-        handle = self.open()
+        handle = self._handle or self.open()
         try:
             data = os.pread(handle.number, size, offset)
         except OSError:
