@@ -214,11 +214,7 @@ TESTED_BY = {
     ],
     "tests/testing/test_web.py": ["mmdata/testing/accounts.py"],  # Ends, as it says them.
     "tests/testing/test_server.py": ["mmdata/testing/plan.py", "mmdata/testing/serving.py"],  # What it answers by.
-    "tests/test_collate.py": [
-        "mmdata/plans.py",
-        "mmdata/types.py",
-        "mmtrain/collate.py",
-    ],  # Plain values, and a second name.
+    "tests/test_collate.py": ["mmdata/plans.py", "mmdata/types.py", "mmtrain/collate.py"],  # Values, a second name.
     "tests/test_templates.py": [  # What encoding makes of samples, whatever the template.
         "mmdata/templates/_check.py",
         "mmdata/templates/_encode.py",
