@@ -33,6 +33,7 @@ lint: setup
 soak: setup
 	$(BIN)/python -m mmdata.testing.soak
 	$(BIN)/python -m pytest -m soak
+	$(BIN)/python -m pytest -m 'not soak' -n auto --dist worksteal --hypothesis-profile=search
 
 # BENCH=--quick: small sizes. A peer that cannot be installed is told as missing.
 bench: setup

@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# Of what does not ask for more by itself; how long an example takes says more of the machine than of what it tests.
-settings.register_profile("suite", max_examples=40, deadline=None)
+# `max_examples` of what does not ask for more by itself; how long an example takes says more of the machine than of what
+# it tests. The suite's examples are the same each time, so that a change is told by what it changed; those of `make soak`
+# are new each time.
+settings.register_profile("suite", max_examples=40, deadline=None, derandomize=True)
+settings.register_profile("search", max_examples=400, deadline=None)
 settings.load_profile("suite")
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
 

@@ -74,7 +74,7 @@ class PlainRun(NamedTuple):
 
 def plain_run(source: Source, at: int, most: int) -> PlainRun:
     """At most so many members from the header at byte `at` on, up to the first that is not plain: a regular file, its
-    name and header ASCII, its numbers as POSIX writes them, its checksum right, and all of it there. `TarPass` reads
+    name and header ASCII, no slash at its end, its numbers as POSIX writes them, its checksum right, all of it there. `TarPass` reads
     the same members, and says what is wrong with others."""
     chunk, end = GLANCE if local_path(source.uri) is not None else FAR, source.size
     base, buffer = at, b""
@@ -113,6 +113,8 @@ def plain_run(source: Source, at: int, most: int) -> PlainRun:
     table = np.frombuffer(b"".join(headers), np.uint8).reshape(len(headers), BLOCK)
     count = _plain(table)
     names = np.ascontiguousarray(table[:count, :100]).view("S100").ravel().tolist() if count else []
+    names = list(takewhile(lambda name: not name.endswith(b"/"), names))  # such a one is a folder, whatever its type
+    count = len(names)
     return PlainRun(names, np.array(places[:count], np.int64), np.array(sizes[:count], np.int64), heads[:count])
 
 
