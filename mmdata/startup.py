@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import argparse
@@ -30,19 +31,43 @@ def spare_threads() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+class _NoCertificates(ModuleType):
+    """For `ssl`, while somebody is imported who asks it for nothing but where certificates lie, which nobody will
+    read. Whatever else is asked, the genuine one is loaded."""
+
+    cafile = capath = None
+
+    def get_default_verify_paths(self) -> _NoCertificates:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # of the import system
+            raise AttributeError(name)
+        self.restore()
+        import ssl
+
+        return getattr(ssl, name)
+
+    def restore(self) -> None:
+        if sys.modules.get("ssl") is self:
+            del sys.modules["ssl"]
+
+
 def spare_drivers() -> None:
-    """Load pyarrow without its own drivers of stores, as ours are fsspec's, and without cloudpickle, which it takes
-    instead of pickle where that is installed.
+    """Load pyarrow without its own drivers of stores, as ours are fsspec's, without the certificates that are only for
+    them, and without cloudpickle, which it takes instead of pickle where that is installed.
 
     As `spare_pandas`, for a command that has its process for itself: pyarrow remembers that they were not there.
     """
     stores = ("pyarrow._s3fs", "pyarrow._gcsfs", "pyarrow._azurefs", "pyarrow._hdfs")
-    hidden = _Hidden("cloudpickle", *stores)
+    hidden, certificates = _Hidden("cloudpickle", *stores), _NoCertificates("ssl")
     sys.meta_path.insert(0, hidden)  # type: ignore[arg-type]
+    sys.modules.setdefault("ssl", certificates)
     try:
         import pyarrow.parquet  # noqa: F401 what it has found is there from now on
     finally:
         sys.meta_path.remove(hidden)  # type: ignore[arg-type]
+        certificates.restore()
 
 
 def spare_pandas() -> None:

@@ -37,10 +37,19 @@ def test_pyarrow_without_its_drivers_reads_and_writes_files(tmp_path: Path) -> N
         "import sys; from mmdata import startup; startup.spare_drivers(); import pyarrow as pa, pyarrow.parquet as pq;"
         f"pq.write_table(pa.table({{'x': [1, 2]}}), {str(tmp_path / 'a.parquet')!r});"
         f"assert pq.read_table({str(tmp_path / 'a.parquet')!r}).to_pydict() == {{'x': [1, 2]}};"
-        "print([name for name in ('pyarrow._s3fs', 'cloudpickle') if name in sys.modules]);"
+        "print([name for name in ('pyarrow._s3fs', 'cloudpickle', 'ssl') if name in sys.modules]);"
+        "import ssl; assert ssl.SSLContext;"
         "sys.meta_path[0].__class__.__name__ == '_Hidden' and print('it still hides')"
     )
     assert _run(code) == "[]"
+
+
+def test_who_asks_for_more_of_ssl_than_where_certificates_lie_gets_it() -> None:
+    code = (
+        "import sys; from mmdata import startup; sys.modules['ssl'] = startup._NoCertificates('ssl'); import ssl;"
+        "print(ssl.get_default_verify_paths().cafile, ssl.SSLContext.__name__, ssl is sys.modules['ssl'])"
+    )
+    assert _run(code) == "None SSLContext False"
 
 
 def test_importing_the_build_loads_no_display_and_no_store_drivers() -> None:

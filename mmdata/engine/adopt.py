@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pyarrow.parquet as pq
-
+from mmdata import ledger
 from mmdata.checksum import crc32c
 from mmdata.decode.glance import MAX_PIXELS, glance
 from mmdata.engine import adopt_plain, commit
@@ -21,7 +20,7 @@ from mmdata.shards.access import open_source
 from mmdata.shards.foreign_tar import TarPass
 from mmdata.shards.index import FOREIGN, IndexRow, Part
 from mmdata.shards.index_columns import IndexColumns
-from mmdata.shards.storage import fsync_folder, sha256_file
+from mmdata.shards.storage import fsync_folder
 from mmdata.shards.table import ShardEntry
 from mmdata.sources._energon import FieldMap
 from mmdata.sources._members import Group, groups, mapped, odd, parts
@@ -287,9 +286,8 @@ def write(folder: Path, unit: Unit, columns: IndexColumns, fates: Fates, size: i
             "index_sha256": hashlib.sha256(data).hexdigest(),
             "index_crc32c": int(crc32c(data)),
         }
-    path = folder / commit.staged(files.ledger)
-    pq.write_table(fates.to_table(), path, compression="zstd")
-    _synced(path, path.read_bytes())
+    path, rows = folder / commit.staged(files.ledger), ledger.to_bytes(fates.to_table())
+    _synced(path, rows)
     fsync_folder(path.parent)
     return ShardEntry(
         unit=unit.number,
@@ -298,7 +296,7 @@ def write(folder: Path, unit: Unit, columns: IndexColumns, fates: Fates, size: i
         input_first=unit.input_first,
         input_rows=len(fates),
         ledger=files.ledger,
-        ledger_sha256=sha256_file(path),
+        ledger_sha256=hashlib.sha256(rows).hexdigest(),
         **entry,
     )
 

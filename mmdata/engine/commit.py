@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import pyarrow.parquet as pq
-
 from mmdata import ledger
 from mmdata.checksum import crc32c
 from mmdata.collector import paused
@@ -28,7 +26,7 @@ from mmdata.native.calls import calls
 from mmdata.shards import index as indexes
 from mmdata.shards import packet_table
 from mmdata.shards.index import IndexRow, Part
-from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
+from mmdata.shards.storage import fsync_folder, write_atomic
 from mmdata.shards.table import ShardEntry
 from mmdata.types import Media, Sample
 
@@ -175,11 +173,11 @@ def write_ledger(
     """Write the ledger of a unit whose kept rows lie at `places` in its shard, and sync it and the names of all that is
     staged; returns its rows with these places, and its SHA-256."""
     final = [_placed(row, files.number, places) for row in rows]
-    path = folder / staged(files.ledger, area)
-    pq.write_table(ledger.to_table(final), path, compression="zstd")
+    path, data = folder / staged(files.ledger, area), ledger.to_bytes(ledger.to_table(final))
+    path.write_bytes(data)
     _fsync(path)
     fsync_folder(path.parent)  # the names, too, must be there once the commit record is
-    return final, sha256_file(path)
+    return final, hashlib.sha256(data).hexdigest()
 
 
 def _placed(row: LedgerRow, number: int, places: dict[int, int]) -> LedgerRow:

@@ -18,21 +18,23 @@ static int octal(const uint8_t *field, int digits, int64_t *value) {
     return 1;
 }
 
-/* The sum of a header whose own checksum counts as spaces. */
-static int64_t summed(const uint8_t header[BLOCK]) {
-    uint32_t sum = 0;
-    for (int at = 0; at < BLOCK; at++)
-        sum += header[at];
+/* The sum of a header whose own checksum counts as spaces; what its bytes have in common with bytes that are not ASCII
+ * is left in `high`. Eight bytes at a time, in four sums of 16 bits that cannot overflow, which compilers make wider. */
+static int64_t summed(const uint8_t header[BLOCK], uint64_t *high) {
+    const uint64_t even = 0x00ff00ff00ff00ffu;
+    uint64_t sums = 0, all = 0, word;
+    for (int at = 0; at < BLOCK; at += 8) {
+        memcpy(&word, header + at, sizeof word);
+        all |= word;
+        sums += (word & even) + (word >> 8 & even);
+    }
+    *high = all & 0x8080808080808080u;
+    int64_t sum = SUM_BYTES * ' ';
+    for (int lane = 0; lane < 64; lane += 16)
+        sum += (int64_t)(sums >> lane & 0xffff);
     for (int at = SUM; at < SUM + SUM_BYTES; at++)
         sum -= header[at];
-    return (int64_t)sum + SUM_BYTES * ' ';
-}
-
-static int ascii(const uint8_t header[BLOCK]) {
-    uint8_t all = 0;
-    for (int at = 0; at < BLOCK; at++)
-        all |= header[at];
-    return all < 128;
+    return sum;
 }
 
 size_t name_length(const uint8_t header[BLOCK]) {
@@ -52,12 +54,12 @@ int64_t plain_size(const uint8_t header[BLOCK], int extended) {
         return -1;
     if (!octal(header + SIZE, DIGITS, &size) || !octal(header + SUM, SUM_DIGITS, &said))
         return -1;
-    if (!ascii(header) || said != summed(header))
+    uint64_t high;
+    if (said != summed(header, &high) || high)
         return -1;
-    for (size_t at = name_length(header); at < LONGEST_NAME; at++)
-        if (header[at])
-            return -1;
-    return size;
+    static const uint8_t zeros[LONGEST_NAME];
+    const size_t name = name_length(header);
+    return memcmp(header + name, zeros, LONGEST_NAME - name) == 0 ? size : -1;
 }
 
 /* `length key=value\n`: the length is that of all this. */
@@ -91,6 +93,7 @@ void put_header(uint8_t header[BLOCK], const char *name, size_t length, int64_t 
     memcpy(header + SIZE + DIGITS + 1, "00000000000", DIGITS);
     header[KIND] = '0';
     memcpy(header + 257, "ustar\0" "00", 8);
-    put_octal(header + SUM, SUM_DIGITS, summed(header));
+    uint64_t high;
+    put_octal(header + SUM, SUM_DIGITS, summed(header, &high));
     header[SUM + SUM_DIGITS + 1] = ' ';
 }

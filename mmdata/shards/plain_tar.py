@@ -74,8 +74,8 @@ class PlainRun(NamedTuple):
 
 def plain_run(source: Source, at: int, most: int) -> PlainRun:
     """At most so many members from the header at byte `at` on, up to the first that is not plain: a regular file, its
-    name and header ASCII, no slash at its end, its numbers as POSIX writes them, its checksum right, all of it there. `TarPass` reads
-    the same members, and says what is wrong with others."""
+    name and header ASCII, no slash at its end, its numbers as POSIX writes them, its checksum right, and all of it
+    there. `TarPass` reads the same members, and says what is wrong with others."""
     chunk, end = GLANCE if local_path(source.uri) is not None else FAR, source.size
     base, buffer = at, b""
     headers: list[bytes] = []

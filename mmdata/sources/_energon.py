@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +12,6 @@ from typing import Any
 from mmdata.errors import DataError, SpecError
 from mmdata.sources import _messages
 from mmdata.types import Media, MediaKind, Text
-
-log = logging.getLogger(__name__)
 
 MEDIA: dict[str, MediaKind] = {
     "image": "image",
@@ -106,6 +103,9 @@ def field_map(folder: Path) -> FieldMap | None:
     mapped = value.get("field_map") if isinstance(value, dict) else None
     if mapped is None:
         if isinstance(value, dict) and value.get("sample_loader"):
+            import logging  # as rarely
+
+            log = logging.getLogger(__name__)
             log.warning("%s: its sample_loader is not run; members are told by their extensions", path)
         return None
     if not isinstance(mapped, dict) or not all(isinstance(item, str) for pair in mapped.items() for item in pair):
