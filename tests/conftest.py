@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# `max_examples` of what does not ask for more by itself; how long an example takes says more of the machine than of what
-# it tests. The suite's examples are the same each time, so that a change is told by what it changed; those of `make soak`
-# are new each time.
+# `max_examples` of what does not ask for more by itself; how long an example takes says more of the machine than of
+# what it tests. The suite's examples are the same each time, so that it fails by what was changed and not by luck;
+# `make soak` searches among new ones.
 settings.register_profile("suite", max_examples=40, deadline=None, derandomize=True)
 settings.register_profile("search", max_examples=400, deadline=None)
 settings.load_profile("suite")

@@ -71,7 +71,7 @@ def own_tar() -> bytes:
 
 def rows() -> bytes:
     part = Part(name="txt", kind="text", offset=512, size=2, crc32c=7, role="caption", train=True)
-    return index.to_bytes([IndexRow(key="000000001", row=1, origin="a", origin_row=1, parts=(part,))])
+    return bytes(index.to_bytes([IndexRow(key="000000001", row=1, origin="a", origin_row=1, parts=(part,))]))
 
 
 def sound() -> bytes:

@@ -301,7 +301,7 @@ def write(folder: Path, unit: Unit, columns: IndexColumns, fates: Fates, size: i
     )
 
 
-def _synced(path: Path, data: bytes) -> None:
+def _synced(path: Path, data: bytes | bytearray) -> None:
     with open(path, "wb") as file:
         file.write(data)
         file.flush()

@@ -373,7 +373,7 @@ def _check_sizes(folder: Path, entry: ShardEntry) -> None:
             )
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes | bytearray) -> None:
     with open(path, "wb") as file:
         file.write(data)
         file.flush()

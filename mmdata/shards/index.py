@@ -221,7 +221,7 @@ class Places(NamedTuple):
     """uint32 [N]"""
 
 
-def to_bytes(rows: list[IndexRow]) -> bytes:
+def to_bytes(rows: list[IndexRow]) -> bytearray:
     """The Arrow IPC file of these rows; the same rows give the same bytes."""
     parts = [part for row in rows for part in row.parts]
     columns = zip(*parts, strict=True) if parts else iter([()] * len(PART))
@@ -241,12 +241,16 @@ def to_bytes(rows: list[IndexRow]) -> bytes:
     return file_of(columns_of_rows, SCHEMA)
 
 
-def file_of(columns: Sequence[pa.Array], schema: pa.Schema) -> bytes:
+def file_of(columns: Sequence[pa.Array], schema: pa.Schema) -> bytearray:
     """The Arrow IPC file of these columns, in one batch."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        writer.write_batch(pa.record_batch(columns, schema=schema))
-    return bytes(sink.getvalue().to_pybytes())
+    batch, counted = pa.record_batch(columns, schema=schema), pa.MockOutputStream()
+    with pa.ipc.new_file(counted, schema) as writer:
+        writer.write_batch(batch)
+    # Into a buffer that has its size from the start: one that grows is copied as it does, and again at the end.
+    data = bytearray(counted.size())
+    with pa.ipc.new_file(pa.FixedSizeBufferWriter(pa.py_buffer(data)), schema) as writer:
+        writer.write_batch(batch)
+    return data
 
 
 def column(values: Sequence[Any], member: pa.Field) -> pa.Array:

@@ -135,7 +135,7 @@ class IndexColumns:
         text = f"[{quoted(key)},{row},{self._origin_text},{origin_row},[{','.join(told)}],[]]"
         return int(crc32c(text.encode()))
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self) -> bytearray:
         """The Arrow IPC file."""
         schema = indexes.SCHEMA if self.sums else indexes.UNSUMMED
         self._flush()
