@@ -16,7 +16,7 @@ from mmdata.shards.access import Source
 from mmdata.shards.foreign_tar import BLOCK, ForeignMember, TarPass
 from mmdata.shards.index import FOREIGN, Part
 from mmdata.shards.index_columns import IndexColumns
-from mmdata.shards.plain_tar import KEY, alike
+from mmdata.shards.plain_tar import KEY, Looks, alike
 from mmdata.sources import _messages
 from mmdata.sources._members import CAPTIONS, KINDS, LONGEST_KEY, TEXTS, Group, groups
 
@@ -34,6 +34,7 @@ _BARE, _CAPTIONED = 1, 2
 _NAMES = tuple(name.encode() for name in (*CAPTIONS, *_messages.KEYS))
 _KINDS_OF = [_BARE, *[_CAPTIONED] * (2 ** len(CAPTIONS) - 1), *[0] * (2 ** len(_NAMES) - 2 ** len(CAPTIONS)), -1]
 """What an object is that has these of the `_NAMES`, by the sum of 1 << place of each; of -1 nothing is said."""
+_KINDS_ARRAY = np.array(_KINDS_OF, np.int8)
 
 
 class Plain(NamedTuple):
@@ -43,6 +44,14 @@ class Plain(NamedTuple):
     pictures: tuple[int, ...]
     texts: tuple[int, ...]
     meta: int
+
+    def looks(self, members: int, max_pixels: int) -> Looks:
+        """What is asked of each of so many members."""
+        kinds = bytearray(b"-" * members)
+        for kind, places in (("p", self.pictures), ("t", self.texts), ("m", (self.meta,) if self.meta >= 0 else ())):
+            for place in places:
+                kinds[place] = ord(kind)
+        return Looks(bytes(kinds), max_pixels, _NAMES)
 
 
 def plan(extensions: tuple[str, ...]) -> Plain | None:
@@ -209,31 +218,39 @@ class Reader:
         extensions = self._alike or ()
         plain = self._plans[extensions]
         assert plain is not None
-        keys, offsets, sizes, heads = alike(self._source, first.offset - BLOCK, TOGETHER, extensions)
+        looks = plain.looks(len(extensions), self._max_pixels)
+        keys, offsets, sizes, heads, told = alike(self._source, first.offset - BLOCK, TOGETHER, extensions, looks)
         count = len(keys) - 1
         if count < 1:
             return 0
+        left = [
+            np.flatnonzero(told[:count, at, 2] == 0).tolist() for at in range(len(extensions))
+        ]  # not told by a look
         pictures: list[tuple[np.ndarray, dict[int, Glance]]] = []  # what is seen, and where that takes more than a look
         for at in plain.pictures:
-            seen = glances(heads[at][:count], max_pixels=self._max_pixels)
-            others: dict[int, Glance] = {}
+            seen, others = told[:count, at], dict[int, Glance]()
+            if left[at]:
+                seen = seen.copy()
+                seen[left[at]] = glances([heads[at][place] or b"" for place in left[at]], max_pixels=self._max_pixels)
             for place in np.flatnonzero(seen[:, 2] == 0).tolist():
                 other = self._glance(int(offsets[place, at]), int(sizes[place, at]), None)
                 if other is None:
-                    count = place
+                    count = min(count, place)
                     break
                 others[place] = other
             pictures.append((seen, others))
         for at in plain.texts:
-            texts = self._bodies(heads[at][:count], offsets[:count, at], sizes[:count, at])
+            texts = self._bodies(left[at], heads[at], offsets[:, at], sizes[:, at])
             if not _is_text(b"\n".join(texts)):
-                count = [_is_text(text) for text in texts].index(False)
+                count = min(count, left[at][[_is_text(text) for text in texts].index(False)])
         if plain.meta >= 0:
-            objects = _objects(
-                self._bodies(heads[plain.meta][:count], offsets[:count, plain.meta], sizes[:count, plain.meta])
+            facts, places = _KINDS_ARRAY[told[: len(keys) - 1, plain.meta, 0]], left[plain.meta]
+            facts[places] = _objects(
+                self._bodies(places, heads[plain.meta], offsets[:, plain.meta], sizes[:, plain.meta])
             )
-            wrong = [not fact or (fact == _CAPTIONED and not plain.texts) for fact in objects]
-            count = wrong.index(True) if True in wrong else count
+            wrong = facts == 0 if plain.texts else (facts == 0) | (facts == _CAPTIONED)
+            if wrong.any():
+                count = min(count, int(wrong.argmax()))
         keys = keys[:count]
         if count < 1 or not self._new(number, keys):
             return 0
@@ -259,12 +276,15 @@ class Reader:
         self._tar.go(int(offsets[count, 0]) - BLOCK)
         return count
 
-    def _bodies(self, heads: list[bytes], offsets: np.ndarray, sizes: np.ndarray) -> list[bytes]:
-        """All bytes of members, whose first ones are given."""
-        return [
-            head if len(head) == size else self._source.read(offset, size)
-            for head, offset, size in zip(heads, offsets.tolist(), sizes.tolist(), strict=True)
-        ]
+    def _bodies(
+        self, places: list[int], heads: list[bytes | None], offsets: np.ndarray, sizes: np.ndarray
+    ) -> list[bytes]:
+        """All bytes of the members at these places, whose first ones are given."""
+        found = []
+        for place in places:
+            head, size = heads[place] or b"", int(sizes[place])
+            found.append(head if len(head) == size else self._source.read(int(offsets[place]), size))
+        return found
 
     def _whole(self, member: ForeignMember) -> ForeignMember:
         return (

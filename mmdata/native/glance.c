@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "calls.h"
+#include "looks.h"
 
 typedef struct {
     const uint8_t *at, *end;
@@ -72,8 +73,21 @@ static int baseline(Bytes bytes, const uint8_t **size) {
     return scanned ? components : 0;
 }
 
-/* glances(heads, most): int32 [N, 3] of height, width and components of each; zeros where nothing is said, or where there
- * are more than `most` pixels. */
+void glanced(const uint8_t *head, size_t length, int64_t most, int32_t seen[3]) {
+    const uint8_t *size = NULL;
+    const Bytes bytes = {head, head + length};
+    seen[0] = seen[1] = 0;
+    seen[2] = baseline(bytes, &size);
+    if (seen[2]) {
+        seen[0] = size[0] << 8 | size[1];
+        seen[1] = size[2] << 8 | size[3];
+        const int64_t pixels = (int64_t)seen[0] * seen[1];
+        if (pixels < 1 || pixels > most)
+            seen[0] = seen[1] = seen[2] = 0;
+    }
+}
+
+/* glances(heads, most): int32 [N, 3] of each head, as `glanced` tells them. */
 PyObject *call_glances(PyObject *module, PyObject *const *given, Py_ssize_t count) {
     (void)module;
     if (count != 2 || !PyList_CheckExact(given[0])) {
@@ -95,16 +109,8 @@ PyObject *call_glances(PyObject *module, PyObject *const *given, Py_ssize_t coun
             PyErr_SetString(PyExc_TypeError, "a head is no bytes");
             return NULL;
         }
-        const uint8_t *begin = (const uint8_t *)PyBytes_AS_STRING(head), *size = NULL;
-        const Bytes bytes = {begin, begin + PyBytes_GET_SIZE(head)};
-        int32_t seen[3] = {0, 0, baseline(bytes, &size)};
-        if (seen[2]) {
-            seen[0] = size[0] << 8 | size[1];
-            seen[1] = size[2] << 8 | size[3];
-            const int64_t pixels = (int64_t)seen[0] * seen[1];
-            if (pixels < 1 || pixels > most)
-                memset(seen, 0, sizeof seen);
-        }
+        int32_t seen[3];
+        glanced((const uint8_t *)PyBytes_AS_STRING(head), (size_t)PyBytes_GET_SIZE(head), most, seen);
         memcpy(to, seen, sizeof seen);
     }
     return told;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "calls.h"
+#include "looks.h"
 #include "tar.h"
 
 PyObject *call_header(PyObject *module, PyObject *const *given, Py_ssize_t count) {
@@ -82,12 +83,30 @@ static int64_t member(Reading *reading, int64_t *at, const uint8_t **header) {
 
 enum { MOST_EACH = 64 };
 
-/* What is found: of each sample its key, and of each of its members the offset, the size and the first bytes. */
+/* What is found: of each sample its key, and of each of its members the offset, the size, and what a look tells of it or
+ * its first bytes. */
 typedef struct {
-    PyObject *keys, *heads; /* a list of strings; a tuple of a list of bytes for each member of a sample */
+    PyObject *keys, *heads; /* a list of strings; a tuple of a list of bytes or None for each member of a sample */
     int64_t *places;        /* [most, each, 2] */
+    int32_t *told;          /* [most, each, 3] */
     Py_ssize_t most, each, head;
+    /* How members are looked at: 'p' a picture, 't' a text, 'm' a JSON object, of which these names are asked. */
+    const char *kinds;
+    PyObject *names;
+    int64_t pixels;
 } Found;
+
+/* What a look tells of a member by its first bytes, the last of three numbers 0 where it tells nothing: 0 then too, and -1
+ * where Python has failed. */
+static int look(const Found *found, Py_ssize_t each, const uint8_t *head, size_t kept, int64_t size, int32_t told[3]) {
+    const char kind = found->kinds ? found->kinds[each] : 0;
+    told[0] = told[1] = told[2] = 0;
+    if (kind == 'p')
+        glanced(head, kept, found->pixels, told);
+    else if ((kind == 't' || kind == 'm') && (int64_t)kept == size)
+        told[2] = kind == 't' ? is_text(head, kept) : names_of(head, kept, found->names, told);
+    return told[2];
+}
 
 /* One sample from the header at `*at` on: 1 where it is alike, 0 where it is not, -1 where Python has failed. */
 static int sample(Reading *reading, int64_t *at, PyObject *suffixes, Found *found, Py_ssize_t number) {
@@ -119,7 +138,10 @@ static int sample(Reading *reading, int64_t *at, PyObject *suffixes, Found *foun
         const uint8_t *head = kept ? bytes_at(reading, offset, kept) : reading->buffer;
         if (!head)
             break;
-        if (!(first_bytes[each] = PyBytes_FromStringAndSize((const char *)head, (Py_ssize_t)kept))) {
+        const int said = look(found, each, head, kept, size, found->told + (number * found->each + each) * 3);
+        if (said > 0)
+            first_bytes[each] = Py_NewRef(Py_None);
+        else if (said < 0 || !(first_bytes[each] = PyBytes_FromStringAndSize((const char *)head, (Py_ssize_t)kept))) {
             good = -1;
             break;
         }
@@ -168,11 +190,29 @@ static int suffixed(PyObject *suffixes) {
     return 1;
 }
 
-/* alike(file, at, end, most, suffixes, chunk, head): see `plain_tar.alike`. */
+/* How to look: None, or (kinds, most pixels of a picture, names), a kind for each member. */
+static int looking(PyObject *looks, Found *found) {
+    if (looks == Py_None)
+        return 1;
+    if (!PyTuple_Check(looks) || PyTuple_GET_SIZE(looks) != 3)
+        return 0;
+    PyObject *kinds = PyTuple_GET_ITEM(looks, 0);
+    found->names = PyTuple_GET_ITEM(looks, 2);
+    if (!PyBytes_Check(kinds) || PyBytes_GET_SIZE(kinds) != found->each || !are_names(found->names))
+        return 0;
+    found->kinds = PyBytes_AS_STRING(kinds);
+    found->pixels = PyLong_AsLongLong(PyTuple_GET_ITEM(looks, 1));
+    return 1;
+}
+
+/* alike(file, at, end, most, suffixes, chunk, head, looks): see `plain_tar.alike`. */
 PyObject *call_alike(PyObject *module, PyObject *const *given, Py_ssize_t count) {
     (void)module;
-    if (count != 7 || !suffixed(given[4])) {
-        PyErr_SetString(PyExc_TypeError, "alike(file, at, end, most, suffixes, chunk, head)");
+    Found found = {0};
+    if (count == 8 && suffixed(given[4]))
+        found.each = PyTuple_GET_SIZE(given[4]);
+    if (!found.each || !looking(given[7], &found)) {
+        PyErr_SetString(PyExc_TypeError, "alike(file, at, end, most, suffixes, chunk, head, looks)");
         return NULL;
     }
     const long long file = PyLong_AsLongLong(given[0]), at = PyLong_AsLongLong(given[1]),
@@ -184,12 +224,15 @@ PyObject *call_alike(PyObject *module, PyObject *const *given, Py_ssize_t count)
         PyErr_SetString(PyExc_ValueError, "no such run");
         return NULL;
     }
-    Found found = {.most = most, .each = PyTuple_GET_SIZE(given[4]), .head = head};
+    found.most = most;
+    found.head = head;
     Reading reading = {.file = (int)file, .end = end, .room = (size_t)chunk};
+    const size_t members = (size_t)most * (size_t)found.each;
     PyObject *told = NULL;
     reading.buffer = PyMem_Malloc((size_t)chunk);
-    found.places = PyMem_Malloc((size_t)most * (size_t)found.each * 2 * sizeof *found.places);
-    if (!reading.buffer || !found.places)
+    found.places = PyMem_Malloc(members * 2 * sizeof *found.places);
+    found.told = PyMem_Malloc(members * 3 * sizeof *found.told);
+    if (!reading.buffer || !found.places || !found.told)
         PyErr_NoMemory();
     else if (lists(&found)) {
         int64_t next = at;
@@ -198,11 +241,13 @@ PyObject *call_alike(PyObject *module, PyObject *const *given, Py_ssize_t count)
         while (number < found.most && (good = sample(&reading, &next, given[4], &found, number)) > 0)
             number++;
         if (good >= 0)
-            told = Py_BuildValue("OOy#", found.keys, found.heads, (const char *)found.places,
-                                 (Py_ssize_t)sizeof *found.places * number * found.each * 2);
+            told = Py_BuildValue("OOy#y#", found.keys, found.heads, (const char *)found.places,
+                                 (Py_ssize_t)sizeof *found.places * number * found.each * 2, (const char *)found.told,
+                                 (Py_ssize_t)sizeof *found.told * number * found.each * 3);
     }
     PyMem_Free(reading.buffer);
     PyMem_Free(found.places);
+    PyMem_Free(found.told);
     Py_XDECREF(found.keys);
     Py_XDECREF(found.heads);
     return told;

@@ -5,8 +5,9 @@
 #include <string.h>
 
 #include "calls.h"
+#include "looks.h"
 
-enum { DEEPEST = 32, MOST_DIGITS = 300, MOST_NAMES = 30 };
+enum { DEEPEST = 32, MOST_DIGITS = 300 };
 
 typedef struct {
     const unsigned char *at, *end;
@@ -165,16 +166,13 @@ static int value(Bytes *bytes, int depth) {
     }
 }
 
-/* Is it UTF-8? 1 or 0; -1 where Python has failed. */
-static int is_text(PyObject *member) {
-    const char *const bytes = PyBytes_AS_STRING(member);
-    const Py_ssize_t size = PyBytes_GET_SIZE(member);
-    unsigned char all = 0;
-    for (Py_ssize_t at = 0; at < size; at++)
-        all |= (unsigned char)bytes[at];
+int is_text(const uint8_t *bytes, size_t size) {
+    uint8_t all = 0;
+    for (size_t at = 0; at < size; at++)
+        all |= bytes[at];
     if (all < 128)
         return 1;
-    PyObject *text = PyUnicode_DecodeUTF8(bytes, size, NULL);
+    PyObject *text = PyUnicode_DecodeUTF8((const char *)bytes, (Py_ssize_t)size, NULL);
     if (text) {
         Py_DECREF(text);
         return 1;
@@ -185,7 +183,7 @@ static int is_text(PyObject *member) {
     return 0;
 }
 
-static int asked_for(PyObject *names) {
+int are_names(PyObject *names) {
     if (!PyTuple_Check(names) || PyTuple_GET_SIZE(names) > MOST_NAMES)
         return 0;
     for (Py_ssize_t each = 0; each < PyTuple_GET_SIZE(names); each++)
@@ -194,27 +192,34 @@ static int asked_for(PyObject *names) {
     return 1;
 }
 
-/* named(members, names): of each member, bytes of a JSON object, the sum of 1 << n of the names n that it has; -1 where
- * nothing is said. */
+int names_of(const uint8_t *member, size_t size, PyObject *names, int32_t *found) {
+    Asked asked = {.names = names};
+    const int good = is_text(member, size);
+    if (good < 1)
+        return good;
+    Bytes bytes = {member, member + size};
+    if (!size || *member != '{' || !object(&bytes, 0, &asked))
+        return 0;
+    spaces(&bytes);
+    *found = (int32_t)asked.found;
+    return bytes.at == bytes.end;
+}
+
+/* named(members, names): of each member what `names_of` tells; -1 where nothing is said. */
 PyObject *call_named(PyObject *module, PyObject *const *given, Py_ssize_t count) {
     (void)module;
-    if (count != 2 || !PyList_CheckExact(given[0]) || !asked_for(given[1])) {
+    if (count != 2 || !PyList_CheckExact(given[0]) || !are_names(given[1])) {
         PyErr_SetString(PyExc_TypeError, "named(list, tuple of bytes)");
         return NULL;
     }
     PyObject *told = PyList_New(PyList_GET_SIZE(given[0]));
     for (Py_ssize_t each = 0; told && each < PyList_GET_SIZE(told); each++) {
         PyObject *member = PyList_GET_ITEM(given[0], each);
-        Asked asked = {.names = given[1]};
-        int good = PyBytes_Check(member) ? is_text(member) : 0;
-        if (good > 0) {
-            const unsigned char *begin = (const unsigned char *)PyBytes_AS_STRING(member);
-            Bytes bytes = {begin, begin + PyBytes_GET_SIZE(member)};
-            good = bytes.at < bytes.end && *bytes.at == '{' && object(&bytes, 0, &asked);
-            spaces(&bytes);
-            good = good && bytes.at == bytes.end;
-        }
-        PyObject *number = good < 0 ? NULL : PyLong_FromLong(good ? (long)asked.found : -1);
+        int32_t found = -1;
+        int good = 0;
+        if (PyBytes_Check(member))
+            good = names_of((const uint8_t *)PyBytes_AS_STRING(member), (size_t)PyBytes_GET_SIZE(member), given[1], &found);
+        PyObject *number = good < 0 ? NULL : PyLong_FromLong(good ? (long)found : -1);
         if (number)
             PyList_SET_ITEM(told, each, number);
         else

@@ -31,11 +31,24 @@ class Alike(NamedTuple):
     """int64 [N, E]"""
     sizes: np.ndarray
     """int64 [N, E]"""
-    heads: Sequence[list[bytes]]
-    """The first bytes of each first member, of each second one, and so on."""
+    heads: Sequence[list[bytes | None]]
+    """The first bytes of each first member, of each second one, and so on; None where a look has told enough."""
+    told: np.ndarray
+    """int32 [N, E, 3]: what a look tells, the last of the three 0 where it tells nothing. Of a picture height, width
+    and components as `decode.glance.glances` has them; of a text, which is UTF-8, 0, 0 and 1; of a JSON object the sum
+    of 1 << n of the names n that it has, 0 and 1."""
 
 
-def alike(source: Source, at: int, most: int, extensions: Sequence[str]) -> Alike:
+class Looks(NamedTuple):
+    """What is to be told of members at a look, where that is compiled."""
+
+    kinds: bytes
+    """Of each member `p` for a picture, `t` for a text, `m` for a JSON object, any other for nothing."""
+    max_pixels: int
+    names: tuple[bytes, ...]
+
+
+def alike(source: Source, at: int, most: int, extensions: Sequence[str], looks: Looks | None = None) -> Alike:
     """At most so many samples from the header at byte `at` on, up to the first that has not these members in order, all
     plain as `plain_run` says, or whose key is no `KEY` or that of a member which is passed over. Members whose
     times stand in extended headers may be among them, or end it."""
@@ -43,9 +56,11 @@ def alike(source: Source, at: int, most: int, extensions: Sequence[str]) -> Alik
     compiled = calls()
     if compiled is not None and isinstance(source, LocalSource) and each <= MOST_EACH:
         handle = source.open()  # held while it is read
-        keys, heads, places = compiled.alike(handle.number, at, source.size, most, tuple(suffixes), GLANCE, HEAD)
-        found = np.frombuffer(places, np.int64).reshape(len(keys), each, 2)
-        return Alike(keys, found[:, :, 0], found[:, :, 1], heads)
+        of = (handle.number, at, source.size, most, tuple(suffixes), GLANCE, HEAD)
+        keys, heads, places, seen = compiled.alike(*of, None if looks is None else tuple(looks))
+        found, told = np.frombuffer(places, np.int64), np.frombuffer(seen, np.int32).reshape(len(keys), each, 3)
+        found = found.reshape(len(keys), each, 2)
+        return Alike(keys, found[:, :, 0], found[:, :, 1], heads, told)
     run = plain_run(source, at, each * most)
     names = [name.removesuffix(suffixes[0]) for name in run.names[::each]]
     count = len(run.names) // each
@@ -54,7 +69,8 @@ def alike(source: Source, at: int, most: int, extensions: Sequence[str]) -> Alik
         count = len(list(takewhile(lambda pair: pair[0] + suffix == pair[1], pairs)))  # noqa: B023 used at once
     keys = list(takewhile(_plain_key, (str(name, "ascii") for name in names[:count])))
     offsets, sizes = (values[: each * len(keys)].reshape(-1, each) for values in (run.offsets, run.sizes))
-    return Alike(keys, offsets, sizes, [run.heads[place::each][: len(keys)] for place in range(each)])
+    firsts: list[list[bytes | None]] = [[*run.heads[place::each][: len(keys)]] for place in range(each)]
+    return Alike(keys, offsets, sizes, firsts, np.zeros((len(keys), each, 3), np.int32))
 
 
 def _plain_key(key: str) -> bool:

@@ -207,9 +207,13 @@ def test_a_common_picture_is_seen() -> None:
         ("named", ([], ("a",))),
         ("members", (b"", 0, 0, 0, 1, list)),
         ("members", (bytearray(), 0, 0, 0, 1, tuple)),
-        ("alike", (0, 0, 0, 1, [b".a"], 4096, 1024)),
-        ("alike", (0, 0, 0, 1, (), 4096, 1024)),
-        ("alike", (0, 0, 0, "1", (b".a",), 4096, 1024)),
+        ("alike", (0, 0, 0, 1, [b".a"], 4096, 1024, None)),
+        ("alike", (0, 0, 0, 1, (), 4096, 1024, None)),
+        ("alike", (0, 0, 0, "1", (b".a",), 4096, 1024, None)),
+        ("alike", (0, 0, 0, 1, (b".a",), 4096, 1024, (b"pp", 9, ()))),
+        ("alike", (0, 0, 0, 1, (b".a",), 4096, 1024, (b"p", "9", ()))),
+        ("alike", (0, 0, 0, 1, (b".a",), 4096, 1024, (b"p", 9, ("a",)))),
+        ("alike", (0, 0, 0, 1, (b".a",), 4096, 1024, [b"p", 9, ()])),
     ],
 )
 def test_what_they_cannot_take_is_refused(name: str, given: tuple[Any, ...]) -> None:
@@ -223,7 +227,7 @@ def test_what_they_cannot_take_is_refused(name: str, given: tuple[Any, ...]) -> 
 def test_what_is_no_run_is_refused(given: tuple[int, ...]) -> None:
     *place, chunk, head = given
     with pytest.raises(ValueError, match="no such run"):
-        COMPILED.alike(*place, (b".a",), chunk, head)
+        COMPILED.alike(*place, (b".a",), chunk, head, None)
     for wrong in ((1, 0, 9), (-1, 0, 9), (0, -1, 9), (0, 9, 8)):
         with pytest.raises(ValueError, match="no such place"):
             COMPILED.members(b"", *wrong, 1, tuple)

@@ -14,12 +14,14 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mmdata.decode.glance import MAX_PIXELS, glances
 from mmdata.errors import DataError
 from mmdata.native.calls import calls
 from mmdata.shards import foreign_tar, plain_tar
 from mmdata.shards.access import open_source
 from mmdata.shards.foreign_tar import ForeignMember, TarPass
-from mmdata.shards.plain_tar import HEAD, Alike, alike, plain_run
+from mmdata.shards.plain_tar import HEAD, Alike, Looks, alike, plain_run
+from tests.decode.test_glance import COMMON, UNUSUAL
 
 NAMES = st.one_of(
     st.from_regex(r"[a-z0-9/]{1,20}\.[a-z]{1,4}", fullmatch=True),
@@ -209,6 +211,69 @@ def written(path: Path, samples: int, time: float) -> None:
             writer.write({"__key__": f"{number:03d}", "jpg": b"j" * 1500, "seg.txt": b"", "json": b"{}"})
 
 
+LOOKED = [
+    *COMMON.values(),
+    *UNUSUAL.values(),
+    b"",
+    b"a caption",
+    "\u00fcn\u00ef".encode(),
+    b"\xe9",
+    b"a" * HEAD,
+    b"a" * (HEAD + 1),
+    b'{"caption": 1}',
+    b' {"b": [1, {"caption": 2}], "c": 3}\n',
+    b'{"c": "' + b"x" * HEAD + b'"}',
+    b'{"c": NaN}',
+    b'{"c": "\xff"}',
+    b"[1]",
+]
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.lists(st.sampled_from(LOOKED), min_size=3, max_size=3), min_size=1, max_size=6),
+    st.lists(st.sampled_from("ptm-"), min_size=3, max_size=3),
+    st.sampled_from([0, 100, MAX_PIXELS]),
+)
+@compiled
+def test_a_look_tells_what_is_told_of_first_bytes(
+    tmp_path: Path, members: list[list[bytes]], kinds: list[str], most: int
+) -> None:
+    path, names = tmp_path / "t.tar", (b"b", b"c", b"caption")
+    with tarfile.open(path, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, sample in enumerate(members):
+            for data, extension in zip(sample, EXTENSIONS, strict=True):
+                info = tarfile.TarInfo(f"{number}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    plain = alike(open_source(path), 0, 9, EXTENSIONS)
+    looked = alike(open_source(path), 0, 9, EXTENSIONS, Looks("".join(kinds).encode(), most, names))
+    assert (looked.keys, looked.offsets.tolist(), looked.sizes.tolist()) == told(plain)[:3]
+    for at, kind in enumerate(kinds):
+        for sample, head, seen, found in zip(
+            members, plain.heads[at], looked.told[:, at], looked.heads[at], strict=True
+        ):
+            data = sample[at]
+            whole = head == data
+            expected = [0, 0, 0]
+            if kind == "p":
+                expected = glances([head or b""], max_pixels=most)[0].tolist()
+            elif kind == "t" and whole:
+                expected[2] = int(decodes(data))
+            elif kind == "m" and whole and (named := calls().named([data], names)[0]) >= 0:
+                expected = [named, 0, 1]
+            assert seen.tolist() == expected
+            assert found == (None if expected[2] else head)
+
+
+def decodes(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 @compiled
 def test_a_tar_that_is_cut_while_it_is_read_ends_there(tmp_path: Path) -> None:
     path = tmp_path / "t.tar"
@@ -219,6 +284,8 @@ def test_a_tar_that_is_cut_while_it_is_read_ends_there(tmp_path: Path) -> None:
         with open(path, "r+b") as file:
             file.truncate(size - cut)
         handle = source.open().number  # type: ignore[attr-defined]
-        keys, heads, places = calls().alike(handle, 0, size, 9, (b".jpg", b".json", b".seg.txt"), 4096, HEAD)
-        assert len(keys) == len(heads[2]) == len(places) // 48 <= 3
+        of = (handle, 0, size, 9, (b".jpg", b".json", b".seg.txt"), 4096, HEAD)
+        keys, heads, places, told = calls().alike(*of, None)
+        assert len(keys) == len(heads[2]) == len(places) // 48 == len(told) // 36 <= 3
+        assert not any(told)
         assert all(len(head) == HEAD for head in heads[0])
