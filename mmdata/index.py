@@ -315,6 +315,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     startup.spare_pandas()
+    startup.keep_memory()
     gc.freeze()
     gc.enable()
     os._exit(main())  # everything is on disk; taking the interpreter apart takes a tenth of a short run

@@ -52,6 +52,19 @@ def test_who_asks_for_more_of_ssl_than_where_certificates_lie_gets_it() -> None:
     assert _run(code) == "None SSLContext False"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc is asked on Linux alone")
+@pytest.mark.parametrize(
+    ("before", "fresh"), [("", True), ("from mmdata import startup; startup.keep_memory();", False)]
+)
+def test_memory_that_is_kept_is_not_asked_for_again(before: str, fresh: bool) -> None:
+    code = (
+        f"import resource; {before} held = [b'x' * (24 << 20) for _ in range(2)]; del held;"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
+        "earlier = faults(); held = [b'x' * (24 << 20) for _ in range(2)]; print(faults() - earlier)"
+    )
+    assert (int(_run(code)) > 6000) == fresh  # of 12,288 pages
+
+
 def test_importing_the_build_loads_no_display_and_no_store_drivers() -> None:
     heavy = "('rich', 'pandas', 'ftfy', 'pyarrow.dataset', 'pyarrow.acero', 'jinja2', 'torch')"
     assert _run(f"import sys, mmdata.build; print([name for name in {heavy} if name in sys.modules])") == "[]"

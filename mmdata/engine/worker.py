@@ -7,7 +7,6 @@ Messages are pickled, by our own two processes and from our own values only.
 from __future__ import annotations
 
 import bisect
-import contextlib
 import ctypes
 import gc
 import json
@@ -22,6 +21,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from mmdata import startup
 from mmdata.decode.work import Work
 from mmdata.engine.channel import Channel
 from mmdata.errors import DataError, SpecError
@@ -250,11 +250,7 @@ def _keep_memory() -> None:
     """Let the allocators keep a few pictures' memory: to fault in fresh pages for each, which the kernel has to
     clear, costs a tenth of decoding it. What is larger than 32 MiB (as much as glibc lets us name) is given back."""
     Image.core.set_blocks_max(64)  # type: ignore[attr-defined]  # of up to 16 MiB
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError):  # another C library than glibc
-            mallopt, mmap_threshold, trim_threshold = ctypes.CDLL(None).mallopt, -3, -1
-            mallopt(mmap_threshold, 32 << 20)
-            mallopt(trim_threshold, 128 << 20)
+    startup.keep_memory()
 
 
 def limit_memory(mib: int | None) -> None:
