@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from mmdata import arrays
 from mmdata.checksum import crc32c
+from mmdata.collector import paused
 from mmdata.errors import DataError
 from mmdata.native.calls import calls
 from mmdata.shards import arrow, layout, packet_table
@@ -221,6 +222,7 @@ class Places(NamedTuple):
     """uint32 [N]"""
 
 
+@paused()
 def to_bytes(rows: list[IndexRow]) -> bytearray:
     """The Arrow IPC file of these rows; the same rows give the same bytes."""
     parts = [part for row in rows for part in row.parts]
