@@ -219,6 +219,10 @@ class StepSpec(Model):
         so it must not call what could hang or crash."""
         return None
 
+    def prepare(self) -> None:
+        """Read what takes long to read and is kept for all samples: a model, a set to compare with. Called in each
+        worker before its first record, whose time has not begun then. Raises SpecError for what cannot be used."""
+
     @abstractmethod
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         """The step itself. Raises DataError for media that cannot be used; the record then ends as

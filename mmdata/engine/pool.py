@@ -101,8 +101,8 @@ def fork_workers(steps: tuple[StepSpec, ...], count: int, memory_mib: int | None
                 ours.close()
                 for other in processes:
                     other.channel.close()
-                settle_in(parent, memory_mib)
-                serve(Channel(theirs.detach(), *areas), steps)
+                settle_in(parent)
+                serve(Channel(theirs.detach(), *areas), steps, memory_mib)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -147,9 +147,11 @@ class _Task:
 
 @dataclass(slots=True, eq=False)
 class _Lane:
-    """A process and the records it holds; it is busy with the first of them, since `timer` was set."""
+    """A process and the records it holds; it is busy with the first of them, since `timer` was set, unless it is
+    `preparing` for it."""
 
     process: Process
+    preparing: bool = False
     tasks: deque[_Task] = field(default_factory=deque)
     timer: asyncio.TimerHandle | None = None
     area: int = 0
@@ -161,8 +163,9 @@ class Pool:
 
     A record that takes longer than `seconds` ends as `decoder_timeout`, one whose process dies as
     `decoder_crashed` (it is tried once more in a fresh process, since it may have been another's doing,
-    such as the system running out of memory). A bug in a step raises RunError with its traceback, a mistake of the spec
-    that a step finds at its work SpecError.
+    such as the system running out of memory). What steps read before the first record of a process is no part of its
+    time, and a process that dies of it ends the run: it would cost every record. A bug in a step raises RunError with
+    its traceback, a mistake of the spec that a step finds at its work SpecError.
     """
 
     def __init__(self, setup: Setup, *, workers: int, seconds: float, forked: list[Process] | None = None) -> None:
@@ -245,11 +248,19 @@ class Pool:
     def _readable(self, lane: _Lane) -> None:
         """A process has answered, or has closed its end."""
         try:
-            outcome: Outcome = lane.process.channel.receive()
+            outcome: Outcome | bool = lane.process.channel.receive()
         except (EOFError, OSError):
             self._died(lane)
             return
         lane.process.ready = True
+        if isinstance(outcome, bool):
+            lane.preparing = not outcome
+            assert lane.timer is not None
+            lane.timer.cancel()
+            if outcome:
+                lane.timer = self._loop.call_later(self._seconds, self._late, lane)
+            return
+        lane.preparing = False
         task = lane.tasks.popleft()
         if lane.timer is not None:
             lane.timer.cancel()
@@ -267,7 +278,10 @@ class Pool:
 
     def _died(self, lane: _Lane) -> None:
         how = self._remove(lane)
-        if lane.tasks and lane.tasks[0].attempts >= _ATTEMPTS:
+        if lane.preparing:
+            said = f"steps: a worker ended by {how} while it read what they need; start fewer (engine.workers), or give"
+            _answer(lane.tasks.popleft(), Outcome(mistake=f"{said} them more memory"))
+        elif lane.tasks and lane.tasks[0].attempts >= _ATTEMPTS:
             task = lane.tasks.popleft()
             _answer(task, _failed("decoder_crashed", f"the decoder's process ended by {how}, twice"))
         self._waiting.extendleft(reversed(lane.tasks))

@@ -218,15 +218,29 @@ def _sent_back(outcome: Outcome, sample: Sample) -> Outcome:
     return replace(outcome, sample=replace(outcome.sample, parts=tuple(parts)), same=same)
 
 
-def serve(channel: Channel, steps: tuple[StepSpec, ...]) -> None:
-    """Answer jobs until the parent goes away."""
+def serve(channel: Channel, steps: tuple[StepSpec, ...], memory_mib: int | None = None) -> None:
+    """Answer jobs until the parent goes away, each in no more memory than `memory_mib` (`limit_memory`) above what
+    plugins and the steps have been given before the first. While steps are made ready for it, `False` is sent, and
+    `True` when its time begins."""
     work = Work.for_steps(steps)
     thumbnails = _Thumbnails()
+    slow = [step for step in steps if type(step).prepare is not StepSpec.prepare]
+    if not slow:
+        limit_memory(memory_mib)
     while True:
         try:
             job: Job = channel.receive()
         except EOFError:
             return
+        if slow:
+            channel.send(False)
+            unready = _prepare(slow)
+            if unready is not None:
+                channel.send(unready)
+                continue
+            slow = []
+            limit_memory(memory_mib)
+            channel.send(True)
         try:
             outcome = _answer(job, steps, work, thumbnails)
         except MemoryError:
@@ -237,6 +251,18 @@ def serve(channel: Channel, steps: tuple[StepSpec, ...]) -> None:
             outcome = Outcome(bug=traceback.format_exc())
         work.clear()
         channel.send(outcome, channel.area)
+
+
+def _prepare(steps: Sequence[StepSpec]) -> Outcome | None:
+    """Make steps ready; what to answer where one cannot be."""
+    try:
+        for step in steps:
+            step.prepare()
+    except SpecError as error:
+        return Outcome(mistake=str(error))
+    except (Exception, SystemExit):
+        return Outcome(bug=traceback.format_exc())
+    return None
 
 
 def _die_with_parent() -> None:
@@ -267,12 +293,10 @@ def limit_memory(mib: int | None) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
 
 
-def settle_in(parent: int, memory_mib: int | None = None) -> None:
-    """Make this process a worker of `parent`: it ends with it, leaves interrupts to it, and takes no more memory than
-    it may."""
+def settle_in(parent: int) -> None:
+    """Make this process a worker of `parent`: it ends with it, and leaves interrupts to it."""
     _die_with_parent()
     _keep_memory()
-    limit_memory(memory_mib)
     if os.getppid() != parent:  # it had died before prctl took effect
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -307,5 +331,4 @@ def main() -> None:
         channel.receive()
         channel.send(Outcome(bug=traceback.format_exc()), channel.area)
         return
-    limit_memory(setup.memory_mib)  # what plugins load is no record's
-    serve(channel, steps)
+    serve(channel, steps, setup.memory_mib)

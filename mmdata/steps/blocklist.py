@@ -58,6 +58,9 @@ class Blocklist(StepSpec):
                 raise ValueError(f"words: {word!r} has no letter or digit")
         return self
 
+    def prepare(self) -> None:
+        _listed(self.words, self.file, self.file_digest)
+
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         host = columns(sample)["host"]
         if host is not None and any(host == one or host.endswith(f".{one}") for one in self.hosts):

@@ -61,8 +61,14 @@ class Decontaminate(StepSpec):
         object.__setattr__(self, "digest", found)
         return self
 
+    def prepare(self) -> None:
+        self._held()
+
+    def _held(self) -> _Held:
+        return _held(self.against, self.digest or "", self.ngram, self.min_words, self.radius)
+
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
-        held = _held(self.against, self.digest or "", self.ngram, self.min_words, self.radius)
+        held = self._held()
         for media in sample.media:
             if media.kind == "image" and (found := held.picture(media, work, self.radius)) is not None:
                 return Drop(reason="decontaminate_image", detail=found)

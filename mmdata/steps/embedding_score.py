@@ -30,7 +30,7 @@ class EmbeddingScore(StepSpec):
     the one that fits worst. Drop samples below `min`, as `embedding_score`. Longer texts are cut to what the model
     takes. (Scores that a table has already need no model: `where` with an expression on their column.)
 
-    A sample's pictures and texts are run in batches; each worker loads the model once, on first use.
+    A sample's pictures and texts are run in batches; each worker loads the model once, before its first sample.
     """
 
     needs_pixels: ClassVar[bool] = True
@@ -57,6 +57,9 @@ class EmbeddingScore(StepSpec):
             raise ValueError(f"digest: {self.checkpoint} has {found}, not {self.digest}")
         object.__setattr__(self, "digest", found)
         return self
+
+    def prepare(self) -> None:
+        _load(self.checkpoint, self.device)
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         pictures = [work.pixels(media) for media in images(sample)]

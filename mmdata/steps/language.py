@@ -49,6 +49,9 @@ class Language(StepSpec):
                 raise ValueError(f"no language is called {name!r}; {nearest(name, known)}")
         return accept
 
+    def prepare(self) -> None:
+        _identifier()
+
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         text = document(sample, self.roles)
         if characters(text) < self.min_chars:

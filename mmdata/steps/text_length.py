@@ -50,6 +50,10 @@ class TextLength(StepSpec):
             _tokenizer(self.tokenizer)
         return self
 
+    def prepare(self) -> None:
+        if self.tokenizer is not None:
+            _tokenizer(self.tokenizer)
+
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         texts = chosen(sample, self.roles)
         counts = {"chars": sum(map(characters, texts)), "words": sum(map(words, texts))}

@@ -21,7 +21,7 @@ from mmdata.engine.pool import Pool
 from mmdata.engine.spool import Memory, Spilled, Spool
 from mmdata.engine.worker import Job, Outcome, Setup
 from mmdata.types import Media, Origin, Sample, Text
-from tests.building import folder_of_pictures, ledger, write_spec
+from tests.building import build, folder_of_pictures, ledger, write_spec
 
 
 def sample(*data: bytes, key: str = "000000001") -> Sample:
@@ -118,6 +118,72 @@ def test_a_record_given_ahead_pays_neither_for_the_one_before_it_nor_with_its_ti
     outcomes = asyncio.run(run())
     reason = "decoder_crashed" if bad == "crash" else "decoder_timeout"
     assert [o.drop.reason if o.drop else "" for o in outcomes] == [reason, "", reason, "", ""]
+
+
+READING = """
+import os, time
+from typing import Literal
+from mmdata import register
+from mmdata.errors import SpecError
+from mmdata.spec import StepSpec
+
+
+@register("step", "reading")
+class Reading(StepSpec):
+    kind: Literal["reading"] = "reading"
+    how: str = "long"
+
+    def prepare(self):
+        self.how == "killed" and os.kill(os.getpid(), 9)
+        if self.how == "wrong":
+            raise SpecError("set.txt: of no use")
+        if self.how == "bug":
+            raise KeyError("a bug")
+        time.sleep(2)
+
+    def apply(self, sample, work):
+        time.sleep(3 if sample.key.endswith("1") else 0)
+        return sample
+"""
+
+
+def test_what_a_step_reads_first_is_no_part_of_a_records_time(tmp_path: Path) -> None:
+    """But what a record takes behind it is."""
+    (tmp_path / "reading.py").write_text(READING)
+    source = {"kind": "folder", "path": str(folder_of_pictures(tmp_path / "in", 3))}
+    steps, engine = [{"kind": "reading"}], {"workers": 1, "sample_seconds": 1.2}
+    build(write_spec(tmp_path / "s.yaml", source, steps, plugins=["reading.py"], engine=engine))
+    assert [row.reason for row in ledger(tmp_path / "out")] == ["", "decoder_timeout", ""]
+
+
+def test_nor_is_it_in_a_worker_that_was_started_afresh(tmp_path: Path) -> None:
+    (tmp_path / "reading.py").write_text(READING)
+    setup = Setup(plugins=(str(tmp_path / "reading.py"),), steps=({"kind": "reading", "how": "long"},))
+
+    async def run() -> list[Outcome]:
+        pool = Pool(setup, workers=1, seconds=1.2)
+        try:
+            return await asyncio.gather(*(pool.run(Job(unit=0, sample=sample(key=key))) for key in "012"))
+        finally:
+            pool.close()
+
+    assert [outcome.drop.reason if outcome.drop else "" for outcome in asyncio.run(run())] == [
+        "",
+        "decoder_timeout",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("killed", "ended by signal SIGKILL while it read"), ("wrong", "of no use"), ("bug", "KeyError")]
+)
+def test_a_step_that_cannot_be_made_ready_ends_the_run_and_costs_no_record(tmp_path: Path, how: str, said: str) -> None:
+    (tmp_path / "reading.py").write_text(READING)
+    source = {"kind": "folder", "path": str(folder_of_pictures(tmp_path / "in", 3))}
+    steps = [{"kind": "reading", "how": how}]
+    done = build(write_spec(tmp_path / "s.yaml", source, steps, plugins=["reading.py"]), code=1 if how == "bug" else 2)
+    assert said in done.stderr
+    assert not list((tmp_path / "out" / "ledger").glob("*.parquet"))
 
 
 def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
