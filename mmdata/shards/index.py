@@ -261,23 +261,31 @@ def column(values: Sequence[Any], member: pa.Field) -> pa.Array:
         return arrays.column(values, member.type)
     if any(value is not None for value in values):
         return pa.array(values, member.type)
-    # All null. `pa.nulls` gives such maps children of another length, and so other bytes.
-    count, none, start = len(values), arrays.column([], pa.int32()), arrays.column([0], pa.int32())
-    lists = pa.ListArray.from_arrays(start, none, type=member.type.item_type)
+    return no_maps(len(values), member.type)
+
+
+def no_maps(count: int, kind: pa.MapType) -> pa.Array:
+    """Maps that are all null. `pa.nulls` gives such maps children of another length, and so other bytes."""
+    none, start = arrays.column([], pa.int32()), arrays.column([0], pa.int32())
+    lists = pa.ListArray.from_arrays(start, none, type=kind.item_type)
     pairs = pa.StructArray.from_arrays(
-        [arrays.column([], pa.string()), lists], fields=[member.type.key_field, member.type.item_field]
+        [arrays.column([], pa.string()), lists], fields=[kind.key_field, kind.item_field]
     )
     ends = pa.py_buffer(np.zeros(count + 1, np.int32))
     absent = pa.py_buffer(bytes(-(-count // 8))) if count else None
-    return pa.Array.from_buffers(member.type, count, [absent, ends], count, children=[pairs])
+    return pa.Array.from_buffers(kind, count, [absent, ends], count, children=[pairs])
 
 
 def no_signatures(count: int) -> pa.Array:
     """The signatures of rows that have none."""
-    return _pairs([[]] * count)
+    kind = SCHEMA.field("signatures").type
+    ends = pa.Array.from_buffers(pa.int32(), count + 1, [None, pa.py_buffer(np.zeros(count + 1, np.int32))], 0)
+    return pa.MapArray.from_arrays(ends, *(arrays.column([], each) for each in (kind.key_type, kind.item_type)), kind)
 
 
 def _signatures(rows: list[IndexRow]) -> pa.Array:
+    if not any(row.signatures for row in rows):
+        return no_signatures(len(rows))
     return _pairs([sorted(row.signatures.items()) for row in rows])
 
 

@@ -218,10 +218,10 @@ def _spread(told: list[Any], codes: np.ndarray, field: pa.Field, period: int = 0
     """The values of shapes, each as often as its code comes: `arrays.column` of them all, whose bytes it has. There are
     `period` codes to a sample, 0 where it is not the same number to each."""
     kind = field.type
+    if all(value is None for value in told) and len(codes):
+        return indexes.no_maps(len(codes), kind) if pa.types.is_map(kind) else pa.nulls(len(codes), kind)
     if not len(codes) or pa.types.is_map(kind):
         return indexes.column([told[code] for code in codes.tolist()], field)
-    if all(value is None for value in told):
-        return pa.nulls(len(codes), kind)
     valid = np.array([value is not None for value in told], bool)[codes]
     if not (pa.types.is_string(kind) or pa.types.is_binary(kind)):
         if pa.types.is_boolean(kind):
