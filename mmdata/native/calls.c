@@ -1,4 +1,4 @@
-/* The module `mmdata.native._calls`: its functions, and which version of them these are. */
+/* The module `mmdata.native._calls`: its functions and its type, and which version of them these are. */
 
 #include "calls.h"
 #include "native.h"
@@ -16,7 +16,12 @@ static PyMethodDef METHODS[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static int filled(PyObject *module) { return PyModule_AddIntConstant(module, "VERSION", VERSION); }
+static int filled(PyObject *module) {
+    PyObject *samples = PyType_FromSpec(&samples_type);
+    const int bad = !samples || PyModule_AddObjectRef(module, "Samples", samples) < 0;
+    Py_XDECREF(samples);
+    return bad ? -1 : PyModule_AddIntConstant(module, "VERSION", VERSION);
+}
 
 static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, filled}, {0, NULL}};
 

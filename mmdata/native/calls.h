@@ -14,4 +14,6 @@ PyObject *call_json(PyObject *module, PyObject *const *given, Py_ssize_t count);
 PyObject *call_named(PyObject *module, PyObject *const *given, Py_ssize_t count);
 PyObject *call_column(PyObject *module, PyObject *const *given, Py_ssize_t count);
 
+extern PyType_Spec samples_type;
+
 #endif

@@ -79,6 +79,9 @@ _HEADS = ((layout.head(SCHEMA), True), (layout.head(UNSUMMED), False))
 """How an index begins, as this Arrow writes it, and whether it has sums."""
 _LISTS = 10
 """The buffers of the columns before `parts`: of strings three, of numbers two."""
+_NAME, _OFFSET, _SIZE, _CRC = (_LISTS + place for place in (3, 9, 11, 13))
+"""Those of parts: of the list validity and offsets, of the struct validity, then those of each field in turn."""
+_LYING = (1, 2, _LISTS + 1, _NAME + 1, _NAME + 2, _OFFSET + 1, _SIZE + 1)
 _FACTS = ("height", "width", "mode", "frames", "fps", "seconds", "sample_rate", "channels", "samples")
 
 
@@ -382,18 +385,22 @@ class Index:
         def numbers(at: int, kind: type[np.generic], length: int = count) -> np.ndarray:
             return np.frombuffer(buffers[at], kind, length) if length else np.zeros(0, kind)
 
-        # Of the list: validity, offsets; of the struct: validity; then of each field in turn.
-        name, _, offset, size, crc = (_LISTS + place for place in (3, 6, 9, 11, 13))
         return Places(
             key_ends=np.frombuffer(buffers[1], np.int32, rows + 1),
             key_bytes=memoryview(buffers[2]),
             firsts=firsts,
-            name_ends=numbers(name + 1, np.int32, count + 1),
-            name_bytes=memoryview(buffers[name + 2]),
-            offsets=numbers(offset + 1, np.int64),
-            sizes=numbers(size + 1, np.int64),
-            crcs=numbers(crc + 1, np.uint32),
+            name_ends=numbers(_NAME + 1, np.int32, count + 1),
+            name_bytes=memoryview(buffers[_NAME + 2]),
+            offsets=numbers(_OFFSET + 1, np.int64),
+            sizes=numbers(_SIZE + 1, np.int64),
+            crcs=numbers(_CRC + 1, np.uint32),
         )
+
+    def lying(self) -> tuple[Any, ...]:
+        """The buffers that `places` reads, in its order and without those of checksums: for raw.c, which believes no
+        number of them."""
+        buffers = self._buffers
+        return tuple([buffers[number] for number in _LYING])
 
     def row(self, at: int, *, check: bool = True) -> IndexRow:
         """Row `at`, 0 <= at < len. Raises DataError when its crc32c does not match."""

@@ -6,12 +6,14 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
+from typing import Any
 
 from mmdata.errors import DataError, RunError
 from mmdata.machine import open_files
+from mmdata.native.calls import calls
 from mmdata.shards import manifest as manifests
-from mmdata.shards import rows
+from mmdata.shards import raw, rows
 from mmdata.shards.access import Source, local_path
 from mmdata.shards.columns import Interned, MediaFacts
 from mmdata.shards.folder import Folder
@@ -70,6 +72,7 @@ class OpenShard:
         self._files = files
         self._media: MediaFacts | None = None
         self._one: OnePlaces | None = None
+        self._lying: tuple[Any, ...] | None = None
         self._raw: RawPlaces | None = None
         self._singles = 0
         self._mapped: Source | None = None
@@ -162,13 +165,33 @@ class OpenShard:
                 self._raw = RawPlaces(self.index, together=not self._table)
             return self._raw
 
-    def sample(self, row: int, read: Read, again: Again | None) -> Raw:
-        """One of its samples; see `RawPlaces.sample`. Threads may miscount each other, which changes nothing else."""
+    def samples(self, rows: list[int], again: Again | None, *, view: bool) -> Iterator[Iterable[Raw]]:
+        """The samples at these rows, as `RawPlaces.samples` gives them, one iterable after the other."""
+        source, at, compiled = self.source, 0, calls()
+        if compiled is not None and not view and isinstance(source, LocalSource):
+            if self._lying is None:
+                self._lying = self.index.lying()
+            handle = source.open()  # held while it is read
+            found = compiled.Samples(handle, handle.number, rows, self._lying, raw.KNOWN, raw.TOGETHER, raw.APART)
+            del handle
+            yield found if again is None else self._places().checked(rows, found, source.read, again)
+            at = found.at
+        read = self.view if view else source.read
+        if at < len(rows) - 1:
+            yield self.raw().samples(rows[at:], read, again)
+        elif at < len(rows):
+            yield (self._sample(rows[at], read, again),)
+
+    def _places(self) -> OnePlaces:
+        if self._one is None:  # two threads may both get here: either is sound
+            self._one = OnePlaces(self.index, together=not self._table)
+        return self._one
+
+    def _sample(self, row: int, read: Read, again: Again | None) -> Raw:
+        """Threads may miscount each other, which changes nothing else."""
         if self._raw is None and self._singles < SINGLE:
             self._singles += 1
-            if self._one is None:
-                self._one = OnePlaces(self.index, together=not self._table)
-            return self._one.sample(row, read, again)
+            return self._places().sample(row, read, again)
         return self.raw().sample(row, read, again)
 
     def view(self, offset: int, size: int) -> memoryview:

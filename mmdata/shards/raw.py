@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ Raw = tuple[str, dict[str, memoryview]]
 """The key of a sample and the bytes of its parts, by what follows `<key>.` in the tar, read-only."""
 Read = Callable[[int, int], "bytes | memoryview"]
 """(offset, size) to exactly these bytes of the shard."""
+KNOWN: list[str] = []
+"""Names of parts that raw.c has seen, as most shards have the same few."""
 Again = Callable[[str, Place], bytes]
 """What to do about bytes that are not what their checksum says: (name, place) to the right ones, or DataError."""
 
@@ -76,9 +78,28 @@ class OnePlaces:
         for name, i, at, size in found:
             part = whole[at - base : at - base + size] if together else memoryview(read(at, size)).toreadonly()
             if again is not None and crc32c(part) != self._crcs[i]:
-                part = memoryview(again(f"{key}.{name}", Place(offset=at, size=size, crc32c=self._crcs[i])))
+                part = self._again(key, name, i, again)
             parts[name] = part
         return key, parts
+
+    def _again(self, key: str, name: str, i: int, again: Again) -> memoryview:
+        """A part that is not what its checksum says, from where else it may lie."""
+        place = Place(offset=self._offsets[i], size=self._sizes[i], crc32c=self._crcs[i])
+        return memoryview(again(f"{key}.{name}", place))
+
+
+    def checked(self, rows: Iterable[int], samples: Iterable[Raw], read: Read, again: Again) -> Iterator[Raw]:
+        """These samples, which are those at these rows, when their parts have been compared with their crc32c."""
+        firsts, ends, crcs, checksum = self._firsts, self._name_ends, self._crcs, crc32c
+        for row, (key, parts) in zip(rows, samples, strict=False):
+            named = [i for i in range(firsts[row], firsts[row + 1]) if ends[i] != ends[i + 1]]
+            if len(named) != len(parts):  # two of them have the same name
+                yield self.sample(row, read, again)
+                continue
+            for i, name in zip(named, parts, strict=True):
+                if checksum(parts[name]) != crcs[i]:
+                    parts[name] = self._again(key, name, i, again)
+            yield key, parts
 
 
 class RawPlaces:
@@ -145,7 +166,7 @@ class RawPlaces:
                         until < count
                         and (following := rows[until]) == row + until - at
                         and 0 <= starts[following] - stop <= APART
-                        and stops[following] - base <= together
+                        and starts[following] <= stops[following] <= base + together
                     ):
                         stop = stops[following]
                         until += 1
