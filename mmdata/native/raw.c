@@ -1,5 +1,5 @@
-/* An iterator over samples as they lie in a local shard: one read for those that lie together, nothing decoded or copied.
- * Its twin is `RawPlaces.samples` of shards/raw.py.
+/* An iterator over samples as they lie in a local shard: one read for many, nothing decoded or copied. Its twin is
+ * `RawPlaces.samples` of shards/raw.py.
  *
  * An index may be damaged: no number of it is followed before it is known to point into what is there. Where something
  * is strange or cannot be read the iterator ends early, and `at` says before which row; the twin says what is wrong. */
@@ -16,7 +16,7 @@ enum { MOST_KNOWN = 64 };
 
 typedef struct {
     PyObject_HEAD
-    PyObject *handle, *rows, *known; /* what keeps the file open; lists of the rows that are wanted, and of names */
+    PyObject *handle, *rows, *known; /* what keeps the file open; lists of the rows that are wanted, of names */
     Py_buffer columns[COLUMNS];
     int file, held, busy;    /* `held` of the columns are */
     Py_ssize_t count, parts; /* rows and parts of the shard */
@@ -98,11 +98,9 @@ static int read_rows(Samples *self) {
     if (!bytes)
         return -1;
     ssize_t got;
-    self->busy = 1;
     Py_BEGIN_ALLOW_THREADS;
     got = pread(self->file, PyBytes_AS_STRING(bytes), (size_t)size, (off_t)base);
     Py_END_ALLOW_THREADS;
-    self->busy = 0;
     self->whole = got == size ? PyMemoryView_FromObject(bytes) : NULL;
     Py_DECREF(bytes);
     if (!self->whole)
@@ -173,10 +171,8 @@ static PyObject *parts_of(const Samples *self, Py_ssize_t row) {
     return parts;
 }
 
-static PyObject *samples_next(PyObject *object) {
-    Samples *self = (Samples *)object;
-    if (self->busy)
-        return PyErr_Format(PyExc_ValueError, "another thread takes the next sample");
+/* The next sample; NULL without an error where there is none, or what was found is strange. */
+static PyObject *taken(Samples *self) {
     if (self->at == self->until) {
         Py_CLEAR(self->whole); /* first, so that the next read gets the same memory, which is still in the cache */
         if (self->at >= PyList_GET_SIZE(self->rows) || read_rows(self) <= 0)
@@ -195,6 +191,16 @@ static PyObject *samples_next(PyObject *object) {
     PyTuple_SET_ITEM(made, 1, parts);
     self->row++;
     self->at++;
+    return made;
+}
+
+static PyObject *samples_next(PyObject *object) {
+    Samples *self = (Samples *)object;
+    if (self->busy) /* another thread is reading, or Python collects garbage whose end asks for more */
+        return PyErr_Format(PyExc_ValueError, "already taking a sample");
+    self->busy = 1;
+    PyObject *made = taken(self);
+    self->busy = 0;
     return made;
 }
 
@@ -218,7 +224,7 @@ static PyObject *samples_new(PyTypeObject *kind, PyObject *given, PyObject *name
     long long together, apart;
     if (named || !PyArg_ParseTuple(given, "OiO!O!O!LL:Samples", &handle, &file, &PyList_Type, &rows, &PyTuple_Type,
                                    &columns, &PyList_Type, &known, &together, &apart))
-        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "Samples takes no names");
+        return PyErr_Occurred() ? NULL : PyErr_Format(PyExc_TypeError, "Samples takes nothing by name");
     if (PyTuple_GET_SIZE(columns) != COLUMNS)
         return PyErr_Format(PyExc_TypeError, "Samples takes %d columns", COLUMNS);
     Samples *self = (Samples *)kind->tp_alloc(kind, 0);

@@ -246,8 +246,8 @@ class Dataset:
         With `view`, local shards are mapped and parts are views of the map, without a copy; it is for disks that one
         trusts (see `LocalSource`). Raises DataError where bytes have changed, unless `integrity` is `off`.
         """
-        # From one iterator to the next in C: a generator that is between them costs a microsecond for each sample, since
-        # the bytes that were copied before have pushed it out of the cache.
+        # From one iterator to the next in C: a generator between them takes a microsecond of each sample, as the bytes
+        # that were copied have pushed it out of the cache.
         return itertools.chain.from_iterable(self._runs(positions, view))
 
     def _runs(self, positions: Iterable[int], view: bool) -> Iterator[Iterable[Raw]]:
@@ -255,16 +255,14 @@ class Dataset:
         wanted = np.where(wanted < 0, wanted + len(self), wanted)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < len(self):
             raise IndexError(f"{self.path}: positions {wanted.min()} to {wanted.max()} of {len(self)}")
-        numbers = np.searchsorted(self._table.firsts, wanted, side="right") - 1
-        borders = (np.flatnonzero(np.diff(numbers)) + 1).tolist()
-        listed, shards, checked = wanted.tolist(), numbers.tolist(), self.integrity == "crc32c"
-        for start, stop in itertools.pairwise([0, *borders, len(listed)]):
-            if start == stop:
-                return
-            shard = self._shard(shards[start], listed[start])
+        firsts, checked = self._table.firsts, self.integrity == "crc32c"
+        numbers = np.searchsorted(firsts, wanted, side="right") - 1
+        starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist()] if len(wanted) else []
+        rows, shards = (wanted - firsts[numbers]).tolist(), numbers[starts].tolist()
+        for start, stop, number in zip(starts, [*starts[1:], len(rows)], shards, strict=False):
+            shard = self._shard(number, int(wanted[start]))
             again = functools.partial(self._read, shard) if checked and shard.index.sums else None
-            first = shard.first
-            yield from shard.samples([at - first for at in listed[start:stop]], again, view=view)
+            yield from shard.samples(rows[start:stop], again, view=view)
 
     def read_ahead(self, ahead: Prefetcher | None) -> None:
         """Ask `ahead` first for the bytes of remote shards, from now on and of those that are open; None ends it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -305,20 +305,26 @@ class Index:
     """A memory-mapped index file. Rows are checked against their own crc32c when they are taken out.
 
     `crc32c` is the checksum of the whole file as the manifest holds it; with it given, a file that differs
-    in any byte is refused on opening, before Arrow follows an offset in it; `compared` says that this very file was
-    before. `sums` says whether its rows and parts have
-    checksums of their own; rows without are taken out as they are. Who made both may have made offsets up:
-    of a dataset that is not `trusted`, all are looked at (0.14 us a row) before any is followed, as without a checksum.
+    in any byte is refused on opening, before Arrow follows an offset in it. `compared` are the files of which that is
+    known, by path, with what tells that they are the same still: they are not compared again, others are added. `sums`
+    says whether its rows and parts have checksums of their own; rows without are taken out as they are. Who made both
+    may have made offsets up: of a dataset that is not `trusted`, all are looked at (0.14 us a row) before any is
+    followed, as without a checksum.
     """
 
     def __init__(
-        self, path: str | Path, *, crc32c: int | None = None, compared: bool = False, trusted: bool = True
+        self,
+        path: str | Path,
+        *,
+        crc32c: int | None = None,
+        compared: MutableMapping[str | Path, tuple[int, ...]] | None = None,
+        trusted: bool = True,
     ) -> None:
         self.path = path
         self._arrow: pa.RecordBatch | None = None
         self._cells: list[Cell] | None = None
         try:
-            self._data = layout.contents(path)
+            self._data, state = layout.contents(path)
         except FileNotFoundError as error:
             raise DataError("index_missing", f"{path}: no such file; run `python -m mmdata.verify`") from error
         except (pa.ArrowException, OSError) as error:
@@ -326,8 +332,10 @@ class Index:
         self.bytes = len(self._data)
         self.mapped = self.bytes > layout.MAPPED
         if crc32c is not None:
-            if not compared:
+            if compared is None or compared.get(path) != state:
                 _check_file(path, self._data, crc32c)
+                if compared is not None:
+                    compared[path] = state
             if trusted:  # every byte is as it was written
                 for head, sums in _HEADS:
                     if (found := layout.buffers(self._data, head)) is not None:

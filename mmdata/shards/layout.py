@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -43,16 +44,25 @@ class Buffers:
         return found
 
 
-def contents(path: str | Path) -> memoryview:
+class File(NamedTuple):
+    """What a file holds, and what tells whether it has been written since."""
+
+    data: memoryview
+    state: tuple[int, ...]
+
+
+def contents(path: str | Path) -> File:
     """A file, mapped where it is large: a small one is read in less time than it takes to map it."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        size = os.fstat(file).st_size
+        found = os.fstat(file)
+        size, state = found.st_size, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if size <= MAPPED and len(data := os.pread(file, size, 0)) == size:
-            return memoryview(data)
+            return File(memoryview(data), state)
     finally:
         os.close(file)
-    return memoryview(pa.memory_map(str(path)).read_buffer()).cast("B")  # Arrow's own have signed bytes
+    # Arrow's own have signed bytes.
+    return File(memoryview(pa.memory_map(str(path)).read_buffer()).cast("B"), state)
 
 
 def head(schema: pa.Schema) -> bytes:
@@ -65,7 +75,8 @@ def buffers(data: memoryview, head: bytes) -> Buffers | None:
     other, which is for Arrow to read."""
     try:
         at = len(head)
-        if data[:at] != head:
+        # Arrow's own buffers have signed bytes. A memoryview would be compared byte by byte.
+        if data.format != "B" or bytes(data[:at]) != head:
             return None
         mark, size = _MESSAGE.unpack_from(data, at)
         at += _MESSAGE.size

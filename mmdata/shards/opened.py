@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
 
 from mmdata.errors import DataError, RunError
@@ -35,7 +35,7 @@ OWN = 4
 SINGLE = 16
 """Samples taken one by one from which on places are computed for a whole shard, as a sample costs half then."""
 Files = deque["weakref.ref[OpenShard]"]
-Compared = MutableMapping[str, tuple[int, ...]]
+Compared = MutableMapping[str | Path, tuple[int, ...]]
 """Of each index file that was compared with its checksum, what tells whether it has been written since."""
 
 
@@ -59,13 +59,9 @@ class OpenShard:
         self._folder = folder
         try:
             path = folder.file(entry.index, digest=index_digest(entry))
-            state = _state(path)
-            known = state is not None and compared.get(path) == state
-            self.index = Index(path, crc32c=entry.index_crc32c, compared=known)
+            self.index = Index(path, crc32c=entry.index_crc32c, compared=compared)
         except DataError as error:
             raise self._replaced() or error from None
-        if state is not None and entry.index_crc32c is not None:
-            compared[path] = state
         if len(self.index) != entry.rows:
             raise DataError("index_rows", f"{self.index.path}: {len(self.index)} rows, the manifest has {entry.rows}")
         self.bytes = self.index.bytes // (OWN if self.index.mapped else 1) + ALONE
@@ -203,14 +199,6 @@ class OpenShard:
             self._mapped = mapped
             self._bound_files()
         return mapped.view(offset, size)
-
-
-def _state(path: str) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(path)
-    except OSError:  # for who opens it to tell
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def index_digest(entry: ShardEntry) -> str | None:

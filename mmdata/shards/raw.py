@@ -87,19 +87,21 @@ class OnePlaces:
         place = Place(offset=self._offsets[i], size=self._sizes[i], crc32c=self._crcs[i])
         return memoryview(again(f"{key}.{name}", place))
 
-
     def checked(self, rows: Iterable[int], samples: Iterable[Raw], read: Read, again: Again) -> Iterator[Raw]:
         """These samples, which are those at these rows, when their parts have been compared with their crc32c."""
         firsts, ends, crcs, checksum = self._firsts, self._name_ends, self._crcs, crc32c
-        for row, (key, parts) in zip(rows, samples, strict=False):
-            named = [i for i in range(firsts[row], firsts[row + 1]) if ends[i] != ends[i + 1]]
-            if len(named) != len(parts):  # two of them have the same name
-                yield self.sample(row, read, again)
-                continue
-            for i, name in zip(named, parts, strict=True):
-                if checksum(parts[name]) != crcs[i]:
-                    parts[name] = self._again(key, name, i, again)
-            yield key, parts
+        for row, sample in zip(rows, samples, strict=False):
+            key, parts = sample
+            numbers: Sequence[int] = range(firsts[row], firsts[row + 1])
+            if len(numbers) != len(parts):
+                numbers = [i for i in numbers if ends[i] != ends[i + 1]]
+            if len(numbers) == len(parts):
+                for i, (name, part) in zip(numbers, parts.items(), strict=True):
+                    if checksum(part) != crcs[i]:
+                        parts[name] = self._again(key, name, i, again)
+            else:  # two of them have the same name
+                sample = self.sample(row, read, again)
+            yield sample
 
 
 class RawPlaces:
@@ -224,7 +226,8 @@ def _spans(firsts: np.ndarray, offsets: np.ndarray, ends: np.ndarray) -> tuple[n
     at = firsts[:-1]
     if len(offsets) > 1:  # Most shards hold part after part in their order, with nothing but headers between them.
         apart = (offsets[1:] - ends[:-1]).view(np.uint64)  # what is negative is large
-        if apart.max() <= APART and (at < firsts[1:]).all():
+        each = firsts[1:] - at
+        if int(apart.max()) * int(each.max()) <= APART and each.min() > 0:
             return offsets[at], ends[firsts[1:] - 1]
     some = at < firsts[1:]
     if some.all():

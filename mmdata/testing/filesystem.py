@@ -17,8 +17,8 @@
 Inside the `with` block, calls of this process to `os.open`, `pread`, `preadv`, `write`, `pwrite`, `ftruncate`, `fsync`,
 `fdatasync`, `rename` and `replace` meet the rules, and so does the file system `faulty://`, under which all local files
 can be read as if they were remote. Memory maps and Python's own file objects read in C, out of reach: damage the file
-itself to try those. Which calls fail is a function of the seed, the end of the path, the offset and how often that was
-tried: the same for any number of threads.
+itself to try those. What mmdata has compiled would read so too, and is done without in the block. Which calls fail is a
+function of the seed, the end of the path, the offset and how often that was tried: the same for any number of threads.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from mmdata.rng import generator
+from mmdata.shards import opened, plain_tar
 
 Kind = Literal["eio", "enospc", "short", "slow", "flip", "cut", "missing"]
 Operation = Literal["open", "read", "write", "sync", "rename"]
@@ -112,7 +113,7 @@ class Faults:
         self.log: list[Fault] = []
         self._attempts: Counter[tuple[Any, ...]] = Counter()
         self._lock = threading.Lock()
-        self._replaced: dict[str, Callable[..., Any]] = {}
+        self._replaced: list[tuple[Any, str, Any]] = []
 
     def meet(self, operation: Operation, path: str, offset: int = 0, size: int = 0) -> Fault | None:
         """The fault that this call meets, if any; a slow one has passed when this returns, one of the disk raises
@@ -165,17 +166,22 @@ class Faults:
             raise RuntimeError("faults are at work already in this process")
         _active = self
         for name, replacement in self._calls().items():
-            self._replaced[name] = getattr(os, name)
-            setattr(os, name, replacement)
+            self._replace(os, name, replacement)
+        for module in (opened, plain_tar):
+            self._replace(module, "calls", lambda: None)
         return self
+
+    def _replace(self, module: Any, name: str, replacement: Any) -> None:
+        self._replaced.append((module, name, getattr(module, name)))
+        setattr(module, name, replacement)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         global _active
         _active = None
-        for name, original in self._replaced.items():
-            setattr(os, name, original)
+        for module, name, original in self._replaced:
+            setattr(module, name, original)
         self._replaced.clear()
 
     def _calls(self) -> dict[str, Callable[..., Any]]:

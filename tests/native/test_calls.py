@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import sys
+import tracemalloc
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
@@ -214,6 +219,13 @@ def test_a_common_picture_is_seen() -> None:
         ("alike", (0, 0, 0, 1, (b".a",), 4096, 1024, (b"p", "9", ()))),
         ("alike", (0, 0, 0, 1, (b".a",), 4096, 1024, (b"p", 9, ("a",)))),
         ("alike", (0, 0, 0, 1, (b".a",), 4096, 1024, [b"p", 9, ()])),
+        ("Samples", ()),
+        ("Samples", (None, "0", [0], (b"",) * 7, [], 1, 1)),
+        ("Samples", (None, 0, range(1), (b"",) * 7, [], 1, 1)),
+        ("Samples", (None, 0, [0], [b""] * 7, [], 1, 1)),
+        ("Samples", (None, 0, [0], (b"",) * 6, [], 1, 1)),
+        ("Samples", (None, 0, [0], (*(b"",) * 6, ""), [], 1, 1)),
+        ("Samples", (None, 0, [0], (b"",) * 7, (), 1, 1)),
     ],
 )
 def test_what_they_cannot_take_is_refused(name: str, given: tuple[Any, ...]) -> None:
@@ -233,6 +245,87 @@ def test_what_is_no_run_is_refused(given: tuple[int, ...]) -> None:
             COMPILED.members(b"", *wrong, 1, tuple)
     with pytest.raises(ValueError, match="no such kind"):
         COMPILED.column([], 7)
+
+
+FILE = bytes(range(256)) * 20
+KEYS, NAMES = b"ab\xc3\xa9c", b"jpgtxt\xffjson"
+COLUMNS = (
+    np.array([0, 1, 2, 4, 5], np.int32),
+    KEYS,
+    np.array([0, 2, 3, 3, 5], np.int32),
+    np.array([0, 3, 6, 6, 7, 11], np.int32),
+    NAMES,
+    np.array([0, 600, 9, 1200, 2000], np.int64),
+    np.array([100, 5, 0, 0, 3120], np.int64),
+)
+"""Of four rows: the second has no part that was kept, the third none, and a name in the last one is no text."""
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    path = tmp_path_factory.mktemp("samples") / "file"
+    path.write_bytes(FILE)
+    with open(path, "rb") as file:
+        yield file.fileno()
+
+
+def samples(file: int, rows: list[Any], columns: tuple[Any, ...], together: int, known: list[Any]) -> Any:
+    return COMPILED.Samples(None, file, rows, columns, known, together, 1 << 16)
+
+
+@pytest.mark.parametrize("together", [1, 100, 1 << 18])
+def test_samples_end_before_what_cannot_be(file: int, together: int) -> None:
+    taken = samples(file, [1, 0, 1, 2, 2, 3, 0], COLUMNS, together, known := [])
+    one = {"jpg": FILE[:100], "txt": FILE[600:605]}
+    assert list(taken) == [("b", {}), ("a", one), ("b", {}), ("é", {}), ("é", {})]
+    assert (taken.at, known, next(taken, None)) == (5, ["jpg", "txt"], None)
+    for none in ([], [4], [-1], ["0"], [1 << 70]):
+        assert not list(samples(file, none, COLUMNS, together, []))
+    assert not list(samples(-1, [0], COLUMNS, together, []))
+    assert not list(samples(file, [0], (*COLUMNS[:6], np.array([10, 9999, 0, 0, 0])), together, []))
+    with pytest.raises((MemoryError, OverflowError)):
+        list(samples(file, [0], (*COLUMNS[:6], np.array([2**63 - 1, 0, 0, 0, 0])), together, []))
+
+
+@settings(max_examples=300)
+@given(st.data(), st.lists(st.integers(-2, 5) | st.none(), max_size=9), st.sampled_from([1, 700, 1 << 18]))
+def test_no_changed_number_leads_samples_out_of_what_is_there(
+    file: int, data: st.DataObject, rows: list[Any], together: int
+) -> None:
+    columns: list[Any] = []
+    numbers = st.integers(-(2**63), 2**63 - 1) | st.integers(-9, 6000) | st.sampled_from([2**31 - 1, -(2**31), 2**32])
+    for column in COLUMNS:
+        changed = np.frombuffer(column, np.uint8) if isinstance(column, bytes) else column
+        changed = changed.copy()
+        for at in data.draw(st.lists(st.integers(0, len(changed) - 1), max_size=2)):
+            changed[at] = np.array(data.draw(numbers)).astype(changed.dtype)
+        cut = data.draw(st.just(0) | st.integers(0, changed.nbytes))
+        columns.append(changed.tobytes()[: changed.nbytes - cut])
+    try:
+        found = list(samples(file, rows, tuple(columns), together, data.draw(st.lists(st.none() | TEXTS, max_size=3))))
+    except (MemoryError, OverflowError):
+        return
+    for key, parts in found:
+        assert key.encode() in bytes(columns[1])
+        assert all(name.encode() in columns[4] and bytes(part) in FILE for name, part in parts.items())
+
+
+def test_samples_keep_nothing(file: int) -> None:
+    """Neither what they were given, once they are gone, nor what they gave or had begun to make."""
+    handle, rows, known = object(), [0, 1, 2, 0, 3], ["txt"]
+    given = (handle, rows, known, *COLUMNS)
+    before, held = [sys.getrefcount(each) for each in given], 0
+    for turn in range(300):
+        taken = COMPILED.Samples(handle, file, rows, COLUMNS, known, 1 << (turn % 20), 1 << 16)
+        assert len(list(itertools.islice(taken, turn % 6))) <= 4
+        if turn == 100:
+            tracemalloc.start()
+        elif turn == 150:
+            held = tracemalloc.get_traced_memory()[0]
+    del taken
+    assert tracemalloc.get_traced_memory()[0] < held + 2000
+    tracemalloc.stop()
+    assert [sys.getrefcount(each) for each in given] == before
 
 
 def test_those_of_another_version_are_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ NUMBERS = pa.record_batch({"a": pa.array([1, None, 3]), "b": pa.array(["x", "yz"
 def test_each_buffer_is_the_one_that_arrow_has(tmp_path: Path) -> None:
     folder = write_dataset(tmp_path / "d", samples=7, per_shard=4)
     for path in (folder / "index").iterdir():
-        data = layout.contents(path)
+        data = layout.contents(path).data
         found = layout.buffers(data, layout.head(indexes.SCHEMA))
         batch = pa.ipc.open_file(pa.py_buffer(data)).get_batch(0)
         assert found is not None
