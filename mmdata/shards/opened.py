@@ -163,8 +163,8 @@ class OpenShard:
 
     def samples(self, rows: list[int], again: Again | None, *, view: bool) -> Iterator[Iterable[Raw]]:
         """The samples at these rows, as `RawPlaces.samples` gives them, one iterable after the other."""
-        source, at, compiled = self.source, 0, calls()
-        if compiled is not None and not view and isinstance(source, LocalSource):
+        at = 0
+        if not view and isinstance(source := self.source, LocalSource) and (compiled := calls()) is not None:
             if self._lying is None:
                 self._lying = self.index.lying()
             handle = source.open()  # held while it is read
@@ -172,7 +172,8 @@ class OpenShard:
             del handle
             yield found if again is None else self._places().checked(rows, found, source.read, again)
             at = found.at
-        read = self.view if view else source.read
+            del found
+        read = self.view if view else self.source.read
         if at < len(rows) - 1:
             yield self.raw().samples(rows[at:], read, again)
         elif at < len(rows):
