@@ -78,30 +78,28 @@ class OnePlaces:
         for name, i, at, size in found:
             part = whole[at - base : at - base + size] if together else memoryview(read(at, size)).toreadonly()
             if again is not None and crc32c(part) != self._crcs[i]:
-                part = self._again(key, name, i, again)
+                part = memoryview(again(f"{key}.{name}", Place(offset=at, size=size, crc32c=self._crcs[i])))
             parts[name] = part
         return key, parts
 
-    def _again(self, key: str, name: str, i: int, again: Again) -> memoryview:
-        """A part that is not what its checksum says, from where else it may lie."""
-        place = Place(offset=self._offsets[i], size=self._sizes[i], crc32c=self._crcs[i])
-        return memoryview(again(f"{key}.{name}", place))
-
     def checked(self, rows: Iterable[int], samples: Iterable[Raw], read: Read, again: Again) -> Iterator[Raw]:
-        """These samples, which are those at these rows, when their parts have been compared with their crc32c."""
-        firsts, ends, crcs, checksum = self._firsts, self._name_ends, self._crcs, crc32c
+        """These samples, which are those at these rows, once their parts have been compared with their crc32c."""
+        firsts, crcs, checksum = self._firsts, self._crcs, crc32c
         for row, sample in zip(rows, samples, strict=False):
-            key, parts = sample
-            numbers: Sequence[int] = range(firsts[row], firsts[row + 1])
-            if len(numbers) != len(parts):
-                numbers = [i for i in numbers if ends[i] != ends[i + 1]]
-            if len(numbers) == len(parts):
-                for i, (name, part) in zip(numbers, parts.items(), strict=True):
-                    if checksum(part) != crcs[i]:
-                        parts[name] = self._again(key, name, i, again)
-            else:  # two of them have the same name
-                sample = self.sample(row, read, again)
-            yield sample
+            i = firsts[row]
+            for part in sample[1].values():
+                if checksum(part) != crcs[i]:
+                    break
+                i += 1
+            yield sample if i == firsts[row + 1] else self._looked_at(row, sample, read, again)
+
+    def _looked_at(self, row: int, sample: Raw, read: Read, again: Again) -> Raw:
+        """A sample some of whose parts were not kept, have the name of another, or are not what their sums say."""
+        ends, crcs = self._name_ends, self._crcs
+        sums = [crcs[i] for i in range(self._firsts[row], self._firsts[row + 1]) if ends[i] != ends[i + 1]]
+        if [crc32c(part) for part in sample[1].values()] == sums:
+            return sample
+        return self.sample(row, read, again)
 
 
 class RawPlaces:
