@@ -25,7 +25,7 @@ from mmdata.shards.folder import Folder
 from mmdata.shards.index import FOREIGN, IndexRow, Part
 from mmdata.shards.opened import Compared, Files, OpenShard, index_digest
 from mmdata.shards.prefetch import Prefetcher, Request
-from mmdata.shards.raw import Raw
+from mmdata.shards.raw import Again, Raw
 from mmdata.shards.remote import RemoteSource
 from mmdata.shards.table import ShardEntry, ShardTable
 from mmdata.shards.tombstones import Removal
@@ -238,7 +238,8 @@ class Dataset:
     def raw(self, position: int) -> Raw:
         """The key of the sample at a position and the bytes of its parts as they lie in the shard, by name, read-only:
         one read, nothing decoded. Parts whose bytes were not kept are left out."""
-        return next(self.iter_raw([position]))
+        shard, row = self._locate(self.position(position))
+        return next(itertools.chain.from_iterable(shard.samples([row], self._again(shard), view=False)))
 
     def iter_raw(self, positions: Iterable[int], *, view: bool = False) -> Iterator[Raw]:
         """`raw` of each of these positions, in their order. Neighbours (in ascending order) are read together.
@@ -255,14 +256,16 @@ class Dataset:
         wanted = np.where(wanted < 0, wanted + len(self), wanted)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < len(self):
             raise IndexError(f"{self.path}: positions {wanted.min()} to {wanted.max()} of {len(self)}")
-        firsts, checked = self._table.firsts, self.integrity == "crc32c"
+        firsts = self._table.firsts
         numbers = np.searchsorted(firsts, wanted, side="right") - 1
         starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist()] if len(wanted) else []
         rows, shards = (wanted - firsts[numbers]).tolist(), numbers[starts].tolist()
         for start, stop, number in zip(starts, [*starts[1:], len(rows)], shards, strict=False):
             shard = self._shard(number, int(wanted[start]))
-            again = functools.partial(self._read, shard) if checked and shard.index.sums else None
-            yield from shard.samples(rows[start:stop], again, view=view)
+            yield from shard.samples(rows[start:stop], self._again(shard), view=view)
+
+    def _again(self, shard: OpenShard) -> Again | None:
+        return functools.partial(self._read, shard) if self.integrity == "crc32c" and shard.index.sums else None
 
     def read_ahead(self, ahead: Prefetcher | None) -> None:
         """Ask `ahead` first for the bytes of remote shards, from now on and of those that are open; None ends it."""

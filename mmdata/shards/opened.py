@@ -162,7 +162,8 @@ class OpenShard:
             return self._raw
 
     def samples(self, rows: list[int], again: Again | None, *, view: bool) -> Iterator[Iterable[Raw]]:
-        """The samples at these rows, as `RawPlaces.samples` gives them, one iterable after the other."""
+        """The samples at these rows, as `RawPlaces.samples` gives them, one iterable after the other. Of a local tar
+        compiled code takes them; what that finds strange, and what comes after it, is Python's."""
         at = 0
         if not view and isinstance(source := self.source, LocalSource) and (compiled := calls()) is not None:
             if self._lying is None:
