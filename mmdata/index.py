@@ -22,6 +22,7 @@ if __name__ == "__main__":
     startup.spare_drivers()
 
 from mmdata import __version__, pointer, settings
+from mmdata.collector import paused
 from mmdata.engine import adopt, commit
 from mmdata.engine.adopt import Digest, Unit
 from mmdata.errors import DataError, RunError, SpecError
@@ -128,7 +129,8 @@ def _index(
                     output, unit, verify=verify, keys=keys, pool=pool, naming=naming, digest=digest
                 )
             else:
-                entry, fates = adopt.adopt(output, unit, verify=verify, keys=keys, pool=pool, digest=digest)
+                with paused():
+                    entry, fates = adopt.adopt(output, unit, verify=verify, keys=keys, pool=pool, digest=digest)
             records.append(commit.record_ends(output, entry, fates.ends))
             commit.publish(output, entry)
             first += entry.input_rows

@@ -89,29 +89,34 @@ class Fates:
         """`first` is the input row of the first of them; each is the next row of its input and of its origin."""
         self._unit, self._origin, self._first = unit, origin, first
         self._keys: list[str] = []
-        self._pixels: list[tuple[int | None, int | None]] = []
+        self._heights: list[int | None] = []
+        self._widths: list[int | None] = []
         self._shard_rows: list[int] = []
         self._rows: dict[int, LedgerRow] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
 
-    def kept(self, key: str, shard_row: int, pixels: tuple[int | None, int | None]) -> None:
+    def kept(self, key: str, shard_row: int, height: int | None = None, width: int | None = None) -> None:
         """A sample that is row `shard_row` of the unit's shard; height and width of its one picture."""
         self._keys.append(key)
-        self._pixels.append(pixels)
+        self._heights.append(height)
+        self._widths.append(width)
         self._shard_rows.append(shard_row)
 
-    def extend(self, keys: Sequence[str], shard_row: int, pixels: Iterable[tuple[int | None, int | None]]) -> None:
+    def extend(
+        self, keys: Sequence[str], shard_row: int, heights: Sequence[int | None], widths: Sequence[int | None]
+    ) -> None:
         """As `kept`, of samples that follow each other in the shard from `shard_row` on."""
         self._keys += keys
-        self._pixels += pixels
+        self._heights += heights
+        self._widths += widths
         self._shard_rows += range(shard_row, shard_row + len(keys))
 
     def add(self, row: LedgerRow) -> None:
         """Any other, as it is."""
         self._rows[len(self)] = row
-        self.kept("", 0, (None, None))
+        self.kept("", 0)
 
     @property
     def ends(self) -> Counter[tuple[str, str]]:
@@ -126,14 +131,13 @@ class Fates:
         if self._rows:
             return to_table(self._rows.get(at) or self._row(at) for at in range(len(self)))
         count = len(self)
-        heights, widths = zip(*self._pixels, strict=True) if count else ((), ())
         own: dict[str, Sequence[Any]] = {
             "row": range(self._first, self._first + count),
             "key": self._keys,
             "origin_row": range(count),
             "shard_row": self._shard_rows,
-            "height": heights,
-            "width": widths,
+            "height": self._heights,
+            "width": self._widths,
         }
         same = {"origin": self._origin, "state": "ok", "reason": "", "detail": "", "shard": self._unit, "attempts": 0}
         columns = {
@@ -145,7 +149,6 @@ class Fates:
         return pa.table(columns, schema=SCHEMA)
 
     def _row(self, at: int) -> LedgerRow:
-        height, width = self._pixels[at]
         return LedgerRow(
             row=self._first + at,
             key=self._keys[at],
@@ -154,8 +157,8 @@ class Fates:
             state="ok",
             shard=self._unit,
             shard_row=self._shard_rows[at],
-            height=height,
-            width=width,
+            height=self._heights[at],
+            width=self._widths[at],
         )
 
 

@@ -24,7 +24,6 @@ HEADS = (1 << 10, 1 << 16)
 """Bytes of a picture that are looked at first, and where they do not say what it is; then all of it is read."""
 TOGETHER = 512
 """Samples that are looked at together."""
-_NO_PIXELS = (None, None)
 _MODES = {1: "L", 3: "RGB"}
 """Of baseline JPEGs, by their components."""
 _BARE, _CAPTIONED = 1, 2
@@ -209,7 +208,7 @@ class Reader:
             shape = self._shape_of("json", "", "")
             parts.append((shape, offset, size, checksum(data)))
         self._columns.append(key, self._input_first + number, number, parts, pixels)
-        self._fates.kept(key, len(self._columns) - 1, pixels[0] if len(pixels) == 1 else _NO_PIXELS)
+        self._fates.kept(key, len(self._columns) - 1, *(pixels[0] if len(pixels) == 1 else ()))
         self._alike = extensions if not self._columns.sums and not self._tar.shared else None
 
     def _together(self, number: int, first: ForeignMember) -> int:
@@ -271,8 +270,8 @@ class Reader:
             parts[:, place, 0] = self._shape_of(extensions[at], "", "")
         shard_row, begin = len(self._columns), self._input_first + number
         self._columns.extend(keys, begin, number, parts.reshape(-1, 4), pixels.reshape(-1, 2))
-        own = zip(*pixels[:, 0].T.tolist(), strict=True) if len(pictures) == 1 else [_NO_PIXELS] * count
-        self._fates.extend(keys, shard_row, own)
+        heights, widths = pixels[:, 0].T.tolist() if len(pictures) == 1 else ([None] * count,) * 2
+        self._fates.extend(keys, shard_row, heights, widths)
         self._tar.go(int(offsets[count, 0]) - BLOCK)
         return count
 
