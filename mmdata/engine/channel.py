@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mmdata.errors import RunError
 from mmdata.types import Media, Origin, Sample, Stored, Text
 
 _STEP = 1 << 20
@@ -132,14 +133,19 @@ class _Area:
         self._map: mmap.mmap | None = None
 
     def mapped(self, size: int) -> mmap.mmap:
-        """The memory, at least `size` bytes of it; either side may have to grow it."""
+        """The memory, at least `size` bytes of it; either side may have to grow it. Raises RunError where it cannot."""
         if self._map is None or len(self._map) < size:
             if self._map is not None:
                 self._map.close()
+                self._map = None
             wanted = max(1, -(-size // _STEP)) * _STEP  # a picture of no bytes is one too
-            if os.fstat(self._memory).st_size < wanted:
-                os.ftruncate(self._memory, wanted)
-            self._map = mmap.mmap(self._memory, os.fstat(self._memory).st_size)
+            try:
+                if os.fstat(self._memory).st_size < wanted:
+                    os.ftruncate(self._memory, wanted)
+                self._map = mmap.mmap(self._memory, os.fstat(self._memory).st_size)
+            except OSError as error:  # said of the other side, it would mean that it is gone
+                said = f"{wanted:,} bytes of memory shared with a worker: {error.strerror}"
+                raise RunError(f"{said}; see `ulimit -f` and `ulimit -v`") from error
         return self._map
 
     def close(self) -> None:

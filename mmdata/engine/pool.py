@@ -226,6 +226,11 @@ class Pool:
                 self._begin(lane)
             try:
                 lane.process.channel.send_packed(task.pack(), lane.area)
+            except RunError as error:  # it was not sent
+                lane.tasks.pop()
+                if not lane.tasks and lane.timer is not None:
+                    lane.timer.cancel()
+                task.answer.set_exception(error)
             except OSError:
                 self._died(lane)
 

@@ -24,7 +24,7 @@ from PIL import Image
 from mmdata import startup
 from mmdata.decode.work import Work
 from mmdata.engine.channel import Channel
-from mmdata.errors import DataError, SpecError
+from mmdata.errors import DataError, RunError, SpecError
 from mmdata.ledger import STATES
 from mmdata.registry import load_plugin, lookup
 from mmdata.spec import OrderedStepSpec, StepSpec
@@ -232,6 +232,9 @@ def serve(channel: Channel, steps: tuple[StepSpec, ...], memory_mib: int | None 
             job: Job = channel.receive()
         except EOFError:
             return
+        except RunError as error:
+            channel.send(Outcome(mistake=str(error)))
+            continue
         if slow:
             channel.send(False)
             unready = _prepare(slow)
@@ -250,7 +253,10 @@ def serve(channel: Channel, steps: tuple[StepSpec, ...], memory_mib: int | None 
         except (Exception, SystemExit):  # a step that ends its process is wrong, and no decoder that crashed
             outcome = Outcome(bug=traceback.format_exc())
         work.clear()
-        channel.send(outcome, channel.area)
+        try:
+            channel.send(outcome, channel.area)
+        except RunError as error:
+            channel.send(Outcome(mistake=str(error)))
 
 
 def _prepare(steps: Sequence[StepSpec]) -> Outcome | None:

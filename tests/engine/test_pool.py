@@ -186,6 +186,25 @@ def test_a_step_that_cannot_be_made_ready_ends_the_run_and_costs_no_record(tmp_p
     assert not list((tmp_path / "out" / "ledger").glob("*.parquet"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is that of Linux")
+def test_memory_that_cannot_be_shared_with_workers_ends_the_run_and_costs_no_record(tmp_path: Path) -> None:
+    """It is a file to the system: one that may be no larger than this."""
+    source = {"kind": "folder", "path": str(folder_of_pictures(tmp_path / "in", 3))}
+    spec = write_spec(tmp_path / "s.yaml", source, [{"kind": "probe"}], engine={"workers": 1})
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY));"
+        "from mmdata.build import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "--quiet", "--spec", str(spec)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "memory shared with a worker: File too large" in done.stderr
+    assert not list((tmp_path / "out" / "ledger").glob("*.parquet"))
+    build(spec)
+    assert [row.state for row in ledger(tmp_path / "out")] == ["ok"] * 3
+
+
 def test_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
     program = (
         "import os, signal, time\n"
