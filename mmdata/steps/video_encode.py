@@ -60,9 +60,17 @@ def _remuxed(media: Media) -> Media:
             tracks: dict[int, Any] = {}
             for stream in (*source.streams.video[:1], *source.streams.audio[:1]):
                 tracks[stream.index] = target.add_stream_from_template(stream)
+            latest: dict[int, int] = {}
             for packet in source.demux(*[source.streams[index] for index in tracks]):
                 if packet.size:
-                    packet.stream = tracks[packet.stream.index]
+                    index, dts = packet.stream.index, packet.dts
+                    # MP4 takes no two packets of one time: such follow each other by a tick.
+                    if dts is not None and dts <= latest.get(index, dts - 1):
+                        packet.dts = dts = latest[index] + 1
+                        packet.pts = None if packet.pts is None else max(packet.pts, dts)
+                    if dts is not None:
+                        latest[index] = dts
+                    packet.stream = tracks[index]
                     target.mux(packet)
     except (av.FFmpegError, ValueError) as error:
         raise DataError("remux", f"{media.format}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,6 +12,7 @@ import pytest
 
 from mmdata.decode.video import decode_frames
 from mmdata.types import Media
+from tests.decode.clips import clip
 from tests.steps.footage import film
 from tests.steps.given import build, record
 
@@ -34,3 +36,16 @@ def test_a_build(tmp_path: Path) -> None:
     smaller = build(tmp_path, [record(mkv)], steps, name="smaller").samples[0].media[0]
     assert (smaller.height, smaller.width, smaller.frames, smaller.channels) == (48, 64, 10, 1)
     assert smaller.fps == pytest.approx(10, abs=0.6)
+
+
+def test_frames_of_one_time_are_moved(tmp_path: Path) -> None:
+    times = tuple(at // 2 * 100 for at in range(12))
+    double = clip(frames=12, times=times, base=Fraction(1, 1000), format="matroska", between=0)
+    film = Media(kind="video", data=double)
+    built = build(tmp_path, [record(film)], [{"kind": "video_encode"}])
+    assert built.reasons == [""]
+    moved = built.samples[0].media[0]
+    assert packets(moved.data or b"") == packets(double)
+    found, before = decode_frames(moved, range(12)), decode_frames(film, range(12))
+    assert np.array_equal(found.pixels, before.pixels)
+    assert found.seconds == pytest.approx(before.seconds, abs=2e-3)
