@@ -136,6 +136,18 @@ def first_samples(data: bytes, most: float) -> tuple[npt.NDArray[np.float32], in
         return wave[:last], source.sample_rate
 
 
+def begins(data: bytes) -> float:
+    """When the sound of a film begins, in seconds by the same clock as the times of its frames: what `decode` answers
+    has the first sample then. Decodes one frame. Raises DataError as `decode` does."""
+    with ExitStack() as stack:
+        return begun(_open(data, stack))
+
+
+def begun(source: _Source) -> float:
+    """`begins` of what is opened; WAV and FLAC have no clock of their own."""
+    return source.begins if isinstance(source, audio_pyav.Track) else 0.0
+
+
 def _open(data: bytes, stack: ExitStack) -> _Source:
     """Raises DataError also for rates and channels that no sound has."""
     format = audio_pyav.container(data)

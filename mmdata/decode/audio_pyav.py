@@ -132,6 +132,9 @@ class Track:
     channels: int
     samples: int | None
     """As the header of a flac declares it."""
+    begins: float
+    """Seconds, by the file's own clock, at which the first decoded sample is heard: not 0 in films whose sound comes
+    later or whose clock is a broadcast's. The frame tells it, and not the header: priming may be decoded or not."""
 
     def __init__(self, data: bytes, format: str) -> None:
         import av
@@ -155,6 +158,8 @@ class Track:
             self._first = first
             self.sample_rate, self.channels = first.sample_rate, first.layout.nb_channels
             self.samples = self._declared() if format == "flac" else None
+            base = first.time_base
+            self.begins = 0.0 if first.pts is None or base is None else float(first.pts * base)
         except BaseException:
             self._file.close()
             raise

@@ -25,6 +25,8 @@ FRAME = 1024
 """Samples that AAC takes at a time."""
 QUALITY = "18"
 """x264's constant rate factor: hardly to be told from the original."""
+LATE = 0.125
+"""Seconds by which sound may come after its picture before people notice (ITU-R BT.1359)."""
 
 
 def taken(media: Media) -> Media:
@@ -32,9 +34,11 @@ def taken(media: Media) -> Media:
 
     Audio becomes FLAC of 16 bits at its own rate and channels, sample for sample. Video is decoded and written again as
     H.264 (constant rate factor 18) with AAC sound, in MP4: its first frame is the first that is shown at or after
-    `start`, its time 0; it is upright, an odd last row or column is cut off. A page becomes PNG. Raises DataError:
-    `clip_beyond_end`, `bad_clip`, `no_page`, `corrupt_pdf`, `encrypted_pdf`, `decompression_bomb`, and what reading
-    audio and video raises.
+    `start`, its time 0; it is upright, an odd last row or column is cut off. Times are those of the file's own clock,
+    for pictures and sound alike; where the sound begins later there is silence before it. A page becomes PNG.
+
+    Raises DataError: `clip_beyond_end`, `bad_clip`, `encode`, `no_page`, `corrupt_pdf`, `encrypted_pdf`,
+    `decompression_bomb`, and what reading audio and video raises.
     """
     excerpt = media.excerpt
     if excerpt is None:
@@ -56,8 +60,7 @@ def _sound(data: bytes, clip: Clip) -> bytes:
         source = audio._open(data, stack)
         rate = source.sample_rate
         first, last = round(clip.start * rate), None if clip.stop is None else round(clip.stop * rate)
-        blocks = list(source.blocks(mono=False, first=first, last=last))
-        wave = np.concatenate(blocks, axis=1) if blocks else np.zeros((source.channels, 0), np.float32)
+        wave = _joined(source, first, last, mono=False)
     if wave.shape[1] == 0:
         raise DataError("clip_beyond_end", f"the sound ends before {clip.start:g} s")
     out = io.BytesIO()
@@ -67,36 +70,54 @@ def _sound(data: bytes, clip: Clip) -> bytes:
 
 
 def _film(data: bytes, clip: Clip) -> bytes:
-    out = io.BytesIO()
     with closing(video_pyav.Reader(data, None, threads=1, limits=demux.LIMITS)) as reader:
         order, seconds = packets.shown(reader.table), packets.seconds(reader.table)
         within = (seconds >= clip.start) & (seconds < (np.inf if clip.stop is None else clip.stop))
         wanted = np.flatnonzero(within)
         if not len(wanted):
-            raise DataError("clip_beyond_end", f"no frame is shown from {clip.start:g} s to {clip.stop} s")
-        times = np.rint((seconds[wanted] - seconds[wanted[0]]) * TICKS).astype(np.int64)
-        spacing = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
-        rate = Fraction(TICKS, round(spacing)).limit_denominator(1001) if spacing >= 1 else Fraction(25)
-        sound = _heard(data, clip) if reader.sound() is not None else None
-        # No time of writing and no version of the encoder in the file: the same clip has the same bytes.
-        with av.open(out, "w", format="mp4", options={"fflags": "+bitexact"}) as made:
-            track = _video_track(made, rate)
-            voice = None if sound is None else _sound_track(made, *sound)
-            shown = video._in_order(reader, order[wanted].tolist(), None)
-            for pixels, time in zip(shown, times.tolist(), strict=True):
-                height, width = (side // 2 * 2 for side in pixels.shape[:2])
-                if min(height, width) == 0:
-                    raise DataError("bad_clip", f"frames of {pixels.shape[1]}x{pixels.shape[0]} pixels")
-                if time == 0:
-                    track.height, track.width = height, width
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
-                frame.pts, frame.time_base = time, Fraction(1, TICKS)
-                made.mux(track.encode(frame))
-            made.mux(track.encode(None))
-            if voice is not None and sound is not None:
-                for piece in _pieces(*sound):
-                    made.mux(voice.encode(piece))
-                made.mux(voice.encode(None))
+            detail = f"no frame is shown from {clip.start:g} s to {clip.stop} s"
+            raise DataError(
+                "clip_beyond_end", f"{detail}; the first is at {seconds[0]:g} s, the last at {seconds[-1]:g} s"
+            )
+        first = float(seconds[wanted[0]])
+        # Frames of one time follow each other by a tick: encoders want times that rise.
+        steps = np.arange(len(wanted))
+        times = np.rint((seconds[wanted] - first) * TICKS).astype(np.int64)
+        times = np.maximum.accumulate(times - steps) + steps
+        sound = None
+        if reader.sound() is not None:
+            # What is heard goes with the first frame, unless nobody would notice.
+            start = clip.start if first - clip.start <= LATE else first
+            sound = _heard(data, start, clip.stop)
+        with demux.guarded("encode"):
+            return _written(video._in_order(reader, order[wanted].tolist(), None), times, sound)
+
+
+def _written(
+    shown: Iterator[npt.NDArray[np.uint8]], times: npt.NDArray[np.int64], sound: tuple[Wave, int] | None
+) -> bytes:
+    """Pictures at `times`, in ticks, and their sound as MP4."""
+    out = io.BytesIO()
+    spacing = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+    rate = Fraction(TICKS, round(spacing)).limit_denominator(1001) if spacing >= 1 else Fraction(25)
+    # No time of writing and no version of the encoder in the file: the same clip has the same bytes.
+    with av.open(out, "w", format="mp4", options={"fflags": "+bitexact"}) as made:
+        track = _video_track(made, rate)
+        voice = None if sound is None else _sound_track(made, *sound)
+        for at, (pixels, time) in enumerate(zip(shown, times.tolist(), strict=True)):
+            height, width = (side // 2 * 2 for side in pixels.shape[:2])
+            if min(height, width) == 0:
+                raise DataError("bad_clip", f"frames of {pixels.shape[1]}x{pixels.shape[0]} pixels")
+            if at == 0:
+                track.height, track.width = height, width
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels[:height, :width]), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, TICKS)
+            made.mux(track.encode(frame))
+        made.mux(track.encode(None))
+        if voice is not None and sound is not None:
+            for piece in _pieces(*sound):
+                made.mux(voice.encode(piece))
+            made.mux(voice.encode(None))
     return out.getvalue()
 
 
@@ -118,17 +139,26 @@ def _sound_track(made: Any, wave: Wave, rate: int) -> Any:
     return track
 
 
-def _heard(data: bytes, clip: Clip) -> tuple[Wave, int] | None:
-    """The sound of a clip, float32 [1 or 2, samples], and its rate; more channels become one."""
+def _heard(data: bytes, start: float, stop: float | None) -> tuple[Wave, int] | None:
+    """What is heard from `start` to `stop` seconds of a film: float32 [1 or 2, samples] (more channels become one) and
+    its rate, None where nothing is."""
     with ExitStack() as stack:
         source = audio._open(data, stack)
-        rate = source.sample_rate
-        last = None if clip.stop is None else round(clip.stop * rate)
-        blocks = list(source.blocks(mono=source.channels > 2, first=round(clip.start * rate), last=last))
-    wave = (
-        np.concatenate([np.atleast_2d(block) for block in blocks], axis=1) if blocks else np.zeros((1, 0), np.float32)
-    )
+        rate, begun = source.sample_rate, audio.begun(source)
+        first, last = round((start - begun) * rate), None if stop is None else round((stop - begun) * rate)
+        wave = _joined(source, max(first, 0), None if last is None else max(last, 0), mono=source.channels > 2)
+    silent = (0 if last is None else min(last, 0)) - min(first, 0)  # samples before the sound begins
+    if silent * wave.shape[0] > audio.MAX_VALUES:
+        raise DataError("audio_too_long", f"the sound begins {-first / rate:,.0f} s after the clip")
+    if silent:
+        wave = np.pad(wave, ((0, 0), (silent, 0)))
     return (wave, rate) if wave.shape[1] else None
+
+
+def _joined(source: audio._Source, first: int, last: int | None, *, mono: bool) -> Wave:
+    """Samples first <= i < last: float32 [1 or channels, samples]."""
+    blocks = [np.atleast_2d(block) for block in source.blocks(mono=mono, first=first, last=last)]
+    return np.concatenate(blocks, axis=1) if blocks else np.zeros((1 if mono else source.channels, 0), np.float32)
 
 
 def _pieces(wave: Wave, rate: int) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmdata.errors import DataError
 from mmdata.native import pillow
 from mmdata.steps._sounds import Wave, rate_of, waveform
 from mmdata.types import Media, Packets, Sample
@@ -52,6 +53,23 @@ def times(media: Media) -> npt.NDArray[np.float64]:
     return made
 
 
+def heard(media: Media, *, sample_rate: int, mono: bool = True) -> Wave:
+    """The sound of a video from when its first frame is shown, silence where it begins later: float32 [samples], or
+    [channels, samples] without `mono`. Raises DataError as `decode.audio.decode` does."""
+    from mmdata.decode import audio, packets
+
+    assert media.data is not None, media
+    wave = waveform(media, sample_rate=sample_rate, mono=mono)
+    shown = packets.seconds(table(media))
+    late = audio.begins(media.data) - (float(shown[0]) if len(shown) else 0.0)
+    if late > audio.MAX_SECONDS:
+        raise DataError("audio_too_long", f"the sound begins {late:,.0f} s after the pictures")
+    ahead = round(late * sample_rate)
+    if ahead <= 0:
+        return wave[..., -ahead:]
+    return np.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(ahead, 0)])
+
+
 def every(media: Media, rate: float) -> list[int]:
     """The frames that are shown at 0, 1/rate, 2/rate, ... seconds, each once."""
     shown = times(media)
@@ -74,24 +92,31 @@ def clip(
 ) -> Media:
     """Frames start <= i < stop of a video, with the sound that goes with them, as MP4 (H.264 4:2:0, AAC): upright, its
     first frame shown at 0. `frames` are those of them that are kept (default: all), `longest` the longer side to which
-    larger ones are reduced. An odd last row or column is cut off."""
+    larger ones are reduced. An odd last row or column is cut off. Raises DataError `encode`, and what reading
+    raises."""
     import av
+
+    from mmdata.decode import demux
 
     shown = times(media)
     kept = [at for at in (range(start, stop) if frames is None else frames) if start <= at < stop]
     length = (with_facts(media).seconds or 0.0) if stop >= len(shown) else float(shown[stop])
+    # Frames of one time follow each other by a tick: encoders want times that rise.
+    steps = np.arange(len(kept))
+    ticks = [round((float(shown[at]) - float(shown[start])) * BASE) for at in kept]
+    ticks = (np.maximum.accumulate(np.array(ticks, np.int64) - steps) + steps).tolist()
     lasting = round(float(np.median(np.diff([*shown[kept], length]))) * BASE) if kept else 0
     out = io.BytesIO()
-    with av.open(out, "w", format="mp4") as file:
+    with demux.guarded("encode"), av.open(out, "w", format="mp4") as file:
         file.flags |= 0x400  # AVFMT_FLAG_BITEXACT: no version or date in the file
         track: Any = None
         voice, wave = _voice(file, media, float(shown[start]), length)
-        for at, pixels in zip(kept, pictures(media, kept), strict=True):
+        for tick, pixels in zip(ticks, pictures(media, kept), strict=True):
             pixels = _sized(pixels, longest)
             if track is None:
                 track = _track(file, pixels, crf)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            frame.pts, frame.time_base = round((float(shown[at]) - float(shown[start])) * BASE), Fraction(1, BASE)
+            frame.pts, frame.time_base = tick, Fraction(1, BASE)
             _mux(file, track.encode(frame), lasting)
         if track is not None:
             _mux(file, track.encode(), lasting)
@@ -132,7 +157,7 @@ def _voice(file: Any, media: Media, start: float, stop: float) -> tuple[Any, Wav
         return None, np.zeros((1, 0), np.float32)
     rate = rate_of(with_facts(media))
     rate = rate if rate in AAC_RATES else 48_000
-    wave = waveform(media, sample_rate=rate, mono=False)
+    wave = heard(media, sample_rate=rate, mono=False)
     if wave.shape[0] > 2:
         wave = wave.mean(axis=0, keepdims=True)
     voice = file.add_stream("aac", rate=rate, layout="mono" if wave.shape[0] == 1 else "stereo")

@@ -11,9 +11,9 @@ from pydantic import Field
 from mmdata.registry import register
 from mmdata.spec import StepSpec
 from mmdata.steps._columns import with_columns
-from mmdata.steps._films import pictures, times, videos, with_facts
+from mmdata.steps._films import heard, pictures, times, videos, with_facts
 from mmdata.steps._pictures import grey, reduced
-from mmdata.steps._sounds import decibels, levels, waveform
+from mmdata.steps._sounds import decibels, levels
 from mmdata.types import Drop, Media, Sample
 
 if TYPE_CHECKING:
@@ -96,5 +96,5 @@ def _seen(media: Media, fps: float) -> Series:
 def _heard(media: Media, fps: float) -> Series:
     """How much louder the sound becomes in each step of time."""
     hop = round(RATE / fps)
-    level = np.maximum(decibels(levels(waveform(media, sample_rate=RATE), hop, hop)), QUIET)
+    level = np.maximum(decibels(levels(heard(media, sample_rate=RATE), hop, hop)), QUIET)
     return np.maximum(np.diff(level, prepend=level[:1]), 0.0)

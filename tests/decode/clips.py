@@ -113,6 +113,50 @@ def _hum(seconds: float) -> list[av.AudioFrame]:
     return frames
 
 
+@functools.cache
+def beeping(
+    format: str, codec: str = "aac", *, pictures: float = 0.0, sound: float = 0.0, lasting: float = 4.0
+) -> bytes:
+    """Four seconds at 10 frames a second whose first is shown at `pictures` seconds by the file's clock, and a tone
+    from the second second after that to the third, in a sound track that begins at `sound` seconds and ends
+    `lasting` seconds after the pictures begin."""
+    out, packets, rate = io.BytesIO(), [], 48_000
+    with av.open(out, "w", format=format) as file:
+        track: Any = file.add_stream("libx264", rate=10)
+        track.height, track.width, track.pix_fmt = 48, 64, "yuv420p"
+        track.codec_context.max_b_frames = 0
+        voice: Any = file.add_stream(codec, rate=rate, layout="mono")
+        for at in range(40):
+            frame = av.VideoFrame.from_ndarray(_view(at, 48, 64), format="rgb24")
+            frame.pts, frame.time_base = round(pictures * 10) + at, Fraction(1, 10)
+            packets += track.encode(frame)
+        times = np.arange(round(sound * rate), round((pictures + lasting) * rate)) / rate - pictures
+        wave = np.where((times >= 2) & (times < 3), 0.5 * np.sin(times * 3000), 0)[None]
+        stored = np.round(wave * 32767).astype(np.int16) if codec.startswith("pcm") else wave.astype(np.float32)
+        for at in range(0, len(times), 1024):
+            piece = np.ascontiguousarray(stored[:, at : at + 1024])
+            heard = av.AudioFrame.from_ndarray(
+                piece, format="s16" if codec.startswith("pcm") else "fltp", layout="mono"
+            )
+            heard.sample_rate, heard.pts, heard.time_base = rate, round(sound * rate) + at, Fraction(1, rate)
+            packets += voice.encode(heard)
+        for packet in sorted([*packets, *track.encode(), *voice.encode()], key=lambda one: one.dts * one.time_base):
+            file.mux(packet)
+    return out.getvalue()
+
+
+BEEPING = (
+    ("matroska", "aac", 0, 0),
+    ("matroska", "pcm_s16le", 0, 1.5),
+    ("matroska", "aac", 5, 5),
+    ("matroska", "aac", 1, 0),
+    ("mp4", "aac", 0, 0),
+    ("mp4", "aac", 0, 1),
+    ("mp4", "aac", 0, 2.5),
+    ("mpegts", "aac", 5, 5),
+    ("mpegts", "aac", 5, 6),
+)
+"""What `beeping` is asked for: sound that begins with, before and after the pictures."""
 VFR = tuple(number * 40 + 9 * (number % 5) for number in range(40))
 KINDS: dict[str, dict[str, Any]] = {
     "cfr": {},

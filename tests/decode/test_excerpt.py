@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -12,8 +15,12 @@ import soundfile
 from mmdata.decode import audio, video
 from mmdata.decode.excerpt import taken
 from mmdata.errors import DataError
+from mmdata.steps import _films
 from mmdata.types import Clip, Media, Page
 from tests.decode import clips
+
+DOUBLE: dict[str, Any] = {"format": "matroska", "between": 0}
+"""What can hold frames of one time."""
 
 
 def wav(seconds: float = 1.0, channels: int = 1) -> bytes:
@@ -68,6 +75,54 @@ def test_a_clip_is_its_frames(kind: str) -> None:
     if kind == "sound":
         heard = audio.read_facts(made.data or b"")
         assert abs((heard.seconds or 0) - (times[25] - times[10])) < 0.1
+
+
+def loud(data: bytes, start: float, stop: float) -> float:
+    """Share of the samples from `start` to `stop` seconds that are heard."""
+    wave, rate = audio.first_samples(data, 60)
+    return float((np.abs(wave[round(start * rate) : round(stop * rate)]) > 0.05).mean())
+
+
+@pytest.mark.parametrize(("format", "codec", "pictures", "sound"), clips.BEEPING)
+def test_sound_is_that_of_the_pictures_by_the_files_clock(
+    format: str, codec: str, pictures: float, sound: float
+) -> None:
+    film = Media(kind="video", data=clips.beeping(format, codec, pictures=pictures, sound=sound))
+    begin = max(2.0, sound - pictures)  # of the tone
+    made = taken(replace(film, excerpt=Clip(start=pictures + 2, stop=pictures + 3))).data or b""
+    assert loud(made, begin - 1.95, 0.95) > 0.9
+    assert loud(made, 0, begin - 2.05) < 0.05 or begin == 2
+    before = taken(replace(film, excerpt=Clip(start=pictures, stop=pictures + 1))).data or b""
+    assert loud(before, 0, 0.9) == 0
+    assert audio.read_facts(before).seconds == pytest.approx(1, abs=0.1), "silence where the sound has not begun"
+    whole = taken(replace(film, excerpt=Clip(start=0, stop=pictures + 4))).data or b""
+    assert loud(whole, begin + 0.05, 2.95) > 0.9, "sound that precedes the pictures is no part of a clip"
+    assert loud(whole, 0, begin - 0.05) < 0.05
+    assert loud(whole, 3.05, 4) < 0.05
+
+
+def test_frames_of_one_time_stay_one_by_one() -> None:
+    film = clips.clip(frames=12, times=tuple(at // 2 * 100 for at in range(12)), base=Fraction(1, 1000), **DOUBLE)
+    made = taken(Media(kind="video", data=film, excerpt=Clip(start=0.1, stop=0.5))).data or b""
+    found, whole = video.decode_frames(made, list(range(8))), video.decode_frames(film, list(range(2, 10)))
+    assert found.seconds == pytest.approx(whole.seconds - 0.1, abs=1e-4)
+    error = (found.pixels.float() - whole.pixels.float()).square().mean(dim=(1, 2, 3))
+    assert 10 * np.log10(255**2 / float(error.max())) > 30
+
+
+def test_what_h264_cannot_hold_is_told() -> None:
+    out = io.BytesIO()
+    with av.open(out, "w", format="matroska") as file:
+        track: Any = file.add_stream("ffv1", rate=10)
+        track.width, track.height, track.pix_fmt = 17_000, 16, "yuv420p"
+        for _ in range(2):
+            file.mux(track.encode(av.VideoFrame.from_ndarray(np.zeros((16, 17_000, 3), np.uint8), format="rgb24")))
+        file.mux(track.encode())
+    wide = Media(kind="video", data=out.getvalue())
+    for make in (lambda: taken(replace(wide, excerpt=Clip(start=0))), lambda: _films.clip(wide, 0, 2)):
+        with pytest.raises(DataError) as caught:
+            make()
+        assert caught.value.reason == "encode"
 
 
 def test_what_is_not_there_is_told() -> None:

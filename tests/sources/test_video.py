@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from mmdata.decode import video
+from mmdata.decode import audio, video
 from mmdata.errors import SpecError
 from mmdata.sources.video import Video, VideoColumns
 from mmdata.types import Clip
@@ -89,3 +90,18 @@ def test_times_that_are_none_cost_their_own_record(tmp_path: Path) -> None:
     (tmp_path / "v.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = list(Video(path=str(tmp_path / "v.jsonl")).open().records())
     assert [record.drop.reason if record.drop else "" for record in found] == [*["bad_clip"] * 4, ""]
+
+
+def test_sound_that_begins_later_and_frames_of_one_time(tmp_path: Path) -> None:
+    (tmp_path / "late.mkv").write_bytes(clips.beeping("matroska", pictures=5, sound=6))
+    times = tuple(at // 2 * 100 for at in range(20))
+    double = clips.clip(frames=20, times=times, base=Fraction(1, 1000), format="matroska", between=0)
+    (tmp_path / "double.mkv").write_bytes(double)
+    rows = ["video,start,end", "late.mkv,7,8", "double.mkv,0,0.5", "late.mkv,1,2"]
+    (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
+    dataset, found = built(tmp_path / "out", {"kind": "video", "path": str(tmp_path / "clips.csv")})
+    assert states(found) == ["ok", "ok", "failed_permanent:clip_beyond_end"]
+    late, twins = (sample.media[0] for sample in dataset)
+    wave = audio.decode(late.data or b"", sample_rate=None).abs()
+    assert float((wave[:40_000] > 0.05).float().mean()) > 0.9, "the tone fills the clip"
+    assert twins.frames == 10

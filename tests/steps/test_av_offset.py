@@ -20,8 +20,9 @@ from tests.steps.given import build, record
 FLASHES = (0.4, 0.72, 1.4, 1.64, 2.4, 3.04, 3.2)
 
 
-def flashing(late: float) -> Media:
-    """Four seconds at 25 frames a second; each flash is one white frame, each click comes `late` seconds after it."""
+def flashing(late: float, begins: float = 0.0) -> Media:
+    """Four seconds at 25 frames a second; each flash is one white frame, each click comes `late` seconds after it. The
+    sound track begins at `begins` seconds."""
     out = io.BytesIO()
     random = np.random.default_rng(0)
     with av.open(out, "w", format="matroska") as file:
@@ -39,8 +40,9 @@ def flashing(late: float) -> Media:
             start = round((flash + late) * 16_000)
             wave[start : start + 800] += 0.5 * random.standard_normal(800).clip(-1.5, 1.5)
         pcm = (wave.clip(-1, 1) * 32767).astype(np.int16)
-        sound = av.AudioFrame.from_ndarray(pcm[None], format="s16", layout="mono")
-        sound.sample_rate, sound.pts = 16_000, 0
+        skipped = round(begins * 16_000)
+        sound = av.AudioFrame.from_ndarray(pcm[None, skipped:], format="s16", layout="mono")
+        sound.sample_rate, sound.pts, sound.time_base = 16_000, skipped, Fraction(1, 16_000)
         file.mux(voice.encode(sound))
         file.mux(voice.encode())
     return Media(kind="video", data=out.getvalue())
@@ -51,6 +53,12 @@ def test_known_offsets(late: float) -> None:
     offset, confidence = AvOffset().estimate(with_facts(flashing(late)))
     assert offset == pytest.approx(late, abs=0.05)
     assert confidence > 5
+
+
+def test_sound_that_begins_later_is_not_early() -> None:
+    offset, confidence = AvOffset().estimate(with_facts(flashing(0.2, begins=1.0)))
+    assert offset == pytest.approx(0.2, abs=0.05)
+    assert confidence > 4
 
 
 def test_a_build(tmp_path: Path) -> None:

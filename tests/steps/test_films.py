@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from mmdata.decode.video import decode_frames
-from mmdata.steps._films import clip, every, pictures, times, with_facts
+from mmdata.steps._films import clip, every, heard, pictures, times, with_facts
 from mmdata.steps._sounds import waveform
 from mmdata.types import Media
+from tests.decode.clips import BEEPING, beeping, noise
 from tests.decode.clips import clip as encoded
-from tests.decode.clips import noise
 from tests.steps.footage import film
 
 
@@ -36,6 +38,26 @@ def test_a_clip() -> None:
     whole, piece = waveform(with_facts(video)), waveform(made)
     assert len(piece) == pytest.approx(0.8 * 16_000, abs=2200)
     assert np.sqrt((piece[2000:8000] ** 2).mean()) == pytest.approx(np.sqrt((whole[8000:14_000] ** 2).mean()), rel=0.1)
+
+
+@pytest.mark.parametrize(("format", "codec", "pictures", "sound"), BEEPING)
+def test_a_clip_is_heard_when_it_is_seen(format: str, codec: str, pictures: float, sound: float) -> None:
+    video = with_facts(Media(kind="video", data=beeping(format, codec, pictures=pictures, sound=sound)))
+    begin = max(2.0, sound - pictures)  # of the tone
+    rate = 48_000
+    made = waveform(clip(video, 20, 30), sample_rate=rate)
+    assert (np.abs(made[round((begin - 1.95) * rate) : round(0.95 * rate)]) > 0.05).mean() > 0.9
+    assert (np.abs(waveform(clip(video, 0, 15), sample_rate=rate)) < 0.05).all()
+    whole = np.abs(heard(video, sample_rate=rate)) > 0.05
+    assert np.flatnonzero(whole)[[0, -1]] / rate == pytest.approx([begin, 3], abs=0.03)
+
+
+def test_frames_of_one_time_stay_one_by_one() -> None:
+    times_of_two = tuple(at // 2 * 100 for at in range(12))
+    double = encoded(frames=12, times=times_of_two, base=Fraction(1, 1000), format="matroska", between=0)
+    video = with_facts(Media(kind="video", data=double))
+    made = clip(video, 2, 10)
+    assert times(made) == pytest.approx(times(video)[2:10] - 0.1, abs=1e-4)
 
 
 @pytest.mark.parametrize("size", [(144, 176), (240, 320)])
