@@ -25,6 +25,9 @@ FRAME = 1024
 """Samples that AAC takes at a time."""
 QUALITY = "18"
 """x264's constant rate factor: hardly to be told from the original."""
+OVERSHOOT = 0.5
+"""Seconds that a clip may reach beyond the end, and no more than half of it: manifests round their times. It is what
+Kaldi's extract-segments allows."""
 LATE = 0.125
 """Seconds by which sound may come after its picture before people notice (ITU-R BT.1359)."""
 
@@ -37,7 +40,8 @@ def taken(media: Media) -> Media:
     `start`, its time 0; it is upright, an odd last row or column is cut off. Times are those of the file's own clock,
     for pictures and sound alike; where the sound begins later there is silence before it. A page becomes PNG.
 
-    Raises DataError: `clip_beyond_end`, `bad_clip`, `encode`, `no_page`, `corrupt_pdf`, `encrypted_pdf`,
+    A clip that reaches beyond the end is shorter, if it is by no more than half of it and `OVERSHOOT` seconds. Raises
+    DataError: `clip_beyond_end`, `bad_clip`, `encode`, `no_page`, `corrupt_pdf`, `encrypted_pdf`,
     `decompression_bomb`, and what reading audio and video raises.
     """
     excerpt = media.excerpt
@@ -63,10 +67,19 @@ def _sound(data: bytes, clip: Clip) -> bytes:
         wave = _joined(source, first, last, mono=False)
     if wave.shape[1] == 0:
         raise DataError("clip_beyond_end", f"the sound ends before {clip.start:g} s")
+    _check_end(clip, (first + wave.shape[1]) / rate, "sound")
     out = io.BytesIO()
     integers = np.rint(wave.T.astype(np.float64).clip(-1, 32767 / 32768) * 32768).astype(np.int16)
     soundfile.write(out, integers, rate, format="FLAC", subtype="PCM_16")
     return out.getvalue()
+
+
+def _check_end(clip: Clip, end: float, what: str) -> None:
+    """Raise `clip_beyond_end` for a clip of which more is missing than rounded times explain: what is said or seen
+    there is part of its text."""
+    beyond = 0.0 if clip.stop is None else clip.stop - end
+    if clip.stop is not None and beyond > max(1e-3, min(OVERSHOOT, (clip.stop - clip.start) / 2)):
+        raise DataError("clip_beyond_end", f"the {what} ends at {end:g} s, and the clip {beyond:g} s later")
 
 
 def _film(data: bytes, clip: Clip) -> bytes:
@@ -84,11 +97,13 @@ def _film(data: bytes, clip: Clip) -> bytes:
         steps = np.arange(len(wanted))
         times = np.rint((seconds[wanted] - first) * TICKS).astype(np.int64)
         times = np.maximum.accumulate(times - steps) + steps
-        sound = None
+        sound, end = None, reader.end()
         if reader.sound() is not None:
             # What is heard goes with the first frame, unless nobody would notice.
             start = clip.start if first - clip.start <= LATE else first
-            sound = _heard(data, start, clip.stop)
+            sound, quiet = _heard(data, start, clip.stop)
+            end = max(end, quiet)
+        _check_end(clip, end, "film")
         with demux.guarded("encode"):
             return _written(video._in_order(reader, order[wanted].tolist(), None), times, sound)
 
@@ -139,9 +154,9 @@ def _sound_track(made: Any, wave: Wave, rate: int) -> Any:
     return track
 
 
-def _heard(data: bytes, start: float, stop: float | None) -> tuple[Wave, int] | None:
+def _heard(data: bytes, start: float, stop: float | None) -> tuple[tuple[Wave, int] | None, float]:
     """What is heard from `start` to `stop` seconds of a film: float32 [1 or 2, samples] (more channels become one) and
-    its rate, None where nothing is."""
+    its rate, None where nothing is; and when the last of it is."""
     with ExitStack() as stack:
         source = audio._open(data, stack)
         rate, begun = source.sample_rate, audio.begun(source)
@@ -152,7 +167,7 @@ def _heard(data: bytes, start: float, stop: float | None) -> tuple[Wave, int] | 
         raise DataError("audio_too_long", f"the sound begins {-first / rate:,.0f} s after the clip")
     if silent:
         wave = np.pad(wave, ((0, 0), (silent, 0)))
-    return (wave, rate) if wave.shape[1] else None
+    return ((wave, rate) if wave.shape[1] else None), begun + (first + wave.shape[1]) / rate
 
 
 def _joined(source: audio._Source, first: int, last: int | None, *, mono: bool) -> Wave:

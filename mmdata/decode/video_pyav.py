@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mmdata import memory
 from mmdata.decode import demux
 from mmdata.decode.demux import Limits, Source
-from mmdata.decode.packets import Indices, Window, decode_at, learn, scan, windows
+from mmdata.decode.packets import Indices, Window, decode_at, learn, scan, seconds, windows
 from mmdata.errors import DataError
 from mmdata.native import library, yuv
 from mmdata.types import Packets
@@ -63,6 +63,16 @@ class Reader:
         track = self._file.streams.best("audio")
         context: Any = None if track is None else track.codec_context
         return None if context is None or not context.sample_rate else (context.sample_rate, context.channels)
+
+    def end(self) -> float:
+        """Seconds at which the film ends: after its last frame, or as its header says, what is later (few formats tell
+        how long the last frame is shown)."""
+        times = seconds(self.table)
+        numerator, denominator = self.table.time_base
+        spacing = float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+        last = float(times[-1]) + max(self.tail * numerator / denominator, spacing)
+        told = self._file.duration
+        return last if told is None else max(last, ((self._file.start_time or 0) + told) / 1e6)
 
     def _scan(self) -> Packets:
         found = scan(self._file, self.format, self.limits)

@@ -24,8 +24,10 @@ SOUNDS = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".m4a")
 @register("source", "audio")
 class Audio(SourceSpec):
     """A record for each utterance: its audio and its transcript; speaker, language and what else a manifest says travel
-    in the sample's JSON. Segments are cut out of their recordings, sample for sample, as FLAC of 16 bits. Commands that
-    manifests hold in place of files (Kaldi's pipes, Lhotse's `command`) are never run: `command`."""
+    in the sample's JSON. Segments are cut out of their recordings, sample for sample, as FLAC of 16 bits. One that
+    reaches beyond the end of its recording is shorter, by at most 0.5 s (as Kaldi allows) and at most half of it; else
+    it ends as `clip_beyond_end`, since its transcript says more than is heard. Commands that manifests hold in place of
+    files (Kaldi's pipes, Lhotse's `command`) are never run: `command`."""
 
     kind: Literal["audio"] = "audio"
     path: InputPath = runtime()

@@ -38,10 +38,13 @@ class VideoColumns(Model):
 @register("source", "video")
 class Video(SourceSpec):
     """A record for each row of a manifest. A row with times is a clip: it is decoded and written again as H.264 with
-    AAC sound, exact to the frame (see `engine.sample_seconds` for long ones); a row without keeps the file's bytes. Of
-    subtitles the cues within the clip become texts after the caption, one each, and `cues` of the sample's JSON says
-    which part each is (`part`) and when it is said in the clip's own time (`start`, `stop`). All other columns travel
-    in the JSON, too."""
+    AAC sound, exact to the frame (see `engine.sample_seconds` for long ones); a row without keeps the file's bytes.
+    Times are those of the file's own clock, which begins at 0 in most MP4 and seldom in MPEG-TS; pictures and sound
+    stay together, silent where the sound track begins later. A clip that reaches beyond the end is cut short, by at
+    most 0.5 s and at most half of it; else it ends as `clip_beyond_end`, as one without a frame does. Of subtitles the
+    cues within the clip become texts after the caption, one each, and `cues` of the sample's JSON says which part each
+    is (`part`) and when it is said in the clip's own time (`start`, `stop`). All other columns travel in the JSON,
+    too."""
 
     kind: Literal["video"] = "video"
     path: InputPath = runtime()

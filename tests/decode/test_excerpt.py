@@ -110,6 +110,35 @@ def test_frames_of_one_time_stay_one_by_one() -> None:
     assert 10 * np.log10(255**2 / float(error.max())) > 30
 
 
+@pytest.mark.parametrize(
+    ("start", "stop", "kept"),
+    [(0.0, 1.4, True), (0.0, 1.6, False), (0.9, 1.05, True), (0.9, 1.2, False), (0.5, 9.0, False), (0.5, None, True)],
+)
+def test_a_clip_may_reach_a_little_beyond_the_end(start: float, stop: float | None, kept: bool) -> None:
+    """Both last one second."""
+    media = (Media(kind="audio", data=wav()), Media(kind="video", data=clips.clip(frames=30)))
+    for one in media:
+        excerpt = Clip(start=start, stop=stop)
+        if not kept:
+            with pytest.raises(DataError, match=r"clip_beyond_end: the (sound|film) ends at 1 s, and the clip"):
+                taken(replace(one, excerpt=excerpt))
+            continue
+        made = taken(replace(one, excerpt=excerpt)).data or b""
+        found = (audio if one.kind == "audio" else video).read_facts(made)
+        assert found.seconds == pytest.approx(1 - start, abs=0.05)
+
+
+def test_a_film_lasts_as_long_as_its_sound() -> None:
+    film = Media(kind="video", data=clips.beeping("matroska", lasting=6.0))
+    made = taken(replace(film, excerpt=Clip(start=2, stop=6))).data or b""
+    assert audio.read_facts(made).seconds == pytest.approx(4, abs=0.05)
+    with pytest.raises(DataError, match=r"clip_beyond_end: the film ends at 6\.0"):
+        taken(replace(film, excerpt=Clip(start=2, stop=7)))
+    late = Media(kind="video", data=clips.beeping("mpegts", pictures=5, sound=5), excerpt=Clip(start=2, stop=3))
+    with pytest.raises(DataError, match=r"the first is at 5 s, the last at 8\.9 s"):
+        taken(late)
+
+
 def test_what_h264_cannot_hold_is_told() -> None:
     out = io.BytesIO()
     with av.open(out, "w", format="matroska") as file:

@@ -63,6 +63,21 @@ def test_nemos_manifest_is_built_segment_by_segment(tmp_path: Path) -> None:
     assert len(records(source)) == 7
 
 
+def test_segments_beyond_the_end_do_not_keep_their_words(tmp_path: Path) -> None:
+    wave = sound(tmp_path / "a.wav", 1.0)
+    spans = ((0.5, 1.0), (0.5, 1.2), (0.8, 1.3), (0.0, 9.0), (0.9, -1))
+    rows = [f"s{at} r {start} {stop}" for at, (start, stop) in enumerate(spans)]
+    lines(tmp_path / "segments", *rows)
+    lines(tmp_path / "wav.scp", "r a.wav")
+    lines(tmp_path / "text", *(f"s{at} words" for at in range(len(spans))))
+    dataset, found = built(tmp_path / "out", {"kind": "audio", "path": str(tmp_path)})
+    assert states(found) == ["ok", "ok", *["failed_permanent:clip_beyond_end"] * 2, "ok"]
+    assert found[3].detail.startswith("the sound ends at 1 s, and the clip 8 s later")
+    assert [sample.media[0].samples for sample in dataset] == [8000, 8000, 1600]
+    part, _ = soundfile.read(io.BytesIO(dataset[1].media[0].data or b""), dtype="int16")
+    assert np.array_equal(part, wave[8000:])
+
+
 def cut(**more: Any) -> dict[str, Any]:
     recording = {"id": "r", "sources": [{"type": "file", "channels": [0], "source": "a.wav"}], "duration": 2.0}
     return {"id": "c", "start": 0, "duration": 2.0, "recording": recording, "type": "MonoCut", **more}

@@ -97,10 +97,10 @@ def test_sound_that_begins_later_and_frames_of_one_time(tmp_path: Path) -> None:
     times = tuple(at // 2 * 100 for at in range(20))
     double = clips.clip(frames=20, times=times, base=Fraction(1, 1000), format="matroska", between=0)
     (tmp_path / "double.mkv").write_bytes(double)
-    rows = ["video,start,end", "late.mkv,7,8", "double.mkv,0,0.5", "late.mkv,1,2"]
+    rows = ["video,start,end", "late.mkv,7,8", "double.mkv,0,0.5", "double.mkv,0.5,9", "late.mkv,1,2"]
     (tmp_path / "clips.csv").write_text("\n".join(rows) + "\n")
     dataset, found = built(tmp_path / "out", {"kind": "video", "path": str(tmp_path / "clips.csv")})
-    assert states(found) == ["ok", "ok", "failed_permanent:clip_beyond_end"]
+    assert states(found) == ["ok", "ok", *["failed_permanent:clip_beyond_end"] * 2]
     late, twins = (sample.media[0] for sample in dataset)
     wave = audio.decode(late.data or b"", sample_rate=None).abs()
     assert float((wave[:40_000] > 0.05).float().mean()) > 0.9, "the tone fills the clip"
