@@ -203,4 +203,6 @@ def _chosen(values: Mapping[str, Any]) -> str:
     at = int(at) if isinstance(at, str) and at.strip().isdigit() else at
     if not isinstance(choices, list) or not isinstance(at, int) or not 0 <= at < len(choices):
         raise DataError("bad_record", f"{CHOICES}: no choice {at!r}")
+    if not isinstance(choices[at], str | int | float):
+        raise DataError("bad_record", f"{CHOICES}: choice {at} is a {type(choices[at]).__name__}, not a text")
     return str(choices[at])

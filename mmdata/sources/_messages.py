@@ -30,7 +30,12 @@ _ROLES = {
     **dict.fromkeys(("gpt", "assistant", "chatgpt", "bot", "model", "function_call"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "function", "observation", "function_response", "tool_response", "ipython"), "tool"),
+    **{name: name for name in ("caption", "document", "chosen", "rejected")},  # which `mmdata.export` writes
 }
+_BARE = ("caption", "document")
+"""Roles of texts that nobody says to anybody; media beside them have none."""
+_APART = ("tool", *_BARE)
+"""Roles of which each text is one of its own: answers to calls, alternative captions, what stands between pictures."""
 _TAGS = re.compile(r"\n?<(image|video|audio)>\n?")
 _PLACES = (
     "path",
@@ -79,11 +84,12 @@ def parts(
     `<audio>` stand for the media of that kind that the line lists under `keys`, in order; if its texts have no tag of
     the kind, they all come before the first question; if it lists none of the kind, the tag is text. A part with the
     `id` of an earlier medium and no place of its own refers to it: it becomes that one's name ("Image 1"), and then
-    each medium is introduced by its name. `train: false`, `loss: false` and `weight: 0` keep a message out of the
-    loss. Calls of tools become `<tool_call>` texts, reasoning a `<think>` text; messages of one role that follow each
-    other are told apart by a blank line (answers of tools are messages of their own).
+    each medium is introduced by its name. A text of null says nothing. `train: false`, `loss: false` and `weight: 0`
+    keep a message out of the loss. Calls of tools become `<tool_call>` texts, reasoning a `<think>` text; messages of
+    one role that follow each other are told apart by a blank line (answers of tools are messages of their own).
 
-    Raises DataError `bad_record` for a role nobody knows, another number of tags than of media, a reference to nothing.
+    Raises DataError `bad_record` for a role nobody knows, another number of tags than of media, a medium without a
+    place, a reference to nothing.
 
     >>> line = {"image": "a.jpg"}
     >>> talk = [{"from": "human", "value": "<image>\\nWhat?"}, {"from": "gpt", "value": "A fox."}]
@@ -97,12 +103,13 @@ def parts(
     read: list[Text | _Medium] = []
     for message in conversation:
         said = list(_message(message, listed))
-        if said and read and said[0].role == read[-1].role != "tool" and isinstance(said[0], Text):
+        if said and read and said[0].role == read[-1].role not in _APART and isinstance(said[0], Text):
             said[0] = replace(said[0], text="\n\n" + said[0].text)
         read += said
     if not any(isinstance(item, Text) for item in read):
         raise DataError("bad_record", "a conversation without text")
-    left = [_medium(kind, place, "user", True) for kind, places in listed.items() for place in places]
+    sender = "user" if any(item.role not in _BARE for item in read) else read[0].role
+    left = [_medium(kind, place, sender, True) for kind, places in listed.items() for place in places]
     tagged = {item.kind for item in read if isinstance(item, _Medium) and not item.refers}
     if wrong := sorted({medium.kind for medium in left} & tagged):
         raise DataError("bad_record", f"the line lists more {wrong[0]}s than its texts have places (<{wrong[0]}>) for")
@@ -120,12 +127,13 @@ def _message(message: Any, listed: dict[MediaKind, list[Any]]) -> Iterator[Text 
     train = not any(message.get(key, True) in (False, 0) for key in ("train", "loss", "weight"))
     content = message.get("value", message.get("content"))
     if thought := message.get("reasoning_content"):
-        yield Text(text=f"<think>\n{thought}\n</think>\n\n", role=role, train=train)
+        yield Text(text=f"<think>\n{_words(thought)}\n</think>\n\n", role=role, train=train)
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, str):
             yield from _text(part, role, train, listed)
         elif isinstance(part, dict) and part.get("type", "text") in ("text", "input_text", "output_text"):
-            yield Text(text=str(part.get("text", "")), role=role, train=train)
+            if part.get("text") is not None:
+                yield Text(text=_words(part["text"]), role=role, train=train)
         elif isinstance(part, dict):
             yield _part(part, role, train, listed)
         elif part is not None:
@@ -133,6 +141,12 @@ def _message(message: Any, listed: dict[MediaKind, list[Any]]) -> Iterator[Text 
     calls = message.get("tool_calls") or []
     for at, call in enumerate(calls if isinstance(calls, list) else [calls]):
         yield Text(text="\n" * bool(at or content) + _call(call), role=role, train=train)
+
+
+def _words(text: Any) -> str:
+    if isinstance(text, dict | list):
+        raise DataError("bad_record", f"a text of a message is a text, not a {type(text).__name__}")
+    return str(text)
 
 
 def _text(text: str, role: str, train: bool, listed: dict[MediaKind, list[Any]]) -> Iterator[Text | _Medium]:
@@ -157,9 +171,7 @@ def _part(part: dict[str, Any], role: str, train: bool, listed: dict[MediaKind, 
     if medium.refers and medium.name is None:
         return _medium(kind, _next(listed, kind), role, train)
     if medium.refers:  # the line may list it under that id
-        own = next(
-            (item for item in listed.get(kind, []) if isinstance(item, dict) and item.get("id") == part["id"]), None
-        )
+        own = next((item for item in listed.get(kind, []) if _unwrapped(item)[0] == medium.name), None)
         if own is not None:
             listed[kind].remove(own)
             return _medium(kind, own, role, train)
@@ -174,13 +186,7 @@ def _next(listed: dict[MediaKind, list[Any]], kind: MediaKind) -> Any:
 
 def _medium(kind: MediaKind, given: Any, role: str, train: bool) -> _Medium:
     """A medium from a path, a URL, a `data:` URL, or an object that holds one of them, perhaps with an `id`."""
-    name = None
-    while isinstance(given, dict):
-        name = str(given["id"]) if given.get("id") is not None else name
-        if isinstance(given.get("data"), str):  # OpenAI's audio: bytes without the head of a URL
-            given = f"data:;base64,{given['data']}"
-        else:
-            given = next((given[key] for key in _PLACES if given.get(key)), None)
+    name, given = _unwrapped(given)
     if given is not None and not isinstance(given, str):
         raise DataError("bad_record", f"the place of a medium is a text, not a {type(given).__name__}")
     if not (given or "").startswith("data:"):
@@ -192,6 +198,18 @@ def _medium(kind: MediaKind, given: Any, role: str, train: bool) -> _Medium:
         return _Medium(kind, None, base64.b64decode(body, validate=True), name, role, train)
     except (ValueError, binascii.Error) as error:
         raise DataError("bad_record", f"a data: URL: {error}") from error
+
+
+def _unwrapped(given: Any) -> tuple[str | None, Any]:
+    """The id of a medium, if it has one, and its place, however deep in objects they lie."""
+    name = None
+    while isinstance(given, dict):
+        name = str(given["id"]) if given.get("id") is not None else name
+        if isinstance(given.get("data"), str):  # OpenAI's audio: bytes without the head of a URL
+            given = f"data:;base64,{given['data']}"
+        else:
+            given = next((given[key] for key in _PLACES if given.get(key)), None)
+    return name, given
 
 
 def _call(call: Any) -> str:
@@ -224,9 +242,11 @@ def _named(read: list[Text | _Medium]) -> Iterator[Text | Media]:
             names[item.name] = name
             if refers:
                 yield Text(text=f"{name}: ", role=item.role, train=item.train)
-            yield Media(kind=item.kind, uri=item.uri, data=item.data, role=item.role)
+            yield Media(kind=item.kind, uri=item.uri, data=item.data, role=None if item.role in _BARE else item.role)
         elif item.name in names:
             yield Text(text=names[item.name], role=item.role, train=item.train)
+        elif item.name is None:
+            raise DataError("bad_record", f"{item.kind}: its place is empty; a path, a URL or a data: URL is wanted")
         else:
             raise DataError("bad_record", f"a reference to {item.name!r}, the id of no medium before it")
 
@@ -240,7 +260,7 @@ def _joined(read: Iterator[Text | Media]) -> list[Text | Media]:
             isinstance(item, Text)
             and isinstance(last, Text)
             and (item.role, item.train) == (last.role, last.train)
-            and item.role != "tool"
+            and item.role not in _APART
         ):
             result[-1] = replace(last, text=last.text + item.text)
         else:

@@ -23,7 +23,8 @@ def within(root: str, path: str) -> str:
     """The place of a medium: a URL as it is, a path below `root` (a folder or a URL without a slash at its end).
 
     Raises DataError `bad_url` for an empty path, `path_escape` for one that leads out, a `file:` URL among them: a
-    table from elsewhere cannot name other files of ours.
+    table from elsewhere cannot name other files of ours. A path with a backslash, which is a separator elsewhere, is
+    refused alike.
 
     >>> within("/data", "a/../b.jpg"), within("s3://x/y", "b.jpg"), within("/data", "https://example.org/b.jpg")
     ('/data/b.jpg', 's3://x/y/b.jpg', 'https://example.org/b.jpg')
@@ -34,8 +35,10 @@ def within(root: str, path: str) -> str:
         if names_local(path):
             raise DataError("path_escape", f"{path[:200]!r} names a file of this machine")
         return path
-    if "\\" in path or "\0" in path:
-        raise DataError("path_escape", f"{path[:200]!r}")
+    if "\\" in path:
+        raise DataError("path_escape", f"{path[:200]!r}: a backslash is no separator here; write /")
+    if "\0" in path:
+        raise DataError("path_escape", f"{path[:200]!r} holds a zero byte")
     normal = posixpath.normpath(path)
     local = root.removeprefix("file://")
     inside = normal.startswith(f"{local.rstrip('/')}/") if normal.startswith("/") else normal.split("/")[0] != ".."

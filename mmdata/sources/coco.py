@@ -135,7 +135,8 @@ class _Annotations:
                 if not isinstance(item, dict) or not isinstance(item.get("id"), int | str):
                     lost.append((file.name, at, "bad_record", f"{key}: an object with an id is wanted"))
                 elif key == "categories":
-                    categories[item["id"]] = printable(str(item.get("name")))
+                    if item.get("name") is not None:  # else boxes are called by its number
+                        categories[item["id"]] = printable(str(item["name"]))
                 elif item["id"] not in pictures:
                     name, url = item.get("file_name"), item.get("coco_url")
                     pictures[item["id"]] = _Picture(

@@ -137,15 +137,13 @@ class _JsonLines:
         named = [(kind, column, value[column]) for kind, column in zip(KINDS, used, strict=False) if value.get(column)]
         for kind, column, found in named or [("image", columns.image, value.get(columns.image))]:
             for path in found if isinstance(found, list) else [found]:
-                uri = self._uri(path) if isinstance(path, str) and path.strip() else None
-                if uri is None:
-                    escapes = isinstance(path, str) and path.strip()
-                    refused = Drop(
-                        reason="path_escape" if escapes else "bad_url",
-                        detail=_named(value, f"{column}: {path!r}" + OUTSIDE * bool(escapes)),
-                        state="failed_permanent",
-                    )
-                    uri = str(path or "")
+                uri = str(path or "")
+                try:
+                    if not isinstance(path, str) or not path.strip():
+                        raise DataError("bad_url", f"{column}: {path!r}")
+                    uri = self._uri(column, path)
+                except DataError as error:
+                    refused = Drop(reason=error.reason, detail=_named(value, error.detail), state="failed_permanent")
                 media.append(Media(kind=kind, uri=uri))
         return Record(row=row, sample=Sample(key=key, parts=(*media, *texts), meta=meta, origin=origin), drop=refused)
 
@@ -184,22 +182,21 @@ class _JsonLines:
         try:
             for part in _messages.parts(value, conversation, keys):
                 if isinstance(part, Media) and part.uri is not None:
-                    uri = self._uri(part.uri)
-                    if uri is None:
-                        raise DataError("path_escape", f"{part.kind}: {part.uri!r}{OUTSIDE}")
-                    part = replace(part, uri=uri)
+                    part = replace(part, uri=self._uri(part.kind, part.uri))
                 parts.append(part)
         except DataError as error:
             drop = Drop(reason=error.reason, detail=_named(value, error.detail), state="failed_permanent")
             return Record(row=row, sample=empty, drop=drop)
         return Record(row=row, sample=replace(empty, parts=tuple(parts)))
 
-    def _uri(self, path: str) -> str | None:
-        """The place of a medium, or None when its path leads out of the root."""
+    def _uri(self, name: str, path: str) -> str:
+        """The place of a medium. Raises DataError, which names it: `path_escape` for one that leads out of the root."""
         try:
             return within(self._root, path)
-        except DataError:
-            return None
+        except DataError as error:
+            leads_out = error.reason == "path_escape" and "\\" not in path and "\0" not in path
+            detail = f"{path!r}{OUTSIDE}" if leads_out else error.detail
+            raise DataError(error.reason, f"{name}: {detail}") from error
 
 
 def _named(value: dict[str, Any], detail: str) -> str:

@@ -143,15 +143,21 @@ def _answered(value: dict[str, Any]) -> tuple[str, list[str]]:
         if isinstance(given, list)
         else []
     )
-    texts = [str(item) for item in listed if isinstance(item, str | int | float) and str(item).strip()]
-    single = value.get("multiple_choice_answer", value.get("answer"))
+    texts = _texts(listed)
+    single = next((value[key] for key in ("multiple_choice_answer", "answer") if value.get(key) is not None), None)
     if isinstance(single, list):
-        texts, single = [str(item) for item in single], None
+        texts, single = _texts(single), None
+    if isinstance(single, dict):
+        raise DataError("bad_record", "its answer is an object, not a text")
     if single is None and not texts:
         raise DataError("no_answer", "neither answer nor answers")
     counts = Counter(texts)
     best = str(single) if single is not None else max(counts, key=lambda text: (counts[text], -texts.index(text)))
     return best, texts
+
+
+def _texts(listed: list[Any]) -> list[str]:
+    return [str(item) for item in listed if isinstance(item, str | int | float) and str(item).strip()]
 
 
 def _rows(file: _tables.TableFile, keys: tuple[str, ...]) -> Iterator[Any]:

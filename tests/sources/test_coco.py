@@ -68,14 +68,15 @@ def test_odd_values_cost_their_own_record_and_can_be_written(tmp_path: Path) -> 
     notes = [
         {"image_id": "\ud800", "bbox": [0, 0, 1, 1], "category_id": {"a": 1}},
         {"image_id": 2, "bbox": [0, 0, 1, 1], "category_id": 1},
+        {"image_id": 2, "bbox": [0, 0, 1, 1], "category_id": 7},
         {"image_id": "x\ud800", "caption": "of no picture"},
     ]
-    values = {"images": images, "annotations": notes, "categories": [{"id": 1, "name": "\ud800"}]}
+    values = {"images": images, "annotations": notes, "categories": [{"id": 1, "name": "\ud800"}, {"id": 7}]}
     (tmp_path / "c.json").write_text(json.dumps(values))
     first, second, lost = records({"kind": "coco", "annotations": [str(tmp_path / "c.json")], "images": str(tmp_path)})
     assert first.sample.media[0].uri == str(tmp_path / "?.jpg")
     assert (first.sample.meta["image_id"], first.sample.meta["labels"]) == ("?", ["{'a': 1}"])
-    assert second.sample.meta["labels"] == ["?"]
+    assert second.sample.meta["labels"] == ["?", "7"]
     assert lost.drop
     assert (lost.drop.reason, "x?" in lost.drop.detail) == ("unknown_image", True)
 

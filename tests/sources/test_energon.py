@@ -71,12 +71,12 @@ def test_the_right_choice_is_the_answer(tmp_path: Path) -> None:
         "sample_type: {__module__: megatron.energon, __class__: MultiChoiceVQASample}\n"
         "field_map: {image: jpg, context: txt, choices: 'json[c]', correct_choice_idx: 'json[i]'}\n",
         [
-            {"jpg": PICTURE, "txt": b"Which?", "json": json.dumps({"c": ["cat", "fox"], "i": i}).encode()}
-            for i in (1, 5)
+            {"jpg": PICTURE, "txt": b"Which?", "json": json.dumps({"c": ["cat", "fox", None], "i": i}).encode()}
+            for i in (1, 2, 5)
         ],
     )
     assert adopted(folder) == [[("image", ""), ("user", "Which?"), ("assistant", "fox")]]
-    assert fates(folder / "d")[1][2] == "bad_record"
+    assert [fate[2] for fate in fates(folder / "d")[1:]] == ["bad_record", "bad_record"]
 
 
 def test_a_sample_loader_is_not_run(tmp_path: Path) -> None:

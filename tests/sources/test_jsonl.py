@@ -134,6 +134,8 @@ def test_a_path_that_leads_out_of_the_root_is_refused(tmp_path: Path, path: str)
     refused, kept = records(lines)
     assert refused.drop
     assert (refused.drop.reason, refused.drop.state) == ("path_escape", "failed_permanent")
+    said = "a backslash is no separator" if "\\" in path else "zero byte" if "\0" in path else "out of source.root"
+    assert said in refused.drop.detail
     assert kept.drop is None
 
 

@@ -21,6 +21,8 @@ from mmdata.types import Media, Packed, Text
 from tests.building import build, folder_of_pictures, ledger, write_spec
 from tests.chat_formats import chat_tokenizer
 
+ELSEWHERE = {"type": "image", "image": {"id": "x"}}
+
 
 def short(value: dict[str, Any]) -> list[str]:
     """Parts as `role: text` (`-` before one that is not trained) and `role: kind uri`."""
@@ -123,6 +125,29 @@ def test_a_later_turn_refers_to_an_earlier_picture_by_its_id() -> None:
     ]
 
 
+def test_a_part_names_a_listed_picture_where_others_hold_its_place() -> None:
+    talk = [{"role": "user", "content": [ELSEWHERE, "Which?"]}, {"role": "assistant", "content": "A cat."}]
+    line = {"images": [{"id": "x", "path": "a.jpg"}], "messages": talk}
+    assert short(line) == ["user: image a.jpg", "user: Which?", "assistant: A cat."]
+
+
+def test_texts_of_null_say_nothing() -> None:
+    nothing = {"type": "text", "text": None}
+    talk = [{"role": "user", "content": [nothing, "Hi"]}, {"role": "assistant", "content": [nothing]}]
+    assert short({"messages": talk}) == ["user: Hi"]
+
+
+def test_captions_and_documents_stay_apart_and_their_media_are_nobodys() -> None:
+    image = {"type": "image"}
+    talk = [
+        {"role": "caption", "content": [image, "a"]},
+        {"role": "caption", "content": ["b"]},
+        {"role": "document", "content": ["c", image, "d", {"type": "text", "text": "e"}]},
+    ]
+    expected = ["None: image 1", "caption: a", "caption: b", "document: c", "None: image 2", "document: d"]
+    assert short({"images": ["1", "2"], "messages": talk}) == [*expected, "document: e"]
+
+
 @pytest.mark.parametrize(
     ("line", "what"),
     [
@@ -133,6 +158,12 @@ def test_a_later_turn_refers_to_an_earlier_picture_by_its_id() -> None:
         ({"image": ["a", "b"], "messages": [{"role": "user", "content": "<image>?"}]}, "more images than its texts"),
         ({"messages": [{"role": "user", "content": ["?", {"type": "image", "id": "x"}]}]}, "reference to 'x'"),
         ({"messages": [{"role": "user", "content": ["?", {"type": "image"}]}]}, "more images than the line"),
+        ({"images": [{"id": "y", "path": "a"}], "messages": [{"role": "user", "content": [ELSEWHERE, "?"]}]}, "'x'"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "without text"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": {"a": 1}}]}]}, "not a dict"),
+        ({"image": "", "messages": [{"role": "user", "content": "?"}]}, "image: its place is empty"),
+        ({"video": [None], "messages": [{"role": "user", "content": "<video>?"}]}, "video: its place is empty"),
+        ({"image": {"bytes": "aa"}, "messages": [{"role": "user", "content": "?"}]}, "image: its place is empty"),
         ({"messages": [{"role": "user", "content": ["?", {"type": "smell", "url": "x"}]}]}, "smell"),
         ({"messages": [{"role": "user", "content": ["?", {"type": "image", "image": "data:,x"}]}]}, "base64"),
         ({"messages": [{"role": "user", "content": [3]}]}, "int"),
@@ -155,7 +186,10 @@ json_values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["role", "content", "type", "image", "id", "text", "url", "tool_calls"]), inner
+            st.sampled_from(
+                ["role", "content", "type", "image", "id", "text", "url", "tool_calls", "reasoning_content"]
+            ),
+            inner,
         )
     ),
     max_leaves=20,

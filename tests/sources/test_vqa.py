@@ -60,6 +60,9 @@ LINES = [
     {"image_id": 1, "question": "why?"},
     {"image_id": [1], "question": "why?", "answer": "so"},
     {"image_id": 1, "question": 3, "answer": "so"},
+    {"image_id": 1, "question": "why?", "answer": [None]},
+    {"image_id": 1, "question": "why?", "multiple_choice_answer": None, "answer": "so"},
+    {"image_id": 1, "question": "why?", "answer": {"a": "so"}},
 ]
 
 
@@ -71,12 +74,13 @@ def test_every_form_gives_the_same_records(tmp_path: Path, form: str) -> None:
     path.write_text(text)
     found = records({"kind": "vqa", "questions": str(path), "images": str(tmp_path)})
     assert [record.drop.reason if record.drop else "" for record in found] == [
-        *("", "path_escape", "", "no_answer", "bad_record", "bad_record"),
+        *("", "path_escape", "", "no_answer", "bad_record", "bad_record", "no_answer", "", "bad_record"),
     ]
     assert [text.text for text in found[0].sample.texts] == ["how many?", "3"]
     assert found[0].sample.meta == {"id": "x"}
     assert found[2].sample.media[0].uri == f"{tmp_path}/1.jpg"
     assert found[2].sample.texts[1].text == "you"
+    assert found[7].sample.texts[1].text == "so"
 
 
 def test_mistakes_are_told_with_their_field(tmp_path: Path) -> None:
