@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmdata import export as module
 from mmdata.export import export, main
 from mmdata.forget import forget
+from mmdata.index import index_tars
+from mmdata.shards.dataset import open_dataset
+from mmdata.types import Sample, Text
+from tests.building import build, folder_of_pictures, write_spec
 from tests.dataset_fixture import write_dataset
 
 
@@ -75,3 +80,37 @@ def test_a_copy_elsewhere_is_the_same(folder: Path, tmp_path: Path) -> None:
         export(source, "mds", tmp_path / name)
     files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in "ab"]
     assert files[0] == files[1]
+
+
+def _said(sample: Sample) -> list[tuple[str | None, str | None]]:
+    """Texts with their roles, and the hash of media in their places."""
+    return [(part.role, part.text) if isinstance(part, Text) else ("", part.sha256) for part in sample.parts]
+
+
+def test_captions_and_conversations_come_back_with_their_roles(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path / "pictures", 2, captions=False)
+    one, two = "0000.jpg", "0001.jpg"
+    image = {"type": "image"}
+    asked = {"role": "user", "content": [image, {"type": "text", "text": "What?"}]}
+    lines: list[dict[str, Any]] = [
+        {"image": one, "text": "a caption"},
+        {"image": two, "text": ["one caption", "another"]},
+        {"image": [one, two], "text": None},
+        {"image": one, "messages": [{"role": "system", "content": "S"}, asked, {"role": "assistant", "content": "A."}]},
+        {"image": [one, two], "messages": [{"role": "document", "content": ["a", image, "b", image, "c"]}]},
+        {"image": one, "messages": [asked], "good": "A fox.", "bad": "No."},
+        {"image": [], "text": "a text alone"},
+    ]
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = {"kind": "jsonl", "path": str(tmp_path / "lines.jsonl"), "root": str(tmp_path / "pictures")}
+    source["columns"] = {"chosen": "good", "rejected": "bad"}  # type: ignore[assignment]
+    build(write_spec(tmp_path / "spec.yaml", source, [{"kind": "probe", "digest": "sha256"}]))
+    expected = [_said(sample) for sample in open_dataset(tmp_path / "out")]
+    assert len(expected) == len(lines)
+    table = export(tmp_path / "out", "parquet", tmp_path / "table")
+    index_tars([str(table / "data")], tmp_path / "indexed", digest="sha256", quiet=True)
+    assert [_said(sample) for sample in open_dataset(tmp_path / "indexed")] == expected
+    (tmp_path / "again").mkdir()
+    again = {"kind": "huggingface", "path": str(table)}
+    build(write_spec(tmp_path / "again" / "spec.yaml", again, [{"kind": "probe", "digest": "sha256"}]))
+    assert [_said(sample) for sample in open_dataset(tmp_path / "again" / "out")] == expected

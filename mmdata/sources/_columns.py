@@ -23,12 +23,13 @@ _FEATURES: dict[str, MediaKind] = {"Image": "image", "Audio": "audio", "Video": 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
     """The columns of one table: kinds of media by column, texts with their roles ("" where none is said), the
-    conversation, the key. Media come in this order."""
+    conversation, the caption of rows that have none, the key. Media come in this order."""
 
     media: dict[str, MediaKind]
     texts: tuple[tuple[str, str], ...]
     talk: str | None
     key: str | None
+    caption: str | None = None
 
 
 def columns(schema: pa.Schema, uri: str, naming: Naming) -> Columns:
@@ -44,12 +45,15 @@ def columns(schema: pa.Schema, uri: str, naming: Naming) -> Columns:
     media = _media(schema, uri, naming, listed)
     talk = naming.conversations or next((name for name in _messages.KEYS if _is_talk(schema, name)), None)
     texts = tuple(_role(text) for text in naming.text)
-    if talk is None and not texts:
-        if TURNS in schema.names and _is_list(kind := schema.field(TURNS).type):
+    caption = None
+    if not texts:
+        other = {talk, naming.key, *media}
+        caption = next((name for name in CAPTIONS if name not in other and _is_text(schema, name)), None)
+        if talk is None and TURNS in schema.names and _is_list(kind := schema.field(TURNS).type):
             talk, texts = (TURNS, ()) if pa.types.is_struct(kind.value_type) else (None, ((TURNS, ""),))
-        else:
-            caption = next((name for name in CAPTIONS if name in schema.names and _is_text(schema, name)), None)
-            texts = () if caption is None else ((caption, ""),)
+        elif talk is None and caption is not None:
+            texts = ((caption, ""),)
+        caption = caption if talk is not None else None
     if naming.key and not any(
         test(schema.field(naming.key).type)
         for test in (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
@@ -64,7 +68,7 @@ def columns(schema: pa.Schema, uri: str, naming: Naming) -> Columns:
             f"{uri}: no column of media (image, audio, video), text or conversations among {listed}; "
             "say what they are: --image-column, --text-column, ..."
         )
-    return Columns(media=media, texts=texts, talk=talk, key=naming.key)
+    return Columns(media=media, texts=texts, talk=talk, key=naming.key, caption=caption)
 
 
 def _media(schema: pa.Schema, uri: str, naming: Naming, listed: str) -> dict[str, MediaKind]:
@@ -140,6 +144,8 @@ def _is_talk(schema: pa.Schema, name: str) -> bool:
 
 
 def _is_text(schema: pa.Schema, name: str) -> bool:
+    if name not in schema.names:
+        return False
     kind = schema.field(name).type
     return is_string(kind.value_type if pa.types.is_dictionary(kind) else kind)
 

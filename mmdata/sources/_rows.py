@@ -106,10 +106,11 @@ def parts(table: pa.Table, at: int, told: Columns, names: Names, members: Member
         return Media(kind=told.media[column], uri=name, data=members[name].data)
 
     there = {column: [name for name in of if name is not None] for column, of in names.items()}
-    texts = [(value_of(table, column, at), role) for column, role in told.texts]
     talk = None if told.talk is None else messages(value_of(table, told.talk, at))
+    texts = [(value_of(table, column, at), role) for column, role in _texts_of(told, talk)]
     if talk is None and any(role for _, role in told.texts):
-        talk = [{"role": role or "user", "content": str(text)} for text, role in texts if text not in (None, "")]
+        each = [(said, role) for text, role in texts for said in (text if isinstance(text, list) else [text])]
+        talk = [{"role": role or "user", "content": str(text)} for text, role in each if text not in (None, "")]
     if talk:
         read = _messages.parts(there, talk, told.media)
         for part in read:
@@ -180,12 +181,18 @@ def _without_nulls(message: Any) -> Any:
 
 
 def meta_of(table: pa.Table, at: int, told: Columns) -> dict[str, Any]:
-    used = {*told.media, *(name for name, _ in told.texts), told.talk, told.key}
+    talk = messages(value_of(table, told.talk, at)) if told.talk and told.caption else None
+    used = {*told.media, *(name for name, _ in _texts_of(told, talk)), told.talk, told.key}
     meta: dict[str, Any] = {}
     for position, column in enumerate(table.schema):
         if column.name not in used and _is_plain(column.type):
             meta[column.name] = json_value(_plain(table.column(position)[at], column.name))
     return meta
+
+
+def _texts_of(told: Columns, talk: Sequence[Any] | None) -> Sequence[tuple[str, str]]:
+    """The columns of texts of a row: of one without a conversation its caption, which else is meta."""
+    return told.texts if talk or told.caption is None else ((told.caption, ""),)
 
 
 def value_of(table: pa.Table, column: str, at: int) -> Any:

@@ -40,7 +40,8 @@ class HuggingFaceColumns(Model):
     text: tuple[str, ...] = ()
     """In the order of tokens, each perhaps with a role: `[question:user, answer:assistant]`."""
     conversations: str | None = None
-    """A column of messages."""
+    """A column of messages. A row where it is null has the caption that stands in a column of that name (`text`,
+    `caption`, ...); else that is meta."""
 
 
 @register("source", "huggingface")

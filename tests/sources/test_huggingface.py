@@ -102,6 +102,27 @@ def test_parquet_rows_of_all_kinds(tmp_path: Path) -> None:
     assert len(records(source)) == 6
 
 
+def test_a_row_without_its_conversation_has_its_caption(tmp_path: Path) -> None:
+    said = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    talk = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    table = {"image": [jpeg(n)[0] for n in range(3)], "text": ["one", None, "three"]}
+    pq.write_table(pa.table({**table, "messages": pa.array([None, talk, talk], said)}), tmp_path / "t.parquet")
+    found = [record.sample for record in records({"kind": "huggingface", "path": str(tmp_path / "t.parquet")})]
+    assert [[(text.role, text.text) for text in sample.texts] for sample in found] == [
+        [("caption", "one")],
+        *([("user", "q"), ("assistant", "a")],) * 2,
+    ]
+    assert [dict(sample.meta) for sample in found] == [{}, {"text": None}, {"text": "three"}]
+
+
+def test_lists_of_captions_have_their_role(tmp_path: Path) -> None:
+    table = pa.table({"image": [jpeg(0)[0]], "t": [["one", "two"]]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    source = {"kind": "huggingface", "path": str(tmp_path / "t.parquet"), "columns": {"text": ["t:caption"]}}
+    (record,) = records(source)
+    assert [(text.role, text.text) for text in record.sample.texts] == [("caption", "one"), ("caption", "two")]
+
+
 def test_a_damaged_row_group_costs_its_rows(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     table = pa.table({"image": [jpeg(n)[0] for n in range(6)], "text": ["t"] * 6})
