@@ -121,10 +121,14 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """Seconds start <= t < stop of a video or of audio; without `stop` the rest of it."""
+    """Seconds start <= t < stop of a video or of audio; without `stop` the rest of it. Of audio `channel`, from 0, is
+    the only one that is meant; where `stop` is `claimed` to be the end, a sound that goes on for no more than rounding
+    stays as it is."""
 
     start: float
     stop: float | None = None
+    channel: int | None = None
+    claimed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

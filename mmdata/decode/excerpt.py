@@ -30,15 +30,17 @@ OVERSHOOT = 0.5
 Kaldi's extract-segments allows."""
 LATE = 0.125
 """Seconds by which sound may come after its picture before people notice (ITU-R BT.1359)."""
+ROUNDING = 0.1
+"""Seconds by which a list may be wrong about the length of a sound: figures are rounded, and encoders add silence."""
 
 
 def taken(media: Media) -> Media:
     """The medium that an excerpt means, or the medium itself where there is none.
 
-    Audio becomes FLAC of 16 bits at its own rate and channels, sample for sample. Video is decoded and written again as
-    H.264 (constant rate factor 18) with AAC sound, in MP4: its first frame is the first that is shown at or after
-    `start`, its time 0; it is upright, an odd last row or column is cut off. Times are those of the file's own clock,
-    for pictures and sound alike; where the sound begins later there is silence before it. A page becomes PNG.
+    Audio becomes FLAC of 16 bits at its own rate and channels, or one of these, sample for sample. Video is decoded and
+    written again as H.264 (constant rate factor 18) with AAC sound, in MP4: its first frame is the first that is shown
+    at or after `start`, its time 0; it is upright, an odd last row or column is cut off. Times are those of the file's
+    own clock, for pictures and sound alike; where the sound begins later there is silence before it. A page becomes PNG.
 
     A clip that reaches beyond the end is shorter, if it is by no more than half of it and `OVERSHOOT` seconds. Raises
     DataError: `clip_beyond_end`, `bad_clip`, `encode`, `no_page`, `corrupt_pdf`, `encrypted_pdf`,
@@ -53,8 +55,24 @@ def taken(media: Media) -> Media:
     else:
         if excerpt.start < 0 or (excerpt.stop is not None and excerpt.stop <= excerpt.start):
             raise DataError("bad_clip", f"from {excerpt.start:g} s to {excerpt.stop} s")
+        if excerpt.claimed and not _goes_on(media.data, excerpt):
+            return replace(media, excerpt=None)
         data = _film(media.data, excerpt) if media.kind == "video" else _sound(media.data, excerpt)
     return replace(media, data=data, excerpt=None)
+
+
+def _goes_on(data: bytes, clip: Clip) -> bool:
+    """Whether there is more sound behind a clip; of what is none, the first step says so."""
+    assert clip.stop is not None, clip
+    try:
+        with ExitStack() as stack:
+            source = audio._open(data, stack)
+            end = round((clip.stop + ROUNDING) * source.sample_rate)
+            if source.samples is not None:
+                return source.samples > end
+            return any(block.shape[-1] for block in source.blocks(mono=True, first=end, last=end + 1))
+    except DataError:
+        return False
 
 
 def _sound(data: bytes, clip: Clip) -> bytes:
@@ -64,7 +82,11 @@ def _sound(data: bytes, clip: Clip) -> bytes:
         source = audio._open(data, stack)
         rate = source.sample_rate
         first, last = round(clip.start * rate), None if clip.stop is None else round(clip.stop * rate)
+        if clip.channel is not None and clip.channel >= source.channels:
+            raise DataError("bad_clip", f"channel {clip.channel} of {source.channels}, counted from 0")
         wave = _joined(source, first, last, mono=False)
+    if clip.channel is not None:
+        wave = wave[clip.channel : clip.channel + 1]
     if wave.shape[1] == 0:
         raise DataError("clip_beyond_end", f"the sound ends before {clip.start:g} s")
     _check_end(clip, (first + wave.shape[1]) / rate, "sound")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import fsspec
@@ -135,9 +135,7 @@ class _Utterances:
                 path = value.get("audio_filepath")
                 if not isinstance(path, str):
                     raise DataError("bad_record", "audio_filepath: a path is wanted")
-                clip = None
-                if value.get("offset") is not None:
-                    clip = _clip(value["offset"], value.get("duration"), "offset and duration")
+                clip = _segment(value.get("offset"), value.get("duration"))
                 text = value.get("text")
                 meta = {key: item for key, item in value.items() if key not in ("audio_filepath", "text")}
                 yield _Utterance(
@@ -234,13 +232,11 @@ def _cut(value: dict[str, Any], name: str, at: int, *, each: bool) -> Iterator[_
     recording = value.get("recording")
     if not isinstance(recording, dict):
         raise DataError("bad_record", f"{value.get('type', 'a cut')} without a recording; only MonoCut is read")
-    sources = recording.get("sources")
-    source = sources[0] if isinstance(sources, list) and sources and isinstance(sources[0], dict) else {}
-    path = source.get("source")
-    if source.get("type") == "command":
-        raise DataError("command", f"{str(path)[:100]!r} is a command, which is not run")
-    if source.get("type") not in ("file", "url") or not isinstance(path, str):
-        raise DataError("bad_record", f"a source of type {source.get('type')!r}; file and url are read")
+    changes = recording.get("transforms") or []
+    for transform in changes if isinstance(changes, list) else [changes]:
+        called = transform.get("name") if isinstance(transform, dict) else transform
+        if called != "Resample":  # that changes nothing that is heard, nor a time
+            raise DataError("bad_record", f"its recording is to be changed by {str(called)[:40]!r}, which is not done")
     listed, custom = value.get("supervisions") or [], value.get("custom") or {}
     if not isinstance(listed, list) or not isinstance(custom, dict):
         raise DataError("bad_record", "supervisions are to be a list, and custom an object")
@@ -250,14 +246,20 @@ def _cut(value: dict[str, Any], name: str, at: int, *, each: bool) -> Iterator[_
     whole = begin == 0 and value.get("duration") in (None, recording.get("duration"))
     clip = None if whole else _clip(begin, value.get("duration"), "start and duration")
     common = {"id": value.get("id"), "recording": recording.get("id"), **custom}
+    channels = _channels(value.get("channel"))
+    if not each or not supervisions:
+        path, clip = _heard(recording, channels, clip)
     if each:
         for item in supervisions:
             start = begin + _number(item.get("start", 0.0), "supervision.start")
+            said = _clip(max(0.0, start), item.get("duration"), "a supervision's start and duration")
+            own = _channels(item.get("channel"))
+            path, clip = _heard(recording, own if own and set(own) < set(channels) else channels, said)
             yield _Utterance(
                 uri=name,
                 at=at,
                 path=path,
-                clip=_clip(max(0.0, start), item.get("duration"), "a supervision's start and duration"),
+                clip=clip,
                 text=None if item.get("text") is None else str(item["text"]),
                 meta={**common, "id": item.get("id"), "speaker": item.get("speaker"), "language": item.get("language")},
             )
@@ -268,6 +270,47 @@ def _cut(value: dict[str, Any], name: str, at: int, *, each: bool) -> Iterator[_
     yield _Utterance(
         uri=name, at=at, path=path, clip=clip, text=" ".join(texts) if texts else None, meta={**common, **single}
     )
+
+
+def _heard(recording: dict[str, Any], wanted: list[int], clip: Clip | None) -> tuple[str, Clip | None]:
+    """The file of a recording that holds these channels, any for none, and the clip that is meant of it: of one channel
+    of several these alone."""
+    sources = recording.get("sources")
+    listed = [source for source in sources if isinstance(source, dict)] if isinstance(sources, list) else []
+    told = [(source, _channels(source.get("channels"))) for source in listed]
+    holding = [(source, own) for source, own in told if not wanted or not own or set(own) & set(wanted)]
+    if told and not holding:
+        raise DataError("bad_record", f"none of its sources holds channel {wanted[0]}")
+    if len(holding) > 1:
+        raise DataError("bad_record", f"it lies in {len(holding)} files; a channel, or several of one file, are read")
+    source, own = holding[0] if holding else ({}, [])
+    path = source.get("source")
+    if source.get("type") == "command":
+        raise DataError("command", f"{str(path)[:100]!r} is a command, which is not run")
+    if source.get("type") not in ("file", "url") or not isinstance(path, str):
+        raise DataError("bad_record", f"a source of type {source.get('type')!r}; file and url are read")
+    if not own or not wanted or set(wanted) == set(own):
+        return path, clip
+    if len(wanted) > 1:
+        raise DataError("bad_record", f"channels {wanted} of a file of {own}: one of them or all are read")
+    return path, replace(clip or Clip(start=0.0), channel=own.index(wanted[0]))
+
+
+def _channels(value: Any) -> list[int]:
+    """The channels that a cut, a supervision or a source names."""
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(channel, int) and channel >= 0 for channel in listed):
+        raise DataError("bad_record", f"channel: a number from 0 is wanted, not {str(value)[:40]!r}")
+    return listed
+
+
+def _segment(offset: Any, seconds: Any) -> Clip | None:
+    """What NeMo means: without an offset the first seconds, which most often are all that there are."""
+    if offset is not None:
+        return _clip(offset, seconds, "offset and duration")
+    if seconds is None or (stop := _number(seconds, "duration")) <= 0:
+        return None
+    return Clip(start=0.0, stop=stop, claimed=True)
 
 
 def _clip(start: Any, seconds: Any, what: str) -> Clip:

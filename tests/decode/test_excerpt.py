@@ -40,6 +40,10 @@ def test_a_segment_is_its_samples(channels: int) -> None:
     found, rate = soundfile.read(io.BytesIO(made.data or b""), dtype="int16", always_2d=True)
     assert rate == 16_000
     assert np.array_equal(found, whole[4000:8000])
+    last = taken(Media(kind="audio", data=data, excerpt=Clip(start=0.25, stop=0.5, channel=channels - 1)))
+    assert np.array_equal(soundfile.read(io.BytesIO(last.data or b""), dtype="int16")[0], whole[4000:8000, -1])
+    with pytest.raises(DataError, match=f"channel {channels} of {channels}"):
+        taken(Media(kind="audio", data=data, excerpt=Clip(start=0.25, stop=0.5, channel=channels)))
     rest = taken(Media(kind="audio", data=data, excerpt=Clip(start=0.9)))
     assert audio.read_facts(rest.data or b"").samples == 1600
     assert taken(Media(kind="audio", data=data)).data is data

@@ -111,6 +111,62 @@ def test_lhotses_cuts(tmp_path: Path) -> None:
     ]
 
 
+def test_nemo_counts_from_the_beginning_where_it_says_no_offset(tmp_path: Path) -> None:
+    wave = sound(tmp_path / "a.wav", 1.0)
+    soundfile.write(tmp_path / "b.ogg", wave, RATE)
+    path = lines(
+        tmp_path / "manifest.jsonl",
+        *({"audio_filepath": "a.wav", "duration": seconds} for seconds in (0.5, 0.95, 3, 0, None)),
+        *({"audio_filepath": "b.ogg", "duration": seconds} for seconds in (0.5, 1.02)),
+        {"audio_filepath": "manifest.jsonl", "duration": 1},
+    )
+    dataset, rows = built(tmp_path / "out", {"kind": "audio", "path": str(path)})
+    assert states(rows) == [*["ok"] * 7, "failed_permanent:not_audio"]
+    own, packed = (tmp_path / "a.wav").read_bytes(), (tmp_path / "b.ogg").read_bytes()
+    data = [sample.media[0].data or b"" for sample in dataset]
+    assert [item == own for item in data[1:5]] == [True] * 4
+    assert np.array_equal(soundfile.read(io.BytesIO(data[0]), dtype="int16")[0], wave[:8000])
+    assert soundfile.info(io.BytesIO(data[5])).frames == 8000
+    assert data[6] == packed
+
+
+def test_of_lhotses_cuts_the_channel_is_heard(tmp_path: Path) -> None:
+    left, right = sound(tmp_path / "l.wav", 2.0), sound(tmp_path / "r.wav", 2.0, 3)
+    soundfile.write(tmp_path / "both.wav", np.stack([left, right], 1), RATE, subtype="PCM_16")
+    both = [{"type": "file", "channels": [4, 7], "source": "both.wav"}]
+    two = [{"type": "file", "channels": [n], "source": name} for n, name in enumerate(("l.wav", "r.wav"))]
+
+    def of(sources: list[Any], channel: Any, **more: Any) -> dict[str, Any]:
+        recording = {"id": "r", "sources": sources, "duration": 2.0, **more.pop("recording", {})}
+        return cut(recording=recording, channel=channel, **more)
+
+    said = [{"id": n, "start": 0, "duration": 1.0, "channel": n} for n in (4, 7)]
+    path = lines(
+        tmp_path / "cuts.jsonl",
+        of(both, 4, start=0.5, duration=1.0),
+        of(both, 7),
+        of(two, 0),
+        of(two, 1, start=0.5, duration=1.0),
+        of(both, [4, 7], type="MultiCut", supervisions=said),
+        of(both, 4, recording={"transforms": [{"name": "Resample", "kwargs": {"sampling_rate": 8000}}]}),
+        of(both, 5),
+        of(two, [0, 1], type="MultiCut"),
+        of(two, None),
+        of(two, "left"),
+        of(two, 0, recording={"transforms": 7}),
+        of(two, 0, recording={"transforms": [{"name": "Speed", "kwargs": {"factor": 1.1}}]}),
+    )
+    source = {"kind": "audio", "path": str(path)}
+    dataset, rows = built(tmp_path / "out", source)
+    assert states(rows) == [*["ok"] * 6, *["failed_permanent:bad_record"] * 6]
+    waves = [soundfile.read(io.BytesIO(sample.media[0].data or b""), dtype="int16")[0] for sample in dataset]
+    expected = [left[8000:24000], right, left, right[8000:24000], np.stack([left, right], 1), left]
+    assert all(np.array_equal(*pair) for pair in zip(waves, expected, strict=True))
+    assert [dataset[at].media[0].data == (tmp_path / name).read_bytes() for at, name in ((2, "l.wav"), (4, "both.wav"))]
+    each = [record.sample.media[0] for record in records({**source, "supervisions": True}) if record.sample.media]
+    assert [media.excerpt for media in each] == [Clip(start=0, stop=1, channel=0), Clip(start=0, stop=1, channel=1)]
+
+
 @pytest.mark.parametrize("each", [False, True])
 def test_cuts_of_odd_types_cost_themselves_alone(tmp_path: Path, each: bool) -> None:
     said = {"id": "s", "start": 0.25, "duration": 0.5, "text": 5, "speaker": ["a", "b"]}
