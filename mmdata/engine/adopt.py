@@ -207,7 +207,7 @@ def _row(group: Group, unit: Unit, probe: Probe, at: int) -> IndexRow | Drop:
                     return found
                 listed.append(found)
             elif isinstance(part, Text):
-                inline = part.text.encode()
+                inline = part.text.encode("utf-8", "replace")  # JSON may hold halves of surrogate pairs
                 checksum = int(crc32c(inline))
                 own = {"role": part.role, "train": part.train, "inline": inline}
                 listed.append(Part(name="", kind="text", offset=0, size=0, crc32c=checksum, **own))  # type: ignore[arg-type]

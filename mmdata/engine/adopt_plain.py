@@ -18,7 +18,7 @@ from mmdata.shards.index import FOREIGN, Part
 from mmdata.shards.index_columns import IndexColumns
 from mmdata.shards.plain_tar import KEY, Looks, alike
 from mmdata.sources import _messages
-from mmdata.sources._members import CAPTIONS, KINDS, LONGEST_KEY, TEXTS, Group, groups
+from mmdata.sources._members import CAPTIONS, KINDS, LONGEST_KEY, TEXTS, UNREAD, Group, groups
 
 HEADS = (1 << 10, 1 << 16)
 """Bytes of a picture that are looked at first, and where they do not say what it is; then all of it is read."""
@@ -65,6 +65,8 @@ def plan(extensions: tuple[str, ...]) -> Plain | None:
     texts = tuple(at for at, kind in enumerate(kinds) if kind == "text")
     if len(set(extensions)) < len(extensions) or "timed" in kinds or not (pictures or texts):
         return None
+    if "unread" in kinds and not pictures:
+        return None
     return Plain(pictures, texts, kinds.index("json") if "json" in kinds else -1)
 
 
@@ -74,6 +76,8 @@ def _kind(extension: str) -> str:
         return "json"
     if last in KINDS:
         return "image" if KINDS[last] == "image" else "timed"
+    if last in UNREAD:
+        return "unread"
     return "text" if last in TEXTS else "other"
 
 

@@ -13,12 +13,29 @@ from mmdata.sources import _messages
 from mmdata.sources._energon import FieldMap
 from mmdata.types import Drop, Media, MediaKind, Text
 
+# fmt: off
 KINDS: dict[str, MediaKind] = {
-    **dict.fromkeys(("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2"), "image"),
-    **dict.fromkeys(("mp4", "m4v", "mov", "webm", "mkv", "avi"), "video"),
-    **dict.fromkeys(("wav", "flac", "mp3", "ogg", "opus", "m4a", "aac"), "audio"),
+    **dict.fromkeys((
+        "jpg", "jpeg", "jpe", "jfif", "png", "apng", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "jp2", "j2k",
+        "jpf", "jpx",
+    ), "image"),
+    **dict.fromkeys((
+        "mp4", "m4v", "mov", "qt", "3gp", "3g2", "webm", "mkv", "avi", "flv", "f4v", "ts", "mts", "m2ts", "mpg", "mpeg",
+        "mpe", "m1v", "m2v", "vob", "wmv", "asf", "ogv",
+    ), "video"),
+    **dict.fromkeys((
+        "wav", "flac", "mp3", "mp2", "ogg", "oga", "opus", "m4a", "m4b", "aac", "weba", "mka", "aif", "aiff", "aifc",
+        "au", "snd", "caf", "amr", "sph", "w64", "wma",
+    ), "audio"),
 }
 """Of a member, by the last part of its extension."""
+UNREAD = frozenset((
+    "heic", "heif", "hif", "jxl", "svg", "svgz", "ico", "psd", "psb", "exr", "hdr", "tga", "dds", "pcx", "ppm", "pgm",
+    "pbm", "pnm", "eps", "wmf", "emf", "xcf", "dng", "cr2", "cr3", "nef", "arw", "raf", "orf", "rw2", "rm", "rmvb",
+    "swf", "ape", "wv", "tta", "ac3", "dts",
+))
+# fmt: on
+"""Media that nothing here reads: a sample without any other has lost its medium."""
 TEXTS = ("txt", "caption", "text")
 CAPTIONS = ("caption", "text", "TEXT")
 LONGEST_KEY = 200
@@ -68,14 +85,16 @@ def odd(key: str) -> str:
 def parts(group: Group) -> tuple[list[Media | Text | str], bool]:
     """Parts in the order of tokens, and whether there is meta. A medium's `uri` is the extension of its member; a text
     that is a member is its extension, one from inside a JSON member a Text. Raises DataError: `no_parts`, `bad_record`,
-    `text_not_utf8`."""
+    `text_not_utf8`, `unsupported_format`."""
     listed: dict[MediaKind, list[str]] = {}
     for extension in group.members:
         if kind := KINDS.get(extension.rpartition(".")[2]):
             listed.setdefault(kind, []).append(extension)
+    if not listed and (unread := [name for name in group.members if name.rpartition(".")[2] in UNREAD]):
+        raise DataError("unsupported_format", ", ".join(unread))
     value = meta_of(group)
     meta = isinstance(value, dict)
-    talk = value if isinstance(value, list) else _messages.find(value) if meta else None
+    talk, wrong = _talk(value)
     if talk is not None:
         names: dict[str, Any] = {kind: list(extensions) for kind, extensions in listed.items()}
         found = _messages.parts(names, talk, {kind: kind for kind in listed})
@@ -93,6 +112,8 @@ def parts(group: Group) -> tuple[list[Media | Text | str], bool]:
     if not texts and meta:
         caption = next((value[name] for name in CAPTIONS if isinstance(value.get(name), str)), None)
         texts = [] if caption is None else [Text(text=caption)]
+    if wrong is not None and not texts:
+        raise wrong
     if not media and not texts:
         raise DataError("no_parts", f"no medium or text among {', '.join(group.members)}")
     return media + texts, meta
@@ -112,6 +133,18 @@ def meta_of(group: Group) -> Any:
         return json.loads(group.members["json"].data or b"")
     except (ValueError, RecursionError) as error:
         raise DataError("bad_record", f"its json: {error}") from error
+
+
+def _talk(value: Any) -> tuple[list[Any] | None, DataError | None]:
+    """The conversation of a JSON member, or what is wrong with what may be one."""
+    if isinstance(value, list):
+        return (_messages.listed(value) if _messages.is_talk(value) else None), None
+    if not isinstance(value, dict):
+        return None, None
+    try:
+        return _messages.find(_messages.opened(value)), None
+    except DataError as error:
+        return None, error
 
 
 def _check_text(extension: str, data: bytes) -> None:

@@ -74,6 +74,76 @@ def find(value: Mapping[str, Any], key: str | None = None) -> list[Any] | None:
     return next((item for item in found if isinstance(item, list)), None)
 
 
+def opened(value: Mapping[str, Any], key: str | None = None) -> Mapping[str, Any]:
+    """The line with its conversation as a list, where it is JSON of one in a text, or an object of lists; else the line
+    as it is. Raises DataError `bad_record` for what is neither.
+
+    >>> opened({"conversation": '[{"role": "user", "content": "Hi"}]'})
+    {'conversation': [{'role': 'user', 'content': 'Hi'}]}
+    """
+    if find(value, key) is not None:
+        return value
+    for name in (key,) if key else KEYS:
+        given = value.get(name)
+        # A text that is no JSON may be what a conversation is called, unless somebody says that it is one.
+        if isinstance(given, dict) or (isinstance(given, str) and (key or given.lstrip()[:1] in ("[", "{"))):
+            found = listed(given)
+            if found is not None:
+                from mmdata.sources._tables import json_value  # few lines have it so
+
+                try:
+                    return {**value, name: json_value(found)}
+                except ValueError as error:
+                    raise DataError("bad_record", f"its conversation: {error}") from error
+    return value
+
+
+def listed(value: Any) -> list[Any] | None:
+    """The messages of a conversation: a list of them, JSON of one, `datasets`' struct of lists, or The Cauldron's
+    turns; None where there is none. Raises DataError `bad_record`.
+
+    >>> listed({"from": ["human", "gpt"], "value": ["Hi", "Ho"]})
+    [{'from': 'human', 'value': 'Hi'}, {'from': 'gpt', 'value': 'Ho'}]
+    >>> listed([{"user": "Hi", "assistant": "Ho", "source": "x"}])
+    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Ho'}]
+    """
+    if isinstance(value, str) and value:
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise DataError("bad_record", f"its conversation is no JSON: {error}") from error
+    if isinstance(value, dict):
+        columns = {name: of for name, of in value.items() if isinstance(of, list)}
+        if len({len(of) for of in columns.values()}) != 1:
+            raise DataError("bad_record", "its conversation is neither a list nor lists of one length")
+        value = [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
+    if not isinstance(value, list):
+        return None
+    read: list[Any] = []
+    for message in value:
+        if isinstance(message, dict) and "user" in message and "assistant" in message:
+            read += [{"role": role, "content": message[role]} for role in ("user", "assistant") if message[role]]
+        else:
+            read.append(message)
+    return read
+
+
+def is_talk(value: Any) -> bool:
+    """Whether a value is a list of messages, and not one of anything else.
+
+    >>> is_talk([{"from": "human", "value": "Hi"}]), is_talk([{"bbox": [0, 0, 1, 1]}]), is_talk([])
+    (True, False, False)
+    """
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(item, dict) and ("from" in item or "role" in item or {"user", "assistant"} <= item.keys())
+            for item in value
+        )
+    )
+
+
 def parts(
     value: Mapping[str, Any], conversation: Sequence[Any], keys: Mapping[str, MediaKind] = MEDIA_KEYS
 ) -> tuple[Text | Media, ...]:

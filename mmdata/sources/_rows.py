@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -143,34 +142,10 @@ def _interleaved(media: Sequence[Media | None], texts: Sequence[Any]) -> list[Me
     return parts
 
 
-def messages(value: Any) -> list[dict[str, Any]] | None:
-    """A conversation as a column has it, as a list of messages: a list of them, JSON of one, `datasets`' struct of
-    lists, or The Cauldron's turns; None where there is none.
-
-    >>> messages({"from": ["human", "gpt"], "value": ["Hi", "Ho"]})
-    [{'from': 'human', 'value': 'Hi'}, {'from': 'gpt', 'value': 'Ho'}]
-    >>> messages([{"user": "Hi", "assistant": "Ho", "source": "x"}])
-    [{'role': 'user', 'content': 'Hi'}, {'role': 'assistant', 'content': 'Ho'}]
-    """
-    if isinstance(value, str) and value:
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise DataError("bad_record", f"its conversation is no JSON: {error}") from error
-    if isinstance(value, dict):
-        columns = {name: of for name, of in value.items() if isinstance(of, list)}
-        if len({len(of) for of in columns.values()}) != 1:
-            raise DataError("bad_record", "its conversation is neither a list nor lists of one length")
-        value = [dict(zip(columns, turn, strict=True)) for turn in zip(*columns.values(), strict=True)]
-    if not isinstance(value, list):
-        return None
-    read: list[dict[str, Any]] = []
-    for message in value:
-        if isinstance(message, dict) and "user" in message and "assistant" in message:
-            read += [{"role": role, "content": message[role]} for role in ("user", "assistant") if message[role]]
-        else:
-            read.append(_without_nulls(message))
-    return read
+def messages(value: Any) -> list[Any] | None:
+    """A conversation as a column has it, as a list of messages; None where there is none."""
+    found = _messages.listed(value)
+    return None if found is None else [_without_nulls(message) for message in found]
 
 
 def _without_nulls(message: Any) -> Any:

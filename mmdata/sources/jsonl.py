@@ -32,8 +32,8 @@ class JsonlColumns(Model):
     text: str = "text"
     """A text, or a list of several."""
     messages: str | None = None
-    """A conversation in LLaVA's, ShareGPT's or OpenAI's form, in place of a text; null: `messages`, `conversations` or
-    `conversation`, in lines that have no text."""
+    """A conversation in LLaVA's, ShareGPT's or OpenAI's form, in place of a text: a list of messages, JSON of one in a
+    text, or an object of lists; null: `messages`, `conversations` or `conversation`, in lines that have no text."""
     chosen: str | None = None
     """The better of two answers to the text (which is the user's, then) or conversation,"""
     rejected: str | None = None
@@ -118,9 +118,17 @@ class _JsonLines:
             drop = Drop(reason="bad_record", detail=f"{origin.uri} row {origin.row}: {value}", state="failed_permanent")
             return Record(row=row, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
         columns = self._spec.columns
-        if columns.chosen is not None and None not in (value.get(columns.chosen), value.get(columns.rejected or "")):
+        pair = columns.chosen is not None and None not in (value.get(columns.chosen), value.get(columns.rejected or ""))
+        spoken = columns.messages is not None or columns.text not in value
+        if pair or spoken:
+            try:
+                value = dict(_messages.opened(value, columns.messages))
+            except DataError as error:
+                drop = Drop(reason=error.reason, detail=_named(value, error.detail), state="failed_permanent")
+                return Record(row=row, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
+        if pair:
             return self._pair(row, origin, value)
-        if columns.messages is not None or columns.text not in value:
+        if spoken:
             conversation = _messages.find(value, columns.messages)
             if conversation is not None:
                 return self._conversation(row, origin, value, conversation)

@@ -12,7 +12,7 @@ from mmdata.errors import DataError, SpecError
 from mmdata.registry import register
 from mmdata.shards.access import is_table, open_source
 from mmdata.shards.foreign_tar import TarPass
-from mmdata.sources import _growth, _tables
+from mmdata.sources import _growth, _messages, _tables
 from mmdata.sources._energon import MEDIA, FieldMap
 from mmdata.sources._members import KINDS, TEXTS, Group, groups, mapped, meta_of, parts
 from mmdata.sources._shard_files import ShardFile, shard_files
@@ -25,7 +25,9 @@ from mmdata.types import Drop, Media, Origin, Place, Sample, Text
 class WebDataset(SourceSpec):
     """Tars as webdataset, img2dataset, Energon and others write them. Members of one name up to its first dot are one
     sample: pictures, videos and sounds by their extensions, `.txt`, `.caption` or `.text`, and a `.json` that may hold
-    a caption or a conversation and else travels in the sample's JSON, the sample's old key with it (`__key__`)."""
+    a caption or a conversation and else travels in the sample's JSON, the sample's old key with it (`__key__`); a list
+    that is no conversation as `json`. A sample whose only medium is of a kind that is not read (`.heic`, `.svg`, ...)
+    ends as `unsupported_format`."""
 
     kind: Literal["webdataset"] = "webdataset"
     path: InputPath = runtime()
@@ -103,13 +105,13 @@ def _size(uri: str) -> int:
 
 def _samples(tar: ShardFile, file: _tables.TableFile) -> Iterator[Group]:
     """The samples of a tar; behind the last whole one before damage, one that says what is wrong."""
-    told = tuple(KINDS)  # by what is no medium: texts, JSON, and members that a field map reads values from
+    # What is no medium is read: texts, JSON, and members that a field map takes values from.
     read = {*TEXTS, "json", *_values(tar.fields)}
 
     def wanted(name: str, size: int) -> bool:
         extension = name.rpartition("/")[2].partition(".")[2].lower()
         suffix = extension.rpartition(".")[2]
-        return size <= _tables.LONGEST and suffix not in told and (extension in read or suffix in read)
+        return size <= _tables.LONGEST and suffix not in KINDS and (extension in read or suffix in read)
 
     try:
         source = open_source(tar.uri)
@@ -145,6 +147,8 @@ def _record(row: int, at: int, group: Group, tar: ShardFile, file: _tables.Table
         reason, detail = (error.reason, error.detail) if isinstance(error, DataError) else ("bad_record", str(error))
         return Record(row=row, sample=sample, drop=_failed(reason, printable(f"{group.key}: {detail}")))
     made = [_part(part, group, tar, file) for part in found]
+    if isinstance(value, list) and not _messages.is_talk(value):
+        value = {"json": value}
     meta = {**value, **sample.meta} if isinstance(value, dict) else sample.meta
     return Record(row=row, sample=replace(sample, parts=tuple(made), meta=meta))
 

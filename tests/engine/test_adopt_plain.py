@@ -41,12 +41,15 @@ MEMBERS: dict[str, list[bytes]] = {
         b"",
         b" {} ",
         b'{"a": NaN}',
+        rb'[{"from": "human", "value": "\ud800"}]',
+        rb'{"caption": "\ud800"}',
         json.dumps({"caption": "sixteen"}).encode("utf-16"),
         b"\xef\xbb\xbf{}",
         b'{"a": "\xff"}',
         b"[" * 100_000,
     ],
     "npy": [b"123"],
+    "heic": [b"123"],
     "info.json": [b"{not"],
 }
 """Bytes that a member of each extension may have."""

@@ -260,3 +260,24 @@ def test_a_text_alone_is_said_to_be_alone(tmp_path: Path) -> None:
     found = records(write(tmp_path / "lines.jsonl", *lines))
     assert [record.drop and record.drop.reason for record in found] == [None, "bad_url", "bad_url", "bad_url", None]
     assert [[text.text for text in record.sample.texts] for record in found if not record.drop] == [["alone"]] * 2
+
+
+def test_a_conversation_may_be_json_in_a_text_or_an_object_of_lists(tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "A \\ud800."}]
+    columns = {"from": ["human", "gpt"], "value": ["<image>What?", "A fox."]}
+    lines = write(
+        tmp_path / "lines.jsonl",
+        {"image": "1.jpg", "conversations": json.dumps(talk).replace("\\\\", "\\"), "n": 1},
+        {"image": "1.jpg", "conversations": columns},
+        {"image": "1.jpg", "conversations": json.dumps(talk)[:-1]},
+        {"image": "1.jpg", "messages": {"role": "user"}},
+        {"image": "1.jpg", "conversation": "dialogue 7"},
+        {"image": "1.jpg", "conversations": json.dumps(talk), "text": "a caption"},
+    )
+    found = records(lines)
+    reasons = [record.drop.reason if record.drop else "" for record in found]
+    assert reasons == ["", "", "bad_record", "bad_record", "", ""]
+    said = [[(text.role, text.text) for text in record.sample.texts] for record in found]
+    assert said[:2] == [[("user", "What?"), ("assistant", answer)] for answer in ("A ?.", "A fox.")]
+    assert said[4:] == [[], [("caption", "a caption")]]
+    assert [dict(record.sample.meta) for record in found[:2]] == [{"n": 1}, {}]

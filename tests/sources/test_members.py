@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mmdata.errors import DataError
@@ -55,3 +57,34 @@ def test_what_is_no_sample_is_refused() -> None:
         assert caught.value.reason == reason
     with pytest.raises(DataError, match="text_not_utf8"):
         parts(Group("k", {"txt": member("k.txt", b"\xff\xfe")}))
+
+
+@pytest.mark.parametrize("extension", ["jfif", "mpg", "flv", "ts", "aiff", "au"])
+def test_media_of_any_name_are_media(extension: str) -> None:
+    found, _ = parts(Group("k", {extension: member(f"k.{extension}", None), "txt": member("k.txt", b"words")}))
+    assert [part.uri if isinstance(part, Media) else part for part in found] == [extension, "txt"]
+
+
+def test_a_sample_whose_medium_is_not_read_is_no_text_alone() -> None:
+    members = {name: member(f"k.{name}") for name in ("heic", "left.svg", "txt")}
+    with pytest.raises(DataError, match=r"unsupported_format: heic, left\.svg"):
+        parts(Group("k", members))
+    assert len(parts(Group("k", {**members, "jpg": member("k.jpg")}))[0]) == 2
+
+
+@pytest.mark.parametrize("value", [b"[]", b"[1, 2]", b'[{"bbox": [0, 0, 1, 1]}]', b'["hi"]'])
+def test_a_list_of_anything_else_is_no_conversation(value: bytes) -> None:
+    found, meta = parts(Group("k", {"jpg": member("k.jpg"), "txt": member("k.txt"), "json": member("k.json", value)}))
+    assert ([part if isinstance(part, str) else part.__class__ for part in found], meta) == ([Media, "txt"], False)
+
+
+def test_a_conversation_may_be_json_in_a_text() -> None:
+    talk = json.dumps([{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "That."}])
+    whole = {"jpg": member("k.jpg"), "json": member("k.json", json.dumps({"conversations": talk}).encode())}
+    found, meta = parts(Group("k", whole))
+    assert [part.text for part in found if isinstance(part, Text)] == ["What?", "That."]
+    assert meta
+    spoilt = {**whole, "json": member("k.json", json.dumps({"conversations": talk[:-1]}).encode())}
+    with pytest.raises(DataError, match="bad_record: its conversation is no JSON"):
+        parts(Group("k", spoilt))
+    assert parts(Group("k", {**spoilt, "txt": member("k.txt")}))[0][1] == "txt"

@@ -12,9 +12,11 @@ import pytest
 import webdataset as wds
 
 from mmdata.errors import SpecError
+from mmdata.index import index_tars
 from mmdata.shards.access import open_source
 from mmdata.shards.foreign_tar import TarPass
 from mmdata.sources.webdataset import WebDataset
+from tests.building import ledger
 from tests.dataset_fixture import jpeg
 from tests.sources.run import built, records, states
 from tests.test_index import add, write_tars
@@ -126,3 +128,21 @@ def test_what_cannot_be_read_by_place_is_refused(tmp_path: Path) -> None:
         WebDataset(path=str(tmp_path / "t.parquet")).open()
     with pytest.raises(SpecError, match="no tar or table there"):
         WebDataset(path=str(tmp_path / "none-{0..3}.tar")).open()
+
+
+def test_a_list_that_is_no_conversation_is_meta_and_media_that_are_not_read_end_their_sample(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    notes = [{"bbox": [0, 0, 1, 1]}]
+    write(
+        path,
+        {"__key__": "a", "jpg": jpeg(1)[0], "json": json.dumps(notes).encode()},
+        {"__key__": "b", "heic": b"x", "txt": "words"},
+        {"__key__": "c", "jpe": jpeg(2)[0], "txt": "words"},
+        {"__key__": "d", "mpg": b"no film", "txt": "words"},
+    )
+    dataset, found = built(tmp_path / "out", {"kind": "webdataset", "path": str(path)})
+    assert states(found) == ["ok", *("failed_permanent:unsupported_format", "ok", "failed_permanent:not_a_video")]
+    assert dataset[0].meta == {"json": notes, "__key__": "a"}
+    assert [media.kind for media in dataset[1].media] == ["image"]
+    index_tars([str(path)], tmp_path / "indexed", quiet=True)
+    assert states(ledger(tmp_path / "indexed")) == states(found)
