@@ -124,7 +124,10 @@ def _opened(
 def _folder(spec: BuildSpec) -> Path:
     if "://" in spec.output.path:
         raise SpecError(f"output.path: {spec.output.path}: a build writes to a local folder; copy it from there")
-    return Path(spec.output.path)
+    folder = Path(spec.output.path)
+    binding.refuse_files(folder)
+    binding.refuse_inside(spec, folder)
+    return folder
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -191,6 +191,11 @@ class SourceSpec(Model):
     def open(self) -> Source:
         """Check the input (files readable, columns there) and return its records. Raises SpecError or DataError."""
 
+    def searched(self) -> tuple[str, ...]:
+        """The paths (files, folders and patterns) under which files are looked for that a dataset has, too: tars,
+        tables, JSON, HTML. An output among them would be read as input by the next run, and is refused."""
+        return ()
+
 
 class StepSpec(Model):
     """A kind of step: one pure function of a sample. It runs in a worker process.

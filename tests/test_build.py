@@ -390,3 +390,48 @@ def test_two_builds_of_one_dataset_do_not_mix(tmp_path: Path) -> None:
     errors = build(spec, code=1).stderr
     assert "another build is writing" in errors
     assert first.wait(timeout=60) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "output"),
+    [
+        ("webdataset", "in", "in/out"),
+        ("webdataset", "in", "in/deep/er/out"),
+        ("webdataset", "link", "in/out"),
+        ("webdataset", "in", "link/out"),
+        ("webdataset", "{in,none}/**/*.tar", "in/out"),
+        ("webdataset", "in/*/*.tar", "in"),
+        ("folder", "in", "in/out"),
+        ("huggingface", "in", "in/out"),
+        ("laion", "in", "in/out"),
+        ("laion", "in/**/*.parquet", "in/out"),
+        ("video", "in", "in/out"),
+        ("interleaved", "in", "in/out"),
+        ("html", "in", "in/out"),
+    ],
+)
+def test_an_output_where_the_source_looks_is_refused(tmp_path: Path, source: str, path: str, output: str) -> None:
+    """The next run would read the dataset as further input."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to("in")
+    given = {"kind": source, "path": path}
+    more = {"laion": {"columns": {"url": "URL"}}}.get(source, {})
+    spec = write_spec(tmp_path / "s.yaml", {**given, **more}, [], output={"path": output})
+    mixed = {"kind": "mixture", "sources": [{"name": "a", "source": {**given, **more}}]}
+    for each in (spec, write_spec(tmp_path / "m.yaml", mixed, [], output={"path": output})):
+        for flags in ((), ("--dry-run",)):
+            said = build(each, *flags, code=2).stderr
+            assert "lies in what the source reads (" in said, said
+            assert said.count("\n") == 1
+    assert not list((tmp_path / "in").iterdir())
+
+
+def test_an_output_beside_what_the_source_reads_is_not(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path / "in", 2)
+    (tmp_path / "in" / "a.jsonl").write_text('{"image": "0000.jpg", "text": "a"}\n')
+    for path in ("in", "in/*.jsonl", "in/a.jsonl"):
+        spec = write_spec(tmp_path / "s.yaml", {"kind": "jsonl", "path": path}, [], output={"path": "in/out"})
+        build(spec)
+        build(spec)
+        shutil.rmtree(tmp_path / "in" / "out")
+    build(write_spec(tmp_path / "s.yaml", {"kind": "folder", "path": "in"}, [], output={"path": "in-out"}))

@@ -56,13 +56,16 @@ BUILD = [
     ("--spec folder.yaml --finish --retry transient", 2, "--finish and --retry: one after the other", ""),
     ("--spec folder.yaml --push-replace", 2, "--push-replace says what --push may do: name its URL", ""),
     ("--spec folder.yaml --limit 0", 2, "limit: 0: Input should be greater than or equal to 1", ""),
+    ("--spec folder.yaml --output images/new", 2, "images/new lies in what the source reads (", "output_in_source"),
     ("--spec folder.yaml --set source.path=hollow", 2, "hollow", "source_empty"),
     ("--spec laion.yaml", 2, "source.columns.text: ", ""),
     ("--spec laion.yaml", 2, "has no column 'TEXT'; its columns: URL, CAPTION", ""),
     ("--spec laion.yaml --set source.columns.text=CAPTION --set source.where=WIDHT>3", 2, "WIDHT", ""),
     ("--spec laion.yaml --set source.path=images/0000.txt", 2, "0000.txt", ""),
     ("--spec folder.yaml --output images", 2, "images holds other files (0000.jpg, 0000.txt, 0001.jpg, ...); give a new", "output_not_empty"),
-    ("--spec folder.yaml --output images/0000.jpg", 1, "0000.jpg", "no_such_file"),
+    ("--spec folder.yaml --output table.csv", 1, "table.csv: it is a file, not a folder; give a new folder", ""),
+    ("--spec folder.yaml --output table.csv/new", 1, "table.csv is a file, not a folder; give a new folder", ""),
+    ("--spec folder.yaml --output dangling", 1, "dangling: it is a link to nothing; give a new folder", ""),
     ("--spec folder.yaml --output out --set fetch.retries=1", 2, "out was begun with another spec or input; build to another output.path", ""),
     ("--spec folder.yaml --output s3://bucket/x --dry-run", 2, "a build writes to a local folder", ""),
     ("--spec folder.yaml --retry transient", 2, "manifest.json: the build has not finished: run it again", "manifest_missing"),
@@ -131,6 +134,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     folder_of_pictures(folder / "images", 2)
     (folder / "hollow").mkdir()
+    (folder / "dangling").symlink_to("nowhere")
     (folder / "table.csv").write_text("URL,CAPTION\nhttp://host.invalid/a.jpg,a cat\n")
     for name, values in SPECS.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
@@ -259,5 +263,12 @@ def test_every_reason_that_commands_give_has_an_entry() -> None:
     page = pointer.find()
     assert page is not None
     known = pointer.anchors(page.read_text(encoding="utf-8"))
-    reasons = {*pointer.SYSTEM.values(), SpecError().reason, RunError().reason, "output_not_empty", "package_missing"}
+    reasons = {
+        *pointer.SYSTEM.values(),
+        SpecError().reason,
+        RunError().reason,
+        "output_in_source",
+        "output_not_empty",
+        "package_missing",
+    }
     assert reasons - known == set()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import fnmatch
 import importlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,15 @@ from mmdata import settings, specfile
 from mmdata.engine import commit, mapped
 from mmdata.errors import RunError, SpecError
 from mmdata.shards import manifest as manifests
+from mmdata.shards.access import local_path
 from mmdata.shards.storage import fsync_folder, sha256_file, write_atomic
 from mmdata.sources import _growth
+from mmdata.sources._energon import braces
 from mmdata.spec import BuildSpec, Growing, Listed, Source
 
 INPUTS = ".build/inputs"
+_FILES = ("shards/000000.tar", "index/000000.parquet", "ledger/000000.parquet", "manifest.json", "report.html")
+"""Files of every kind that lie in a dataset."""
 
 
 @contextlib.contextmanager
@@ -55,6 +61,44 @@ def refuse_others(folder: Path) -> None:
     if others:
         shown = ", ".join(others[:3]) + ", ..." * (len(others) > 3)
         raise SpecError(f"output: {folder} holds other files ({shown}); give a new folder", reason="output_not_empty")
+
+
+def refuse_files(folder: Path) -> None:
+    """Raise RunError where the output, or what it is to lie in, is no folder: nothing can be made there."""
+    place = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    if os.path.lexists(place) and not place.is_dir():
+        what = "a link to nothing" if place.is_symlink() and not place.exists() else "a file, not a folder"
+        raise RunError(f"output.path: {folder}: {'it' if place == folder else place} is {what}; give a new folder")
+
+
+def refuse_inside(spec: BuildSpec, folder: Path) -> None:
+    """Raise SpecError for an output where the source looks for its files: the next run would read it as input."""
+    output = os.path.realpath(folder)
+    for path in spec.source.searched():
+        local = local_path(path)
+        for name in braces(local) if local else ():
+            fixed, pattern = _split(name)
+            if not (Path(output).is_relative_to(fixed) if pattern else fixed in map(str, Path(output).parents)):
+                continue
+            if not pattern or any(_matches(os.path.relpath(f"{output}/{file}", fixed), pattern) for file in _FILES):
+                raise SpecError(
+                    f"output.path: {folder} lies in what the source reads ({path}), and would be read as input by the "
+                    "next run; give a folder outside of it",
+                    reason="output_in_source",
+                )
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The real folder (or file) that a path begins with, and the pattern below it, if it is one."""
+    parts = os.path.abspath(path).split("/")
+    at = next((at for at, part in enumerate(parts) if any(sign in part for sign in "*?[")), len(parts))
+    return os.path.realpath("/".join(parts[:at]) or "/"), "/".join(parts[at:])
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a pattern takes a file: `*` stays within a folder, `**` does not."""
+    deep = "**" in pattern or name.count("/") == pattern.count("/")
+    return deep and fnmatch.fnmatchcase(name, pattern)
 
 
 def bind(

@@ -52,6 +52,9 @@ class Folder(SourceSpec):
         }
         return {kind: {"." + name.lower().lstrip(".") for name in names} for kind, names in listed.items()}
 
+    def searched(self) -> tuple[str, ...]:
+        return (self.path,)
+
     def open(self) -> Source:
         return _Files(self)
 

@@ -77,6 +77,9 @@ class Html(SourceSpec):
     ends as `opted_out`, for `noimageai` and `noimageindex` if a picture of it would be taken. Null: all that
     `fetch.respect.headers` knows."""
 
+    def searched(self) -> tuple[str, ...]:
+        return (self.path,)
+
     def open(self) -> Source:
         return _Pages(self)
 

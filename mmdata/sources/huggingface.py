@@ -75,6 +75,9 @@ class HuggingFace(SourceSpec):
             raise ValueError("give either path (files that are here) or hub (a name on the hub)")
         return self
 
+    def searched(self) -> tuple[str, ...]:
+        return (self.path or self.hub or "",)
+
     def open(self) -> Source:
         return _Hub(self) if self.hub is not None else _Files(self)
 

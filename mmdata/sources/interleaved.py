@@ -46,6 +46,9 @@ class Interleaved(SourceSpec):
     least_similarity: float | None = None
     """MMC4: leave out pictures whose `matched_sim` is lower."""
 
+    def searched(self) -> tuple[str, ...]:
+        return (self.path,)
+
     def open(self) -> Source:
         return _Documents(self)
 

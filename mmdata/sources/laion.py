@@ -63,6 +63,9 @@ class Laion(SourceSpec):
             expression.compile(value)
         return value
 
+    def searched(self) -> tuple[str, ...]:
+        return (self.path,)
+
     def open(self) -> Source:
         return _LaionTables(self)
 

@@ -67,6 +67,9 @@ class Mixture(SourceSpec):
             sources=(tuple[part, ...], sources),  # type: ignore[valid-type]
         )
 
+    def searched(self) -> tuple[str, ...]:
+        return tuple(path for part in self.sources for path in part.source.searched())
+
     def open(self) -> Source:
         return _Mixed(self.sources)
 

@@ -57,6 +57,9 @@ class Video(SourceSpec):
     """Where a row names no subtitles, take those that lie beside a file: `a.srt`, `a.vtt`, `a.en.srt` or `a.en.vtt` of
     `a.mp4`."""
 
+    def searched(self) -> tuple[str, ...]:
+        return (self.path,)
+
     def open(self) -> Source:
         return _Clips(self)
 

@@ -37,6 +37,9 @@ class WebDataset(SourceSpec):
     split: str = "train"
     """Of a folder that Energon has prepared."""
 
+    def searched(self) -> tuple[str, ...]:
+        return (self.path,)
+
     def open(self) -> Source:
         return _Tars(self)
 
