@@ -113,11 +113,13 @@ def _truncated(what: str, have: int, want: int | None = None) -> DataError:
 
 
 def _boxes(data: Bytes, start: int, stop: int, *, top: bool) -> Iterator[tuple[bytes, int, int]]:
-    """(type, start, end) of the payload of each box between two offsets."""
+    """(type, start, end) of the payload of each box between two offsets. What follows the last box of a file that has
+    its index and its media, and is no box, is passed over."""
     at = start
+    seen: set[bytes] = set()
     while at < stop:
         if stop - at < 8:
-            if top and any(data[at:stop]):
+            if top and any(data[at:stop]) and (not seen >= _WHOLE or b"moof" in seen):
                 raise _truncated("MP4", stop)
             return  # QuickTime ends some lists with four zero bytes.
         size, head = int.from_bytes(data[at : at + 4], "big"), 8
@@ -126,6 +128,8 @@ def _boxes(data: Bytes, start: int, stop: int, *, top: bool) -> Iterator[tuple[b
             size, head = int.from_bytes(data[at + 8 : at + 16], "big"), 16
         elif size == 0:
             size = stop - at
+        if top and seen >= _WHOLE and kind not in _TOP and (size < head or at + size > stop):
+            return
         if size < head:
             raise DataError("corrupt_video", f"box {kind!r} at byte {at:,}: a size of {size}")
         if at + size > stop:
@@ -133,9 +137,13 @@ def _boxes(data: Bytes, start: int, stop: int, *, top: bool) -> Iterator[tuple[b
                 raise _truncated("MP4", stop, at + size)
             raise DataError("corrupt_video", f"box {kind!r} at byte {at:,} is longer than the box around it")
         yield kind, at + head, at + size
+        seen.add(kind)
         at += size
 
 
+_WHOLE = {b"moov", b"mdat"}
+_TOP = _MOV_BOXES | set(b"ftyp styp moof mfra sidx ssix prft emsg pdin meta udta uuid imda bloc otyp PICT".split())
+"""Boxes of the top level. Where one of these ends behind the file, the file was cut."""
 _CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"}
 
 

@@ -191,3 +191,13 @@ def test_formats_are_told_from_bytes() -> None:
     assert container.video_format(clip(format="mov")) == "mov"
     assert container.video_format(clip(format="mpeg", codec="mpeg2video")) == "mpg"
     assert container.video_format(bytes(4) + b"moov") == "mov"
+
+
+@pytest.mark.parametrize("tail", [b"junk" * 100, b"\xff" * 50, b"<html></html>", b"\r\n", b"\0\0\0\1name" + bytes(20)])
+def test_bytes_behind_a_whole_mp4_are_passed_over(tail: bytes) -> None:
+    """FFmpeg reads such files, as readers of pictures do theirs; a box that is known and cut is told all the same."""
+    data = whole("mp4")
+    assert use(data + tail) == "ok"
+    for kind in (b"mdat", b"moof", b"free", b"uuid"):
+        assert use(data + struct.pack(">I", 100) + kind + bytes(20)) == "truncated_video"
+    assert use(data[: data.index(b"moov") - 4] + tail) in ("truncated_video", "corrupt_video")
