@@ -208,13 +208,15 @@ class Sample:
     question-answer pairs, interleaved pages, dialogue and transcripts are one type.
 
     `key` is the identity (randomness, tombstones and quarantine hang on it): letters, digits, `-` and `_`.
-    `meta` holds JSON values only.
+    `meta` holds JSON values only. `boxed` is the (height, width) on which the column `boxes` was drawn, if a source
+    tells, until a step has looked whether that is the picture's.
     """
 
     key: str
     parts: tuple[Text | Media, ...]
     meta: Mapping[str, Any] = field(default_factory=dict)
     origin: Origin
+    boxed: tuple[int, int] | None = None
 
     @property
     def media(self) -> tuple[Media, ...]:

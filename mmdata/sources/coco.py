@@ -24,6 +24,11 @@ class Coco(SourceSpec):
     (their categories, in the same order), `crowds` (positions of boxes around crowds), `image_id`, `height` and
     `width`. A caption of a picture that the files do not list ends as `unknown_image`.
 
+    The first step of `probe`, `boxes`, `resize` and `aspect_bucket` brings boxes to the picture as it is: where
+    `height` and `width` are those of the stored pixels and EXIF turns them, they are turned; where the picture has been
+    resized, they are scaled, and `height` and `width` become the picture's. A picture of another shape ends as
+    `boxes_size`.
+
     Of an annotation file no text is in memory at once, but all captions and boxes are."""
 
     kind: Literal["coco"] = "coco"
@@ -121,7 +126,8 @@ class _Annotations:
             drop = Drop(reason=error.reason, detail=error.detail, state="failed_permanent")
             return Record(row=row, sample=sample, drop=drop)
         parts: tuple[Media | Text, ...] = (Media(kind="image", uri=uri), *(Text(text=text) for text in texts))
-        return Record(row=row, sample=Sample(key=key, parts=parts, meta=meta, origin=origin))
+        boxed = _size(picture) if picture.boxes else None
+        return Record(row=row, sample=Sample(key=key, parts=parts, meta=meta, origin=origin, boxed=boxed))
 
     def _read(self) -> list[_Picture]:
         """All pictures in the order of the files, annotations at theirs; what belongs to none is put aside."""
@@ -189,6 +195,14 @@ def _annotate(item: Any, pictures: dict[Any, _Picture], categories: dict[Any, st
         )
     elif not isinstance(caption, str):
         raise DataError("bad_record", "neither caption nor bbox")
+
+
+def _size(picture: _Picture) -> tuple[int, int] | None:
+    """The height and width that the files tell, where they do."""
+    height, width = picture.size
+    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in (height, width)):
+        return None
+    return height, width
 
 
 def _is_number(value: Any) -> bool:

@@ -66,6 +66,10 @@ class AspectBucket(StepSpec):
         return self.fit == "crop"
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
+        placed = _boxes.placed(sample, work)
+        if isinstance(placed, Drop):
+            return placed
+        sample = placed
         sizes = [work.size(media) for media in images(sample)]
         if not sizes:
             return sample

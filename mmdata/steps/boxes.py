@@ -64,6 +64,10 @@ class Boxes(StepSpec):
         pictures = [media for media in sample.media if media.kind in ("image", "video")]
         if len(pictures) != 1 or pictures[0].kind != "image":
             return Drop(reason="boxes_picture", detail=f"{len(pictures)} pictures or videos; one picture is wanted")
+        placed = _boxes.placed(sample, work)
+        if isinstance(placed, Drop):
+            return placed
+        sample, value = placed, _at(placed.meta, self.column)
         size = work.size(pictures[0])
         boxes = _boxes.numbers(value)
         labels = [""] * len(boxes) if self.labels is None else self._labels(_at(sample.meta, self.labels), len(boxes))
@@ -74,7 +78,7 @@ class Boxes(StepSpec):
         crowded = set(crowds) if isinstance(crowds, list) else set()
         kept = []
         for at, (label, box) in enumerate(zip(labels, boxes, strict=True)):
-            made = _boxes.cut(_scaled(_CORNERS[self.layout](box), frame), size)
+            made = _boxes.cut(_boxes.scaled(_CORNERS[self.layout](box), frame), size)
             if made is not None and min(made[2] - made[0], made[3] - made[1]) >= self.min_side:
                 kept.append((label, list(made), at in crowded))
         if not kept and self.missing == "drop":
@@ -110,16 +114,7 @@ class Boxes(StepSpec):
         told = [_at(sample.meta, name) for name in self.size]
         if not all(isinstance(side, int | float) and not isinstance(side, bool) and side > 0 for side in told):
             raise DataError("bad_box", f"columns {self.size[0]}, {self.size[1]}: a size is wanted, not {told}")
-        down, across = height / told[0], width / told[1]
-        # The same shape, but for sides that were rounded to whole pixels.
-        if abs(told[0] * across - height) > max(1.0, across) and abs(told[1] * down - width) > max(1.0, down):
-            detail = f"annotated on {told[1]:g}x{told[0]:g}, the picture is {width}x{height}"
-            return Drop(reason="boxes_size", detail=detail)
-        return down, across
-
-
-def _scaled(box: Box, by: tuple[float, float]) -> Box:
-    return box[0] * by[1], box[1] * by[0], box[2] * by[1], box[3] * by[0]
+        return _boxes.fitted((told[0], told[1]), size) or _boxes.unfit(told, size)
 
 
 def _at(meta: Any, path: str) -> Any:

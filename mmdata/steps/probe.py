@@ -12,6 +12,7 @@ from mmdata.decode.glance import Glance, glance
 from mmdata.errors import DataError
 from mmdata.registry import register
 from mmdata.spec import StepSpec
+from mmdata.steps import _boxes
 from mmdata.types import Drop, Media, Sample
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class Probe(StepSpec):
     """Digest of the bytes as they came from the source."""
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
+        placed = _boxes.placed(sample, work)
+        if isinstance(placed, Drop):
+            return placed
+        sample = placed
         parts = list(sample.parts)
         for at, part in enumerate(parts):
             if isinstance(part, Media):
@@ -85,7 +90,7 @@ class Probe(StepSpec):
         return replace(sample, parts=tuple(parts))
 
     def at_sight(self, sample: Sample) -> Sample | None:
-        if self.verify != "header":
+        if self.verify != "header" or sample.boxed is not None:
             return None
         parts = list(sample.parts)
         for at, part in enumerate(parts):

@@ -88,6 +88,10 @@ class Resize(StepSpec):
         return self.mode != "keep"
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
+        placed = _boxes.placed(sample, work)
+        if isinstance(placed, Drop):
+            return placed
+        sample = placed
         sizes = [work.size(part) for part in sample.media if part.kind == "image"]
         parts = [
             self._resize(part, work) if isinstance(part, Media) and part.kind == "image" else part

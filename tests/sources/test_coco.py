@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mmdata.errors import DataError
 from mmdata.sources.coco import Coco
 from tests.dataset_fixture import jpeg
+from tests.decode.pictures import pillow
 from tests.sources.run import built, records, states
 
 
@@ -109,3 +112,49 @@ def test_what_is_not_cocos_form_is_one_clear_line(tmp_path: Path, text: str) -> 
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(DataError, match=r"c\.json"):
         list(Coco(annotations=(str(tmp_path / "c.json"),)).open().records())
+
+
+PROBE = {"kind": "probe"}
+HALF = {"kind": "resize", "mode": "shortest", "size": 30, "decode": "exact"}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [PROBE],
+        [{**PROBE, "orientation": "keep"}],
+        [{**PROBE, "verify": "header"}],
+        [PROBE, HALF],
+        [HALF],
+        [PROBE, {"kind": "boxes"}, HALF],
+        [{"kind": "boxes"}, PROBE],
+        [PROBE, {"kind": "boxes", "size": ["height", "width"]}],
+        [PROBE, {"kind": "aspect_bucket", "buckets": [[64, 64]], "fit": "crop", "upscale": True}],
+    ],
+)
+@pytest.mark.parametrize("format", ["jpeg", "tiff"])
+def test_boxes_lie_on_the_picture_as_it_is_seen(tmp_path: Path, steps: list[dict[str, Any]], format: str) -> None:
+    """Annotated on the stored pixels, of which EXIF turns some and a resize has doubled others, some both."""
+    stored = np.zeros((61, 83, 3), np.uint8)
+    stored[10:40, 30:60] = 255
+    images = []
+    (tmp_path / "val").mkdir()
+    for orientation in range(5, 9):
+        for times in (1, 2):
+            exif = Image.Exif()
+            exif[0x112] = orientation
+            picture = Image.fromarray(stored).resize((83 * times, 61 * times), Image.Resampling.NEAREST)
+            name = f"{orientation}-{times}.{format}"
+            picture.save(tmp_path / "val" / name, exif=exif)
+            images.append({"id": len(images), "file_name": name, "height": 61, "width": 83})
+    images.append({"id": 8, "file_name": "5-1." + format, "height": 61, "width": 161})
+    boxes = [{"image_id": image["id"], "bbox": [30, 10, 30, 30], "category_id": 1} for image in images]
+    (tmp_path / "i.json").write_text(json.dumps({"images": images, "annotations": boxes, "categories": []}))
+    source = {"kind": "coco", "annotations": [str(tmp_path / "i.json")], "images": str(tmp_path / "val")}
+    dataset, rows = built(tmp_path / "out", source, steps=steps)
+    assert states(rows) == ["ok"] * 8 + ["filtered:boxes_size"]
+    for sample in dataset:
+        ((left, top, right, bottom),) = sample.meta["boxes"]
+        tall, wide = np.nonzero(pillow(sample.media[0].data or b"").mean(-1) > 128)
+        seen = [wide.min(), tall.min(), wide.max() + 1, tall.max() + 1]
+        assert np.abs(np.subtract(seen, [left, top, right, bottom])).max() <= 1, sample.key
