@@ -40,7 +40,8 @@ def taken(media: Media) -> Media:
     Audio becomes FLAC of 16 bits at its own rate and channels, or one of these, sample for sample. Video is decoded and
     written again as H.264 (constant rate factor 18) with AAC sound, in MP4: its first frame is the first that is shown
     at or after `start`, its time 0; it is upright, an odd last row or column is cut off. Times are those of the file's
-    own clock, for pictures and sound alike; where the sound begins later there is silence before it. A page becomes PNG.
+    own clock, for pictures and sound alike; where the sound begins later there is silence before it. A page becomes
+    PNG.
 
     A clip that reaches beyond the end is shorter, if it is by no more than half of it and `OVERSHOOT` seconds. Raises
     DataError: `clip_beyond_end`, `bad_clip`, `encode`, `no_page`, `corrupt_pdf`, `encrypted_pdf`,

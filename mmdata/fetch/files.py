@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from typing import Any
@@ -38,6 +39,8 @@ def read_file(uri: str, limit: int) -> bytes:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise FetchError("not_found", str(error)[:300]) from error
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file can have such a name
+            raise FetchError("not_found", str(error)[:300]) from error
         raise transient("read_error", str(error)[:300]) from error
     if not data:
         raise FetchError("empty_body")

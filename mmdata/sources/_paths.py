@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import posixpath
+from urllib.parse import unquote
 
 from mmdata.errors import DataError
 
@@ -17,6 +20,21 @@ def names_local(uri: str) -> bool:
     if any(link.partition("://")[0].strip().lower() in ("file", "local") for link in links if "://" in link):
         return True
     return len(links) > 1 and "://" not in links[-1] and not links[0].lower().startswith(("http://", "https://"))
+
+
+def inline(url: str) -> bytes:
+    """The bytes that a `data:` URL holds. Raises DataError `bad_url` where they are not base64.
+
+    >>> inline("data:text/plain;base64,YQ==")
+    b'a'
+    """
+    head, _, body = url.partition(",")
+    try:
+        if not head.lower().endswith(";base64"):
+            raise ValueError("only base64 is read")
+        return base64.b64decode(unquote(body), validate=True)
+    except (ValueError, binascii.Error) as error:
+        raise DataError("bad_url", f"a data: URL: {error}") from error
 
 
 def within(root: str, path: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import itertools
 import re
 from collections import Counter
@@ -20,7 +18,7 @@ from mmdata.errors import DataError
 from mmdata.optout import WISHES, Wish, refusal, robots_tags
 from mmdata.registry import register
 from mmdata.sources import _growth
-from mmdata.sources._paths import within
+from mmdata.sources._paths import inline, within
 from mmdata.sources._tables import printable
 from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, Origin, Sample, Text
@@ -171,13 +169,7 @@ class _Pages:
 
     def _image(self, src: str, base: str, name: str) -> Media:
         if src.startswith("data:"):
-            head, _, body = src.partition(",")
-            try:
-                if not head.endswith(";base64"):
-                    raise ValueError("only base64 is read")
-                return Media(kind="image", data=base64.b64decode(unquote(body), validate=True))
-            except (ValueError, binascii.Error) as error:
-                raise DataError("bad_url", f"a data: URL: {error}") from error
+            return Media(kind="image", data=inline(src))
         try:
             if self._spec.base is not None or "://" in base:
                 address = urljoin(urljoin(f"{(self._spec.base or '').rstrip('/')}/{name}", base), src)

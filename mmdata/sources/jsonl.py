@@ -11,7 +11,7 @@ from pydantic import model_validator
 from mmdata.errors import DataError, SpecError
 from mmdata.registry import nearest, register
 from mmdata.sources import _growth, _messages, _pairs, _tables, _texts
-from mmdata.sources._paths import within
+from mmdata.sources._paths import inline, within
 from mmdata.spec import InputPath, Model, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, MediaKind, Origin, Sample, State, Text
 
@@ -23,8 +23,8 @@ class JsonlColumns(Model):
     """Which keys of a line hold what."""
 
     image: str = "image"
-    """A path or URL, or a list of them. An empty list says that there is none, and the line is text alone; a line whose
-    key is null or not there ends as `bad_url`, as it may have lost its picture."""
+    """A path or URL (`data:` with base64 is read, too), or a list of them. An empty list says that there is none, and
+    the line is text alone; a line whose key is null or not there ends as `bad_url`, as it may have lost its picture."""
     video: str = "video"
     """The same for videos; they come after the images."""
     audio: str = "audio"
@@ -145,14 +145,12 @@ class _JsonLines:
         named = [(kind, column, value[column]) for kind, column in zip(KINDS, used, strict=False) if value.get(column)]
         for kind, column, found in named or [("image", columns.image, value.get(columns.image))]:
             for path in found if isinstance(found, list) else [found]:
-                uri = str(path or "")
                 try:
-                    if not isinstance(path, str) or not path.strip():
-                        raise DataError("bad_url", f"{column}: {path!r}")
-                    uri = self._uri(column, path)
+                    media.append(self._medium(kind, column, path))
                 except DataError as error:
                     refused = Drop(reason=error.reason, detail=_named(value, error.detail), state="failed_permanent")
-                media.append(Media(kind=kind, uri=uri))
+                    if not str(path).startswith("data:"):
+                        media.append(Media(kind=kind, uri=str(path or "")))
         return Record(row=row, sample=Sample(key=key, parts=(*media, *texts), meta=meta, origin=origin), drop=refused)
 
     def _pair(self, row: int, origin: Origin, value: dict[str, Any]) -> Record:
@@ -196,6 +194,17 @@ class _JsonLines:
             drop = Drop(reason=error.reason, detail=_named(value, error.detail), state="failed_permanent")
             return Record(row=row, sample=empty, drop=drop)
         return Record(row=row, sample=replace(empty, parts=tuple(parts)))
+
+    def _medium(self, kind: MediaKind, name: str, path: Any) -> Media:
+        """What one field of media names. Raises DataError, which names it."""
+        if not isinstance(path, str) or not path.strip():
+            raise DataError("bad_url", f"{name}: {path!r}")
+        if not path.startswith("data:"):
+            return Media(kind=kind, uri=self._uri(name, path))
+        try:
+            return Media(kind=kind, data=inline(path))
+        except DataError as error:
+            raise DataError(error.reason, f"{name}: {error.detail}") from error
 
     def _uri(self, name: str, path: str) -> str:
         """The place of a medium. Raises DataError, which names it: `path_escape` for one that leads out of the root."""

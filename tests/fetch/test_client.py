@@ -380,7 +380,14 @@ def test_local_and_stored_files(tmp_path: Path) -> None:
         fetched = run(get, uri)
         assert (fetched.data, fetched.drop, fetched.attempts, fetched.size) == (BODY, None, 1, len(BODY))
         assert ended(run(lambda u=uri: get(u, max_bytes=1000))) == ("failed_permanent", "too_large")
-    for uri in (f"{path}.not", "memory://fetch-test/y.jpg", f"file://{path}.not", str(tmp_path), "/dev/zero"):
+    for uri in (
+        f"{path}.not",
+        "memory://fetch-test/y.jpg",
+        f"file://{path}.not",
+        str(tmp_path),
+        "/dev/zero",
+        f"{path}{'x' * 300}",
+    ):
         assert ended(run(get, uri)) == ("failed_permanent", "not_found")
     assert ended(run(get, str(tmp_path / "empty"))) == ("failed_permanent", "empty_body")
     looped = tmp_path / "loop"

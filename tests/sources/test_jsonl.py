@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import shutil
@@ -281,3 +282,26 @@ def test_a_conversation_may_be_json_in_a_text_or_an_object_of_lists(tmp_path: Pa
     assert said[:2] == [[("user", "What?"), ("assistant", answer)] for answer in ("A ?.", "A fox.")]
     assert said[4:] == [[], [("caption", "a caption")]]
     assert [dict(record.sample.meta) for record in found[:2]] == [{"n": 1}, {}]
+
+
+def test_media_within_a_line_are_read_and_other_data_urls_told(tmp_path: Path) -> None:
+    folder_of_pictures(tmp_path / "in", 1, captions=False)
+    data = (tmp_path / "in" / "0000.jpg").read_bytes()
+    written = "data:image/jpeg;base64," + base64.b64encode(data).decode()
+    long = "x" * 300 + ".jpg"
+    write(
+        tmp_path / "in" / "a.jsonl",
+        {"image": written, "text": "one"},
+        {"image": ["0000.jpg", written], "text": "two"},
+        {"image": "data:image/jpeg,abc", "text": "not base64"},
+        {"image": "data:image/jpeg;base64,a", "text": "cut", "id": "me"},
+        {"image": long, "text": "a name that no file can have"},
+    )
+    build(write_spec(tmp_path / "s.yaml", {"kind": "jsonl", "path": "in/a.jsonl"}, [{"kind": "probe"}]))
+    assert [(row.state, row.reason) for row in ledger(tmp_path / "out")] == [
+        *[("ok", "")] * 2,
+        *[("failed_permanent", "bad_url")] * 2,
+        ("failed_permanent", "not_found"),
+    ]
+    assert [[media.data for media in sample.media] for sample in open_dataset(tmp_path / "out")] == [[data], [data] * 2]
+    assert "id me: image: a data: URL" in ledger(tmp_path / "out")[3].detail
