@@ -13,6 +13,7 @@ from typing import Any
 from mmdata import unread
 from mmdata.engine import binding, commit, compaction, recover
 from mmdata.errors import DataError, RunError, SpecError
+from mmdata.folders import dataset_folder
 from mmdata.outputs.finish import finish
 from mmdata.report_page import ahead
 from mmdata.shards import manifest as manifests
@@ -126,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "on when run again.\n\nexit codes: 0 done; 1 cannot write; 2 no dataset that can be compacted.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", type=Path, help="folder of a finished dataset")
+    parser.add_argument("dataset", type=dataset_folder, help="folder of a finished dataset")
     parser.add_argument("--output", type=Path, metavar="DIR", help="a new folder; default: in its place")
     parser.add_argument(
         "--shard-mib", type=int, default=SHARD_MIB, metavar="N", help="put small shards together up to this size"

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from mmdata import pointer, unread
 from mmdata.checksum import crc32c
 from mmdata.errors import DataError, RunError
+from mmdata.folders import dataset_folder
 from mmdata.shards import manifest as manifests
 from mmdata.shards import tombstones
 
@@ -245,8 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").split(": ", 1)[1],
         epilog="exit codes: 0 nothing differs; 1 something does; 2 trouble.",
     )
-    parser.add_argument("a", type=Path, metavar="A", help="folder of a finished dataset")
-    parser.add_argument("b", type=Path, metavar="B", help="folder of another")
+    parser.add_argument("a", type=dataset_folder, metavar="A", help="folder of a finished dataset")
+    parser.add_argument("b", type=dataset_folder, metavar="B", help="folder of another")
     parser.add_argument(
         "--by",
         choices=get_args(By),

@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from mmdata import pointer, unread
 from mmdata.errors import DataError, RunError, SpecError
+from mmdata.folders import dataset_folder
 from mmdata.outputs import card, energon, mds, parquet
 from mmdata.outputs.push import push
 from mmdata.shards.dataset import Dataset, open_dataset
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "\nexit codes: 0 done; 1 cannot write; 2 a mistake or a damaged dataset.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", type=Path, help="folder of a finished dataset")
+    parser.add_argument("dataset", type=dataset_folder, help="folder of a finished dataset")
     parser.add_argument("--to", choices=get_args(Form), required=True, help="the form")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="a new folder (not for energon)")
     parser.add_argument("--split-by", metavar="FIELD", help="parquet: the field of meta that names a sample's split")

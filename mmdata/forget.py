@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmdata import expression, pointer, unread
 from mmdata.errors import DataError, RunError, SpecError
+from mmdata.folders import dataset_folder
 from mmdata.registry import nearest
 from mmdata.shards import tombstones
 from mmdata.shards.dataset import open_dataset
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "\nexit codes: 0 done; 1 cannot write; 2 unknown keys or a mistake in --where, nothing is removed.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dataset", type=Path, help="folder of a finished dataset")
+    parser.add_argument("dataset", type=dataset_folder, help="folder of a finished dataset")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--keys", "--ids", nargs="+", metavar="KEY", help="keys of samples")
     given.add_argument("--file", type=Path, metavar="FILE", help="a file of keys, one a line")

@@ -14,6 +14,7 @@ from typing import Any
 from mmdata import pointer, unread
 from mmdata.diff import IDENTITY, By
 from mmdata.errors import DataError, RunError, SpecError
+from mmdata.folders import dataset_folder
 from mmdata.report_page.page import render
 from mmdata.shards import manifest as manifests
 from mmdata.shards.dataset import open_dataset
@@ -119,10 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Lengths in tokens are counted over 1,000 random samples. Without a tokenizer the page shows what media "
         "alone come to in a few families. exit codes: 0 written; 2 trouble, in one line on stderr.",
     )
-    parser.add_argument("dataset", type=Path, help="folder of a finished dataset")
+    parser.add_argument("dataset", type=dataset_folder, help="folder of a finished dataset")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"file to write (default: {NAME} in the dataset)")
     parser.add_argument(
-        "--against", type=Path, metavar="OTHER", help="write a page that compares the dataset (A) with another (B)"
+        "--against",
+        type=dataset_folder,
+        metavar="OTHER",
+        help="write a page that compares the dataset (A) with another (B)",
     )
     parser.add_argument(
         "--by", choices=tuple(IDENTITY), help="with --against: what makes a record the same in both (default: origin)"

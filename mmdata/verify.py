@@ -18,6 +18,7 @@ from mmdata import ledger, unread
 from mmdata.checksum import crc32c
 from mmdata.engine import binding, commit
 from mmdata.errors import DataError
+from mmdata.folders import dataset_folder
 from mmdata.ledger import LedgerRow
 from mmdata.outputs import energon
 from mmdata.shards import manifest as manifests
@@ -298,9 +299,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mmdata.verify",
         description="Check every byte of a dataset: digests, tar against index, crc32c, ledger sums.",
-        epilog="exit codes: 0 sound; 1 damaged (each problem on its own line).",
+        epilog="exit codes: 0 sound; 1 damaged (each problem on its own line); 2 not a folder of this machine.",
     )
-    parser.add_argument("dataset", help="folder of a finished dataset")
+    parser.add_argument("dataset", type=dataset_folder, help="folder of a finished dataset")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parse_args(argv)
     result = verify_dataset(arguments.dataset)
