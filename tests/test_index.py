@@ -27,6 +27,7 @@ from mmdata.shards.access import open_source
 from mmdata.shards.dataset import open_dataset
 from mmdata.shards.foreign_tar import TarPass
 from mmdata.sources._energon import braces
+from mmdata.sources.webdataset import WebDataset
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import Drop, Media, Origin, Sample, Text
 from mmdata.verify import main as verify_main
@@ -388,3 +389,26 @@ def test_an_index_without_sums_says_that_it_has_none(tmp_path: Path, capsys: pyt
     assert any("shard_header" in problem for problem in verify_dataset(bare).problems)
     paths[0].write_bytes(data[:-1024])
     assert any("file_size" in problem for problem in verify_dataset(bare).problems)
+
+
+@pytest.mark.parametrize("digest", ["crc32c", "sha256", "none"])
+def test_a_tar_without_the_blocks_that_end_it_is_whole(tmp_path: Path, digest: str) -> None:
+    """As other readers see it; one that ends within a member, a name, or before any, is cut."""
+    (path,) = write_tars(tmp_path / "tars", count=1, each=3)
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+        end = last.offset_data + last.size + (-last.size % 512)
+    data = path.read_bytes()
+    path.write_bytes(data[:end])
+    index_tars([str(path)], tmp_path / "d", quiet=True, digest=digest)  # type: ignore[arg-type]
+    assert [(state, reason) for _, state, reason in fates(tmp_path / "d")] == [("ok", "")] * 3
+    assert verify_dataset(tmp_path / "d").problems == []
+    assert [record.drop for record in WebDataset(path=str(path)).open().records()] == [None] * 3
+    long = tarfile.TarInfo("x" * 150 + ".txt")
+    for tail in (data[:100], long.tobuf(tarfile.GNU_FORMAT)[:1024], long.tobuf(tarfile.PAX_FORMAT)[:1024]):
+        path.write_bytes(data[:end] + tail)
+        with pytest.raises(DataError, match="shard_cut"):
+            list(TarPass(open_source(path)).members())
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="shard_cut"):
+        list(TarPass(open_source(path)).members())

@@ -69,8 +69,9 @@ class TarPass:
 
     def members(self) -> Iterator[ForeignMember]:
         """The regular members in their order, of ustar, PAX (POSIX.1-2001) and GNU tars alike; directories and links
-        are passed over. Raises DataError where the tar is damaged (`shard_header`, `shard_cut`), or made in a way that
-        its members' bytes are not in one piece (`compressed_tar`, `sparse_member`)."""
+        are passed over. As for other readers, a tar may end behind a member, without blocks of zeros. Raises DataError
+        where the tar is damaged (`shard_header`, `shard_cut`), or made in a way that its members' bytes are not in one
+        piece (`compressed_tar`, `sparse_member`)."""
         shared = self.shared
         own: dict[str, str] = {}
         name = None
@@ -122,6 +123,8 @@ class TarPass:
                         self._place, self._at = min(place + padded, len(self._buffer)), offset + padded
                     yield ForeignMember(plain, offset, size, data)
                     continue
+            if begins == end and begins and name is None and not own:
+                return  # without the blocks of zeros that end a tar: what it holds is whole
             head = self._take(BLOCK, "a header")
             if head[0] == 0 and head == _ZERO:
                 return
