@@ -44,6 +44,10 @@ class _Source(Protocol):
     def channels(self) -> int: ...
     @property
     def samples(self) -> int | None: ...
+    @property
+    def floating(self) -> bool:
+        """Whether it stores floats as they are, and so may hold what is no number."""
+        ...
 
     def blocks(self, *, mono: bool, first: int = 0, last: int | None = None) -> Iterator[npt.NDArray[np.float32]]:
         """Samples first <= i < last in order: float32 [n], or [channels, n] without `mono`."""
@@ -168,13 +172,15 @@ def _open(data: bytes, stack: ExitStack) -> _Source:
 def _bounded(
     source: _Source, *, mono: bool, first: int, last: int | None, max_seconds: float
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Blocks of the source, until they are too many."""
+    """Blocks of the source, until they are too many, or hold what is no sound: one NaN spoils a whole batch."""
     if source.samples is not None:
         _check_length(min(source.samples, last or source.samples), source.sample_rate, max_seconds)
     at = first
     for block in source.blocks(mono=mono, first=first, last=last):
         at += block.shape[-1]
         _check_length(at, source.sample_rate, max_seconds)
+        if source.floating and not np.isfinite(block).all():
+            raise DataError("corrupt_audio", f"{source.format}: samples that are not finite (NaN or infinity)")
         yield block
     if source.format == "flac" and last is None and source.samples is not None and at < source.samples:
         raise DataError("truncated_audio", f"flac of {at:,} samples that declares {source.samples:,}")

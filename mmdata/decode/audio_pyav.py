@@ -119,6 +119,8 @@ def _guarded(reason: str) -> Iterator[None]:
     except MemoryError as error:
         raise DataError("decoder_memory", "the decoder asked for more memory than there is") from error
     except av.FFmpegError as error:
+        if reason == "bad_header" and isinstance(error, EOFError):  # within the headers: an Ogg that was cut early
+            raise DataError("truncated_audio", "the file ends within its headers") from error
         raise DataError(reason, f"{type(error).__name__}: {error.strerror}") from error
 
 
@@ -135,6 +137,7 @@ class Track:
     begins: float
     """Seconds, by the file's own clock, at which the first decoded sample is heard: not 0 in films whose sound comes
     later or whose clock is a broadcast's. The frame tells it, and not the header: priming may be decoded or not."""
+    floating: bool
 
     def __init__(self, data: bytes, format: str) -> None:
         import av
@@ -156,6 +159,7 @@ class Track:
             if first is None:
                 raise DataError("truncated_audio", f"{format} of {len(data):,} bytes without one decodable frame")
             self._first = first
+            self.floating = self._stream.codec_context.name.startswith("pcm_f")
             self.sample_rate, self.channels = first.sample_rate, first.layout.nb_channels
             self.samples = self._declared() if format == "flac" else None
             base = first.time_base

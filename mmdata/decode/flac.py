@@ -33,6 +33,7 @@ class Flac:
     """A file whose header is plain; `open_flac` tells. It is read once."""
 
     format = "flac"
+    floating = False
 
     def __init__(
         self, data: bytes, sample_rate: int, channels: int, samples: int, frames: native.Frames | None = None

@@ -133,6 +133,10 @@ class Wav:
     def samples(self) -> int:
         return self.header.samples
 
+    @property
+    def floating(self) -> bool:
+        return self.header.code == FLOAT
+
     def blocks(self, *, mono: bool, first: int = 0, last: int | None = None) -> Iterator[Wave]:
         """Samples first <= i < last: float32 [n] as the mean of channels, or [channels, n]."""
         last = self.samples if last is None else min(last, self.samples)

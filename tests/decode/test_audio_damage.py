@@ -11,7 +11,7 @@ import pytest
 from mmdata.decode.audio import decode, read_facts
 from mmdata.decode.resample import resampled_length
 from mmdata.errors import DataError
-from tests.decode.sounds import corpus
+from tests.decode.sounds import by_soundfile, corpus
 
 REASONS = {
     "",
@@ -120,3 +120,23 @@ def test_a_header_does_not_allocate() -> None:
     aiff[22:26] = (1 << 30).to_bytes(4, "big")
     survives(bytes(aiff))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024  # KiB
+
+
+@pytest.mark.parametrize("format", ["WAV", "AIFF", "AU", "CAF"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_floats_that_are_no_numbers_are_damage(format: str, value: float) -> None:
+    wave = np.zeros((40_000, 2), np.float32)
+    assert read_facts(by_soundfile(wave, 16_000, format, "FLOAT")).verified == "full"
+    wave[-1, 1] = value
+    data = by_soundfile(wave, 16_000, format, "FLOAT")
+    for call in (read_facts, decode, lambda data: decode(data, mono=False)):
+        with pytest.raises(DataError, match=r"corrupt_audio: .* not finite"):
+            call(data)
+    assert not decode(data, stop=100).any()  # what was asked for is sound
+
+
+def test_an_ogg_that_is_cut_within_its_headers_is_truncated() -> None:
+    data = by_soundfile(np.zeros(16_000, np.float32), 16_000, "OGG", "VORBIS")
+    for size in range(30, 3000, 330):
+        with pytest.raises(DataError, match="truncated_audio"):
+            read_facts(data[:size])
