@@ -13,8 +13,31 @@ PIECE = 1 << 20
 """Characters that are read at a time."""
 LONGEST = 1 << 24
 """Characters of the longest item that is read."""
+BYTES = "surrogateescape"
+"""How a text is decoded that may have bytes which are not its encoding's: each becomes half a surrogate pair, which no
+text has."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
+
+
+class NotUtf8(str):
+    """What is wrong with a row that has such bytes."""
+
+
+def spoilt(text: str) -> NotUtf8 | None:
+    """What is wrong with a text that was decoded with `BYTES`; None if nothing is.
+
+    >>> spoilt("Käse"), spoilt(b"K\\xe4se".decode(errors=BYTES))
+    (None, 'not UTF-8: byte 0xe4 behind 1 character(s)')
+    """
+    if text.isascii():
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        byte = text[error.start].encode("utf-8", BYTES)[0]
+        return NotUtf8(f"not UTF-8: byte {byte:#04x} behind {error.start:,} character(s)")
+    return None
 
 
 def begins(text: IO[str]) -> str:
@@ -30,8 +53,9 @@ def begins(text: IO[str]) -> str:
 
 
 def items(text: IO[str], name: str) -> Iterator[Any]:
-    """The items of the list that the text is. Raises DataError `source_unreadable`, naming the line, where it is no
-    list, ends too early, or goes on behind it: unlike a line, an item that is no JSON hides where the next begins.
+    """The items of the list that the text is; of one that is `spoilt` what is wrong with it. Raises DataError
+    `source_unreadable`, naming the line, where it is no list, ends too early, or goes on behind it: unlike a line, an
+    item that is no JSON hides where the next begins.
 
     >>> import io
     >>> list(items(io.StringIO('[{"id": 1},\\n {"id": 2}]'), "train.json"))
@@ -129,8 +153,9 @@ class _Reading:
                     raise self.wrong(f"an item of more than {LONGEST:,} characters, or {error}") from error
             else:
                 if end + 2 < len(self._held) or self._ended:  # else a number may go on, behind its point or `e-`
+                    wrong = spoilt(self._held[self._at : end])
                     self._at = end
-                    return value
+                    return value if wrong is None else wrong
             self._more(piece)
             piece *= 2
 

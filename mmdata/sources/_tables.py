@@ -243,14 +243,16 @@ def _text_batch(block: list[dict[str, Any] | str], first: int) -> Batch:
     return Batch(first, rows, _table(loose), bad, loose)
 
 
-def text_rows(file: TableFile) -> Iterator[dict[str, Any] | str]:
+def text_rows(file: TableFile, *, strict: bool = False) -> Iterator[dict[str, Any] | str]:
     """The rows of a csv, tsv, jsonl or json file: each as a dict, or a string that says why it is none. A json file
-    is a list of them, or lines as in jsonl, which many call so."""
+    is a list of them, or lines as in jsonl, which many call so. Bytes that are not UTF-8 become U+FFFD, or if that is
+    `strict` their row is a `NotUtf8`."""
+    errors = _json_list.BYTES if strict else "replace"
     lines = file.format == "jsonl"
     if file.format == "json":
         with opened_text(file) as text:
             lines = _json_list.begins(text) == "{"
-    with opened_text(file) as text:
+    with opened_text(file, errors) as text:
         if file.format in ("csv", "tsv"):
             yield from _csv_rows(file, text)
         else:
@@ -258,12 +260,18 @@ def text_rows(file: TableFile) -> Iterator[dict[str, Any] | str]:
 
 
 def rows_from(file: TableFile, start: int = 0) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """The rows of a file of any format from `start` on, each with its number: a dict, or what is wrong with it."""
+    """The rows of a file of any format from `start` on, each with its number: a dict, or what is wrong with it. Those
+    of text formats are read strictly."""
     if file.format != "parquet":
-        yield from itertools.islice(enumerate(text_rows(file)), start, None)
+        yield from itertools.islice(enumerate(text_rows(file, strict=True)), start, None)
         return
     for batch in batches(file, start=start):
         yield from zip(batch.rows, batch.values(), strict=True)
+
+
+def refused(row: str) -> DataError:
+    """Why a row is none, of what says so in its place."""
+    return DataError("text_not_utf8" if isinstance(row, _json_list.NotUtf8) else "bad_record", printable(row))
 
 
 def decoded(data: bytes) -> str:
@@ -280,13 +288,15 @@ def _encoding(head: bytes) -> str:
 
 
 @contextlib.contextmanager
-def opened_text(file: TableFile) -> Iterator[IO[str]]:
-    """The text of a file, decompressed. What goes wrong in reading it raises DataError."""
+def opened_text(file: TableFile, errors: str = "replace") -> Iterator[IO[str]]:
+    """The text of a file, decompressed; `errors` are those of UTF-8. What goes wrong in reading it raises DataError."""
     compression = _COMPRESSIONS.get(PurePosixPath(file.name.lower()).suffix)
     try:
         with opened(file, compression) as stream:
             buffered: Any = io.BufferedReader(stream)  # type: ignore[type-var]  # all that it wants is `readinto`
-            yield io.TextIOWrapper(buffered, encoding=_encoding(buffered.peek(2)), errors="replace", newline="")
+            encoding = _encoding(buffered.peek(2))
+            errors = "replace" if encoding == "utf-16" else errors
+            yield io.TextIOWrapper(buffered, encoding=encoding, errors=errors, newline="")
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError("source_unreadable", f"{file.name}: {error}") from error
 
@@ -329,6 +339,9 @@ def _json_rows(text: IO[str]) -> Iterator[dict[str, Any] | str]:
         if lines.take_cut():
             yield _TOO_LONG
             continue
+        if wrong := _json_list.spoilt(line):
+            yield wrong
+            continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -338,6 +351,8 @@ def _json_rows(text: IO[str]) -> Iterator[dict[str, Any] | str]:
 
 
 def _row(value: Any) -> dict[str, Any] | str:
+    if isinstance(value, _json_list.NotUtf8):
+        return value
     try:
         value = json_value(value)
     except (ValueError, RecursionError) as error:
@@ -352,7 +367,7 @@ def _csv_reader(file: TableFile, lines: _Lines) -> Any:
 
 def _header(file: TableFile, reader: Iterator[list[str]]) -> list[str]:
     try:
-        names = next(row for row in reader if row)
+        names = next([printable(name) for name in row] for row in reader if row)
     except (StopIteration, csv.Error) as error:
         raise DataError("source_unreadable", f"{file.name}: no header line") from error
     if len(set(names)) < len(names):
@@ -382,6 +397,8 @@ def _csv_rows(file: TableFile, text: IO[str]) -> Iterator[dict[str, Any] | str]:
         elif len(row) != len(names):
             quoted = f", in lines {began} to {reader.line_num}: is a quote not closed?"
             yield f"{len(row)} fields where the header has {len(names)}" + quoted * (reader.line_num > began)
+        elif wrong := next(filter(None, map(_json_list.spoilt, row)), None):
+            yield wrong
         else:
             yield {name: (value if value != "" else None) for name, value in zip(names, row, strict=True)}
 

@@ -122,7 +122,7 @@ class _Utterances:
     def _rows(self) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
         assert self._manifest is not None
         for at, value in _tables.rows_from(self._manifest):
-            yield at, DataError("bad_record", value) if isinstance(value, str) else value
+            yield at, _tables.refused(value) if isinstance(value, str) else value
 
     def _nemo(self) -> Iterator[_Utterance]:
         assert self._manifest is not None

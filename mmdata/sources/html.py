@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections import Counter
@@ -365,11 +366,15 @@ def _of_set(srcset: str) -> str:
 
 
 def _decoded(data: bytes) -> str:
-    """The text of a page: by its byte order mark, by the character set that it names, else UTF-8."""
+    """The text of a page: by its byte order mark, by the character set that it names, else UTF-8. Raises DataError
+    `text_not_utf8` for a page that names none that is known and is not UTF-8; of others single bytes may be wrong."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace")
     named = _CHARSET.search(data[:4096])
+    if named:
+        with contextlib.suppress(LookupError):
+            return data.decode(named[1].decode(), "replace")
     try:
-        return data.decode(named[1].decode() if named else "utf-8-sig", "replace")
-    except LookupError:
-        return data.decode("utf-8-sig", "replace")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError("text_not_utf8", f"it names no character set that is known, and {error}") from error

@@ -99,7 +99,7 @@ class _Documents:
         empty = Sample(key=f"{row:09d}", parts=(), origin=origin)
         try:
             if isinstance(value, str):
-                raise DataError("bad_record", value)
+                raise _tables.refused(value)
             columns = self._spec.columns
             mmc4 = columns.text_list in value
             used = (columns.text_list, columns.image_info) if mmc4 else (columns.images, columns.texts)

@@ -105,7 +105,7 @@ class _JsonLines:
     def records(self, start: int = 0, stop: int | None = None) -> Iterator[Record]:
         row = 0
         for file in self._files:
-            for at, value in enumerate(_tables.text_rows(file)):
+            for at, value in enumerate(_tables.text_rows(file, strict=True)):
                 if stop is not None and row >= stop:
                     return
                 if row >= start:
@@ -115,7 +115,8 @@ class _JsonLines:
     def _record(self, row: int, origin: Origin, value: dict[str, Any] | str) -> Record:
         key = f"{row:09d}"
         if isinstance(value, str):
-            drop = Drop(reason="bad_record", detail=f"{origin.uri} row {origin.row}: {value}", state="failed_permanent")
+            reason, detail = _tables.refused(value).reason, f"{origin.uri} row {origin.row}: {value}"
+            drop = Drop(reason=reason, detail=detail, state="failed_permanent")
             return Record(row=row, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
         columns = self._spec.columns
         pair = columns.chosen is not None and None not in (value.get(columns.chosen), value.get(columns.rejected or ""))

@@ -103,7 +103,7 @@ class _Clips:
         empty = Sample(key=f"{row:09d}", parts=(), origin=origin)
         try:
             if isinstance(value, str):
-                raise DataError("bad_record", value)
+                raise _tables.refused(value)
             return Record(row=row, sample=self._sample(empty, value))
         except (DataError, ValueError) as error:
             reason, detail = (

@@ -14,7 +14,7 @@ from mmdata.errors import DataError, SpecError
 from mmdata.registry import register
 from mmdata.sources import _json_list, _tables
 from mmdata.sources._paths import within
-from mmdata.sources._tables import json_value, printable
+from mmdata.sources._tables import json_value
 from mmdata.spec import InputPath, Record, Source, SourceSpec, runtime
 from mmdata.types import Drop, Media, Origin, Sample, Text
 
@@ -90,7 +90,7 @@ class _Questions:
         empty = Sample(key=f"{row:09d}", parts=(), origin=Origin(uri=self._file.name, row=row))
         try:
             if not isinstance(item, dict):
-                raise DataError("bad_record", printable(item) if isinstance(item, str) else f"a {type(item).__name__}")
+                raise _tables.refused(item if isinstance(item, str) else f"a {type(item).__name__}")
             value = json_value(item)
             if self._answers is not None:
                 number = value.get("question_id")
@@ -167,7 +167,7 @@ def _rows(file: _tables.TableFile, keys: tuple[str, ...]) -> Iterator[Any]:
         listed = file.format == "json" and _json_list.begins(text) == "{"
         line = text.readline() if listed else ""
     if not listed or _is_line("{" + line):
-        yield from _tables.text_rows(file)
+        yield from _tables.text_rows(file, strict=True)
         return
     with _tables.opened_text(file) as text:
         items = _json_list.sections(text, file.name)

@@ -196,3 +196,12 @@ def test_what_is_no_folder_of_pages_is_told(tmp_path: Path) -> None:
         Html(path=str(tmp_path)).open()
     with pytest.raises(DataError, match="not a folder"):
         Html(path=str(tmp_path / "none")).open()
+
+
+def test_a_page_of_another_character_set_that_names_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_bytes("<p>un caf\u00e9".encode("latin-1"))
+    (tmp_path / "b.html").write_bytes('<meta charset="utf-8"><p>one byte \u00e9'.encode("latin-1"))
+    first, second = records({"kind": "html", "path": str(tmp_path)})
+    assert first.drop
+    assert first.drop.reason == "text_not_utf8"
+    assert second.sample.texts[0].text == "one byte \ufffd"

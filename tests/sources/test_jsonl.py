@@ -305,3 +305,17 @@ def test_media_within_a_line_are_read_and_other_data_urls_told(tmp_path: Path) -
     ]
     assert [[media.data for media in sample.media] for sample in open_dataset(tmp_path / "out")] == [[data], [data] * 2]
     assert "id me: image: a data: URL" in ledger(tmp_path / "out")[3].detail
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_a_line_that_is_not_utf8_costs_itself(tmp_path: Path, suffix: str) -> None:
+    texts = ["a caf\u00e9", "a caf\ufffd", "un caf\u00e9", "half \ud800"]
+    lines = [json.dumps({"image": "1.jpg", "text": text}, ensure_ascii=text.startswith("half")) for text in texts]
+    encoded = [line.encode("latin-1" if line.count("un ") else "utf-8") for line in lines]
+    path = tmp_path / f"lines.{suffix}"
+    path.write_bytes(b"\n".join(encoded) if suffix == "jsonl" else b"[" + b",\n".join(encoded) + b"]")
+    found = records(path)
+    assert [record.drop.reason if record.drop else "" for record in found] == ["", "", "text_not_utf8", ""]
+    assert found[2].drop
+    assert "byte 0xe9 behind" in found[2].drop.detail
+    assert [record.sample.texts[0].text for record in found if not record.drop] == [*texts[:2], "half ?"]

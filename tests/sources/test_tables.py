@@ -262,3 +262,15 @@ def test_a_quote_that_is_not_closed_says_which_lines_it_took(tmp_path: Path) -> 
     assert reasons(found) == ["bad_record", ""]
     assert found[0].drop
     assert "3 fields where the header has 2, in lines 2 to 3: is a quote not closed?" in found[0].drop.detail
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_a_delimited_row_that_is_not_utf8_is_told_where_it_is_asked(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(b"a\nfox\ncaf\xe9\ncaf\xc3\xa9\n")
+    (file,) = _tables.list_files(str(path), (suffix,))
+    assert list(_tables.text_rows(file)) == [{"a": "fox"}, {"a": "caf\ufffd"}, {"a": "café"}]
+    found = [value for _, value in _tables.rows_from(file)]
+    assert found == [{"a": "fox"}, "not UTF-8: byte 0xe9 behind 3 character(s)", {"a": "café"}]
+    assert isinstance(found[1], str)
+    assert _tables.refused(found[1]).reason == "text_not_utf8"
