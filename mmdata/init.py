@@ -61,7 +61,7 @@ def spec_of(name: str, base: Path | None = None) -> str:
         if name == "train":
             data = {"data": data, "output": "run/"}
         return _page(name, f"A {name} spec.", _model(name, data), data)
-    known = [*shipped, *registry.kinds("source"), *LOADED]
+    known = list(dict.fromkeys([*shipped, *registry.kinds("source"), *LOADED]))  # a kind may be called as a pipeline is
     raise SpecError(f"init: nothing is called {name!r}; {registry.nearest(name, known)}; --list tells of each")
 
 

@@ -301,10 +301,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Check every byte of a dataset: digests, tar against index, crc32c, ledger sums.",
         epilog="exit codes: 0 sound; 1 damaged (each problem on its own line); 2 not a folder of this machine.",
     )
-    parser.add_argument("dataset", type=dataset_folder, help="folder of a finished dataset")
+    parser.add_argument("dataset", help="folder of a finished dataset")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     arguments = parser.parse_args(argv)
-    result = verify_dataset(arguments.dataset)
+    result = verify_dataset(dataset_folder(arguments.dataset))
     if arguments.json:
         print(
             json.dumps(

@@ -81,8 +81,9 @@ def test_nothing_is_overwritten_and_names_are_told(tmp_path: Path, capsys: pytes
     assert "No such file or directory" in said[1]
     assert "did you mean 'webdataset'?" in said[2]
     assert file.read_text() == "mine"
-    with pytest.raises(SpecError, match="nothing is called"):
+    with pytest.raises(SpecError, match="nothing is called") as raised:
         init.spec_of("min_side")
+    assert str(raised.value).count(" mixture,") == 1  # a kind of source and a pipeline
 
 
 def test_the_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:

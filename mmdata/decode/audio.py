@@ -179,11 +179,16 @@ def _bounded(
     for block in source.blocks(mono=mono, first=first, last=last):
         at += block.shape[-1]
         _check_length(at, source.sample_rate, max_seconds)
-        if source.floating and not np.isfinite(block).all():
-            raise DataError("corrupt_audio", f"{source.format}: samples that are not finite (NaN or infinity)")
-        yield block
+        yield checked(source, block)
     if source.format == "flac" and last is None and source.samples is not None and at < source.samples:
         raise DataError("truncated_audio", f"flac of {at:,} samples that declares {source.samples:,}")
+
+
+def checked(source: _Source, block: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The same block. Raises DataError `corrupt_audio` where floats of the file are no numbers."""
+    if source.floating and not np.isfinite(block).all():
+        raise DataError("corrupt_audio", f"{source.format}: samples that are not finite (NaN or infinity)")
+    return block
 
 
 def _check_length(samples: int, rate: int, max_seconds: float) -> None:

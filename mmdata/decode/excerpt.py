@@ -195,7 +195,8 @@ def _heard(data: bytes, start: float, stop: float | None) -> tuple[tuple[Wave, i
 
 def _joined(source: audio._Source, first: int, last: int | None, *, mono: bool) -> Wave:
     """Samples first <= i < last: float32 [1 or channels, samples]."""
-    blocks = [np.atleast_2d(block) for block in source.blocks(mono=mono, first=first, last=last)]
+    found = source.blocks(mono=mono, first=first, last=last)
+    blocks = [np.atleast_2d(audio.checked(source, block)) for block in found]
     return np.concatenate(blocks, axis=1) if blocks else np.zeros((1 if mono else source.channels, 0), np.float32)
 
 

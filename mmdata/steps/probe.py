@@ -39,7 +39,8 @@ class Probe(StepSpec):
 
     Bytes stay as they came unless a rule below says otherwise; the rules are for pictures. What is converted is written
     once, without EXIF and other metadata: JPEG sources as JPEG of quality 95 (4:4:4, or the chroma subsampling the
-    source has), lossless sources as PNG, other lossy ones as WebP of quality 95. A damaged file ends the record as
+    source has), lossless sources as PNG, WebP and lossy sources with transparency as WebP of quality 95, other
+    lossy ones (AVIF, JPEG 2000) as JPEG of that quality. A damaged file ends the record as
     `failed_permanent` with the reason (`truncated_image`, `corrupt_video`, `not_an_image`, `decompression_bomb`, ...);
     a rejecting rule drops the sample under the rule's name.
     """

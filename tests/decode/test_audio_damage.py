@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import resource
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from mmdata.decode import excerpt
 from mmdata.decode.audio import decode, read_facts
 from mmdata.decode.resample import resampled_length
 from mmdata.errors import DataError
+from mmdata.types import Clip, Media
 from tests.decode.sounds import by_soundfile, corpus
 
 REASONS = {
@@ -133,6 +136,10 @@ def test_floats_that_are_no_numbers_are_damage(format: str, value: float) -> Non
         with pytest.raises(DataError, match=r"corrupt_audio: .* not finite"):
             call(data)
     assert not decode(data, stop=100).any()  # what was asked for is sound
+    whole = Media(kind="audio", data=data, excerpt=Clip(start=1.0))
+    with pytest.raises(DataError, match=r"corrupt_audio: .* not finite"):
+        excerpt.taken(whole)
+    assert excerpt.taken(replace(whole, excerpt=Clip(start=0.0, stop=1.0))).data
 
 
 def test_an_ogg_that_is_cut_within_its_headers_is_truncated() -> None:
