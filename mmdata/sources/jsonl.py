@@ -33,7 +33,8 @@ class JsonlColumns(Model):
     """A text, or a list of several."""
     messages: str | None = None
     """A conversation in LLaVA's, ShareGPT's or OpenAI's form, in place of a text: a list of messages, JSON of one in a
-    text, or an object of lists; null: `messages`, `conversations` or `conversation`, in lines that have no text."""
+    text, or an object of lists; null: `messages`, `conversations` or `conversation`, in lines that
+    have no text or one of null."""
     chosen: str | None = None
     """The better of two answers to the text (which is the user's, then) or conversation,"""
     rejected: str | None = None
@@ -120,7 +121,7 @@ class _JsonLines:
             return Record(row=row, sample=Sample(key=key, parts=(), origin=origin), drop=drop)
         columns = self._spec.columns
         pair = columns.chosen is not None and None not in (value.get(columns.chosen), value.get(columns.rejected or ""))
-        spoken = columns.messages is not None or columns.text not in value
+        spoken = columns.messages is not None or value.get(columns.text) is None
         if pair or spoken:
             try:
                 value = dict(_messages.opened(value, columns.messages))

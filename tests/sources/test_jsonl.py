@@ -274,13 +274,14 @@ def test_a_conversation_may_be_json_in_a_text_or_an_object_of_lists(tmp_path: Pa
         {"image": "1.jpg", "messages": {"role": "user"}},
         {"image": "1.jpg", "conversation": "dialogue 7"},
         {"image": "1.jpg", "conversations": json.dumps(talk), "text": "a caption"},
+        {"image": "1.jpg", "conversations": columns, "text": None},
     )
     found = records(lines)
     reasons = [record.drop.reason if record.drop else "" for record in found]
-    assert reasons == ["", "", "bad_record", "bad_record", "", ""]
+    assert reasons == ["", "", "bad_record", "bad_record", "", "", ""]
     said = [[(text.role, text.text) for text in record.sample.texts] for record in found]
     assert said[:2] == [[("user", "What?"), ("assistant", answer)] for answer in ("A ?.", "A fox.")]
-    assert said[4:] == [[], [("caption", "a caption")]]
+    assert said[4:] == [[], [("caption", "a caption")], said[1]]
     assert [dict(record.sample.meta) for record in found[:2]] == [{"n": 1}, {}]
 
 
