@@ -374,16 +374,35 @@ def _parts(
     meta: dict[str, Any] = {}
     for part in row.parts:
         if part.kind == "meta":
-            value = json.loads(data(part) or b"")
-            meta = value if part.format == FOREIGN else value.get("meta", {})
+            meta = _meta(shard, row, part, data(part) or b"")
         elif part.kind == "stored":
             medium = parts[-1] if parts else None
             if not isinstance(medium, Media):
                 raise DataError("index_damaged", f"{shard.index.path}: {row.key}: {part.name} follows no medium")
             parts[-1] = replace(medium, made=(*medium.made, part.to_stored(data(part))))
         else:
-            parts.append(part.to_part(data(part)))
+            try:
+                parts.append(part.to_part(data(part)))
+            except UnicodeDecodeError as error:  # a text, where nobody has compared its sum
+                raise _changed(shard, row, part, error) from error
     return tuple(parts), meta
+
+
+def _meta(shard: OpenShard, row: IndexRow, part: Part, data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _changed(shard, row, part, error) from error
+    if not isinstance(value, dict):
+        raise _changed(shard, row, part, "no object")
+    found = value if part.format == FOREIGN else value.get("meta", {})
+    if not isinstance(found, dict):
+        raise _changed(shard, row, part, "its meta is no object")
+    return found
+
+
+def _changed(shard: OpenShard, row: IndexRow, part: Part, what: object) -> DataError:
+    return DataError("part_crc32c", f"{shard.path}: {row.key}.{part.name} has changed since the build: {what}")
 
 
 def open_dataset(

@@ -247,3 +247,16 @@ def test_a_shard_may_be_let_go_while_its_samples_are_taken(folder: Path) -> None
     dataset._open.clear()
     assert [key for key, _ in samples] == [f"{row:09d}" for row in range(1, 16)]
     assert {name: bytes(part) for name, part in first[1].items()} == expected(dataset, 0)[1]
+
+
+@pytest.mark.parametrize("spoilt", [b"\xff" * 9, b"[1, 2, 3]", b'{"meta": 3}'])
+def test_damage_that_nobody_has_looked_for_is_told_where_it_cannot_be_read(tmp_path: Path, spoilt: bytes) -> None:
+    folder = write_dataset(tmp_path / "data", samples=2)
+    (part,) = (part for part in open_dataset(folder).row(0).parts if part.kind == "meta")
+    with open(folder / "shards" / "000000.tar", "r+b") as file:
+        file.seek(part.offset)
+        file.write(spoilt.ljust(part.size))
+    dataset = open_dataset(folder, integrity="off")
+    with pytest.raises(DataError, match="has changed") as raised:
+        dataset[0]
+    assert raised.value.reason == "part_crc32c"

@@ -51,7 +51,7 @@ def test_run_again_it_has_nothing_to_do_and_another_seed_is_refused(soaked: Path
     before = json.loads((soaked / "soak.json").read_text())["parts"]
     again = run(soaked, "--json", "--only", *SOAKED)
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["parts"] == before
+    assert {name: part for name, part in json.loads(again.stdout)["parts"].items() if part["done"]} == before
     other = run(soaked, "--seed", "4")
     assert other.returncode == 2
     assert "holds a soak of seed 3" in other.stderr
