@@ -251,7 +251,7 @@ def test_a_shard_may_be_let_go_while_its_samples_are_taken(folder: Path) -> None
 
 @pytest.mark.parametrize("spoilt", [b"\xff" * 9, b"[1, 2, 3]", b'{"meta": 3}'])
 def test_damage_that_nobody_has_looked_for_is_told_where_it_cannot_be_read(tmp_path: Path, spoilt: bytes) -> None:
-    folder = write_dataset(tmp_path / "data", samples=2)
+    folder = write_dataset(tmp_path / "data", samples=2, meta={0: {"host": "example.org"}})
     (part,) = (part for part in open_dataset(folder).row(0).parts if part.kind == "meta")
     with open(folder / "shards" / "000000.tar", "r+b") as file:
         file.seek(part.offset)
