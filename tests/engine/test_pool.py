@@ -139,10 +139,10 @@ class Reading(StepSpec):
             raise SpecError("set.txt: of no use")
         if self.how == "bug":
             raise KeyError("a bug")
-        time.sleep(2)
+        time.sleep(3.5)
 
     def apply(self, sample, work):
-        time.sleep(3 if sample.key.endswith("1") else 0)
+        time.sleep(30 if sample.key.endswith("1") else 0)
         return sample
 """
 
@@ -151,7 +151,7 @@ def test_what_a_step_reads_first_is_no_part_of_a_records_time(tmp_path: Path) ->
     """But what a record takes behind it is."""
     (tmp_path / "reading.py").write_text(READING)
     source = {"kind": "folder", "path": str(folder_of_pictures(tmp_path / "in", 3))}
-    steps, engine = [{"kind": "reading"}], {"workers": 1, "sample_seconds": 1.2}
+    steps, engine = [{"kind": "reading"}], {"workers": 1, "sample_seconds": 2.5}
     build(write_spec(tmp_path / "s.yaml", source, steps, plugins=["reading.py"], engine=engine))
     assert [row.reason for row in ledger(tmp_path / "out")] == ["", "decoder_timeout", ""]
 
@@ -161,7 +161,7 @@ def test_nor_is_it_in_a_worker_that_was_started_afresh(tmp_path: Path) -> None:
     setup = Setup(plugins=(str(tmp_path / "reading.py"),), steps=({"kind": "reading", "how": "long"},))
 
     async def run() -> list[Outcome]:
-        pool = Pool(setup, workers=1, seconds=1.2)
+        pool = Pool(setup, workers=1, seconds=2.5)
         try:
             return await asyncio.gather(*(pool.run(Job(unit=0, sample=sample(key=key))) for key in "012"))
         finally:
