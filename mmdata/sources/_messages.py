@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmdata.errors import DataError
+from mmdata.sources._paths import inline
 from mmdata.types import Media, MediaKind, Text
 
 KEYS = ("messages", "conversations", "conversation")
@@ -261,13 +260,10 @@ def _medium(kind: MediaKind, given: Any, role: str, train: bool) -> _Medium:
         raise DataError("bad_record", f"the place of a medium is a text, not a {type(given).__name__}")
     if not (given or "").startswith("data:"):
         return _Medium(kind, given or None, None, name, role, train)
-    head, _, body = str(given).partition(",")
     try:
-        if not head.endswith(";base64"):
-            raise ValueError("only base64 is read")
-        return _Medium(kind, None, base64.b64decode(body, validate=True), name, role, train)
-    except (ValueError, binascii.Error) as error:
-        raise DataError("bad_record", f"a data: URL: {error}") from error
+        return _Medium(kind, None, inline(str(given)), name, role, train)
+    except DataError as error:
+        raise DataError("bad_record", error.detail) from error
 
 
 def _unwrapped(given: Any) -> tuple[str | None, Any]:
