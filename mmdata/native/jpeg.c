@@ -1,0 +1,308 @@
+/* Baseline JPEG to RGB, of files that have no fault and nothing unusual (ITU T.81).
+ *
+ * The pixels are libjpeg-turbo's (its exact inverse DCT and its smooth enlargement of chroma), bit for bit. Whatever
+ * is not as a plain encoder writes it ends the work, for libjpeg-turbo knows what is to be made, or said, of it. */
+
+#include "jpeg.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#if HAS_LEVELS
+
+enum { MOST_SIDE = 65500, COLOURED = 1, INDEXED = 2 };
+
+static const uint8_t zigzag[VALUES] = {
+    0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48,
+    41, 34, 27, 20, 13, 6,  7,  14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23,
+    30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+};
+/* Rows lie in pairs, for products of pairs are summed by one instruction, and so do columns. */
+static const uint8_t in_pairs[SIDE] = {0, 5, 2, 6, 1, 7, 3, 4};
+
+static int two(const uint8_t *bytes) { return bytes[0] << 8 | bytes[1]; }
+
+static int place_of(int row, int column) {
+    return in_pairs[row] / 2 * APART + in_pairs[column] * 2 + in_pairs[row] % 2;
+}
+
+static int read_steps(Picture *picture, const uint8_t *at, const uint8_t *end) {
+    while (at < end) {
+        const int which = *at++;
+        if (which > 3 || end - at < VALUES) /* 16 bits, or no such table */
+            return 1;
+        Steps *steps = &picture->steps[which];
+        for (int k = 0; k < VALUES; k++) {
+            if (!at[k])
+                return 1;
+            const int place = place_of(zigzag[k] / SIDE, zigzag[k] % SIDE);
+            steps->steps[place / APART * 16 + place % APART] = at[k];
+        }
+        steps->known = 1;
+        at += VALUES;
+    }
+    return 0;
+}
+
+/* Tables are looked into when a scan asks for them. */
+static int read_tables(Picture *picture, const uint8_t *at, const uint8_t *end) {
+    while (at < end) {
+        const int which = *at & 15, means = *at < 16;
+        if (*at > 31 || which > 3 || end - at < 17)
+            return 1;
+        int all = 0;
+        for (int k = 1; k <= 16; k++)
+            all += at[k];
+        if (all > 256 || end - at < 17 + all)
+            return 1;
+        *(means ? &picture->means[which] : &picture->others[which]) = (Table){at + 1, at + 17};
+        at += 17 + all;
+    }
+    return 0;
+}
+
+Entry jpeg_entry(unsigned symbol, unsigned bits, int means) {
+    const unsigned size = symbol & 15, ahead = means ? 0 : symbol ? (symbol >> 4) + 1 : ENDS;
+    return ahead << 24 | size << 16 | bits << 8 | (bits + size);
+}
+
+/* The codes of a table, and the entries of those that LOOK bits tell; 1 where a code is none or a symbol cannot be. */
+static int read_codes(const Table *table, int means, Codes *codes, Entry *entries) {
+    uint32_t code = 0;
+    int at = 0;
+    codes->symbols = table->symbols;
+    memset(entries, 0, sizeof(Entry[1 << LOOK]));
+    for (unsigned bits = 1; bits <= 16; bits++, code <<= 1) {
+        codes->place[bits] = at - (int)code;
+        for (int k = 0; k < table->counts[bits - 1]; k++, at++, code++) {
+            const unsigned symbol = table->symbols[at], size = symbol & 15, run = symbol >> 4;
+            if (code + 1 >= 1u << bits) /* all ones is no code */
+                return 1;
+            if (means ? symbol > 11 : size > 10 || (!size && run && run != 15))
+                return 1;
+            const Entry entry = jpeg_entry(symbol, bits, means);
+            for (unsigned same = 0; bits <= LOOK && same < 1u << (LOOK - bits); same++)
+                entries[(code << (LOOK - bits)) + same] = entry;
+        }
+        codes->above[bits] = code << (16 - bits);
+    }
+    return 0;
+}
+
+/* The value that `size` bits tell: itself if the highest is 1, else the complement of a negative one. */
+static int value_of(unsigned bits, unsigned size) {
+    return size && !(bits >> (size - 1)) ? (int)bits - (int)(1u << size) + 1 : (int)bits;
+}
+
+static int read_means(const Table *table, Means *means) {
+    return read_codes(table, 1, &means->codes, means->entries);
+}
+
+static int read_others(const Table *table, Others *others) {
+    Entry entries[1 << LOOK];
+    if (read_codes(table, 0, &others->codes, entries))
+        return 1;
+    for (unsigned index = 0; index < 1u << LOOK; index++) {
+        const Entry first = entries[index];
+        const unsigned bits = first & 255, size = first >> 16 & 255;
+        if (!first || bits > LOOK) {
+            others->pairs[index] = (uint64_t)first << 32;
+            continue;
+        }
+        const unsigned rest = LOOK - bits, behind = index & ((1u << rest) - 1);
+        const int value = value_of(index >> rest & ((1u << size) - 1), size);
+        uint64_t pair = (uint64_t)(uint16_t)value << 32 | first >> 24 << 8 | bits;
+        const Entry second = first >> 24 == ENDS ? 0 : entries[behind << bits];
+        const unsigned more = second & 255, next = second >> 16 & 255;
+        if (second && more <= rest) {
+            const int other = value_of(behind >> (rest - more) & ((1u << next) - 1), next);
+            pair += (uint64_t)(uint16_t)other << 48 | second >> 24 << 16 | more;
+        }
+        others->pairs[index] = pair;
+    }
+    return 0;
+}
+
+static int read_frame(Picture *picture, const uint8_t *at, const uint8_t *end) {
+    const int planes = end - at < 6 ? 0 : at[5];
+    if (picture->planes || (planes != 1 && planes != PLANES) || end - at != 6 + 3 * planes || at[0] != 8)
+        return 1;
+    picture->height = two(at + 1);
+    picture->width = two(at + 3);
+    picture->planes = planes;
+    if (picture->height < 1 || picture->width < 1 || picture->height > MOST_SIDE || picture->width > MOST_SIDE)
+        return 1;
+    for (int k = 0; k < planes; k++) {
+        const uint8_t *const told = at + 6 + 3 * k;
+        Plane *plane = &picture->plane[k];
+        plane->id = told[0];
+        plane->across = told[1] >> 4;
+        plane->down = told[1] & 15;
+        if (told[2] > 3)
+            return 1;
+        plane->step_table = told[2];
+        for (int other = 0; other < k; other++)
+            if (picture->plane[other].id == plane->id)
+                return 1;
+    }
+    if (planes == 1) { /* A scan of one plane goes block by block. */
+        if (picture->plane[0].across < 1 || picture->plane[0].across > 4 || picture->plane[0].down < 1 ||
+            picture->plane[0].down > 4)
+            return 1;
+        picture->plane[0].across = picture->plane[0].down = 1;
+    }
+    picture->across = picture->plane[0].across;
+    picture->down = picture->plane[0].down;
+    if (picture->across < 1 || picture->across > 2 || picture->down < 1 || picture->down > picture->across)
+        return 1;
+    for (int k = 1; k < planes; k++)
+        if (picture->plane[k].across != 1 || picture->plane[k].down != 1)
+            return 1;
+    /* libjpeg-turbo does not smooth chroma of one or two columns. */
+    return picture->across == 2 && picture->width <= 4;
+}
+
+static int read_scan(Picture *picture, const uint8_t *at, const uint8_t *end) {
+    const int planes = picture->planes;
+    if (!planes || end - at != 4 + 2 * planes || at[0] != planes)
+        return 1;
+    for (int k = 0; k < planes; k++) {
+        Plane *plane = &picture->plane[k];
+        plane->means = at[2 + 2 * k] >> 4;
+        plane->others = at[2 + 2 * k] & 15;
+        if (at[1 + 2 * k] != plane->id || plane->means > 3 || plane->others > 3 ||
+            !picture->means[plane->means].counts || !picture->others[plane->others].counts ||
+            !picture->steps[plane->step_table].known)
+            return 1;
+    }
+    const uint8_t *const rest = at + 1 + 2 * planes;
+    return rest[0] != 0 || rest[1] != 63 || rest[2] != 0;
+}
+
+/* The colours are luma and chroma, as libjpeg finds it out. */
+static int is_plain(const Picture *picture, int marks, int transform) {
+    if (picture->planes == 1 || marks & COLOURED)
+        return 1;
+    if (marks & INDEXED)
+        return transform == 1;
+    return picture->plane[0].id == 1 && picture->plane[1].id == 2 && picture->plane[2].id == 3;
+}
+
+/* Reads headers up to the first scan; 1 where they have anything that this does not know. */
+static int read_picture(const uint8_t *data, int64_t size, Picture *picture) {
+    int64_t at = 2;
+    int marks = 0, transform = 0;
+    memset(picture->places, 4 * APART, sizeof picture->places);
+    for (int k = 0; k < VALUES; k++)
+        picture->places[k] = (uint8_t)place_of(zigzag[k] / SIDE, zigzag[k] % SIDE);
+    if (size < 4 || data[0] != 0xff || data[1] != 0xd8)
+        return 1;
+    while (at + 4 <= size) {
+        const int marker = data[at + 1], length = two(data + at + 2);
+        const uint8_t *const begin = data + at + 4;
+        if (data[at] != 0xff || length < 2 || length > size - at - 2)
+            return 1;
+        const uint8_t *const end = data + at + 2 + length;
+        int failed = 0;
+        if (marker == 0xdb)
+            failed = read_steps(picture, begin, end);
+        else if (marker == 0xc4)
+            failed = read_tables(picture, begin, end);
+        else if (marker == 0xc0 || marker == 0xc1)
+            failed = read_frame(picture, begin, end);
+        else if (marker == 0xdd) {
+            failed = length != 4;
+            picture->interval = failed ? 0 : two(begin);
+        } else if (marker == 0xe0) {
+            if (length >= 16 && !memcmp(begin, "JFIF", 5)) {
+                failed = begin[5] != 1; /* a version that is warned of */
+                marks |= COLOURED;
+            }
+        } else if (marker == 0xee) {
+            if (length >= 14 && !memcmp(begin, "Adobe", 5)) {
+                transform = begin[11];
+                failed = transform > 1;
+                marks |= INDEXED;
+            }
+        } else if (marker == 0xda) {
+            picture->scan = at + 2 + length;
+            return read_scan(picture, begin, end) || !is_plain(picture, marks, transform);
+        } else if (marker != 0xfe && (marker < 0xe0 || marker > 0xef))
+            return 1;
+        if (failed)
+            return 1;
+        at += 2 + length;
+    }
+    return 1;
+}
+
+int64_t jpeg_units_across(const Picture *picture) {
+    const int64_t side = SIDE * picture->across;
+    return (picture->width + side - 1) / side;
+}
+
+int64_t jpeg_sum_bytes(const Picture *picture) {
+    return (int64_t)sizeof(int16_t) * SIDE * jpeg_units_across(picture) + 4 * BESIDE;
+}
+
+int64_t jpeg_room(const Picture *picture) {
+    int64_t all = WINDOW + UNIT_BYTES + BESIDE;
+    for (int k = 0; k < picture->planes; k++) {
+        const Plane *plane = &picture->plane[k];
+        all += 2 * SIDE * plane->down * SIDE * plane->across * jpeg_units_across(picture) + BESIDE;
+    }
+    return all + 2 * jpeg_sum_bytes(picture);
+}
+
+/* Height and width of a picture that mmdata_jpeg may read, as far as its headers say; 1 where it does not. */
+EXPORTED int mmdata_jpeg_size(const uint8_t *data, int64_t size, int64_t *sides) {
+    Picture picture = {0};
+    const int failed = read_picture(data, size, &picture);
+    sides[0] = picture.height;
+    sides[1] = picture.width;
+    return failed;
+}
+
+/* Looks into the tables of each plane; those of planes that share one lie in the same place. */
+static int read_all_tables(Work *work, Means *means, Others *others) {
+    const Picture *picture = work->picture;
+    for (int k = 0; k < picture->planes; k++) {
+        const Plane *plane = &picture->plane[k];
+        work->means[k] = &means[k];
+        work->others[k] = &others[k];
+        for (int before = 0; before < k; before++) {
+            if (picture->plane[before].means == plane->means)
+                work->means[k] = work->means[before];
+            if (picture->plane[before].others == plane->others)
+                work->others[k] = work->others[before];
+        }
+        if (work->means[k] == &means[k] && read_means(&picture->means[plane->means], &means[k]))
+            return 1;
+        if (work->others[k] == &others[k] && read_others(&picture->others[plane->others], &others[k]))
+            return 1;
+    }
+    return 0;
+}
+
+/* Pixels of a picture of these sides as uint8 [height, width, channels]. Answers 0, or 1 where the file is for others
+ * to read, and what `pixels` holds is worth nothing. */
+EXPORTED int mmdata_jpeg(const uint8_t *data, int64_t size, int64_t height, int64_t width, int channels,
+                         uint8_t *pixels, int level) {
+    Picture picture = {0};
+    if (level < LEVEL_AVX2 || (channels != 3 && channels != 4) || read_picture(data, size, &picture) ||
+        picture.height != height || picture.width != width)
+        return 1;
+    const size_t tables = (size_t)picture.planes * (sizeof(Means) + sizeof(Others));
+    uint8_t *const room = malloc(tables + (size_t)jpeg_room(&picture));
+    if (!room)
+        return 1;
+    Others *const others = (Others *)(void *)room;
+    Work work = {.data = data, .size = size, .picture = &picture, .pixels = pixels, .channels = channels};
+    work.room = room + tables;
+    const int failed = read_all_tables(&work, (Means *)(void *)(others + picture.planes), others) ||
+                       (level >= LEVEL_AVX512 ? jpeg_avx512 : jpeg_avx2)(&work);
+    free(room);
+    return failed;
+}
+
+#endif

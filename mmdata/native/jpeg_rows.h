@@ -1,0 +1,180 @@
+/* A picture of JPEG a row of units at a time: values out of codes, samples out of values, pixels out of samples. */
+
+#ifndef MMDATA_JPEG_ROWS_H
+#define MMDATA_JPEG_ROWS_H
+
+#include "jpeg_vectors.h"
+
+#include "jpeg_blocks.h"
+#include "jpeg_codes.h"
+#include "jpeg_colours.h"
+
+#include <string.h>
+
+/* Rows of samples of a plane. Two rows of units lie in it, for smooth chroma looks at the row above and the one below. */
+typedef struct {
+    uint8_t *samples;
+    int64_t line, rows; /* bytes of a row, rows of a row of units */
+} Strip;
+
+/* What is done with a picture while it is read. */
+typedef struct {
+    const Work *work;
+    Codestream stream;
+    Strip strip[PLANES];
+    int16_t *sums[2];
+    Weave weave;
+    int means[PLANES];
+    int64_t left; /* units before a restart */
+    int restart;
+    int16_t blocks[6 * APART] __attribute__((aligned(64))); /* that wait until they are BLOCKS, and places for what ends them */
+    Place places[BLOCKS];
+    int waiting;
+    uint8_t nowhere[VALUES];
+} Reading;
+
+/* The byte that follows 255 where the window ends, 0 where the file does. */
+static int marker(const Codestream *stream) {
+    return stream->end - stream->data < 2 || stream->data[0] != 255 ? 0 : stream->data[1];
+}
+
+WAY static int restarted(Reading *reading) {
+    Codestream *stream = &reading->stream;
+    if (!stream->last)
+        fill(stream);
+    if (!ended_well(stream) || marker(stream) != 0xd0 + reading->restart)
+        return 0;
+    stream->data += 2;
+    reading->restart = (reading->restart + 1) % 8;
+    reading->left = reading->work->picture->interval;
+    memset(reading->means, 0, sizeof reading->means);
+    begin(stream);
+    return 1;
+}
+
+/* Samples of the blocks that wait, whose values are zero again then. */
+WAY static ALWAYS_INLINE void settle(Reading *reading) {
+    if (reading->waiting < BLOCKS)
+        reading->places[BLOCKS - 1] = (Place){reading->places[0].steps, reading->nowhere, SIDE};
+    transform(reading->blocks, reading->places);
+    memset(reading->blocks, 0, sizeof(int16_t[4 * APART]));
+    reading->waiting = 0;
+}
+
+/* One block of a plane to `into`; 1 where codes are not as they should be. */
+WAY static ALWAYS_INLINE int read_one(Reading *reading, int plane, uint8_t *into) {
+    const Picture *picture = reading->work->picture;
+    const Place place = {picture->steps[picture->plane[plane].step_table].steps, into, reading->strip[plane].line};
+    const int last = read_block(&reading->stream, reading->work->means[plane], reading->work->others[plane],
+                                picture->places, &reading->means[plane], reading->blocks + 16 * reading->waiting);
+    if (last > 0) {
+        reading->places[reading->waiting++] = place;
+        if (reading->waiting == BLOCKS)
+            settle(reading);
+    } else
+        even(reading->means[plane], &place);
+    return last < 0;
+}
+
+/* The samples of a row of units; 1 where codes are not as they should be. */
+WAY static int read_units(Reading *reading, int64_t row) {
+    const Picture *picture = reading->work->picture;
+    Codestream *stream = &reading->stream;
+    const int64_t across = jpeg_units_across(picture);
+    for (int64_t unit = 0; unit < across; unit++) {
+        if (picture->interval && !reading->left && !restarted(reading))
+            return 1;
+        reading->left--;
+        if (stream->at > stream->enough) {
+            if (!stream->last)
+                fill(stream);
+            else if (stream->at > stream->filled + 8)
+                return 1;
+        }
+        for (int k = 0; k < picture->planes; k++) {
+            const Plane *plane = &picture->plane[k];
+            const Strip *strip = &reading->strip[k];
+            uint8_t *corner = strip->samples + row % 2 * strip->rows * strip->line + unit * SIDE * plane->across;
+            for (int y = 0; y < plane->down; y++, corner += SIDE * strip->line)
+                for (int x = 0; x < plane->across; x++)
+                    if (read_one(reading, k, corner + SIDE * x))
+                        return 1;
+        }
+    }
+    if (reading->waiting)
+        settle(reading);
+    return 0;
+}
+
+static const uint8_t *line_of(const Strip *strip, int64_t y) { return strip->samples + y % (2 * strip->rows) * strip->line; }
+
+/* Pixels of row `y`, whose samples and those of chroma beside it were read. */
+WAY static ALWAYS_INLINE void write_row(Reading *reading, int64_t y, int across, int down, int channels) {
+    const Picture *picture = reading->work->picture;
+    const int64_t width = picture->width;
+    uint8_t *const pixels = reading->work->pixels + y * width * channels;
+    const uint8_t *const luma = line_of(&reading->strip[0], y);
+    const void *chroma[2] = {NULL, NULL};
+    for (int k = 1; k < picture->planes; k++) {
+        const Strip *strip = &reading->strip[k];
+        const int64_t most = (picture->height + down - 1) / down - 1, here = y / down;
+        if (across == 1) {
+            chroma[k - 1] = line_of(strip, y);
+            continue;
+        }
+        int64_t other = y % 2 ? here + 1 : here - 1;
+        other = other < 0 ? 0 : other > most ? most : other;
+        summed(line_of(strip, here), down == 2 ? line_of(strip, other) : NULL, (width + 1) / 2, reading->sums[k - 1]);
+        chroma[k - 1] = reading->sums[k - 1];
+    }
+    row(&reading->weave, luma, chroma[0], chroma[1], across == 2, down == 2, width, channels, pixels);
+}
+
+WAY static void write_rows(Reading *reading, int64_t from, int64_t to) {
+    const Picture *picture = reading->work->picture;
+    const int three = reading->work->channels == 3;
+    for (int64_t y = from; y < to; y++)
+        if (picture->across == 1)
+            three ? write_row(reading, y, 1, 1, 3) : write_row(reading, y, 1, 1, 4);
+        else if (picture->down == 1)
+            three ? write_row(reading, y, 2, 1, 3) : write_row(reading, y, 2, 1, 4);
+        else
+            three ? write_row(reading, y, 2, 2, 3) : write_row(reading, y, 2, 2, 4);
+}
+
+WAY static int read_rows(const Work *work) {
+    const Picture *picture = work->picture;
+    Reading reading = {.work = work, .left = picture->interval};
+    uint8_t *room = work->room;
+    Codestream *stream = &reading.stream;
+    stream->data = work->data + picture->scan;
+    stream->end = work->data + work->size;
+    stream->window = room;
+    room += WINDOW + UNIT_BYTES + BESIDE;
+    for (int k = 0; k < picture->planes; k++) {
+        Strip *strip = &reading.strip[k];
+        strip->samples = room;
+        strip->line = SIDE * picture->plane[k].across * jpeg_units_across(picture);
+        strip->rows = SIDE * picture->plane[k].down;
+        room += 2 * strip->rows * strip->line + BESIDE;
+    }
+    for (int k = 0; k < 2; k++, room += jpeg_sum_bytes(picture))
+        reading.sums[k] = (int16_t *)(void *)(room + BESIDE);
+    prepare(&reading.weave);
+    begin(stream);
+    const int64_t side = SIDE * picture->down, rows = (picture->height + side - 1) / side;
+    const int waits = picture->down == 2; /* for chroma below */
+    int64_t written = 0;
+    for (int64_t row = 0; row < rows; row++) {
+        if (read_units(&reading, row))
+            return 1;
+        const int64_t to = row == rows - 1 ? picture->height : (row + 1) * side - waits;
+        write_rows(&reading, written, to);
+        written = to;
+    }
+    if (!stream->last)
+        fill(stream);
+    return !ended_well(stream) || marker(stream) != 0xd9;
+}
+
+#endif
