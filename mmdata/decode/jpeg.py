@@ -1,4 +1,6 @@
-"""JPEG through libjpeg-turbo (simplejpeg): exact or DCT-scaled pixels, and which of its warnings mean damage.
+"""JPEG by our kernel or through libjpeg-turbo (simplejpeg): exact or DCT-scaled pixels, and which warnings mean damage.
+
+The kernel reads plain baseline files without a fault. Whatever it does not read is libjpeg-turbo's, to the same pixels.
 
 libjpeg goes on after most damage and only warns, and TurboJPEG reports the *first* warning alone. Some first warnings
 are harmless (an odd JFIF version, padding between segments) and may hide a harmful one behind them, so the file is
@@ -15,6 +17,7 @@ import numpy.typing as npt
 import simplejpeg
 
 from mmdata.errors import DataError
+from mmdata.native import jpeg as native
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -29,6 +32,8 @@ _TRUNCATED = re.compile(r"premature end of (?:JPEG file|input file)|Empty input 
 _UNSUPPORTED = re.compile(
     r"Unsupported JPEG (?:process|data precision)|not (?:implemented|supported)|subsampling", re.I
 )
+_CHANNELS = {"RGB": 3, "RGBX": 4}
+"""Of what the kernel writes."""
 # A progressive file may repeat scans without end; libjpeg's own fuzzers and browsers stop at a few hundred.
 MAX_SCANS = 500
 
@@ -60,6 +65,13 @@ def decode(data: bytes, *, colorspace: str = "RGB", factor: int = 1) -> Pixels:
     1/8 scale exactly when it fails at full scale. Raises DataError `truncated_image`, `corrupt_image`,
     `unsupported_format` or `decoder_memory`.
     """
+    if factor == 1 and colorspace in _CHANNELS:
+        try:
+            plain = native.pixels(data, _CHANNELS[colorspace])
+        except MemoryError as error:
+            raise DataError("decoder_memory", "not enough memory for the pixels of this JPEG") from error
+        if plain is not None:
+            return plain
     try:
         return _decode(data, colorspace, factor, strict=True)
     except ValueError as error:

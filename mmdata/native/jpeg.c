@@ -10,7 +10,7 @@
 
 #if HAS_LEVELS
 
-enum { MOST_SIDE = 65500, COLOURED = 1, INDEXED = 2 };
+enum { MOST_SIDE = 65500, COLOURED = 1, INDEXED = 2, SHORT = 1 << 15 };
 
 static const uint8_t zigzag[VALUES] = {
     0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48,
@@ -66,12 +66,12 @@ Entry jpeg_entry(unsigned symbol, unsigned bits, int means) {
     return ahead << 24 | size << 16 | bits << 8 | (bits + size);
 }
 
-/* The codes of a table, and the entries of those that LOOK bits tell; 1 where a code is none or a symbol cannot be. */
-static int read_codes(const Table *table, int means, Codes *codes, Entry *entries) {
+/* The codes of a table, and the entries of those that `look` bits tell; 1 where a code is none or a symbol cannot be. */
+static int read_codes(const Table *table, int means, unsigned look, Codes *codes, Entry *entries) {
     uint32_t code = 0;
     int at = 0;
     codes->symbols = table->symbols;
-    memset(entries, 0, sizeof(Entry[1 << LOOK]));
+    memset(entries, 0, sizeof(Entry) << look);
     for (unsigned bits = 1; bits <= 16; bits++, code <<= 1) {
         codes->place[bits] = at - (int)code;
         for (int k = 0; k < table->counts[bits - 1]; k++, at++, code++) {
@@ -81,8 +81,8 @@ static int read_codes(const Table *table, int means, Codes *codes, Entry *entrie
             if (means ? symbol > 11 : size > 10 || (!size && run && run != 15))
                 return 1;
             const Entry entry = jpeg_entry(symbol, bits, means);
-            for (unsigned same = 0; bits <= LOOK && same < 1u << (LOOK - bits); same++)
-                entries[(code << (LOOK - bits)) + same] = entry;
+            for (unsigned same = 0; bits <= look && same < 1u << (look - bits); same++)
+                entries[(code << (look - bits)) + same] = entry;
         }
         codes->above[bits] = code << (16 - bits);
     }
@@ -94,22 +94,24 @@ static int value_of(unsigned bits, unsigned size) {
     return size && !(bits >> (size - 1)) ? (int)bits - (int)(1u << size) + 1 : (int)bits;
 }
 
-static int read_means(const Table *table, Means *means) {
-    return read_codes(table, 1, &means->codes, means->entries);
+static int read_means(const Table *table, unsigned look, Means *means) {
+    means->rest = 64 - look;
+    return read_codes(table, 1, look, &means->codes, means->entries);
 }
 
-static int read_others(const Table *table, Others *others) {
+static int read_others(const Table *table, unsigned look, Others *others) {
     Entry entries[1 << LOOK];
-    if (read_codes(table, 0, &others->codes, entries))
+    others->rest = 64 - look;
+    if (read_codes(table, 0, look, &others->codes, entries))
         return 1;
-    for (unsigned index = 0; index < 1u << LOOK; index++) {
+    for (unsigned index = 0; index < 1u << look; index++) {
         const Entry first = entries[index];
         const unsigned bits = first & 255, size = first >> 16 & 255;
-        if (!first || bits > LOOK) {
+        if (!first || bits > look) {
             others->pairs[index] = (uint64_t)first << 32;
             continue;
         }
-        const unsigned rest = LOOK - bits, behind = index & ((1u << rest) - 1);
+        const unsigned rest = look - bits, behind = index & ((1u << rest) - 1);
         const int value = value_of(index >> rest & ((1u << size) - 1), size);
         uint64_t pair = (uint64_t)(uint16_t)value << 32 | first >> 24 << 8 | bits;
         const Entry second = first >> 24 == ENDS ? 0 : entries[behind << bits];
@@ -266,6 +268,8 @@ EXPORTED int mmdata_jpeg_size(const uint8_t *data, int64_t size, int64_t *sides)
 /* Looks into the tables of each plane; those of planes that share one lie in the same place. */
 static int read_all_tables(Work *work, Means *means, Others *others) {
     const Picture *picture = work->picture;
+    /* A large table takes its time to be made. */
+    const unsigned look = work->size - picture->scan > SHORT ? LOOK : LOOK - 2;
     for (int k = 0; k < picture->planes; k++) {
         const Plane *plane = &picture->plane[k];
         work->means[k] = &means[k];
@@ -276,9 +280,9 @@ static int read_all_tables(Work *work, Means *means, Others *others) {
             if (picture->plane[before].others == plane->others)
                 work->others[k] = work->others[before];
         }
-        if (work->means[k] == &means[k] && read_means(&picture->means[plane->means], &means[k]))
+        if (work->means[k] == &means[k] && read_means(&picture->means[plane->means], look, &means[k]))
             return 1;
-        if (work->others[k] == &others[k] && read_others(&picture->others[plane->others], &others[k]))
+        if (work->others[k] == &others[k] && read_others(&picture->others[plane->others], look, &others[k]))
             return 1;
     }
     return 0;

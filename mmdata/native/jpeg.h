@@ -9,7 +9,7 @@ enum {
     SIDE = 8,          /* of a block */
     VALUES = 64,       /* of a block */
     PLANES = 3,        /* at most */
-    LOOK = 11,         /* bits of codes and values that one look into a table tells */
+    LOOK = 11,         /* bits of codes and values that one look into a table tells, at most */
     ENDS = 128,        /* how far the end of a block goes on: behind every place, and told from a run too long */
     UNIT_BYTES = 2048, /* more than the codes of a unit (six blocks at most, 26 bits a value) take */
     WINDOW = 1 << 13,  /* bytes of codes at once */
@@ -33,17 +33,19 @@ typedef struct {
     const uint8_t *symbols;
 } Codes;
 
-/* Codes of means, by the next LOOK bits. */
+/* Codes of means, by the next bits: what is left of 64 that are shifted by `rest`. */
 typedef struct {
     Codes codes;
+    unsigned rest;
     Entry entries[1 << LOOK];
 } Means;
 
-/* Codes of other values, by the next LOOK bits. If one or two values lie in them, from the lowest byte: bits of both, by how
+/* Codes of other values, likewise. If one or two values lie in them, from the lowest byte: bits of both, by how
  * many places the first and the second go on, 0; int16 of both. Otherwise the lower half is 0, and the upper one the Entry of the
  * code alone. */
 typedef struct {
     Codes codes;
+    unsigned rest;
     uint64_t pairs[1 << LOOK];
 } Others;
 

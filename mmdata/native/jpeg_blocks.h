@@ -61,8 +61,9 @@ WAY static ALWAYS_INLINE void store(__m256i first, __m256i second, const Place *
                               _mm256_extracti128_si256(first, 1), _mm256_extracti128_si256(second, 1)};
     for (int k = 0; k < 4; k++) {
         uint8_t *const into = place->into + 2 * k * place->line;
-        _mm_storel_epi64((void *)into, lines[k]);
-        _mm_storeh_pd((double *)(void *)(into + place->line), _mm_castsi128_pd(lines[k]));
+        const int64_t two[2] = {_mm_cvtsi128_si64(lines[k]), _mm_extract_epi64(lines[k], 1)};
+        memcpy(into, &two[0], SIDE);
+        memcpy(into + place->line, &two[1], SIDE);
     }
 }
 

@@ -102,7 +102,7 @@ WAY static ALWAYS_INLINE int valued(uint64_t bits, Entry entry) {
  * last place with its first value, the second is the next block's. */
 #define NEXT_VALUES                                                                                                    \
     do {                                                                                                               \
-        const uint64_t pair = pairs[bits >> (64 - LOOK)];                                                              \
+        const uint64_t pair = pairs[bits >> rest];                                                              \
         const unsigned one = k + (pair >> 8 & 255), two = one + (pair >> 16 & 255);                                    \
         if (__builtin_expect((uint32_t)pair && (one != VALUES - 1 || two == one), 1)) {                                \
             block[places[two]] = (int16_t)(pair >> 48);                                                                \
@@ -129,11 +129,14 @@ WAY static ALWAYS_INLINE int read_block(Codestream *stream, const Means *means, 
     unsigned count = stream->count;
     const uint8_t *at = stream->at;
     const uint64_t *const pairs = others->pairs;
+    const unsigned rest = others->rest;
     REFILL;
-    Entry entry = means->entries[bits >> (64 - LOOK)];
+    Entry entry = means->entries[bits >> means->rest];
     if (__builtin_expect(!entry, 0) && !(entry = any_code(&means->codes, bits, 1)))
         return -1;
     *mean += valued(bits, entry);
+    if (__builtin_expect(*mean != (int16_t)*mean, 0))
+        return -1;
     block[0] = (int16_t)*mean;
     bits <<= entry & 63;
     count -= entry & 63;

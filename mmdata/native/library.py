@@ -1,6 +1,6 @@
 """The compiled kernels, if there are any: C that is compiled when the package is installed, where there is a compiler.
 
-Without one, or on a processor that they do not know, torch, numpy and libsndfile do their work: the same bits, more
+Without one, or on a processor that they do not know, torch, numpy, libjpeg-turbo and libsndfile do their work: the same bits, more
 slowly.
 `MMDATA_NATIVE=0` in the environment does without them, `MMDATA_NATIVE=avx2` without those that need more than AVX2.
 """
@@ -13,7 +13,7 @@ import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-VERSION = 12
+VERSION = 13
 """That of native.h. A library of another one, compiled before its sources changed, is as good as none."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
@@ -30,6 +30,8 @@ _SIGNATURES = {
         ctypes.c_int,
         [_POINTER, _INT, _POINTER, _INT, _INT, _POINTER, ctypes.c_int, _POINTER, ctypes.c_int],
     ),
+    "mmdata_jpeg_size": (ctypes.c_int, [_POINTER, _INT, _POINTER]),
+    "mmdata_jpeg": (ctypes.c_int, [_POINTER, *[_INT] * 3, ctypes.c_int, _POINTER, ctypes.c_int]),
     "mmdata_normal_size": (_INT, []),
     "mmdata_normal": (None, [_POINTER] * 3),
     "mmdata_planes": (None, [_POINTER, *[_INT] * 5, _POINTER, _POINTER, ctypes.c_int, ctypes.c_int]),
@@ -40,7 +42,7 @@ _SIGNATURES = {
 }
 AVX2, AVX512 = 1, 2
 """Levels, as native.h counts them: 0 is what every processor can do."""
-_NEED_AVX2 = {"mmdata_yuv", "mmdata_resize", "mmdata_pillow_reduce", "mmdata_pillow_resize"}
+_NEED_AVX2 = {"mmdata_jpeg_size", "mmdata_jpeg", "mmdata_yuv", "mmdata_resize", "mmdata_pillow_reduce", "mmdata_pillow_resize"}
 """What the lowest level has not; elsewhere than on x86-64 it is not even in the library."""
 
 
