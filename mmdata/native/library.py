@@ -1,7 +1,7 @@
 """The compiled kernels, if there are any: C that is compiled when the package is installed, where there is a compiler.
 
-Without one, or on a processor that they do not know, torch, numpy, libjpeg-turbo and libsndfile do their work: the same bits, more
-slowly.
+Without one, or on a processor that they do not know, torch, numpy, libjpeg-turbo and libsndfile do their work: the same
+bits, more slowly.
 `MMDATA_NATIVE=0` in the environment does without them, `MMDATA_NATIVE=avx2` without those that need more than AVX2.
 """
 
@@ -42,7 +42,14 @@ _SIGNATURES = {
 }
 AVX2, AVX512 = 1, 2
 """Levels, as native.h counts them: 0 is what every processor can do."""
-_NEED_AVX2 = {"mmdata_jpeg_size", "mmdata_jpeg", "mmdata_yuv", "mmdata_resize", "mmdata_pillow_reduce", "mmdata_pillow_resize"}
+_NEED_AVX2 = {
+    "mmdata_jpeg_size",
+    "mmdata_jpeg",
+    "mmdata_yuv",
+    "mmdata_resize",
+    "mmdata_pillow_reduce",
+    "mmdata_pillow_resize",
+}
 """What the lowest level has not; elsewhere than on x86-64 it is not even in the library."""
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from mmdata.decode import image
 from mmdata.decode.work import Work
 from mmdata.errors import DataError
+from mmdata.native import jpeg
 from mmdata.native.pillow import by_kernels
 from mmdata.steps.probe import Probe
 from mmdata.steps.resize import Resize
@@ -28,16 +29,22 @@ def media(data: bytes) -> Media:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The shapes of everything that libjpeg-turbo decodes."""
+    """The shapes of everything that libjpeg-turbo or the kernel decodes."""
     shapes: list[tuple[int, ...]] = []
-    real = simplejpeg.decode_jpeg
 
-    def watch(*args: Any, **options: Any) -> np.ndarray:
-        pixels = real(*args, **options)
-        shapes.append(pixels.shape)
-        return pixels
+    def watch(owner: Any, name: str) -> None:
+        real = getattr(owner, name)
 
-    monkeypatch.setattr(simplejpeg, "decode_jpeg", watch)
+        def watched(*args: Any, **options: Any) -> np.ndarray | None:
+            pixels: np.ndarray | None = real(*args, **options)
+            if pixels is not None:
+                shapes.append(pixels.shape)
+            return pixels
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(simplejpeg, "decode_jpeg")
+    watch(jpeg, "pixels")
     return shapes
 
 
