@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mmdata.decode import image, likeness
+from mmdata.decode import image, jpeg, likeness
 from mmdata.decode.image import ImageHeader
 from mmdata.errors import DataError
 from mmdata.native import pillow
@@ -39,17 +39,24 @@ class Work:
     """Headers, pixels and previews of the media of one record, cached by the identity of their bytes.
 
     `max_pixels` is the size beyond which a picture is refused before anything is allocated. `needs_pixels` says that
-    some step will ask for exact pixels, so that verification decodes at full size, once, instead of at 1/8 and again;
-    `as_picture`, that it will ask for a `picture` only. `notes` counts what was converted, by name. Call `clear`
-    between records. Not thread-safe: one per thread.
+    some step will ask for exact pixels, so that verification decodes at full size, once, instead of looking for damage
+    and again; `as_picture`, that it will ask for a `picture` only; `needs_preview`, that it will ask for a small one, so
+    that verification makes one. `notes` counts what was converted, by name. Call `clear` between records. Not
+    thread-safe: one per thread.
     """
 
     def __init__(
-        self, *, max_pixels: int = image.MAX_PIXELS, needs_pixels: bool = False, as_picture: bool = False
+        self,
+        *,
+        max_pixels: int = image.MAX_PIXELS,
+        needs_pixels: bool = False,
+        as_picture: bool = False,
+        needs_preview: bool = False,
     ) -> None:
         self.max_pixels = max_pixels
         self.needs_pixels = needs_pixels
         self.as_picture = as_picture
+        self.needs_preview = needs_preview
         self.notes: Counter[str] = Counter()
         self._seen: dict[int, _Seen] = {}
 
@@ -63,6 +70,7 @@ class Work:
             max_pixels=max(limits, default=image.MAX_PIXELS),
             needs_pixels=bool(decoding),
             as_picture=all(step.kind == "resize" for step in decoding),
+            needs_preview=any(getattr(step, "needs_preview", False) for step in steps),
         )
 
     def clear(self) -> None:
@@ -152,7 +160,8 @@ class Work:
             return
         header = self.header(media)
         if header.format == "jpeg" and not self.needs_pixels:
-            if seen.small is None:  # Decoding at any scale has read the whole file.
+            known = seen.small is not None or seen.pixels is not None  # Decoding at any scale has read the whole file.
+            if not known and (self.needs_preview or not jpeg.check(seen.data)):
                 self.scaled(media, min_height=1, min_width=1, guard=1.0)
         elif self.as_picture:
             self.picture(media)

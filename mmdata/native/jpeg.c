@@ -289,7 +289,7 @@ static int read_all_tables(Work *work, Means *means, Others *others) {
 }
 
 /* Pixels of a picture of these sides as uint8 [height, width, channels]. Answers 0, or 1 where the file is for others
- * to read, and what `pixels` holds is worth nothing. */
+ * to read, and what `pixels` holds is worth nothing. Where `pixels` is NULL the codes are read and nothing is written. */
 EXPORTED int mmdata_jpeg(const uint8_t *data, int64_t size, int64_t height, int64_t width, int channels,
                          uint8_t *pixels, int level) {
     Picture picture = {0};

@@ -76,7 +76,7 @@ typedef struct {
     const Picture *picture;
     const Means *means[PLANES];
     const Others *others[PLANES];
-    uint8_t *pixels; /* [height, width, channels] */
+    uint8_t *pixels; /* [height, width, channels], or NULL to see whether the codes are whole */
     int channels;    /* 3, or 4 with 255 as the last one */
     uint8_t *room;   /* `jpeg_room` bytes */
 } Work;

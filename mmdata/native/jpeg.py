@@ -19,13 +19,31 @@ def pixels(data: bytes, channels: int) -> npt.NDArray[np.uint8] | None:
     arithmetic, more than 8 bits, samplings other than 4:4:4, 4:2:2 and 4:2:0, colours that are not JFIF's): such files
     are libjpeg-turbo's.
     """
-    library = kernels()
-    if library is None or level() < AVX2:
-        return None
-    sides, size = _Sides(), len(data)
-    file = np.frombuffer(data, np.uint8).ctypes.data if size else None
-    if library.mmdata_jpeg_size(file, size, sides):
+    sides = _sides(data)
+    if sides is None:
         return None
     made = np.empty((*sides, channels), np.uint8)
-    failed = library.mmdata_jpeg(file, size, *sides, channels, made.ctypes.data, level())
-    return None if failed else made
+    return made if _read(data, sides, channels, made.ctypes.data) else None
+
+
+def whole(data: bytes) -> bool:
+    """Whether `pixels` would make a picture of the file; its codes are read for that, and nothing is made of them."""
+    sides = _sides(data)
+    return sides is not None and _read(data, sides, 3, None)
+
+
+def _sides(data: bytes) -> tuple[int, int] | None:
+    library, sides = kernels(), _Sides()
+    if library is None or level() < AVX2 or not data:
+        return None
+    if library.mmdata_jpeg_size(np.frombuffer(data, np.uint8).ctypes.data, len(data), sides):
+        return None
+    height, width = sides
+    return height, width
+
+
+def _read(data: bytes, sides: tuple[int, int], channels: int, into: int | None) -> bool:
+    library = kernels()
+    assert library is not None
+    file = np.frombuffer(data, np.uint8).ctypes.data
+    return not library.mmdata_jpeg(file, len(data), *sides, channels, into, level())

@@ -61,13 +61,16 @@ WAY static ALWAYS_INLINE void settle(Reading *reading) {
     reading->waiting = 0;
 }
 
-/* One block of a plane to `into`; 1 where codes are not as they should be. */
-WAY static ALWAYS_INLINE int read_one(Reading *reading, int plane, uint8_t *into) {
+/* One block of a plane to `into`, if its samples are wanted; 1 where codes are not as they should be. */
+WAY static ALWAYS_INLINE int read_one(Reading *reading, int plane, uint8_t *into, int wanted) {
     const Picture *picture = reading->work->picture;
     const Place place = {picture->steps[picture->plane[plane].step_table].steps, into, reading->strip[plane].line};
     const int last = read_block(&reading->stream, reading->work->means[plane], reading->work->others[plane],
                                 picture->places, &reading->means[plane], reading->blocks + 16 * reading->waiting);
-    if (last > 0) {
+    if (!wanted) {
+        if (last > 0)
+            memset(reading->blocks, 0, sizeof(int16_t[4 * APART]));
+    } else if (last > 0) {
         reading->places[reading->waiting++] = place;
         if (reading->waiting == BLOCKS)
             settle(reading);
@@ -77,7 +80,7 @@ WAY static ALWAYS_INLINE int read_one(Reading *reading, int plane, uint8_t *into
 }
 
 /* The samples of a row of units; 1 where codes are not as they should be. */
-WAY static int read_units(Reading *reading, int64_t row) {
+WAY static ALWAYS_INLINE int read_units(Reading *reading, int64_t row, int wanted) {
     const Picture *picture = reading->work->picture;
     Codestream *stream = &reading->stream;
     const int64_t across = jpeg_units_across(picture);
@@ -97,7 +100,7 @@ WAY static int read_units(Reading *reading, int64_t row) {
             uint8_t *corner = strip->samples + row % 2 * strip->rows * strip->line + unit * SIDE * plane->across;
             for (int y = 0; y < plane->down; y++, corner += SIDE * strip->line)
                 for (int x = 0; x < plane->across; x++)
-                    if (read_one(reading, k, corner + SIDE * x))
+                    if (read_one(reading, k, corner + SIDE * x, wanted))
                         return 1;
         }
     }
@@ -166,7 +169,12 @@ WAY static int read_rows(const Work *work) {
     const int waits = picture->down == 2; /* for chroma below */
     int64_t written = 0;
     for (int64_t row = 0; row < rows; row++) {
-        if (read_units(&reading, row))
+        if (!work->pixels) {
+            if (read_units(&reading, row, 0))
+                return 1;
+            continue;
+        }
+        if (read_units(&reading, row, 1))
             return 1;
         const int64_t to = row == rows - 1 ? picture->height : (row + 1) * side - waits;
         write_rows(&reading, written, to);

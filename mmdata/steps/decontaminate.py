@@ -6,7 +6,7 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
@@ -36,6 +36,7 @@ class Decontaminate(StepSpec):
     Each worker holds the set's runs of words: about 100 bytes for each word of it.
     """
 
+    needs_preview: ClassVar[bool] = True
     kind: Literal["decontaminate"] = "decontaminate"
     against: InputPath
     """A file or folder (with all below it): `.txt` (a text a line), `.jsonl` (every text in a line's values), and

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,7 @@ class NearDup(OrderedStepSpec):
     samples with several media, or with video or audio.
     """
 
+    needs_preview: ClassVar[bool] = True
     kind: Literal["near_dup"] = "near_dup"
     radius: int = Field(6, ge=0, le=16)
     """Greatest number of differing bits. Measured on photographs: copies recompressed (JPEG quality 20 to 75, WebP 50)

@@ -12,7 +12,9 @@ from mmdata.decode import image
 from mmdata.decode.work import Work
 from mmdata.errors import DataError
 from mmdata.native import jpeg
+from mmdata.native.library import AVX2, level
 from mmdata.native.pillow import by_kernels
+from mmdata.steps.near_dup import NearDup
 from mmdata.steps.probe import Probe
 from mmdata.steps.resize import Resize
 from mmdata.types import Media, Origin, Sample
@@ -63,13 +65,26 @@ def test_pixels_are_decoded_once_and_read_only(decoded: list[tuple[int, ...]]) -
     assert work.pixels(part) is not pixels
 
 
-def test_verification_decodes_at_an_eighth_unless_pixels_are_needed(decoded: list[tuple[int, ...]]) -> None:
+def test_verification_makes_no_more_than_is_asked_for_later(decoded: list[tuple[int, ...]]) -> None:
     part = media(save(photo(), "JPEG"))
-    light = Work()
-    light.verify(part)
-    light.verify(part)
-    assert light.preview(part, 30).shape == (30, 40, 3)
+    if level() >= AVX2:
+        light = Work()
+        light.verify(part)
+        light.verify(part)
+        assert decoded == []
+    for light in (Work(needs_preview=True), Work()):
+        decoded.clear()
+        light.verify(part)
+        light.verify(part)
+        assert light.preview(part, 30).shape == (30, 40, 3)
+        assert decoded == [(30, 40, STORED)]
+    # What the kernel does not read is decoded.
+    decoded.clear()
+    progressive = Work()
+    progressive.verify(media(save(photo(), "JPEG", progressive=True)))
     assert decoded == [(30, 40, STORED)]
+    with pytest.raises(DataError, match="truncated_image"):
+        Work().verify(media(part.data[:5000]))
     decoded.clear()
     heavy = Work(needs_pixels=True)
     heavy.verify(part)
@@ -96,7 +111,8 @@ def test_for_steps_reads_the_limit_and_the_needs() -> None:
         work.header(media(save(photo(20, 20), "PNG")))
     assert Work.for_steps(()).max_pixels == image.MAX_PIXELS
     work = Work.for_steps((Resize(size=10),))
-    assert (work.needs_pixels, work.as_picture) == (True, True)
+    assert (work.needs_pixels, work.as_picture, work.needs_preview) == (True, True, False)
+    assert Work.for_steps((Probe(), NearDup())).needs_preview
 
 
 def test_previews_are_large_enough_and_alike() -> None:

@@ -58,6 +58,7 @@ def check(data: bytes) -> None:
     """Both forms are libjpeg-turbo's, which finds no fault."""
     expected = simplejpeg.decode_jpeg(data)
     three, four = jpeg.pixels(data, 3), jpeg.pixels(data, 4)
+    assert jpeg.whole(data)
     assert three is not None
     assert four is not None
     np.testing.assert_array_equal(three, expected)
@@ -151,6 +152,7 @@ RESTARTED = coded(drawn("noise", 24, 40, 6), quality=60, subsampling=1, restart_
 def test_no_part_of_a_file_is_a_picture(data: bytes) -> None:
     for size in range(len(data)):
         assert jpeg.pixels(data[:size], 3) is None, size
+        assert not jpeg.whole(data[:size]), size
     check(data + b"whatever follows the end")
 
 
@@ -162,6 +164,7 @@ def test_damage_is_refused_or_is_as_libjpeg_turbo_reads_it(data: bytes) -> None:
         damaged = bytearray(data)
         damaged[at] = draw.choice([damaged[at] ^ 1 << draw.randrange(8), 255, 0, draw.randrange(256)])
         found = jpeg.pixels(bytes(damaged), 3)
+        assert jpeg.whole(bytes(damaged)) == (found is not None)
         if found is not None:
             read += 1
             np.testing.assert_array_equal(found, through_turbo(bytes(damaged)))
