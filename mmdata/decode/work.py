@@ -40,8 +40,8 @@ class Work:
 
     `max_pixels` is the size beyond which a picture is refused before anything is allocated. `needs_pixels` says that
     some step will ask for exact pixels, so that verification decodes at full size, once, instead of looking for damage
-    and again; `as_picture`, that it will ask for a `picture` only; `needs_preview`, that it will ask for a small one, so
-    that verification makes one. `notes` counts what was converted, by name. Call `clear` between records. Not
+    and again; `as_picture`, that it will ask for a `picture` only; `needs_preview`, that it will ask for a small one,
+    so that verification makes one. `notes` counts what was converted, by name. Call `clear` between records. Not
     thread-safe: one per thread.
     """
 
