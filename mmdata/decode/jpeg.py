@@ -65,9 +65,9 @@ def decode(data: bytes, *, colorspace: str = "RGB", factor: int = 1) -> Pixels:
     1/8 scale exactly when it fails at full scale. Raises DataError `truncated_image`, `corrupt_image`,
     `unsupported_format` or `decoder_memory`.
     """
-    if factor == 1 and colorspace in _CHANNELS:
+    if colorspace in _CHANNELS:
         try:
-            plain = native.pixels(data, _CHANNELS[colorspace])
+            plain = native.pixels(data, _CHANNELS[colorspace], factor)
         except MemoryError as error:
             raise DataError("decoder_memory", "not enough memory for the pixels of this JPEG") from error
         if plain is not None:

@@ -37,6 +37,7 @@ static int read_steps(Picture *picture, const uint8_t *at, const uint8_t *end) {
                 return 1;
             const int place = place_of(zigzag[k] / SIDE, zigzag[k] % SIDE);
             steps->steps[place / APART * 16 + place % APART] = at[k];
+            steps->most[place / APART * 16 + place % APART] = SANE / at[k];
         }
         steps->known = 1;
         at += VALUES;
@@ -160,8 +161,7 @@ static int read_frame(Picture *picture, const uint8_t *at, const uint8_t *end) {
     for (int k = 1; k < planes; k++)
         if (picture->plane[k].across != 1 || picture->plane[k].down != 1)
             return 1;
-    /* libjpeg-turbo does not smooth chroma of one or two columns. */
-    return picture->across == 2 && picture->width <= 4;
+    return 0;
 }
 
 static int read_scan(Picture *picture, const uint8_t *at, const uint8_t *end) {
@@ -288,9 +288,28 @@ static int read_all_tables(Work *work, Means *means, Others *others) {
     return 0;
 }
 
-/* Pixels of a picture of these sides as uint8 [height, width, channels]. Answers 0, or 1 where the file is for others
- * to read, and what `pixels` holds is worth nothing. Where `pixels` is NULL the codes are read and nothing is written. */
-EXPORTED int mmdata_jpeg(const uint8_t *data, int64_t size, int64_t height, int64_t width, int channels,
+/* What libjpeg-turbo makes of a scale of 1/`factor`: smaller blocks of luma, and chroma of as many samples if its blocks
+ * can have them. 1 where it does what this does not. */
+static int read_scale(Work *work, int factor) {
+    const Picture *picture = work->picture;
+    const int side = SIDE / factor, halved = picture->across == 2 && picture->down == 2 && factor > 1;
+    work->height = (picture->height + factor - 1) / factor;
+    work->width = (picture->width + factor - 1) / factor;
+    for (int k = 0; k < picture->planes; k++)
+        work->side[k] = k && halved ? 2 * side : side;
+    work->wide = picture->across == 2 && !halved;
+    work->tall = picture->down == 2 && !halved;
+    /* Of so few pixels simplejpeg finds a smaller scale that has as many. */
+    if (factor > 1 && picture->height < 32 && picture->width < 32)
+        return 1;
+    /* Chroma of one or two columns, or of single samples, is not smoothed. */
+    return work->wide && (side == 1 || work->width <= 4);
+}
+
+/* Pixels of a picture of these sides as uint8 [ceil(height / factor), ceil(width / factor), channels]; `factor` is 1, 2, 4
+ * or 8. Answers 0, or 1 where the file is for others to read, and what `pixels` holds is worth nothing. Where `pixels` is
+ * NULL the codes are read and nothing is written. */
+EXPORTED int mmdata_jpeg(const uint8_t *data, int64_t size, int64_t height, int64_t width, int factor, int channels,
                          uint8_t *pixels, int level) {
     Picture picture = {0};
     if (level < LEVEL_AVX2 || (channels != 3 && channels != 4) || read_picture(data, size, &picture) ||
@@ -303,7 +322,8 @@ EXPORTED int mmdata_jpeg(const uint8_t *data, int64_t size, int64_t height, int6
     Others *const others = (Others *)(void *)room;
     Work work = {.data = data, .size = size, .picture = &picture, .pixels = pixels, .channels = channels};
     work.room = room + tables;
-    const int failed = read_all_tables(&work, (Means *)(void *)(others + picture.planes), others) ||
+    const int failed = read_scale(&work, factor) ||
+                       read_all_tables(&work, (Means *)(void *)(others + picture.planes), others) ||
                        (level >= LEVEL_AVX512 ? jpeg_avx512 : jpeg_avx2)(&work);
     free(room);
     return failed;

@@ -11,6 +11,7 @@ enum {
     PLANES = 3,        /* at most */
     LOOK = 11,         /* bits of codes and values that one look into a table tells, at most */
     ENDS = 128,        /* how far the end of a block goes on: behind every place, and told from a run too long */
+    SANE = 4095,       /* twice as much as any value of a picture */
     UNIT_BYTES = 2048, /* more than the codes of a unit (six blocks at most, 26 bits a value) take */
     WINDOW = 1 << 13,  /* bytes of codes at once */
     BESIDE = 64,       /* bytes behind a strip of samples or before a row of sums, for what is read beyond */
@@ -49,9 +50,9 @@ typedef struct {
     uint64_t pairs[1 << LOOK];
 } Others;
 
-/* Steps of the values of a block, in the order in which blocks lie in memory. */
+/* Steps of the values of a block, in the order in which blocks lie in memory, and how many of them at most make SANE. */
 typedef struct {
-    int16_t steps[VALUES];
+    int16_t steps[VALUES], most[VALUES];
     int known;
 } Steps;
 
@@ -76,6 +77,9 @@ typedef struct {
     const Picture *picture;
     const Means *means[PLANES];
     const Others *others[PLANES];
+    int side[PLANES];      /* samples of a block, in each dimension */
+    int wide, tall;        /* whether chroma has half the columns and half the rows */
+    int64_t height, width; /* of what is made */
     uint8_t *pixels; /* [height, width, channels], or NULL to see whether the codes are whole */
     int channels;    /* 3, or 4 with 255 as the last one */
     uint8_t *room;   /* `jpeg_room` bytes */

@@ -12,8 +12,9 @@ from mmdata.native.library import AVX2, kernels, level
 _Sides = ctypes.c_int64 * 2
 
 
-def pixels(data: bytes, channels: int) -> npt.NDArray[np.uint8] | None:
-    """RGB as libjpeg-turbo makes it, bit for bit: uint8 [H, W, channels], with 255 as the last of four channels.
+def pixels(data: bytes, channels: int, factor: int = 1) -> npt.NDArray[np.uint8] | None:
+    """RGB as libjpeg-turbo makes it at a scale of 1/`factor` (1, 2, 4 or 8), bit for bit: uint8 [ceil(H / factor),
+    ceil(W / factor), channels], with 255 as the last of four channels.
 
     None where the kernel is not there, or the file is damaged, or not as plain encoders write it (progressive,
     arithmetic, more than 8 bits, samplings other than 4:4:4, 4:2:2 and 4:2:0, colours that are not JFIF's): such files
@@ -22,14 +23,15 @@ def pixels(data: bytes, channels: int) -> npt.NDArray[np.uint8] | None:
     sides = _sides(data)
     if sides is None:
         return None
-    made = np.empty((*sides, channels), np.uint8)
-    return made if _read(data, sides, channels, made.ctypes.data) else None
+    height, width = sides
+    made = np.empty((-(-height // factor), -(-width // factor), channels), np.uint8)
+    return made if _read(data, sides, factor, channels, made.ctypes.data) else None
 
 
 def whole(data: bytes) -> bool:
     """Whether `pixels` would make a picture of the file; its codes are read for that, and nothing is made of them."""
     sides = _sides(data)
-    return sides is not None and _read(data, sides, 3, None)
+    return sides is not None and _read(data, sides, 1, 3, None)
 
 
 def _sides(data: bytes) -> tuple[int, int] | None:
@@ -42,8 +44,8 @@ def _sides(data: bytes) -> tuple[int, int] | None:
     return height, width
 
 
-def _read(data: bytes, sides: tuple[int, int], channels: int, into: int | None) -> bool:
+def _read(data: bytes, sides: tuple[int, int], factor: int, channels: int, into: int | None) -> bool:
     library = kernels()
     assert library is not None
     file = np.frombuffer(data, np.uint8).ctypes.data
-    return not library.mmdata_jpeg(file, len(data), *sides, channels, into, level())
+    return not library.mmdata_jpeg(file, len(data), *sides, factor, channels, into, level())

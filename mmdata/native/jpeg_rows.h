@@ -9,6 +9,7 @@
 #include "jpeg_codes.h"
 #include "jpeg_colours.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* Rows of samples of a plane. Two rows of units lie in it, for smooth chroma looks at the row above and the one below. */
@@ -61,22 +62,43 @@ WAY static ALWAYS_INLINE void settle(Reading *reading) {
     reading->waiting = 0;
 }
 
+/* Makes the values of one of the blocks that lie in turn zero. */
+WAY static ALWAYS_INLINE void clear(int16_t *block) {
+    for (int k = 0; k < 4; k++)
+        _mm256_store_si256((void *)(block + APART * k), _mm256_setzero_si256());
+}
+
 /* One block of a plane to `into`, if its samples are wanted; 1 where codes are not as they should be. */
 WAY static ALWAYS_INLINE int read_one(Reading *reading, int plane, uint8_t *into, int wanted) {
-    const Picture *picture = reading->work->picture;
-    const Place place = {picture->steps[picture->plane[plane].step_table].steps, into, reading->strip[plane].line};
-    const int last = read_block(&reading->stream, reading->work->means[plane], reading->work->others[plane],
-                                picture->places, &reading->means[plane], reading->blocks + 16 * reading->waiting);
-    if (!wanted) {
-        if (last > 0)
-            memset(reading->blocks, 0, sizeof(int16_t[4 * APART]));
-    } else if (last > 0) {
+    const Work *work = reading->work;
+    const Picture *picture = work->picture;
+    const Place place = {&picture->steps[picture->plane[plane].step_table], into, reading->strip[plane].line};
+    int16_t *const block = reading->blocks + 16 * reading->waiting;
+    const int last = read_block(&reading->stream, work->means[plane], work->others[plane], picture->places,
+                                &reading->means[plane], block);
+    const int side = work->side[plane], mean = reading->means[plane];
+    if (last > 0 && wanted && side == SIDE) {
         reading->places[reading->waiting++] = place;
         if (reading->waiting == BLOCKS)
             settle(reading);
-    } else
-        even(reading->means[plane], &place);
-    return last < 0;
+        return 0;
+    }
+    int failed = last < 0;
+    if (wanted) {
+        if (side == 1)
+            single(mean, &place);
+        else if (side == SIDE)
+            even(mean, &place, SIDE);
+        else if (last > 0)
+            failed = side == 4 ? reduce(block, &place, 4) : reduce(block, &place, 2);
+        else {
+            side == 4 ? even(mean, &place, 4) : even(mean, &place, 2);
+            failed |= abs(mean) > place.steps->most[0];
+        }
+    }
+    if (last > 0)
+        clear(block);
+    return failed;
 }
 
 /* The samples of a row of units; 1 where codes are not as they should be. */
@@ -97,10 +119,11 @@ WAY static ALWAYS_INLINE int read_units(Reading *reading, int64_t row, int wante
         for (int k = 0; k < picture->planes; k++) {
             const Plane *plane = &picture->plane[k];
             const Strip *strip = &reading->strip[k];
-            uint8_t *corner = strip->samples + row % 2 * strip->rows * strip->line + unit * SIDE * plane->across;
-            for (int y = 0; y < plane->down; y++, corner += SIDE * strip->line)
+            const int side = reading->work->side[k];
+            uint8_t *corner = strip->samples + row % 2 * strip->rows * strip->line + unit * side * plane->across;
+            for (int y = 0; y < plane->down; y++, corner += side * strip->line)
                 for (int x = 0; x < plane->across; x++)
-                    if (read_one(reading, k, corner + SIDE * x, wanted))
+                    if (read_one(reading, k, corner + side * x, wanted))
                         return 1;
         }
     }
@@ -112,37 +135,37 @@ WAY static ALWAYS_INLINE int read_units(Reading *reading, int64_t row, int wante
 static const uint8_t *line_of(const Strip *strip, int64_t y) { return strip->samples + y % (2 * strip->rows) * strip->line; }
 
 /* Pixels of row `y`, whose samples and those of chroma beside it were read. */
-WAY static ALWAYS_INLINE void write_row(Reading *reading, int64_t y, int across, int down, int channels) {
-    const Picture *picture = reading->work->picture;
-    const int64_t width = picture->width;
-    uint8_t *const pixels = reading->work->pixels + y * width * channels;
+WAY static ALWAYS_INLINE void write_row(Reading *reading, int64_t y, int wide, int tall, int channels) {
+    const Work *work = reading->work;
+    const int64_t width = work->width;
+    uint8_t *const pixels = work->pixels + y * width * channels;
     const uint8_t *const luma = line_of(&reading->strip[0], y);
     const void *chroma[2] = {NULL, NULL};
-    for (int k = 1; k < picture->planes; k++) {
+    for (int k = 1; k < work->picture->planes; k++) {
         const Strip *strip = &reading->strip[k];
-        const int64_t most = (picture->height + down - 1) / down - 1, here = y / down;
-        if (across == 1) {
+        const int64_t most = (work->height - 1) / (1 + tall), here = y / (1 + tall);
+        if (!wide) {
             chroma[k - 1] = line_of(strip, y);
             continue;
         }
         int64_t other = y % 2 ? here + 1 : here - 1;
         other = other < 0 ? 0 : other > most ? most : other;
-        summed(line_of(strip, here), down == 2 ? line_of(strip, other) : NULL, (width + 1) / 2, reading->sums[k - 1]);
+        summed(line_of(strip, here), tall ? line_of(strip, other) : NULL, (width + 1) / 2, reading->sums[k - 1]);
         chroma[k - 1] = reading->sums[k - 1];
     }
-    row(&reading->weave, luma, chroma[0], chroma[1], across == 2, down == 2, width, channels, pixels);
+    row(&reading->weave, luma, chroma[0], chroma[1], wide, tall, width, channels, pixels);
 }
 
 WAY static void write_rows(Reading *reading, int64_t from, int64_t to) {
-    const Picture *picture = reading->work->picture;
-    const int three = reading->work->channels == 3;
+    const Work *work = reading->work;
+    const int three = work->channels == 3;
     for (int64_t y = from; y < to; y++)
-        if (picture->across == 1)
-            three ? write_row(reading, y, 1, 1, 3) : write_row(reading, y, 1, 1, 4);
-        else if (picture->down == 1)
-            three ? write_row(reading, y, 2, 1, 3) : write_row(reading, y, 2, 1, 4);
+        if (!work->wide)
+            three ? write_row(reading, y, 0, 0, 3) : write_row(reading, y, 0, 0, 4);
+        else if (!work->tall)
+            three ? write_row(reading, y, 1, 0, 3) : write_row(reading, y, 1, 0, 4);
         else
-            three ? write_row(reading, y, 2, 2, 3) : write_row(reading, y, 2, 2, 4);
+            three ? write_row(reading, y, 1, 1, 3) : write_row(reading, y, 1, 1, 4);
 }
 
 WAY static int read_rows(const Work *work) {
@@ -157,16 +180,16 @@ WAY static int read_rows(const Work *work) {
     for (int k = 0; k < picture->planes; k++) {
         Strip *strip = &reading.strip[k];
         strip->samples = room;
-        strip->line = SIDE * picture->plane[k].across * jpeg_units_across(picture);
-        strip->rows = SIDE * picture->plane[k].down;
+        strip->line = work->side[k] * picture->plane[k].across * jpeg_units_across(picture);
+        strip->rows = work->side[k] * picture->plane[k].down;
         room += 2 * strip->rows * strip->line + BESIDE;
     }
     for (int k = 0; k < 2; k++, room += jpeg_sum_bytes(picture))
         reading.sums[k] = (int16_t *)(void *)(room + BESIDE);
     prepare(&reading.weave);
     begin(stream);
-    const int64_t side = SIDE * picture->down, rows = (picture->height + side - 1) / side;
-    const int waits = picture->down == 2; /* for chroma below */
+    const int64_t side = work->side[0] * picture->down, rows = (work->height + side - 1) / side;
+    const int waits = work->tall; /* for chroma below */
     int64_t written = 0;
     for (int64_t row = 0; row < rows; row++) {
         if (!work->pixels) {
@@ -176,7 +199,7 @@ WAY static int read_rows(const Work *work) {
         }
         if (read_units(&reading, row, 1))
             return 1;
-        const int64_t to = row == rows - 1 ? picture->height : (row + 1) * side - waits;
+        const int64_t to = row == rows - 1 ? work->height : (row + 1) * side - waits;
         write_rows(&reading, written, to);
         written = to;
     }

@@ -31,7 +31,7 @@ _SIGNATURES = {
         [_POINTER, _INT, _POINTER, _INT, _INT, _POINTER, ctypes.c_int, _POINTER, ctypes.c_int],
     ),
     "mmdata_jpeg_size": (ctypes.c_int, [_POINTER, _INT, _POINTER]),
-    "mmdata_jpeg": (ctypes.c_int, [_POINTER, *[_INT] * 3, ctypes.c_int, _POINTER, ctypes.c_int]),
+    "mmdata_jpeg": (ctypes.c_int, [_POINTER, *[_INT] * 3, *[ctypes.c_int] * 2, _POINTER, ctypes.c_int]),
     "mmdata_normal_size": (_INT, []),
     "mmdata_normal": (None, [_POINTER] * 3),
     "mmdata_planes": (None, [_POINTER, *[_INT] * 5, _POINTER, _POINTER, ctypes.c_int, ctypes.c_int]),

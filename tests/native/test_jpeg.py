@@ -66,6 +66,19 @@ def check(data: bytes) -> None:
     assert (four[..., 3] == 255).all()
 
 
+def check_scaled(data: bytes) -> None:
+    """And those of smaller pictures are, but where libjpeg-turbo does not smooth chroma."""
+    height, width, _, sampling = simplejpeg.decode_jpeg_header(data)
+    for factor in (2, 4, 8):
+        expected = simplejpeg.decode_jpeg(data, min_height=-(-height // factor), min_width=-(-width // factor))
+        found = jpeg.pixels(data, 3, factor)
+        if found is None:
+            assert sampling == "422"
+            assert factor == 8 or -(-width // factor) <= 4
+        else:
+            np.testing.assert_array_equal(found, expected)
+
+
 def scan_of(data: bytes) -> int:
     """Where the first scan's codes begin."""
     at = data.index(b"\xff\xda")
@@ -75,6 +88,7 @@ def scan_of(data: bytes) -> int:
 @pytest.mark.parametrize("path", PHOTOGRAPHS, ids=lambda path: path.name)
 def test_photographs_as_they_are(path: Any) -> None:
     check(path.read_bytes())
+    check_scaled(path.read_bytes())
 
 
 @given(
@@ -95,10 +109,11 @@ def test_pixels_are_libjpeg_turbos(
     options: dict[str, Any] = {"quality": quality, "optimize": optimize}
     if restart:
         options["restart_marker_blocks" if seed % 2 else "restart_marker_rows"] = restart
-    if sampling == "grey":
-        check(coded(pixels[..., 0], **options))
-    else:
-        check(coded(pixels, subsampling=sampling, **options))
+    grey = sampling == "grey"
+    data = coded(pixels[..., 0], **options) if grey else coded(pixels, subsampling=sampling, **options)
+    check(data)
+    if max(height, width) >= 32:
+        check_scaled(data)
 
 
 @pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
@@ -107,7 +122,9 @@ def test_every_width_and_height_at_the_edges(sampling: str) -> None:
     for width in (*range(5, 36), 63, 64, 65, 95, 96, 97, 127, 128, 129):
         check(coded(drawn("noise", 19, width, width), subsampling=sampling))
     for height in range(1, 50):
-        check(coded(drawn("soft", height, 40, height), subsampling=sampling))
+        data = coded(drawn("soft", height, 40, height), subsampling=sampling)
+        check(data)
+        check_scaled(data)
 
 
 @given(st.lists(st.integers(1, 255), min_size=128, max_size=128), st.sampled_from(KINDS), st.sampled_from([0, 1, 2]))
@@ -125,6 +142,11 @@ def test_steps_beyond_all_encoders_wrap_and_saturate_alike(steps: list[int], kin
     for table, begin in enumerate(tables):
         data[begin : begin + 64] = bytes(steps[64 * table : 64 * table + 64])
     check(bytes(data))
+    for factor in (2, 4, 8):
+        found = jpeg.pixels(bytes(data), 3, factor)
+        if found is not None:  # All values are within what any picture has, or nothing comes of them.
+            sides = {"min_height": 40 // factor, "min_width": 56 // factor}
+            np.testing.assert_array_equal(found, simplejpeg.decode_jpeg(bytes(data), **sides))
 
 
 def test_means_that_grow_beyond_all_encoders() -> None:
@@ -174,7 +196,7 @@ def test_damage_is_refused_or_is_as_libjpeg_turbo_reads_it(data: bytes) -> None:
 def through_turbo(data: bytes) -> np.ndarray:
     """What `decoder` makes of a file without the kernel."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jpeg, "pixels", lambda data, channels: None)
+        patch.setattr(jpeg, "pixels", lambda data, channels, factor: None)
         return decoder.decode(data)
 
 
@@ -242,12 +264,15 @@ def test_nothing_is_written_beside_the_pixels(monkeypatch: pytest.MonkeyPatch) -
         data = bytearray(coded(drawn("soft", height, width, turn), subsampling=draw.randrange(3)))
         if turn % 3:
             data[draw.randrange(scan_of(data), len(data))] = draw.randrange(256)
-        size = height * width * channels
+        factor = draw.choice([1, 1, 2, 4, 8])
+        size = -(-height // factor) * -(-width // factor) * channels
         room = np.full(size + 128, 7, np.uint8)
         library = kernels()
         assert library is not None
         file = np.frombuffer(data, np.uint8)
-        library.mmdata_jpeg(file.ctypes.data, len(data), height, width, channels, room[64:].ctypes.data, highest())
+        library.mmdata_jpeg(
+            file.ctypes.data, len(data), height, width, factor, channels, room[64:].ctypes.data, highest()
+        )
         assert (room[:64] == 7).all()
         assert (room[64 + size :] == 7).all()
 
@@ -267,7 +292,7 @@ def test_nothing_is_read_behind_the_file() -> None:
         end = every[pages * mmap.PAGESIZE - size : pages * mmap.PAGESIZE]
         end[:] = np.frombuffer(data[:size], np.uint8)
         refused = library.mmdata_jpeg_size(end.ctypes.data, size, sides)
-        whole = not library.mmdata_jpeg(end.ctypes.data, size, 60, 130, 3, pixels.ctypes.data, highest())
+        whole = not library.mmdata_jpeg(end.ctypes.data, size, 60, 130, 1, 3, pixels.ctypes.data, highest())
         assert whole == (size == len(data))
         assert not (whole and refused)
 
@@ -286,6 +311,7 @@ def test_pictures_are_decoded_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(np.asarray(image.decode_picture(SMALL, max_pixels=10**6)), expected)
     np.testing.assert_array_equal(image.decode(turned, max_pixels=10**6), upright)
     np.testing.assert_array_equal(decoder.decode(bytearray(SMALL)), expected)  # type: ignore[arg-type]
+    assert decoder.decode(SMALL, factor=4).shape == (10, 14, 3)
     monkeypatch.undo()
     with pytest.raises(DataError, match="truncated_image"):
         decoder.decode(SMALL[:-30])
