@@ -244,7 +244,8 @@ def _said(name: str, found: dict[str, Any]) -> str:
             gpus = ", ".join(found["gpus"]) or "no GPU that it can use: everything runs on the CPU"
             return f"{found['version']}, {build}; {gpus}"
         case "images":
-            return f"libjpeg-turbo for JPEG, Pillow for the others: {', '.join(found['decoded'])}"
+            decoded = ", ".join(found["decoded"])
+            return f"JPEG by libjpeg-turbo where the kernels do not read it, the others by Pillow: {decoded}"
         case "video":
             libraries = ", ".join(
                 f"{name} {version}" for name, version in found["libraries"].items() if "codec" in name
@@ -268,14 +269,14 @@ def _kernels(answer: Answer) -> Check:
         return Check(name="kernels", state="broken", detail=detail, required=True)
     if not answer.found["compiled"]:
         if not answer.found["wanted"]:
-            detail = "not used (MMDATA_NATIVE=0): torch and numpy do the same, more slowly"
+            detail = "not used (MMDATA_NATIVE=0): torch, numpy and libraries do the same, more slowly"
             return Check(name="kernels", state="note", detail=detail)
         why = "of another version" if answer.found["older"] else "not compiled, as there was no C compiler"
-        detail = f"{why}: torch and numpy do the same, more slowly"
+        detail = f"{why}: torch, numpy and libraries do the same, more slowly"
         remedy = f"with a C compiler, {_pip()} --force-reinstall --no-deps mmdata (-e . in a clone)"
         return Check(name="kernels", state="missing", detail=detail, remedy=remedy)
     used = (
-        "those for every processor; torch resizes, as the processor has no AVX2",
+        "those for every processor; torch resizes and libjpeg-turbo decodes, as the processor has no AVX2",
         "those for AVX2",
         "those for AVX-512",
     )[answer.found["level"]]

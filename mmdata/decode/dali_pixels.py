@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mmdata.decode import structure
+from mmdata.decode import jpeg, structure
 from mmdata.decode.image import ImageHeader, Pixels, decode, decode_scaled, read_header
 from mmdata.errors import DataError, SpecError
 from mmdata.types import Op
@@ -164,9 +164,10 @@ def unsuited(data: bytes, header: ImageHeader) -> str:
 
 def _prove(data: bytes, header: ImageHeader, max_pixels: int) -> None:
     """Raise DataError for a damaged file. DALI's decoders go on after much damage (nvJPEG even after a cut), so every
-    coefficient of a JPEG is read here, at 1/8 scale; WebP has no more to check than its decoder does."""
+    coefficient of a JPEG is read here; WebP has no more to check than its decoder does."""
     if header.format == "jpeg":
-        decode_scaled(data, min_height=1, min_width=1, max_pixels=max_pixels, guard=1.0, header=header)
+        if not jpeg.check(data):
+            decode_scaled(data, min_height=1, min_width=1, max_pixels=max_pixels, guard=1.0, header=header)
     else:
         structure.check(data, header.format)
 

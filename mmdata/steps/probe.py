@@ -47,9 +47,9 @@ class Probe(StepSpec):
 
     kind: Literal["probe"] = "probe"
     verify: Literal["full", "header"] = "full"
-    """`full`: decode the whole file, every frame and all sound (JPEG at 1/8 scale where no later step needs the pixels;
-    that catches the same damage). `header`: trust everything behind the header; for sources that were verified
-    before."""
+    """`full`: decode the whole file, every frame and all sound (where no later step needs the pixels, a JPEG's codes
+    are read without making them, or with an eighth of them; that catches the same damage). `header`: trust everything
+    behind the header; for sources that were verified before."""
     max_pixels: int = Field(178_956_970, ge=1)
     """Refuse larger pictures and video frames by their header, before any memory is taken: `decompression_bomb`."""
     max_frames: int = Field(1_000_000, ge=1)
