@@ -1,6 +1,7 @@
 """JPEG by our kernel or through libjpeg-turbo (simplejpeg): exact or DCT-scaled pixels, and which warnings mean damage.
 
-The kernel reads plain baseline files without a fault. Whatever it does not read is libjpeg-turbo's, to the same pixels.
+The kernel reads plain files without a fault, baseline and progressive. Whatever it does not read is libjpeg-turbo's,
+to the same pixels.
 
 libjpeg goes on after most damage and only warns, and TurboJPEG reports the *first* warning alone. Some first warnings
 are harmless (an odd JFIF version, padding between segments) and may hide a harmful one behind them, so the file is

@@ -1,4 +1,4 @@
-/* Baseline JPEG to RGB, of files that have no fault and nothing unusual (ITU T.81).
+/* Baseline and progressive JPEG to RGB, of files that have no fault and nothing unusual (ITU T.81).
  *
  * The pixels are libjpeg-turbo's (its exact inverse DCT and its smooth enlargement of chroma), bit for bit. Whatever
  * is not as a plain encoder writes it ends the work, for libjpeg-turbo knows what is to be made, or said, of it. */
@@ -62,13 +62,20 @@ static int read_tables(Picture *picture, const uint8_t *at, const uint8_t *end) 
     return 0;
 }
 
-Entry jpeg_entry(unsigned symbol, unsigned bits, int means) {
-    const unsigned size = symbol & 15, ahead = means ? 0 : symbol ? (symbol >> 4) + 1 : ENDS;
+Entry jpeg_entry(unsigned symbol, unsigned bits, Kind kind) {
+    const unsigned size = symbol & 15, run = symbol >> 4;
+    const unsigned ahead = kind == MEANS ? 0 : kind == LATER ? run : symbol ? run + 1 : ENDS;
     return ahead << 24 | size << 16 | bits << 8 | (bits + size);
 }
 
+/* Whether a kind of codes may have a symbol. */
+static int is_sane(unsigned symbol, Kind kind) {
+    const unsigned size = symbol & 15, run = symbol >> 4;
+    return kind == MEANS ? symbol <= 11 : size <= 10 && (size || !run || run == 15 || kind == LATER);
+}
+
 /* The codes of a table, and the entries of those that `look` bits tell; 1 where a code is none or a symbol cannot be. */
-static int read_codes(const Table *table, int means, unsigned look, Codes *codes, Entry *entries) {
+static int read_codes(const Table *table, Kind kind, unsigned look, Codes *codes, Entry *entries) {
     uint32_t code = 0;
     int at = 0;
     codes->symbols = table->symbols;
@@ -76,12 +83,9 @@ static int read_codes(const Table *table, int means, unsigned look, Codes *codes
     for (unsigned bits = 1; bits <= 16; bits++, code <<= 1) {
         codes->place[bits] = at - (int)code;
         for (int k = 0; k < table->counts[bits - 1]; k++, at++, code++) {
-            const unsigned symbol = table->symbols[at], size = symbol & 15, run = symbol >> 4;
-            if (code + 1 >= 1u << bits) /* all ones is no code */
+            if (code + 1 >= 1u << bits || !is_sane(table->symbols[at], kind)) /* all ones is no code */
                 return 1;
-            if (means ? symbol > 11 : size > 10 || (!size && run && run != 15))
-                return 1;
-            const Entry entry = jpeg_entry(symbol, bits, means);
+            const Entry entry = jpeg_entry(table->symbols[at], bits, kind);
             for (unsigned same = 0; bits <= look && same < 1u << (look - bits); same++)
                 entries[(code << (look - bits)) + same] = entry;
         }
@@ -95,15 +99,15 @@ static int value_of(unsigned bits, unsigned size) {
     return size && !(bits >> (size - 1)) ? (int)bits - (int)(1u << size) + 1 : (int)bits;
 }
 
-static int read_means(const Table *table, unsigned look, Means *means) {
+int jpeg_means(const Table *table, Kind kind, unsigned look, Means *means) {
     means->rest = 64 - look;
-    return read_codes(table, 1, look, &means->codes, means->entries);
+    return read_codes(table, kind, look, &means->codes, means->entries);
 }
 
 static int read_others(const Table *table, unsigned look, Others *others) {
     Entry entries[1 << LOOK];
     others->rest = 64 - look;
-    if (read_codes(table, 0, look, &others->codes, entries))
+    if (read_codes(table, OTHERS, look, &others->codes, entries))
         return 1;
     for (unsigned index = 0; index < 1u << look; index++) {
         const Entry first = entries[index];
@@ -126,13 +130,14 @@ static int read_others(const Table *table, unsigned look, Others *others) {
     return 0;
 }
 
-static int read_frame(Picture *picture, const uint8_t *at, const uint8_t *end) {
+static int read_frame(Picture *picture, const uint8_t *at, const uint8_t *end, int progressive) {
     const int planes = end - at < 6 ? 0 : at[5];
     if (picture->planes || (planes != 1 && planes != PLANES) || end - at != 6 + 3 * planes || at[0] != 8)
         return 1;
     picture->height = two(at + 1);
     picture->width = two(at + 3);
     picture->planes = planes;
+    picture->progressive = progressive;
     if (picture->height < 1 || picture->width < 1 || picture->height > MOST_SIDE || picture->width > MOST_SIDE)
         return 1;
     for (int k = 0; k < planes; k++) {
@@ -164,78 +169,97 @@ static int read_frame(Picture *picture, const uint8_t *at, const uint8_t *end) {
     return 0;
 }
 
+/* What a scan's header says; 1 where its planes, which follow the picture's order, have no tables. */
 static int read_scan(Picture *picture, const uint8_t *at, const uint8_t *end) {
-    const int planes = picture->planes;
-    if (!planes || end - at != 4 + 2 * planes || at[0] != planes)
+    Scan *const scan = &picture->scan;
+    scan->planes = end > at ? at[0] : 0;
+    if (!picture->planes || scan->planes < 1 || scan->planes > picture->planes || end - at != 4 + 2 * scan->planes)
         return 1;
-    for (int k = 0; k < planes; k++) {
-        Plane *plane = &picture->plane[k];
-        plane->means = at[2 + 2 * k] >> 4;
-        plane->others = at[2 + 2 * k] & 15;
-        if (at[1 + 2 * k] != plane->id || plane->means > 3 || plane->others > 3 ||
-            !picture->means[plane->means].counts || !picture->others[plane->others].counts ||
-            !picture->steps[plane->step_table].known)
+    const uint8_t *const rest = at + 1 + 2 * scan->planes;
+    scan->first = rest[0];
+    scan->last = rest[1];
+    scan->high = rest[2] >> 4;
+    scan->low = rest[2] & 15;
+    for (int k = 0, plane = 0; k < scan->planes; k++, plane++) {
+        while (plane < picture->planes && picture->plane[plane].id != at[1 + 2 * k])
+            plane++;
+        if (plane == picture->planes || !picture->steps[picture->plane[plane].step_table].known)
             return 1;
+        const int means = at[2 + 2 * k] >> 4, others = at[2 + 2 * k] & 15;
+        if (means > 3 || others > 3 || (!scan->first && !scan->high && !picture->means[means].counts) ||
+            (scan->last && !picture->others[others].counts))
+            return 1;
+        scan->plane[k] = plane;
+        scan->means[k] = means;
+        scan->others[k] = others;
     }
-    const uint8_t *const rest = at + 1 + 2 * planes;
-    return rest[0] != 0 || rest[1] != 63 || rest[2] != 0;
+    if (!picture->progressive)
+        return scan->planes != picture->planes || scan->first || scan->last != VALUES - 1 || rest[2];
+    return scan->last > VALUES - 1 || scan->low > 13 || (scan->high && scan->high != scan->low + 1) ||
+           (scan->first ? scan->planes > 1 || scan->last < scan->first : scan->last);
 }
 
 /* The colours are luma and chroma, as libjpeg finds it out. */
-static int is_plain(const Picture *picture, int marks, int transform) {
-    if (picture->planes == 1 || marks & COLOURED)
+static int is_plain(const Picture *picture) {
+    if (picture->planes == 1 || picture->marks & COLOURED)
         return 1;
-    if (marks & INDEXED)
-        return transform == 1;
+    if (picture->marks & INDEXED)
+        return picture->transform == 1;
     return picture->plane[0].id == 1 && picture->plane[1].id == 2 && picture->plane[2].id == 3;
 }
 
-/* Reads headers up to the first scan; 1 where they have anything that this does not know. */
-static int read_picture(const uint8_t *data, int64_t size, Picture *picture) {
-    int64_t at = 2;
-    int marks = 0, transform = 0;
-    memset(picture->places, 4 * APART, sizeof picture->places);
-    for (int k = 0; k < VALUES; k++)
-        picture->places[k] = (uint8_t)place_of(zigzag[k] / SIDE, zigzag[k] % SIDE);
-    if (size < 4 || data[0] != 0xff || data[1] != 0xd8)
-        return 1;
-    while (at + 4 <= size) {
+/* Reads headers from `at` up to the codes of a scan, and answers 0; 1 where they have anything that this does not know, -1 at
+ * the end of the picture. */
+int jpeg_next(const uint8_t *data, int64_t size, Picture *picture) {
+    int64_t at = picture->at;
+    const int begun = at > 2; /* What is read already stays as it is. */
+    for (; at + 4 <= size; at = picture->at) {
         const int marker = data[at + 1], length = two(data + at + 2);
         const uint8_t *const begin = data + at + 4;
+        if (data[at] == 0xff && marker == 0xd9)
+            return begun ? -1 : 1;
         if (data[at] != 0xff || length < 2 || length > size - at - 2)
             return 1;
         const uint8_t *const end = data + at + 2 + length;
         int failed = 0;
+        picture->at = at + 2 + length;
         if (marker == 0xdb)
-            failed = read_steps(picture, begin, end);
+            failed = begun || read_steps(picture, begin, end);
         else if (marker == 0xc4)
             failed = read_tables(picture, begin, end);
-        else if (marker == 0xc0 || marker == 0xc1)
-            failed = read_frame(picture, begin, end);
+        else if (marker == 0xc0 || marker == 0xc1 || marker == 0xc2)
+            failed = read_frame(picture, begin, end, marker == 0xc2);
         else if (marker == 0xdd) {
             failed = length != 4;
             picture->interval = failed ? 0 : two(begin);
-        } else if (marker == 0xe0) {
+        } else if (marker == 0xe0 && !begun) {
             if (length >= 16 && !memcmp(begin, "JFIF", 5)) {
                 failed = begin[5] != 1; /* a version that is warned of */
-                marks |= COLOURED;
+                picture->marks |= COLOURED;
             }
-        } else if (marker == 0xee) {
+        } else if (marker == 0xee && !begun) {
             if (length >= 14 && !memcmp(begin, "Adobe", 5)) {
-                transform = begin[11];
-                failed = transform > 1;
-                marks |= INDEXED;
+                picture->transform = begin[11];
+                failed = picture->transform > 1;
+                picture->marks |= INDEXED;
             }
-        } else if (marker == 0xda) {
-            picture->scan = at + 2 + length;
-            return read_scan(picture, begin, end) || !is_plain(picture, marks, transform);
-        } else if (marker != 0xfe && (marker < 0xe0 || marker > 0xef))
+        } else if (marker == 0xda)
+            return read_scan(picture, begin, end) || !is_plain(picture);
+        else if (marker != 0xfe && (begun || marker < 0xe0 || marker > 0xef))
             return 1;
         if (failed)
             return 1;
-        at += 2 + length;
     }
-    return 1;
+    return begun && at + 2 <= size && data[at] == 0xff && data[at + 1] == 0xd9 ? -1 : 1;
+}
+
+/* The first scan, and all before it. */
+static int read_picture(const uint8_t *data, int64_t size, Picture *picture) {
+    memset(picture->places, 4 * APART, sizeof picture->places);
+    for (int k = 0; k < VALUES; k++)
+        picture->places[k] = (uint8_t)place_of(zigzag[k] / SIDE, zigzag[k] % SIDE);
+    picture->at = 2;
+    return size < 4 || data[0] != 0xff || data[1] != 0xd8 || jpeg_next(data, size, picture);
 }
 
 int64_t jpeg_units_across(const Picture *picture) {
@@ -256,33 +280,50 @@ int64_t jpeg_room(const Picture *picture) {
     return all + 2 * jpeg_sum_bytes(picture);
 }
 
-/* Height and width of a picture that mmdata_jpeg may read, as far as its headers say; 1 where it does not. */
-EXPORTED int mmdata_jpeg_size(const uint8_t *data, int64_t size, int64_t *sides) {
-    Picture picture = {0};
-    const int failed = read_picture(data, size, &picture);
-    sides[0] = picture.height;
-    sides[1] = picture.width;
-    return failed;
+/* Pairs of blocks that lie beside one another in a plane, padded to whole units. */
+int64_t jpeg_pairs_across(const Picture *picture, int plane) {
+    return (jpeg_units_across(picture) * picture->plane[plane].across + 1) / 2;
 }
 
-/* Looks into the tables of each plane; those of planes that share one lie in the same place. */
-static int read_all_tables(Work *work, Means *means, Others *others) {
+int64_t jpeg_units_down(const Picture *picture) {
+    const int64_t side = SIDE * picture->down;
+    return (picture->height + side - 1) / side;
+}
+
+int64_t jpeg_values(const Picture *picture) {
+    int64_t pairs = 0;
+    for (int k = 0; k < picture->planes; k++)
+        pairs += jpeg_pairs_across(picture, k) * jpeg_units_down(picture) * picture->plane[k].down;
+    return picture->progressive ? pairs * (int64_t)(sizeof(int16_t[2 * VALUES]) + sizeof(uint64_t[2])) : 0;
+}
+
+/* Height and width of a picture that mmdata_jpeg may read, as far as its headers say, and the bytes that its values take; 1
+ * where it does not. */
+EXPORTED int mmdata_jpeg_size(const uint8_t *data, int64_t size, int64_t *sides) {
+    Picture picture = {0};
+    if (read_picture(data, size, &picture))
+        return 1;
+    sides[0] = picture.height;
+    sides[1] = picture.width;
+    sides[2] = jpeg_values(&picture);
+    return 0;
+}
+
+/* Looks into the tables of each plane of a baseline file; planes that share one have it once. */
+static int read_all_tables(Work *work, unsigned look) {
     const Picture *picture = work->picture;
-    /* A large table takes its time to be made. */
-    const unsigned look = work->size - picture->scan > SHORT ? LOOK : LOOK - 2;
+    const Scan *scan = &picture->scan;
     for (int k = 0; k < picture->planes; k++) {
-        const Plane *plane = &picture->plane[k];
-        work->means[k] = &means[k];
-        work->others[k] = &others[k];
-        for (int before = 0; before < k; before++) {
-            if (picture->plane[before].means == plane->means)
-                work->means[k] = work->means[before];
-            if (picture->plane[before].others == plane->others)
-                work->others[k] = work->others[before];
+        work->mean_table[k] = work->other_table[k] = k;
+        for (int before = k - 1; before >= 0; before--) {
+            if (scan->means[before] == scan->means[k])
+                work->mean_table[k] = work->mean_table[before];
+            if (scan->others[before] == scan->others[k])
+                work->other_table[k] = work->other_table[before];
         }
-        if (work->means[k] == &means[k] && read_means(&picture->means[plane->means], look, &means[k]))
+        if (work->mean_table[k] == k && jpeg_means(&picture->means[scan->means[k]], MEANS, look, &work->means[k]))
             return 1;
-        if (work->others[k] == &others[k] && read_others(&picture->others[plane->others], look, &others[k]))
+        if (work->other_table[k] == k && read_others(&picture->others[scan->others[k]], look, &work->others[k]))
             return 1;
     }
     return 0;
@@ -307,23 +348,28 @@ static int read_scale(Work *work, int factor) {
 }
 
 /* Pixels of a picture of these sides as uint8 [ceil(height / factor), ceil(width / factor), channels]; `factor` is 1, 2, 4
- * or 8. Answers 0, or 1 where the file is for others to read, and what `pixels` holds is worth nothing. Where `pixels` is
- * NULL the codes are read and nothing is written. */
+ * or 8, and `values` the room for a progressive file's. Answers 0, or 1 where the file is for others to read, and what
+ * `pixels` holds is worth nothing. Where `pixels` is NULL the codes are read and nothing is written. */
 EXPORTED int mmdata_jpeg(const uint8_t *data, int64_t size, int64_t height, int64_t width, int factor, int channels,
-                         uint8_t *pixels, int level) {
+                         uint8_t *pixels, void *values, int level) {
     Picture picture = {0};
     if (level < LEVEL_AVX2 || (channels != 3 && channels != 4) || read_picture(data, size, &picture) ||
         picture.height != height || picture.width != width)
         return 1;
-    const size_t tables = (size_t)picture.planes * (sizeof(Means) + sizeof(Others));
+    const size_t tables = PLANES * sizeof(Means) + (picture.progressive ? 0 : (size_t)picture.planes * sizeof(Others));
     uint8_t *const room = malloc(tables + (size_t)jpeg_room(&picture));
     if (!room)
         return 1;
-    Others *const others = (Others *)(void *)room;
     Work work = {.data = data, .size = size, .picture = &picture, .pixels = pixels, .channels = channels};
+    work.means = (Means *)(void *)room;
+    work.others = (Others *)(void *)(work.means + PLANES);
+    work.values = values;
     work.room = room + tables;
+    if (picture.progressive)
+        memset(values, 0, (size_t)jpeg_values(&picture));
+    /* A large table takes its time to be made. */
     const int failed = read_scale(&work, factor) ||
-                       read_all_tables(&work, (Means *)(void *)(others + picture.planes), others) ||
+                       (!picture.progressive && read_all_tables(&work, size - picture.at > SHORT ? LOOK : LOOK - 2)) ||
                        (level >= LEVEL_AVX512 ? jpeg_avx512 : jpeg_avx2)(&work);
     free(room);
     return failed;

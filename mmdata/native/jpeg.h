@@ -19,8 +19,11 @@ enum {
 };
 
 /* What a code is: from the lowest byte, bits of code and value, of the code, of the value, and by how many places it goes
- * on; 0 for none. */
+ * on (in a scan of LATER values, how many zeros come before it); 0 for none. */
 typedef uint32_t Entry;
+/* What codes are of: means of blocks; all their other values; or some of them, in one of the scans of a progressive file,
+ * where a code may end several blocks. */
+typedef enum { MEANS, OTHERS, LATER } Kind;
 
 /* A Huffman table as the file has it: how many codes of each length from 1 on, and their symbols. */
 typedef struct {
@@ -34,7 +37,7 @@ typedef struct {
     const uint8_t *symbols;
 } Codes;
 
-/* Codes of means, by the next bits: what is left of 64 that are shifted by `rest`. */
+/* Codes of means, or of later values, by the next bits: what is left of 64 that are shifted by `rest`. */
 typedef struct {
     Codes codes;
     unsigned rest;
@@ -57,26 +60,45 @@ typedef struct {
 } Steps;
 
 typedef struct {
-    int id, across, down;          /* blocks of a unit */
-    int step_table, means, others; /* their numbers */
+    int id, across, down; /* blocks of a unit */
+    int step_table;
 } Plane;
 
-/* A picture as its headers have it; `scan` is the byte where codes begin. */
+/* What codes that follow one another tell: values `first` to `last` of blocks of some planes, shifted by `low` bits; if
+ * `high` is not 0, one more bit of values of which `high` were left. */
 typedef struct {
-    int64_t height, width, scan, interval; /* units between restarts, 0 without */
-    int planes, across, down;              /* blocks of luma in a unit */
+    int planes, plane[PLANES], means[PLANES], others[PLANES]; /* numbers */
+    int first, last, high, low;
+} Scan;
+
+/* A picture as its headers have it up to a scan, whose codes begin at `at`. */
+typedef struct {
+    int64_t height, width, at, interval; /* units between restarts, 0 without */
+    int planes, across, down;            /* blocks of luma in a unit */
+    int progressive;
+    int marks, transform; /* of colours */
     Plane plane[PLANES];
+    Scan scan;
     Steps steps[4];
     Table means[4], others[4];
     uint8_t places[VALUES + ENDS + 32]; /* of what is coded k-th in a block; behind the last one a place for its end */
 } Picture;
 
+/* Values of all blocks of a plane, two neighbours in turn, and for each block which are not zero. */
+typedef struct {
+    int16_t *values;
+    uint64_t *some;
+    int64_t pairs; /* in a row */
+} Values;
+
 typedef struct {
     const uint8_t *data;
     int64_t size;
-    const Picture *picture;
-    const Means *means[PLANES];
-    const Others *others[PLANES];
+    Picture *picture;
+    Means *means;   /* PLANES of them, of which each plane has one, which several may share */
+    Others *others; /* the same, unless the file is progressive */
+    int mean_table[PLANES], other_table[PLANES];
+    void *values; /* of all blocks of a progressive file, `jpeg_values` bytes of zeros */
     int side[PLANES];      /* samples of a block, in each dimension */
     int wide, tall;        /* whether chroma has half the columns and half the rows */
     int64_t height, width; /* of what is made */
@@ -85,8 +107,13 @@ typedef struct {
     uint8_t *room;   /* `jpeg_room` bytes */
 } Work;
 
-Entry jpeg_entry(unsigned symbol, unsigned bits, int means);
+Entry jpeg_entry(unsigned symbol, unsigned bits, Kind kind);
+int jpeg_next(const uint8_t *data, int64_t size, Picture *picture);
+int jpeg_means(const Table *table, Kind kind, unsigned look, Means *means);
+int64_t jpeg_pairs_across(const Picture *picture, int plane);
+int64_t jpeg_values(const Picture *picture);
 int64_t jpeg_units_across(const Picture *picture);
+int64_t jpeg_units_down(const Picture *picture);
 int64_t jpeg_sum_bytes(const Picture *picture); /* of a row of chroma */
 int64_t jpeg_room(const Picture *picture);
 int jpeg_avx2(const Work *work);

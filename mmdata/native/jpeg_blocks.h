@@ -131,7 +131,7 @@ WAY static void transform(const int16_t *blocks, const Place *places) {
 WAY static ALWAYS_INLINE int taken(const int16_t *block, const Steps *steps, __m256i *in) {
     __m256i beyond = _mm256_setzero_si256();
     for (int k = 0; k < 4; k++) {
-        const __m256i values = _mm256_load_si256((const void *)(block + APART * k));
+        const __m256i values = _mm256_loadu_si256((const void *)(block + APART * k));
         const __m256i most = _mm256_loadu_si256((const void *)(steps->most + 16 * k));
         in[k] = _mm256_mullo_epi16(values, _mm256_loadu_si256((const void *)(steps->steps + 16 * k)));
         beyond = _mm256_or_si256(beyond, _mm256_subs_epu16(_mm256_abs_epi16(values), most));

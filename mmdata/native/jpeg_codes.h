@@ -71,12 +71,38 @@ WAY static int ended_well(const Codestream *stream) {
     return stream->last && left >= 0 && left < 8;
 }
 
+/* The byte that follows 255 where the window ends, 0 where the file does. */
+static int marker(const Codestream *stream) {
+    return stream->end - stream->data < 2 || stream->data[0] != 255 ? 0 : stream->data[1];
+}
+
+/* Goes on behind a restart of this number; 0 where there is none. */
+WAY static int restarted(Codestream *stream, int number) {
+    if (!stream->last)
+        fill(stream);
+    if (!ended_well(stream) || marker(stream) != 0xd0 + number)
+        return 0;
+    stream->data += 2;
+    begin(stream);
+    return 1;
+}
+
+/* Sees to it that the codes of a unit lie in the window; 1 where they have ended before. */
+WAY static ALWAYS_INLINE int refilled(Codestream *stream) {
+    if (stream->at <= stream->enough)
+        return 0;
+    if (stream->last)
+        return stream->at > stream->filled + 8;
+    fill(stream);
+    return 0;
+}
+
 /* The entry of the next code, which is not in a table or is not looked for there; 0 where there is none. */
-WAY static Entry any_code(const Codes *codes, uint64_t bits, int means) {
+WAY static Entry any_code(const Codes *codes, uint64_t bits, Kind kind) {
     const uint32_t next = (uint32_t)(bits >> 48);
     for (int length = 1; length <= 16; length++)
         if (next < codes->above[length])
-            return jpeg_entry(codes->symbols[codes->place[length] + (int32_t)(next >> (16 - length))], length, means);
+            return jpeg_entry(codes->symbols[codes->place[length] + (int32_t)(next >> (16 - length))], length, kind);
     return 0;
 }
 
@@ -112,7 +138,7 @@ WAY static ALWAYS_INLINE int valued(uint64_t bits, Entry entry) {
             count -= pair & 63;                                                                                        \
         } else {                                                                                                       \
             entry = (uint32_t)pair ? 0 : (Entry)(pair >> 32);                                                          \
-            if (!entry && !(entry = any_code(&others->codes, bits, 0)))                                                \
+            if (!entry && !(entry = any_code(&others->codes, bits, OTHERS)))                                                \
                 return -1;                                                                                             \
             k += entry >> 24;                                                                                          \
             block[places[k]] = (int16_t)valued(bits, entry);                                                           \
@@ -132,7 +158,7 @@ WAY static ALWAYS_INLINE int read_block(Codestream *stream, const Means *means, 
     const unsigned rest = others->rest;
     REFILL;
     Entry entry = means->entries[bits >> means->rest];
-    if (__builtin_expect(!entry, 0) && !(entry = any_code(&means->codes, bits, 1)))
+    if (__builtin_expect(!entry, 0) && !(entry = any_code(&means->codes, bits, MEANS)))
         return -1;
     *mean += valued(bits, entry);
     if (__builtin_expect(*mean != (int16_t)*mean, 0))

@@ -8,6 +8,7 @@
 #include "jpeg_blocks.h"
 #include "jpeg_codes.h"
 #include "jpeg_colours.h"
+#include "jpeg_scans.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -32,24 +33,16 @@ typedef struct {
     Place places[BLOCKS];
     int waiting;
     uint8_t nowhere[VALUES];
+    Values planes[PLANES]; /* of a progressive file */
 } Reading;
 
-/* The byte that follows 255 where the window ends, 0 where the file does. */
-static int marker(const Codestream *stream) {
-    return stream->end - stream->data < 2 || stream->data[0] != 255 ? 0 : stream->data[1];
-}
-
-WAY static int restarted(Reading *reading) {
-    Codestream *stream = &reading->stream;
-    if (!stream->last)
-        fill(stream);
-    if (!ended_well(stream) || marker(stream) != 0xd0 + reading->restart)
+/* Codes up to a restart have ended, and the next begin; 0 where that is not so. */
+WAY static int goes_on(Reading *reading) {
+    if (!restarted(&reading->stream, reading->restart))
         return 0;
-    stream->data += 2;
     reading->restart = (reading->restart + 1) % 8;
     reading->left = reading->work->picture->interval;
     memset(reading->means, 0, sizeof reading->means);
-    begin(stream);
     return 1;
 }
 
@@ -74,8 +67,8 @@ WAY static ALWAYS_INLINE int read_one(Reading *reading, int plane, uint8_t *into
     const Picture *picture = work->picture;
     const Place place = {&picture->steps[picture->plane[plane].step_table], into, reading->strip[plane].line};
     int16_t *const block = reading->blocks + 16 * reading->waiting;
-    const int last = read_block(&reading->stream, work->means[plane], work->others[plane], picture->places,
-                                &reading->means[plane], block);
+    const int last = read_block(&reading->stream, &work->means[work->mean_table[plane]],
+                                &work->others[work->other_table[plane]], picture->places, &reading->means[plane], block);
     const int side = work->side[plane], mean = reading->means[plane];
     if (last > 0 && wanted && side == SIDE) {
         reading->places[reading->waiting++] = place;
@@ -104,18 +97,13 @@ WAY static ALWAYS_INLINE int read_one(Reading *reading, int plane, uint8_t *into
 /* The samples of a row of units; 1 where codes are not as they should be. */
 WAY static ALWAYS_INLINE int read_units(Reading *reading, int64_t row, int wanted) {
     const Picture *picture = reading->work->picture;
-    Codestream *stream = &reading->stream;
     const int64_t across = jpeg_units_across(picture);
     for (int64_t unit = 0; unit < across; unit++) {
-        if (picture->interval && !reading->left && !restarted(reading))
+        if (picture->interval && !reading->left && !goes_on(reading))
             return 1;
         reading->left--;
-        if (stream->at > stream->enough) {
-            if (!stream->last)
-                fill(stream);
-            else if (stream->at > stream->filled + 8)
-                return 1;
-        }
+        if (refilled(&reading->stream))
+            return 1;
         for (int k = 0; k < picture->planes; k++) {
             const Plane *plane = &picture->plane[k];
             const Strip *strip = &reading->strip[k];
@@ -129,6 +117,35 @@ WAY static ALWAYS_INLINE int read_units(Reading *reading, int64_t row, int wante
     }
     if (reading->waiting)
         settle(reading);
+    return 0;
+}
+
+/* The same of a progressive file, whose values have all been read; 1 where some are beyond SANE. */
+WAY static int make_units(Reading *reading, int64_t row) {
+    const Work *work = reading->work;
+    const Picture *picture = work->picture;
+    for (int k = 0; k < picture->planes; k++) {
+        const Plane *plane = &picture->plane[k];
+        const Steps *steps = &picture->steps[plane->step_table];
+        const Strip *strip = &reading->strip[k];
+        const int side = work->side[k];
+        const int64_t across = jpeg_units_across(picture) * plane->across;
+        for (int y = 0; y < plane->down; y++) {
+            uint8_t *const line = strip->samples + (row % 2 * strip->rows + y * side) * strip->line;
+            for (int64_t x = 0; x < across; x += side == SIDE ? BLOCKS : 1) {
+                int16_t *const block = block_at(reading->planes[k].values, reading->planes[k].pairs, row * plane->down + y, x);
+                Place places[2] = {{steps, line + x * side, strip->line}, {steps, line + (x + 1) * side, strip->line}};
+                if (x + 1 == across)
+                    places[1] = (Place){steps, reading->nowhere, SIDE};
+                if (side == SIDE)
+                    transform(block, places);
+                else if (side == 1)
+                    single(block[0], places);
+                else if (side == 4 ? reduce(block, places, 4) : reduce(block, places, 2))
+                    return 1;
+            }
+        }
+    }
     return 0;
 }
 
@@ -173,7 +190,7 @@ WAY static int read_rows(const Work *work) {
     Reading reading = {.work = work, .left = picture->interval};
     uint8_t *room = work->room;
     Codestream *stream = &reading.stream;
-    stream->data = work->data + picture->scan;
+    stream->data = work->data + picture->at;
     stream->end = work->data + work->size;
     stream->window = room;
     room += WINDOW + UNIT_BYTES + BESIDE;
@@ -187,22 +204,35 @@ WAY static int read_rows(const Work *work) {
     for (int k = 0; k < 2; k++, room += jpeg_sum_bytes(picture))
         reading.sums[k] = (int16_t *)(void *)(room + BESIDE);
     prepare(&reading.weave);
-    begin(stream);
-    const int64_t side = work->side[0] * picture->down, rows = (work->height + side - 1) / side;
-    const int waits = work->tall; /* for chroma below */
-    int64_t written = 0;
-    for (int64_t row = 0; row < rows; row++) {
-        if (!work->pixels) {
-            if (read_units(&reading, row, 0))
-                return 1;
-            continue;
+    if (picture->progressive) {
+        uint64_t *place = work->values;
+        for (int k = 0; k < picture->planes; k++) {
+            Values *const plane = &reading.planes[k];
+            plane->pairs = jpeg_pairs_across(picture, k);
+            const int64_t pairs = plane->pairs * jpeg_units_down(picture) * picture->plane[k].down;
+            plane->some = place;
+            plane->values = (int16_t *)(void *)(place + 2 * pairs);
+            place = (uint64_t *)(void *)(plane->values + 2 * VALUES * pairs);
         }
-        if (read_units(&reading, row, 1))
+        if (read_scans(work, stream, reading.planes))
             return 1;
-        const int64_t to = row == rows - 1 ? work->height : (row + 1) * side - waits;
+    } else
+        begin(stream);
+    const int64_t side = work->side[0] * picture->down, rows = jpeg_units_down(picture);
+    int64_t written = 0;
+    for (int64_t row = 0; row < rows && (work->pixels || !picture->progressive); row++) {
+        if (picture->progressive ? make_units(&reading, row)
+            : work->pixels       ? read_units(&reading, row, 1)
+                                 : read_units(&reading, row, 0))
+            return 1;
+        if (!work->pixels)
+            continue;
+        const int64_t to = row == rows - 1 ? work->height : (row + 1) * side - work->tall; /* waits for chroma below */
         write_rows(&reading, written, to);
         written = to;
     }
+    if (picture->progressive)
+        return 0;
     if (!stream->last)
         fill(stream);
     return !ended_well(stream) || marker(stream) != 0xd9;

@@ -7,7 +7,7 @@
 #include <immintrin.h>
 
 #ifdef WIDE
-#define WAY __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,bmi,bmi2,lzcnt")))
+#define WAY __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,bmi,bmi2,lzcnt,popcnt")))
 #define ALL(operation) _mm512_##operation
 #define WHOLE(operation) _mm512_##operation##_si512
 typedef __m512i Vector;
@@ -17,7 +17,7 @@ typedef __m512i Vector;
 #define WORDS(place) _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(place)))
 #define IN_FOURS(vector, order) _mm512_permutex_epi64(vector, order)
 #else
-#define WAY __attribute__((target("avx2,fma,bmi,bmi2,lzcnt")))
+#define WAY __attribute__((target("avx2,fma,bmi,bmi2,lzcnt,popcnt")))
 #define ALL(operation) _mm256_##operation
 #define WHOLE(operation) _mm256_##operation##_si256
 typedef __m256i Vector;

@@ -13,7 +13,7 @@ import os
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-VERSION = 13
+VERSION = 14
 """That of native.h. A library of another one, compiled before its sources changed, is as good as none."""
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
@@ -31,7 +31,7 @@ _SIGNATURES = {
         [_POINTER, _INT, _POINTER, _INT, _INT, _POINTER, ctypes.c_int, _POINTER, ctypes.c_int],
     ),
     "mmdata_jpeg_size": (ctypes.c_int, [_POINTER, _INT, _POINTER]),
-    "mmdata_jpeg": (ctypes.c_int, [_POINTER, *[_INT] * 3, *[ctypes.c_int] * 2, _POINTER, ctypes.c_int]),
+    "mmdata_jpeg": (ctypes.c_int, [_POINTER, *[_INT] * 3, *[ctypes.c_int] * 2, _POINTER, _POINTER, ctypes.c_int]),
     "mmdata_normal_size": (_INT, []),
     "mmdata_normal": (None, [_POINTER] * 3),
     "mmdata_planes": (None, [_POINTER, *[_INT] * 5, _POINTER, _POINTER, ctypes.c_int, ctypes.c_int]),

@@ -11,7 +11,7 @@
 
 /* What library.py asks for: one more with every change of what is exported or of the bits, so that a library that was
  * compiled before is not taken for this one. */
-#define VERSION 13
+#define VERSION 14
 
 #if defined(_WIN32)
 #define EXPORTED __declspec(dllexport)

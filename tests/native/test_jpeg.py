@@ -1,4 +1,4 @@
-"""Baseline JPEG by the kernel beside libjpeg-turbo: the same pixels of whatever encoders write, nothing of what is
+"""JPEG by the kernel beside libjpeg-turbo: the same pixels of whatever encoders write, nothing of what is
 damaged or unusual, and no byte beside the file read or beside the pixels written."""
 
 from __future__ import annotations
@@ -98,15 +98,24 @@ def test_photographs_as_they_are(path: Any) -> None:
     st.sampled_from(["4:4:4", "4:2:2", "4:2:0", "grey"]),
     st.sampled_from([1, 10, 50, 75, 90, 100]),
     st.booleans(),
+    st.booleans(),
     st.integers(0, 5),
     st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=200)
 def test_pixels_are_libjpeg_turbos(
-    kind: str, height: int, width: int, sampling: str, quality: int, optimize: bool, restart: int, seed: int
+    kind: str,
+    height: int,
+    width: int,
+    sampling: str,
+    quality: int,
+    optimize: bool,
+    progressive: bool,
+    restart: int,
+    seed: int,
 ) -> None:
     pixels = drawn(kind, height, width, seed)
-    options: dict[str, Any] = {"quality": quality, "optimize": optimize}
+    options: dict[str, Any] = {"quality": quality, "optimize": optimize, "progressive": progressive}
     if restart:
         options["restart_marker_blocks" if seed % 2 else "restart_marker_rows"] = restart
     grey = sampling == "grey"
@@ -167,10 +176,11 @@ def test_means_that_grow_beyond_all_encoders() -> None:
 
 
 SMALL = coded(drawn("soft", 40, 56, 5), quality=80, subsampling=2)
+PROGRESSIVE = coded(drawn("soft", 40, 56, 5), quality=80, subsampling=2, progressive=True)
 RESTARTED = coded(drawn("noise", 24, 40, 6), quality=60, subsampling=1, restart_marker_blocks=2)
 
 
-@pytest.mark.parametrize("data", [SMALL, RESTARTED], ids=["plain", "restarted"])
+@pytest.mark.parametrize("data", [SMALL, RESTARTED, PROGRESSIVE], ids=["plain", "restarted", "progressive"])
 def test_no_part_of_a_file_is_a_picture(data: bytes) -> None:
     for size in range(len(data)):
         assert jpeg.pixels(data[:size], 3) is None, size
@@ -178,7 +188,7 @@ def test_no_part_of_a_file_is_a_picture(data: bytes) -> None:
     check(data + b"whatever follows the end")
 
 
-@pytest.mark.parametrize("data", [SMALL, RESTARTED], ids=["plain", "restarted"])
+@pytest.mark.parametrize("data", [SMALL, RESTARTED, PROGRESSIVE], ids=["plain", "restarted", "progressive"])
 def test_damage_is_refused_or_is_as_libjpeg_turbo_reads_it(data: bytes) -> None:
     draw = random.Random(8)
     read = 0
@@ -214,7 +224,9 @@ def test_what_is_not_plain_is_for_others() -> None:
     out = io.BytesIO()
     colours.save(out, "JPEG")
     unusual = {
-        "progressive": coded(pixels, progressive=True),
+        "a scan that is left out": PROGRESSIVE[: PROGRESSIVE.rindex(b"\xff\xc4")] + b"\xff\xd9",
+        "a scan twice": PROGRESSIVE[:-2] + PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xc4") :],
+        "steps between scans": PROGRESSIVE[:-2] + SMALL[begin : begin + 69] + PROGRESSIVE[-2:],
         "cmyk": out.getvalue(),
         "rgb": coded(pixels, keep_rgb=True),
         "4:4:0": simplejpeg.encode_jpeg(pixels, colorsubsampling="440"),
@@ -271,28 +283,34 @@ def test_nothing_is_written_beside_the_pixels(monkeypatch: pytest.MonkeyPatch) -
         assert library is not None
         file = np.frombuffer(data, np.uint8)
         library.mmdata_jpeg(
-            file.ctypes.data, len(data), height, width, factor, channels, room[64:].ctypes.data, highest()
+            file.ctypes.data, len(data), height, width, factor, channels, room[64:].ctypes.data, None, highest()
         )
         assert (room[:64] == 7).all()
         assert (room[64 + size :] == 7).all()
 
 
-def test_nothing_is_read_behind_the_file() -> None:
+@pytest.mark.parametrize("progressive", [False, True])
+def test_nothing_is_read_behind_the_file(progressive: bool) -> None:
     """It ends where a page does, and the next page must not be touched."""
-    data = coded(drawn("soft", 60, 130, 2), subsampling=2)
+    data = coded(drawn("soft", 60, 130, 2), subsampling=2, progressive=progressive)
     pages = -(-len(data) // mmap.PAGESIZE)
     room = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
     every = np.frombuffer(room, np.uint8)
     beyond = ctypes.c_void_p(every[pages * mmap.PAGESIZE :].ctypes.data)
     assert ctypes.CDLL(None).mprotect(beyond, mmap.PAGESIZE, 0) == 0
-    library, sides = kernels(), (ctypes.c_int64 * 2)()
+    library, sides = kernels(), (ctypes.c_int64 * 3)()
     assert library is not None
     pixels = np.empty((60, 130, 3), np.uint8)
+    assert not library.mmdata_jpeg_size(np.frombuffer(data, np.uint8).ctypes.data, len(data), sides)
+    values = np.empty(sides[2], np.uint8)
+    assert (len(values) > 0) == progressive
     for size in range(1, len(data) + 1):
         end = every[pages * mmap.PAGESIZE - size : pages * mmap.PAGESIZE]
         end[:] = np.frombuffer(data[:size], np.uint8)
         refused = library.mmdata_jpeg_size(end.ctypes.data, size, sides)
-        whole = not library.mmdata_jpeg(end.ctypes.data, size, 60, 130, 1, 3, pixels.ctypes.data, highest())
+        whole = not library.mmdata_jpeg(
+            end.ctypes.data, size, 60, 130, 1, 3, pixels.ctypes.data, values.ctypes.data, highest()
+        )
         assert whole == (size == len(data))
         assert not (whole and refused)
 
