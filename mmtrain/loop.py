@@ -77,8 +77,12 @@ def train(
             say(world, f"stopped after {job.step} steps: no evaluation was better for too long (early_stopping)")
         elif done < job.step < spec.steps:
             say(world, f"the stream ended after {job.step} steps (data.epochs: {spec.data.epochs})")
+            if examiner is not None and not examiner.due:
+                examiner.examine()
         if job.step > saved:
             checkpoint.save(job)
+        if examiner is not None:
+            examiner.mark()
         first(lambda: run.finish(job.folder, job.step), world)  # not reached by what stops a run before its end
     finally:
         if log is not None:

@@ -188,3 +188,14 @@ def test_no_better_for_too_long_ends_a_run_and_it_stays_ended(
     assert len(trace(output)) == 3
     best = min(read(output), key=lambda line: line["loss"])["step"]
     assert (output / "checkpoints" / "best").resolve().name == f"step-{best:08d}"
+
+
+def test_a_stream_that_ends_first_is_evaluated_at_its_end(folder: Path, tmp_path: Path) -> None:
+    output, more = tmp_path / "run", ["data.epochs=1", "steps=99", "evaluation.every=4", "evaluation.generate=0"]
+    assert sft.main(arguments(folder, output, "--set", *told(folder), *more)) == 0
+    steps = len(trace(output))
+    assert [line["step"] for line in read(output)] == [*range(4, steps, 4), steps]
+    best = min(read(output), key=lambda line: line["loss"])["step"]
+    assert (output / "checkpoints" / "best").resolve().name == f"step-{best:08d}"
+    assert sft.main(arguments(folder, output, "--set", *told(folder), *more)) == 0
+    assert len(read(output)) == len(range(4, steps, 4)) + 1
