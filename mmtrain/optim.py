@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -21,6 +21,7 @@ from mmtrain.rules import Setting
 from mmtrain.schedule import ScheduleSpec
 
 Implementation = Literal["auto", "fused", "foreach", "plain", "paged_8bit"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 ALL = "all"
 """In `clip`: the gradient as a whole."""
 
@@ -44,7 +45,7 @@ class OptimSpec(ScheduleSpec):
     """Whether peak rates, those of the rules too, follow the global batch."""
     weight_decay: float = Field(0.01, ge=0)
     """For matrices; norms, biases and embeddings have none."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     clip: float | dict[str, float] | None = 1.0
     """Largest norm of the gradient; or of that of each part by its name, `all` for the whole after that:
@@ -82,13 +83,21 @@ def lr_factor(spec: OptimSpec, global_batch: int) -> float:
 
 
 def optimizer(model: Any, spec: OptimSpec, settings: Mapping[str, Setting], *, factor: float = 1) -> Any:
-    """AdamW over all parameters that are trained at some time, in groups of one part, peak rate (`peak`: as the rules
-    have it, times `factor`) and weight decay.
+    """AdamW over the groups of `grouped`. Raises SpecError as that does, and for an implementation that is not to be
+    had here."""
+    groups = grouped(model, spec, settings, factor=factor)
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    return _adamw(spec, devices)(groups, betas=spec.betas, eps=spec.eps)
+
+
+def grouped(model: Any, spec: OptimSpec, settings: Mapping[str, Setting], *, factor: float = 1) -> list[dict[str, Any]]:
+    """All parameters that are trained at some time, in groups of one part, peak rate (`peak`: as the rules have it,
+    times `factor`) and weight decay.
 
     `settings` are those of `rules.resolve`, by alias. Where they do not say otherwise, matrices decay; vectors (norms,
     biases) and embeddings do not. Parameters that are still frozen have no gradient and are passed over: their moments
-    and step count begin when they are thawed. Raises SpecError for an implementation that is not to be had here, for a
-    limit of a part that is not trained, and where nothing is trained at all, or nothing from the first step on.
+    and step count begin when they are thawed. Raises SpecError for a limit of a part that is not trained, and where
+    nothing is trained at all, or nothing from the first step on.
     """
     named = aliases(model)
     tables = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
@@ -114,12 +123,10 @@ def optimizer(model: Any, spec: OptimSpec, settings: Mapping[str, Setting], *, f
     for part in spec.limits:
         if part != ALL and part not in parts:
             raise SpecError(f"optim.clip: no part {part!r} is trained; {nearest(part, sorted({*parts, ALL}))}")
-    members = [
+    return [
         {"params": parameters, "lr": peak, "peak": peak, "part": part, "weight_decay": decay}
         for (part, peak, decay), parameters in groups.items()
     ]
-    devices = {parameter.device.type for parameters in groups.values() for parameter in parameters}
-    return _adamw(spec, devices)(members, betas=spec.betas, eps=spec.eps)
 
 
 def _adamw(spec: OptimSpec, devices: set[str]) -> Any:

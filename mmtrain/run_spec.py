@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mmdata.spec import Model, OutputPath, Plugin, runtime
 from mmdata.stream.spec import StreamSpec
-from mmtrain import precision
+from mmtrain import precision, schedule
 from mmtrain.checkpoint import CheckpointSpec
 from mmtrain.distributed import DistributedSpec
 from mmtrain.ema import EmaSpec
@@ -54,7 +54,7 @@ class RunSpec(Model):
     """Optimiser steps."""
     global_batch: int = Field(4, ge=1)
     """Packs per step."""
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     """Keys the weights; the stream has a seed of its own."""
     output: OutputPath
     """Folder of the run: tokenizer, log, checkpoints."""
@@ -72,6 +72,13 @@ class RunSpec(Model):
         told = getattr(self, "evaluation", None)
         if self.ema is None and told is not None and told.weights == "ema":
             raise ValueError("evaluation.weights: ema: the run averages none; set ema, or evaluation.weights: auto")
+        return self
+
+    @model_validator(mode="after")
+    def _phases_are_reached(self) -> Self:
+        several = getattr(self, "stages", ())  # each is a run, and is asked by itself
+        if not several and (wrong := schedule.problem(self.steps, self.optim)):
+            raise ValueError(wrong)
         return self
 
 

@@ -113,6 +113,15 @@ def segments(steps: int, spec: ScheduleSpec) -> tuple[Segment, ...]:
     return tuple(result)
 
 
+def problem(steps: int, spec: ScheduleSpec) -> str | None:
+    """What is wrong with a schedule of a run of `steps`, or None."""
+    try:
+        segments(steps, spec)
+    except SpecError as error:
+        return str(error)
+    return None
+
+
 def _phases(steps: int, spec: ScheduleSpec) -> tuple[Phase, ...]:
     match spec.schedule:
         case "constant":

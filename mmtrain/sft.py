@@ -47,6 +47,7 @@ from mmtrain import (
     run,
     sharding,
     stages,
+    stopping,
 )
 from mmtrain.certificate import Strategy
 from mmtrain.collate import PackedCollator
@@ -58,7 +59,7 @@ from mmtrain.initialise import initialise
 from mmtrain.inspect_packs import PAGE, show_packs
 from mmtrain.job import Job
 from mmtrain.loop import say, train
-from mmtrain.optim import lr_factor, optimizer
+from mmtrain.optim import grouped, lr_factor, optimizer
 from mmtrain.precision import LossScale, autocast, device_of, place
 from mmtrain.preference import begin as preference
 from mmtrain.rules import Setting, resolve, table
@@ -86,6 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     try:
         spec, _ = specfile.load(TrainSpec, options.config, options.set)
+        for each in spec.runs or (spec,):
+            stopping.check(each.early_stopping, each.evaluation)
         world = distributed.join(spec.distributed)
         with distributed.connected(world):
             how: dict[str, Any] = {"resume": options.resume, "dry_run": options.dry_run, "inspect": options.inspect}
@@ -158,6 +161,7 @@ def sft(
     begun += written if start is None else []
     blocks.check_chance(model, spec.packs_per_forward)
     settings = resolve(spec.parameters, list(aliases(model).values()), adapters.defaults(model))
+    grouped(model, spec.optim, settings)  # what it refuses is said now, by a dry run too
     anchored = anchor.hold(model, spec.anchor)
     terms = auxiliary.declared(model, spec.auxiliary)
     objective.check(model, [name for name, setting in settings.items() if setting.train], spec.packs_per_forward)
@@ -335,13 +339,17 @@ def plan(spec: TrainSpec, stream: StreamingDataset, model: torch.nn.Module) -> s
 
 
 def rate_lines(spec: TrainSpec) -> list[str]:
-    """How rates follow the batch, where they do."""
+    """What is to be known of rates: a warm-up that never ends, and how they follow the batch where they do."""
     scale = spec.optim.scale_lr
+    short = [
+        f"rates  rise over {spec.optim.warmup_steps:,} steps (optim.warmup_steps), and the run ends before the peak"
+    ]
+    told = short if spec.optim.warmup_steps > spec.steps else []
     if scale is None:
-        return []
+        return told
     factor = lr_factor(spec.optim, spec.global_batch)
     ratio = f"{spec.global_batch} / {scale.reference_batch} packs"
-    return [f"rates  all times {factor:.4g}, by the {scale.rule} rule for {ratio}; those below are scaled"]
+    return [*told, f"rates  all times {factor:.4g}, by the {scale.rule} rule for {ratio}; those below are scaled"]
 
 
 def parameter_table(spec: TrainSpec, model: torch.nn.Module, settings: Mapping[str, Setting]) -> str:

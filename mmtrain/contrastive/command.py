@@ -21,7 +21,7 @@ from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.loader import StreamLoader
 from mmdata.stream.report import plan_report
 from mmdata.types import World
-from mmtrain import checkpoint, distributed, run
+from mmtrain import checkpoint, distributed, run, stopping
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
 from mmtrain.contrastive import pairs
@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     transformers_logging.set_verbosity_error()
     try:
         spec, _ = specfile.load(ContrastiveSpec, options.config, options.set)
+        stopping.check(spec.early_stopping, spec.evaluation)
         world = distributed.join(spec.distributed)
         with distributed.connected(world):
             if options.evaluate or options.export is not None:

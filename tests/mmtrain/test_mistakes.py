@@ -28,6 +28,19 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("optim.learning_rate=1", 2, "optim.learning_rate: 1: unknown key; known: "),
         ("optim.lr=-1", 2, "optim.lr: -1: Input should be greater than 0"),
+        ("optim.betas=[0.9, 1]", 2, "optim.betas[1]: 1: Input should be less than 1"),
+        ("optim.clip={{visoin: 1}}", 2, "optim.clip: no part 'visoin' is trained; did you mean 'vision'?"),
+        (
+            "optim.schedule=[{{until: 0.01}}, {{curve: linear, to: 0}}]",
+            2,
+            "optim.schedule.0: it ends at step 0 of 2 and",
+        ),
+        ("seed=18446744073709551616", 2, "seed: 18446744073709551616: Input should be less than"),
+        (
+            "early_stopping.metric=held_out/anls",
+            2,
+            "early_stopping.metric: held_out/anls: evaluation.metrics has no anls",
+        ),
         ("steps=0", 2, "steps: 0: Input should be greater than or equal to 1"),
         (
             "data.hold_out=0",
@@ -66,3 +79,16 @@ def test_a_mistake_is_told_in_a_line(
     assert told in said
     assert "Traceback" not in said
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_dry_run_refuses_what_the_optimiser_would(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "sft.yaml"
+    data = {"dataset": str(folder), "max_length": 128, "hold_out": 0.3, "epochs": None}
+    config.write_text(yaml.safe_dump({**TOLD, "data": data, "output": str(tmp_path / "run")}))
+    told = ["--config", str(config), "--dry-run", "--set"]
+    assert sft.main([*told, "optim.clip={visoin: 1}"]) == 2
+    assert "optim.clip: no part 'visoin' is trained" in capsys.readouterr().err
+    assert sft.main([*told, "optim.warmup_steps=3"]) == 0
+    assert "rates  rise over 3 steps (optim.warmup_steps), and the run ends before the peak" in capsys.readouterr().out

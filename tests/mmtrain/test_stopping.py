@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
 from mmdata.errors import SpecError
-from mmtrain.stopping import Stopping, StoppingSpec
+from mmtrain.held_out import EvaluationSpec
+from mmtrain.stopping import Stopping, StoppingSpec, check
 
 
 def ends_after(spec: StoppingSpec, values: list[float]) -> int | None:
@@ -51,3 +53,38 @@ def test_it_goes_on_where_it_was() -> None:
 def test_a_metric_that_is_not_there_is_named() -> None:
     with pytest.raises(SpecError, match=r"early_stopping.metric: 'los'.*loss"):
         Stopping(StoppingSpec(metric="los")).value_in({"loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("told", "evaluation", "message"),
+    [
+        ({}, None, "early_stopping: nothing is evaluated, so nothing would end the run"),
+        ({"metric": "pets/loss"}, {}, "early_stopping.metric: 'pets/loss'; .*held_out/loss"),
+        ({"metric": "held_out/anls", "mode": "max"}, {}, "held_out/anls: evaluation.metrics has no anls"),
+        ({"metric": "held_out/exact_match", "mode": "max"}, {}, "evaluation.generate: 0 answers nothing"),
+        (
+            {"metric": "held_out/exact_match"},
+            {"generate": 4},
+            "min: of held_out/exact_match more is better; set mode: max",
+        ),
+        (
+            {"metric": "held_out/cer", "mode": "max"},
+            {"generate": 4, "metrics": ["cer"]},
+            "less is better; set mode: min",
+        ),
+        ({"mode": "max"}, {}, "max: of loss less is better"),
+        ({"metric": "held_out/event_f1"}, {}, "held_out/event_f1 more is better"),
+    ],
+)
+def test_what_does_not_fit_the_evaluation_is_said(told: Any, evaluation: Any, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        check(StoppingSpec(**told), None if evaluation is None else EvaluationSpec(**evaluation))
+
+
+def test_what_fits_passes() -> None:
+    told = EvaluationSpec(generate=2, metrics=("exact_match", "wer"))
+    for metric, mode in [("loss", "min"), ("held_out/loss/a task", "min"), ("held_out/wer", "min")]:
+        check(StoppingSpec(metric=metric, mode=mode), told)  # type: ignore[arg-type]
+    check(StoppingSpec(metric="held_out/exact_match", mode="max"), told)
+    check(StoppingSpec(metric="held_out/text_r@1", mode="max"), told)
+    check(None, None)
