@@ -255,7 +255,9 @@ def _load(folder: Path, job: Job) -> None:
 def load_weights(folder: Path, model: torch.nn.Module, *, base: str | None = None) -> None:
     """Put the weights of a checkpoint into a model, whole or sharded whichever way it was saved. A checkpoint of
     trained weights only wants them put into the model as it was built or loaded. Raises SpecError for a folder that
-    holds none or another model's."""
+    holds none or another model's, and for weights that are damaged."""
+    if (why := damage(folder, ("model",))) is not None:
+        raise SpecError(f"{folder}: {why}")
     with _fits(folder):
         _load_weights(folder, read_info(folder), model, base)
 

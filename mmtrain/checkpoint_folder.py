@@ -42,13 +42,16 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix(PREFIX))
 
 
-def damage(folder: Path) -> str | None:
+def damage(folder: Path, of: tuple[str, ...] = ("",)) -> str | None:
     """What is wrong with the bytes of a checkpoint, compared with the sums that it was written with; None: nothing.
+    With `of`, only files whose names begin so are looked at.
 
     Raises SpecError for one of another version of this format: it is whole, and nobody's to put aside."""
     try:
         info = read_info(folder)
         for name, expected in info["files"].items():
+            if not name.startswith(of):
+                continue
             if not (folder / name).exists():
                 return f"{name} is missing"
             if checksum(folder / name) != list(expected):
@@ -62,7 +65,7 @@ def damage(folder: Path) -> str | None:
 
 def newest(run: Path) -> Path | None:
     """The newest checkpoint that is whole. One that is not is said on the console and put aside as `….damaged`. Raises
-    RunError where there are checkpoints and all are damaged, SpecError where one is of another version."""
+    RunError where there were checkpoints and all are damaged, SpecError where one is of another version."""
     saved = found(run)
     for folder in reversed(saved):
         why = damage(folder)
@@ -73,7 +76,9 @@ def newest(run: Path) -> Path | None:
         shutil.rmtree(aside, ignore_errors=True)
         folder.rename(aside)
         print(f"checkpoint {folder}: {why}; it is put aside as {aside.name}, and the one before is taken", flush=True)
-    if saved:
+    if saved or any(
+        (run / FOLDER).glob(f"{PREFIX}*.damaged")
+    ):  # those of a call before too: nothing starts over unasked
         raise RunError(f"{run / FOLDER}: every checkpoint is damaged; start over with --resume never")
     return None
 

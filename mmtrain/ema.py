@@ -12,7 +12,7 @@ from pydantic import Field
 
 from mmdata.errors import SpecError
 from mmdata.spec import Model
-from mmtrain.checkpoint_folder import read_info
+from mmtrain.checkpoint_folder import damage, read_info
 from mmtrain.components import aliases
 from mmtrain.rules import Setting
 from mmtrain.state_tree import joined
@@ -84,12 +84,14 @@ def put(model: Any, values: Mapping[str, torch.Tensor]) -> None:
 
 def put_saved(checkpoint: Path, model: Any, choice: Choice = "auto") -> bool:
     """Give a whole model, which has the weights of a checkpoint, the averages that this keeps, unless `choice` is
-    `raw`; whether it got any. Raises SpecError for `ema` where none are kept."""
+    `raw`; whether it got any. Raises SpecError for `ema` where none are kept, and for averages that are damaged."""
     state = None if choice == "raw" else read_info(checkpoint)["parts"].get(PART)
     if state is None:
         if choice == "ema":
             raise SpecError(f"weights: {checkpoint} keeps no averaged weights (`ema` in its config); take raw")
         return False
+    if (why := damage(checkpoint, ("parts",))) is not None:
+        raise SpecError(f"{checkpoint}: {why}")
     files = TensorFiles(checkpoint, "parts") if state["values"] else None
     put(model, joined(state, files, {})["values"])
     return True

@@ -200,8 +200,21 @@ def test_a_damaged_one_is_named_and_the_one_before_taken(
     assert "step-00000002.damaged" in shown
     assert (tmp_path / "checkpoints" / "latest").resolve() == found
     damages(found)["checkpoint.json is missing"]()
-    with pytest.raises(RunError, match="every checkpoint is damaged"):
-        checkpoint.newest(tmp_path)
+    for _ in range(2):  # a job that is started again and again must not begin anew
+        with pytest.raises(RunError, match="every checkpoint is damaged"):
+            checkpoint.newest(tmp_path)
+
+
+def test_damaged_weights_are_not_exported_or_evaluated(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    checkpoint.save(job)
+    (saved,) = checkpoint.found(tmp_path)
+    file = saved / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 64
+    file.write_bytes(data)
+    with pytest.raises(SpecError, match=r"model.safetensors is damaged"):
+        checkpoint.load_weights(saved, make_job(tmp_path).model)
 
 
 def _save_for_ever(folder: Path) -> None:
