@@ -26,6 +26,8 @@ from mmtrain.models.spec import HfSpec, HfVisionSpec, ModelSpec, NativeSpec, Tin
 from mmtrain.models.towers import presets, spectrograms
 from mmtrain.models.video import planned
 
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+"""The files that say how pictures become pixels."""
 HALF = (0.5, 0.5, 0.5)
 """Mean and deviation of the pixels of tokenisers, which are from -1 to 1."""
 _MARK = re.compile(r"<[^<>\s]+>|\[[A-Z_]+\]")
@@ -40,7 +42,8 @@ def family_of(spec: ModelSpec, tokenizer: Any) -> Family:
         folder = folder_of_vision(spec)
         return native_family(native_config(spec), tokenizer, spec.views.given(), folder)
     folder = folder_of(spec, "model")
-    name = spec.family or hf.family_name(hf.read_config(folder, "model"), "model")
+    config = hf.read_config(folder, "model")
+    name = spec.family or hf.family_name(config, "model")
     if name == "text":
         if spec.views.given():
             raise SpecError("model.views: a language model alone takes no media")
@@ -49,6 +52,9 @@ def family_of(spec: ModelSpec, tokenizer: Any) -> Family:
     known = registry.kinds("family")
     if name not in known:
         raise SpecError(f"model.family: no family is called {name!r}; {registry.nearest(name, known)}")
+    if name == "llava" and not any((folder / file).is_file() for file in PROCESSORS):  # as what TinySpec exports
+        tower = config.vision_config
+        views = {**views, "image": {"size": tower.image_size, "patch": tower.patch_size, **views.get("image", {})}}
     return get_family(name, tokenizer=tokenizer, checkpoint=folder, **views)
 
 

@@ -43,9 +43,8 @@ def test_an_exported_model_is_as_good_as_its_run(
     exported, stream, page = tmp_path / "exported", tmp_path / "stream.yaml", tmp_path / "page.html"
     assert export.main([str(run), "--output", str(exported)]) == 0
     stream.write_text(f"dataset: {folder}\nmax_length: 160\n")
-    views = ["--set", "model.views.image={size: 56, patch: 14}"]
     options = ["--data", f"photos={stream}", "--generate", "2", "--max-new-tokens", "4"]
-    values = found(capsys, str(exported), *options, *views, "--html", str(page))
+    values = found(capsys, str(exported), *options, "--html", str(page))
     last = read(run)[-1]
     assert values["values"] == pytest.approx({name: last[name] for name in values["values"]}, abs=1e-5)
     assert values["size"]["bytes_on_disk"] > values["size"]["bytes"]
