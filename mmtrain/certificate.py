@@ -215,8 +215,8 @@ def adopt(model: Any, strategy: Strategy) -> None:
 
 def cached(model: Any, folder: Path, kinds: Collection[str] = ()) -> tuple[Path, Certificate | None]:
     """Where the certificate of such a model belongs in `folder`, and the one that is there, if its samples had all
-    these `kinds` of media. Such a model: of the same class, config, dtype, kind of device and versions of torch and
-    transformers."""
+    these `kinds` of media; one that refuses a model for looking ahead is no answer, for other samples may have other
+    masks. Such a model: of the same class, config, dtype, kind of device and versions of torch and transformers."""
     first = next(model.parameters())
     config = {name: value for name, value in model.config.to_dict().items() if name != "_name_or_path"}
     what = [
@@ -234,7 +234,7 @@ def cached(model: Any, folder: Path, kinds: Collection[str] = ()) -> tuple[Path,
     path = folder / f"{type(model).__name__}-{digest}.json"
     try:
         found = Certificate.from_json(path.read_text())
-        return path, found if set(kinds) <= set(found.shown) else None
+        return path, found if set(kinds) <= set(found.shown) and not found.ahead else None
     except (OSError, ValueError, TypeError, KeyError):
         return path, None
 

@@ -15,7 +15,8 @@ from mmdata.views.fixed import Fixed
 
 @register("family", "paligemma")
 def paligemma(tokenizer: Tokenizer, settings: Settings) -> Family:
-    """The family of `PaliGemmaForConditionalGeneration`: positions from 1, `token_type_ids` 1 where text is trained.
+    """The family of `PaliGemmaForConditionalGeneration`: positions from 1, `token_type_ids` 1 from the first trained
+    token on.
 
     Image parameters are those of `Fixed`; the default is SigLIP-so400m/14 at 224 pixels, 256 tokens.
     """
@@ -26,7 +27,7 @@ def paligemma(tokenizer: Tokenizer, settings: Settings) -> Family:
         media={"image": MediaRule(view=view, placeholder="<image>", key="pixel_values")},
         first_position=1,
         type_ids="token_type_ids",
-        token_types={"trained": 1},
+        token_types={"answer": 1},
     )
 
 

@@ -99,18 +99,21 @@ def _seen(pictures: np.ndarray) -> np.ndarray:
 
 
 def _token_types(segments: Sequence[Segment], family: Family) -> dict[str, np.ndarray]:
-    """int64 [L]: the number of the kind of medium that a placeholder stands for, of `trained` for a trained token,
-    and 0 for all else."""
+    """int64 [L]: the number of the kind of medium that a placeholder stands for, of `answer` for all from the first
+    trained token of a segment on, and 0 for all else."""
     if family.type_ids is None:
         return {}
     pieces = []
     for segment in segments:
         types = np.zeros(len(segment.ids), np.int64)
-        for span in segment.spans:
-            types[span.start : span.stop] = family.token_types.get("trained", 0)
+        if "answer" in family.token_types and segment.spans:
+            # What follows an answer too: a prompt that may look at it would see the answer through it.
+            types[min(span.start for span in segment.spans) :] = family.token_types["answer"]
         for slot in segment.slots:
+            if slot.kind not in family.token_types:
+                continue
             placeholder = family.placeholder_id(family.media[slot.kind])
             place = slice(slot.start, slot.start + slot.length)
-            types[place][segment.ids[place] == placeholder] = family.token_types.get(slot.kind, 0)
+            types[place][segment.ids[place] == placeholder] = family.token_types[slot.kind]
         pieces.append(types)
     return {family.type_ids: np.concatenate(pieces)}

@@ -29,11 +29,15 @@ from transformers import (
 
 from mmdata.collate import PackedCollator
 from mmdata.errors import SpecError
-from mmdata.types import Packed
+from mmdata.families._family import expand, plan_media, views
+from mmdata.stream.assemble import assemble
+from mmdata.templates import MEDIUM, Encoded
+from mmdata.types import Packed, Span
 from mmtrain import adapters, attention
 from mmtrain.adapters import PrefixSpec
 from mmtrain.certificate import Certificate, Check, cached, certify, chosen, prepared
-from tests.mmtrain.tiny_models import ALSO, EXPERTS, FAMILIES, MASKED, make, samples, text
+from tests.families.processors import PHOTOS, image
+from tests.mmtrain.tiny_models import ALSO, EXPERTS, FAMILIES, MASKED, family, make, samples, text
 
 TEXT = text()
 TEXTS = samples("llama")
@@ -238,6 +242,28 @@ def test_a_prefix_takes_no_sight_from_pictures() -> None:
     adapters.install(convolved, adapters.plan(convolved, prefix, []), seed=0)
     with pytest.raises(SpecError, match=r"kind prefix does not fit Lfm2Vl.*layers of conv"):
         certify(convolved, samples("lfm2_vl"), collate)
+
+
+def test_what_follows_an_answer_does_not_show_it_to_the_prompt(tmp_path: Path) -> None:
+    """The end of a template, or another question: in PaliGemma's prompt, which sees all that is no answer."""
+    ours, (facts, pixels) = family("paligemma"), image(PHOTOS[0])
+    planned = plan_media(ours, [facts])
+    encoded = Encoded(
+        ids=[MEDIUM, *range(9, 30)],
+        spans=tuple(Span(start, start + 4, 1.0, "response", True) for start in (6, 15)),
+        media=(facts,),
+    )
+    segment = expand(ours, encoded, planned)
+    arrays = [[views(ours, [facts])[0].realize(pixels, planned[0]).numpy()]]
+    pack = assemble([segment], [planned], arrays, ours, keys=("a",))
+    first = int((pack.labels != -100).argmax())
+    assert pack.token_arrays["token_type_ids"].tolist() == [0] * first + [1] * (len(pack.input_ids) - first)
+    model = make("paligemma")
+    found = certify(model, [pack, *samples("paligemma")], collate)
+    assert (found.ahead, found.strategy) == (False, "masks")
+    path, _ = cached(model, tmp_path)
+    path.write_text(replace(found, strategy="single", ahead=True).to_json())
+    assert cached(model, tmp_path) == (path, None)
 
 
 def test_samples_are_chosen_for_what_they_show() -> None:
