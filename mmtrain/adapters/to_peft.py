@@ -23,7 +23,7 @@ def groups(model: Any, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, Gro
     """For each kind that peft has, by name: its config and tensors; and what it cannot be given, one line each.
 
     `state` is that of `adapter_state`; whatever in it belongs to no adapter was trained as it is, and goes along as
-    peft's `modules_to_save`, with the first kind."""
+    peft's `modules_to_save`, with the first kind that can have them."""
     found: dict[str, list[tuple[str, Any]]] = {}
     for name, _, adapter in adapters(model):
         kind = adapter.target.name
@@ -46,7 +46,10 @@ def groups(model: Any, state: Mapping[str, torch.Tensor]) -> tuple[dict[str, Gro
     also = sorted(set(state) - _adapter_tensors(model))
     if also and result:
         try:
-            config, tensors = next(iter(result.values()))
+            holder = next((kind for kind in result if kind != "prefix"), None)
+            if holder is None:
+                raise SpecError(f"{also[0]} is trained too, which peft cannot keep beside a prefix")
+            config, tensors = result[holder]
             config["modules_to_save"] = _owners(model, also)
             for owner in config["modules_to_save"]:
                 for name, parameter in model.get_submodule(owner).named_parameters():
@@ -174,7 +177,8 @@ def _rotated(decoder: Any, layer: Any, keys: torch.Tensor) -> torch.Tensor:
         raise SpecError(f"the positions of {type(layer).__name__} are not rotary in the way that peft's can be met")
     place = torch.full((1, 1), len(keys), device=keys.device)
     cosine, sine = (x.to(keys.device, torch.float32) for x in rotary(keys, place))
-    if cosine.shape != (1, 1, keys.shape[-1]):
+    rope = getattr(decoder.config, "rope_parameters", None) or {}
+    if cosine.shape != (1, 1, keys.shape[-1]) or "mrope_section" in rope:
         raise SpecError(f"the positions of {type(layer).__name__} have several axes, which peft does not count")
     length = torch.sqrt(cosine.square() + sine.square())  # YaRN's factor on scores; the queries have it already
     if not math.isclose(float(length.min()), float(length.max()), rel_tol=1e-4):

@@ -92,6 +92,17 @@ def test_a_prefix_in_some_layers_is_not_pefts(tmp_path: Path) -> None:
     assert not (tmp_path / "adapter_config.json").exists()
 
 
+def test_a_prefix_that_peft_could_not_load_is_refused(tmp_path: Path) -> None:
+    prefix = {"kind": "prefix", "component": "language", "length": 3}
+    model = put(make_family("llava").eval(), prefix)
+    connector = [name for name, _ in model.named_parameters() if "multi_modal_projector" in name]
+    (refused,) = adapters.export(model, tmp_path / "also", trained=connector)
+    assert refused.endswith("is trained too, which peft cannot keep beside a prefix")
+    (refused,) = adapters.export(put(make_family("qwen2_5_vl").eval(), prefix), tmp_path / "axes")
+    assert "have several axes, which peft does not count" in refused
+    assert not [*tmp_path.rglob("adapter_config.json")]
+
+
 def test_what_was_trained_besides_goes_along(tmp_path: Path) -> None:
     """LoRA in the decoder and a connector trained as it is: what LLaVA's second stage does."""
 
