@@ -38,8 +38,9 @@ class EvaluationSpec(Model):
     """What a run is measured by, and when."""
 
     data: dict[str, StreamSpec] = Field(default_factory=dict)
-    """Streams of held-out samples by name; each is gone through once, or `batches` of it. By default `held_out`: what
-    `data.hold_out` keeps out of the training."""
+    """Streams of held-out samples by name; each is gone through once, or `batches` of it. How samples become tokens
+    (`template`, `system`, `train_on`, weights, `carry`, `max_length`) is as in the training's `data` where a stream
+    does not say it. By default `held_out`: what `data.hold_out` keeps out of the training."""
     every: int = Field(100, ge=1)
     """Steps between evaluations; there is always one after the last step."""
     batches: int | None = Field(None, ge=1)
@@ -83,6 +84,24 @@ def kept_out(data: StreamSpec) -> StreamSpec:
         pooled = {"path", "name", "limit", "template"}
         told["datasets"] = [each.model_dump(exclude_unset=True, include=pooled) for each in data.datasets]
     return StreamSpec.model_validate(told)
+
+
+TAUGHT = (
+    *("template", "template_options", "system", "train_on", "token_weights", "weight_field", "task_field", "carry"),
+    *("max_pixels", "max_length"),
+)
+"""What an evaluation's stream takes of the training's: what makes a sample the tokens that were taught."""
+
+
+def as_taught(own: StreamSpec, data: StreamSpec) -> StreamSpec:
+    """A stream with what it does not say of TAUGHT as the training's `data` have it; rows of their own need no
+    `max_length`."""
+    names = [name for name in TAUGHT if name != "max_length" or own.packing != "none"]
+    given = {name for name in names if name in data.model_fields_set and name not in own.model_fields_set}
+    if not given:
+        return own
+    taken = data.model_dump(exclude_unset=True, include=given)
+    return StreamSpec.model_validate({**taken, **own.model_dump(exclude_unset=True)})
 
 
 def held_out(

@@ -12,7 +12,7 @@ from mmtrain import precision, schedule
 from mmtrain.checkpoint import CheckpointSpec
 from mmtrain.distributed import DistributedSpec
 from mmtrain.ema import EmaSpec
-from mmtrain.held_out import EvaluationSpec, kept_out
+from mmtrain.held_out import EvaluationSpec, as_taught, kept_out
 from mmtrain.initialise import InitRule
 from mmtrain.optim import OptimSpec
 from mmtrain.precision import DeviceName, Precision, Weights
@@ -83,11 +83,11 @@ class RunSpec(Model):
 
 
 def on_something(told: Evaluation, data: StreamSpec) -> Evaluation:
-    """An evaluation, of what the training keeps out where it names no data. Raises ValueError where that is
-    nothing."""
+    """An evaluation, of what the training keeps out where it names no data, else of its data `as_taught`. Raises
+    ValueError where there are none."""
     named: EvaluationSpec = told  # type: ignore[assignment]  # any that names data
     if named.data:
-        return told
+        return told.model_copy(update={"data": {name: as_taught(own, data) for name, own in named.data.items()}})
     if not data.hold_out:
         raise ValueError(
             "evaluation.data: nothing to evaluate on; name held-out datasets there, or set data.hold_out: 0.05, "

@@ -18,6 +18,7 @@ from mmtrain.evaluate import main as command
 from mmtrain.examine import read
 from mmtrain.held_out import EvaluationSpec, evaluate, held_out
 from mmtrain.restore import Restored, adopted, restore
+from mmtrain.spec import TrainSpec
 from tests.mmtrain.ranks import run as ranks
 from tests.mmtrain.test_sft import arguments, same_weights, trace
 
@@ -199,3 +200,19 @@ def test_a_stream_that_ends_first_is_evaluated_at_its_end(folder: Path, tmp_path
     assert (output / "checkpoints" / "best").resolve().name == f"step-{best:08d}"
     assert sft.main(arguments(folder, output, "--set", *told(folder), *more)) == 0
     assert len(read(output)) == len(range(4, steps, 4)) + 1
+
+
+def test_held_out_samples_become_tokens_as_the_training_s_do(folder: Path, tmp_path: Path) -> None:
+    """A loss over another template's tokens would say nothing of what was taught."""
+    data = {"dataset": str(folder), "template": "basic", "max_length": 160, "token_weights": {"special": 0.5}}
+    own = {"plain": {"dataset": str(folder)}, "other": {"dataset": str(folder), "template": "caption"}}
+    alone = {"dataset": str(folder), "packing": "none"}
+    told = {"data": data, "output": str(tmp_path / "run"), "evaluation": {"data": {**own, "alone": alone}}}
+    spec = TrainSpec.model_validate(told)
+    assert spec.evaluation is not None
+    found = spec.evaluation.data
+    assert [each.template for each in found.values()] == ["basic", "caption", "basic"]
+    assert [each.max_length for each in found.values()] == [160, 160, None]
+    assert {each.token_weights.special for each in found.values()} == {0.5}
+    assert {each.shuffle for each in found.values()} == {"global"}
+    assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
