@@ -62,6 +62,10 @@ def compute_dtype(device: torch.device, default: torch.dtype) -> torch.dtype:
     return default
 
 
+LEAST = 2.0**-14
+"""A loss scale under this does not help: what is not finite then is so without it, and is for the gate to judge."""
+
+
 @dataclass(slots=True)
 class LossScale:
     """The factor on fp16's loss that keeps small gradients from vanishing: halved when a gradient overflows, doubled

@@ -17,7 +17,7 @@ from mmtrain.ema import PART, Ema
 from mmtrain.gate import Reason, quarantine
 from mmtrain.job import Job
 from mmtrain.objective import losses
-from mmtrain.precision import LossScale, autocast
+from mmtrain.precision import LEAST, LossScale, autocast
 from mmtrain.schedule import schedule
 from mmtrain.scheduled_sampling import banned, keep_probability, mixed
 from mmtrain.weighting import by_task, merged, step_weights
@@ -109,9 +109,10 @@ def finish(job: Job, batches: Sequence[Batch], result: Step, whole: float) -> St
     """Move the weights by the gradients that they have, if the gate lets the step pass; `whole` is its loss with all
     that is added to it. Raises RunError as `train_step` does."""
     spec, scale, length, norms = job.spec, job.parts.get("loss_scale"), result.grad_norm, result.norms
+    optim.set_rates(job.optim, schedule(job.step, spec.steps, spec.optim))  # the log tells them of steps left out too
     if isinstance(scale, LossScale):
         scale.update(finite=math.isfinite(length))
-        if math.isfinite(whole) and not math.isfinite(length):
+        if math.isfinite(whole) and not math.isfinite(length) and scale.scale >= LEAST:
             return replace(result, moved=False)
     if (reason := job.gate.judge(whole, length, job.world)) is not None:
         keys = [key for batch in batches for key in batch["keys"]]
@@ -119,7 +120,6 @@ def finish(job: Job, batches: Sequence[Batch], result: Step, whole: float) -> St
         job.gate.check(reason, job.step, keys)
         return replace(result, moved=False, skipped=reason)
     optim.clip(job.optim, norms, spec.optim.limits)
-    optim.set_rates(job.optim, schedule(job.step, spec.steps, spec.optim))
     if job.balance is not None:
         job.balance.learn({task: each / weight for task, (each, weight) in result.tasks.items()}, job.world)
     job.optim.step()

@@ -16,7 +16,9 @@ from torch import multiprocessing
 from mmdata.errors import RunError
 from mmdata.types import World
 from mmtrain import loop, sft
+from mmtrain import step as taken
 from mmtrain.gate import Gate, forget_quarantine, quarantine, quarantined
+from mmtrain.objective import losses
 from mmtrain.watch import SpikeSpec, WatchSpec
 from tests.mmtrain.ranks import run as ranks
 from tests.mmtrain.test_sft import arguments, trace
@@ -127,6 +129,7 @@ def test_a_bad_sample_is_skipped_and_named_and_the_rest_goes_on(
     assert [line["skipped"] for line in lines] == [None, None, "loss_not_finite", None]
     assert [line["skipped_steps"] for line in lines] == [0, 0, 1, 1]
     assert lines[bad]["loss"] is None
+    assert lines[bad]["lr"] == pytest.approx(3e-3 * (bad + 1) / 5), "of the schedule, though it moved nothing"
     assert lines[:bad] == trace(tmp_path / "good")[:bad]
     (entry,) = quarantined(output)
     assert (entry["step"], entry["reason"], entry["rank"], len(entry["keys"])) == (
@@ -159,3 +162,21 @@ def test_ranks_skip_together_and_go_on(folder: Path, tmp_path: Path) -> None:
     assert [(entry["step"], entry["rank"]) for entry in entries] == [(1, 0), (1, 1), (2, 0), (2, 1)]
     before = weights(tmp_path / "run", 1)
     assert all(torch.equal(value, before[name]) for name, value in weights(tmp_path / "run", 3).items())
+
+
+def test_gradients_that_no_loss_scale_makes_finite_end_the_run(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loss is finite all the while, and an overflow of fp16 alone is no fault."""
+    monkeypatch.setattr(taken, "LEAST", 2.0**14)
+    monkeypatch.setattr(taken, "losses", lambda *given, **told: _without_end(*losses(*given, **told)))
+    output = tmp_path / "run"
+    assert sft.main(arguments(folder, output, "--set", "steps=9", "watch.max_skips=1", "precision=fp16")) == 1
+    assert "gradient not finite" in capsys.readouterr().err
+    assert [entry["step"] for entry in quarantined(output)] == [2, 3]
+    assert [line["skipped"] for line in trace(output)] == [None, None, "gradient_not_finite"]
+
+
+def _without_end(summed: torch.Tensor, each: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    summed.register_hook(lambda gradient: gradient * math.inf)
+    return summed, each
