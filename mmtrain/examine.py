@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmdata.shards.storage import write_atomic
 from mmtrain import checkpoint
+from mmtrain.distributed import first
 from mmtrain.ema import swapped
 from mmtrain.held_out import Found, evaluate, held_out
 from mmtrain.run import EVALUATIONS, SAMPLES
@@ -32,9 +33,12 @@ class Examiner:
         self._log = log
         self._evaluated = evaluated
         self.streams = held_out(self.told, job.spec, job.loader.dataset.family, world=job.world)
-        self._found: Found | None = None
         if job.world.rank == 0:
             _forget(job.folder / EVALUATIONS, job.step)
+        known = first(lambda: [line for line in read(job.folder) if line["step"] == job.step], job.world)
+        self._found: Found | None = None
+        if known:  # a kill may have come before `mark`
+            self._found = Found(values={n: v for n, v in known[-1].items() if n not in ("step", "seconds")})
 
     @property
     def due(self) -> bool:
@@ -76,7 +80,7 @@ class Examiner:
     def mark(self) -> None:
         """Point `best` to the checkpoint of the weights that were just examined, if they are the best so far."""
         told = self.job.spec.early_stopping or StoppingSpec()
-        if self._found is not None:
+        if self._found is not None and told.metric in self._found.values:
             value = Stopping(told).value_in(self._found.values)
             checkpoint.mark_best(self.job, told.metric, value, lower=told.mode == "min")
         self._found = None

@@ -43,6 +43,8 @@ def train(
         forget_quarantine(job.folder, job.step)
     log = run.Log(job.folder, job.step) if world.rank == 0 else None
     examiner = None if spec.evaluation is None else Examiner(job, log, evaluated)
+    if examiner is not None and job.step:
+        examiner.mark()
     began, done, loss, saved = time.monotonic(), job.step, math.nan, job.step
     epoch = loader.position.epoch
 

@@ -216,3 +216,19 @@ def test_held_out_samples_become_tokens_as_the_training_s_do(folder: Path, tmp_p
     assert {each.token_weights.special for each in found.values()} == {0.5}
     assert {each.shuffle for each in found.values()} == {"global"}
     assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_a_kill_before_the_best_is_marked_loses_nothing(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    more = arguments(folder, output, "--set", "steps=4", *told(folder), "evaluation.generate=0")
+    assert sft.main(more) == 0
+    links = output / "checkpoints"
+    assert (links / "best").resolve().name == "step-00000004"
+    (links / "best.json").write_text(
+        json.dumps({"step": 2, "metric": "loss", "value": 9.0, "checkpoint": "step-00000002"})
+    )
+    (links / "best").unlink()
+    (links / "best").symlink_to("step-00000002")
+    assert sft.main(more) == 0
+    assert (links / "best").resolve().name == "step-00000004"
+    assert json.loads((links / "best.json").read_text())["value"] == read(output)[-1]["loss"]
