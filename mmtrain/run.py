@@ -155,6 +155,11 @@ def log_lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; a kill may have cut the last one."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The whole lines of a log; a kill may have cut the last one, and a machine that lost its power left zeros."""
+    found = []
+    for line in path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []:
+        try:
+            found += [json.loads(line)] if line.endswith("\n") else []
+        except ValueError:
+            continue
+    return found

@@ -231,6 +231,14 @@ def test_a_damaged_checkpoint_is_named(folder: Path, uninterrupted: Path, tmp_pa
     assert sft.main(arguments(folder, tmp_path / "run", "--resume", str(copy))) == 2
 
 
+def test_a_damaged_line_of_the_log_stops_nothing(tmp_path: Path) -> None:
+    path = tmp_path / run.METRICS
+    path.write_bytes(b'{"step": 0, "loss": 2.0}\n' + bytes(40) + b'\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    assert [line["step"] for line in run.log_lines(tmp_path)] == [0, 2]
+    run.Log(tmp_path, 2).close()
+    assert path.read_text() == '{"step": 0, "loss": 2.0}\n'
+
+
 def test_the_schema_of_the_shipped_config_is_the_spec() -> None:
     first = CONFIG.read_text().splitlines()[0]
     assert first == "# yaml-language-server: $schema=../schemas/train.schema.json"
