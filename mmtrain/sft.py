@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--resume", default="auto", metavar="auto|never|PATH", help="default: auto")
     parser.add_argument("--stage", metavar="NAME", help="of a config with stages, run this one only")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop; nothing is written")
-    parser.add_argument("--inspect", type=int, default=0, metavar="N", help="show the first N packs and stop")
+    parser.add_argument("--inspect", type=_some, default=0, metavar="N", help="show the first N packs and stop")
     parser.add_argument(
         "--html", type=Path, metavar="FILE", help="where --inspect renders them; default: in the output"
     )
@@ -108,6 +108,13 @@ def main(arguments: list[str] | None = None) -> int:
         return pointer.failed("mmtrain.sft", error, again="the same command goes on from the last checkpoint")
     finally:
         distributed.leave()
+
+
+def _some(text: str) -> int:
+    """A number from 1 on."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text}: give a number from 1 on")
+    return int(text)
 
 
 def sft(

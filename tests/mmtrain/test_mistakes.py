@@ -81,6 +81,13 @@ def test_a_mistake_is_told_in_a_line(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("number", ["-1", "0", "two"])
+def test_packs_to_look_at_are_counted_from_one(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        sft.main(["--config", "sft_tiny", "--inspect", number])
+    assert f"{number}: give a number from 1 on" in capsys.readouterr().err
+
+
 def test_a_dry_run_refuses_what_the_optimiser_would(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
