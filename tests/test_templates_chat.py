@@ -101,6 +101,14 @@ def answer_at(tokenizer: Any, form: str, talk: list[tuple[str, str]], number: in
     return start, len(rendered(tokenizer, form, talk)) - behind
 
 
+def prompt_end(tokenizer: Any, form: str, talk: list[tuple[str, str]], number: int, before: str) -> int:
+    """Where the generation prompt ends, if only white space parts it from the answer: the model has to write that."""
+    asked = [*conversation(form, talk[:number]), *conversation(form, [talk[number]])[:1]]
+    prompt: str = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    left = before[len(prompt) :] if before.startswith(prompt) else "x"
+    return len(before) if left.strip() else len(prompt)
+
+
 def oracle(tokenizer: Any, form: str, talk: list[tuple[str, str]]) -> tuple[list[int], list[int], int]:
     """Ids by transformers, the mask turn by turn, and how many answers the template leaves without a stop."""
     text = rendered(tokenizer, form, talk)
@@ -110,6 +118,8 @@ def oracle(tokenizer: Any, form: str, talk: list[tuple[str, str]]) -> tuple[list
     open_ends = 0
     for number in range(len(talk)):
         start, stop = answer_at(tokenizer, form, talk, number)
+        asked = prompt_end(tokenizer, form, talk, number, text[:start])
+        start = start if any(a < asked < b for a, b in offsets) else asked
         for at, (a, b) in enumerate(offsets):
             if a < stop and b > start:
                 mask[at] = 1
@@ -121,6 +131,18 @@ def oracle(tokenizer: Any, form: str, talk: list[tuple[str, str]]) -> tuple[list
         else:
             open_ends += 1
     return ids, mask, open_ends
+
+
+@pytest.mark.parametrize("form", ["idefics3", "vicuna", "chatml"])
+@pytest.mark.parametrize("said", ["4", "a fox", "\u2615"])
+def test_an_answer_begins_where_the_generation_prompt_ends(form: str, said: str) -> None:
+    """`Assistant:` and not `Assistant: `: the space is the model's to write, a token of its own before figures."""
+    tokenizer, template = bound(form)
+    found = encoded_one(tokenizer, template, user("How many?"), answer(said))
+    prompt = tokenizer.apply_chat_template(
+        conversation(form, [("How many?", said)])[:1], add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    assert found.ids[: found.spans[0].start] == prompt
 
 
 def without_added(encoded: Encoded, tokenizer: Any, expected: list[int]) -> tuple[list[int], list[int], int]:

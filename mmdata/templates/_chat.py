@@ -6,6 +6,7 @@ what to a message is known by construction instead of searched for afterwards.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import jinja2
 
 from mmdata.errors import DataError, SpecError
-from mmdata.templates._codec import Codec, Tokenizer
+from mmdata.templates._codec import Codec, Run, Tokenizer
 from mmdata.templates._skeleton import (
     OUTSIDE,
     REASONING,
@@ -129,11 +130,11 @@ class ChatLayout:
             result.append({"role": role, "content": content if form == "list" else joined})
         return result
 
-    def render(self, messages: list[dict[str, Any]]) -> tuple[str, list[tuple[int, int]]]:
+    def render(self, messages: list[dict[str, Any]], **more: Any) -> tuple[str, list[tuple[int, int]]]:
         """The rendered conversation, and the characters of each `{% generation %}` block in it."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        options = {**self._tokenizer.special_tokens_map, **self._options}
+        options = {**self._tokenizer.special_tokens_map, **self._options, **more}
         options.pop("chat_template", None)
         result: Any
         try:
@@ -342,7 +343,45 @@ class ChatLayout:
 
     def _leads(self, outline: Shape, firsts: Mapping[int, int], atoms: Sequence[Atom]) -> dict[int, int]:
         """How many characters before each answer's first text are its own: what the template keeps of the white
-        space there, and a reasoning tag."""
+        space there, a reasoning tag, and white space that its generation prompt leaves to the answer."""
+        found = self._own_leads(outline, firsts, atoms)
+        for turn, at in firsts.items() if self._left else ():
+            before = atoms[at - 1] if at else None
+            if isinstance(before, Frame):
+                mine = found.get(turn, 0)
+                if before.text[: len(before.text) - mine].endswith(self._left):
+                    found[turn] = mine + len(self._left)
+        return found
+
+    @functools.cached_property
+    def _left(self) -> str:
+        """White space before an answer that the model itself has to write, as the generation prompt ends before it: of
+        `Assistant: 4` after `Assistant:`, which is a token of its own in front of figures."""
+        asked: Shape = (("user", ("\ue000",)),)
+        try:
+            prompt, _ = self.render(self.messages(asked), add_generation_prompt=True)
+            whole, _ = self.render(self.messages((*asked, ("assistant", ("\ue000",)))))
+        except DataError:
+            return ""
+        before = whole.partition(sentinel("t", 1))[0]
+        left = before[len(prompt) :] if before.startswith(prompt) else ""
+        if not left or left.strip():
+            return ""
+        frame = self._codec.split(before.rpartition(sentinel("t", 0))[2])[-1]
+        return left if isinstance(frame, str) and self._parted(frame, len(frame) - len(left)) else ""
+
+    def _parted(self, frame: str, at: int) -> bool:
+        """Whether no token reaches over the place `at` in a frame, before figures and before words."""
+        if not at:
+            return True
+        texts = [frame + following for following in "4a"]
+        runs = [Run(text, False, ((0, at), (at, len(text)))) for text in texts]
+        runs += [Run(text, False, ((at, len(text)),)) for text in texts]
+        both, alone = self._codec.encode(runs[:2]), self._codec.encode(runs[2:])
+        return all(one.places[1] == other.places[0] for one, other in zip(both, alone, strict=True))
+
+    def _own_leads(self, outline: Shape, firsts: Mapping[int, int], atoms: Sequence[Atom]) -> dict[int, int]:
+        """Of `_leads`, what the message itself brings."""
         found: dict[int, int] = {}
         bare = list(outline)
         for turn, at in firsts.items():
