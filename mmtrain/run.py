@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, TextIO
 
 from torch.utils.tensorboard import SummaryWriter
 
-from mmdata.errors import SpecError
+from mmdata.errors import RunError, SpecError
 from mmdata.shards.storage import sha256_file, write_atomic
 from mmdata.specfile import bound, difference
 from mmtrain import checkpoint, gate
@@ -55,7 +57,8 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
     """Make the folder ready and answer the checkpoint to go on from, or None for a new start.
 
     `resume` is `auto` (the newest checkpoint if there is one), `never` (what is there is removed), or the path of a
-    checkpoint. Raises SpecError where the folder belongs to a run of another config, or to something else.
+    checkpoint. Raises SpecError where the folder belongs to a run of another config, or to something else, and RunError
+    where another process trains in it; until `release` it is this one's.
     """
     names = (DONE, METRICS, TENSORBOARD, TOKENIZER, MODEL, CHECKPOINTS, STREAM, gate.QUARANTINE, EVALUATIONS, SAMPLES)
     ours = [folder / name for name in names]
@@ -75,6 +78,8 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
             raise SpecError(f"output: {folder} went on to {', '.join(later)}; give the branch another folder")
     else:
         start = checkpoint.newest(folder) if resume == "auto" and known.exists() else None
+    folder.mkdir(parents=True, exist_ok=True)
+    _hold(folder)
     if start is None:
         for path in ours:
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -87,9 +92,37 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
     elif changes := list(difference(checkpoint.read_info(start)["config"], config)):
         told = "; ".join(changes)
         print(f"resume from {start}, which is of another config (there -> here): {told}", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
     write_atomic(known, (json.dumps(config, indent=1) + "\n").encode())
     return start
+
+
+_held: dict[Path, int] = {}
+"""Folders that this process trains in, by the descriptors that hold their locks."""
+
+
+def _hold(folder: Path) -> None:
+    """Lock the folder itself, so that nothing is left in it; the kernel drops the lock with the process."""
+    path = folder.resolve()
+    if path in _held:
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise RunError(
+            f"output: {folder}: another process trains in it; end that one, or choose another folder"
+        ) from None
+    except OSError:  # a file system without locks on folders: as good as it goes
+        os.close(descriptor)
+        return
+    _held[path] = descriptor
+
+
+def release() -> None:
+    """Let other processes train in the folders that this one trained in."""
+    while _held:
+        os.close(_held.popitem()[1])
 
 
 def keep_spec(folder: Path, spec: TrainSpec) -> None:

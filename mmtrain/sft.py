@@ -107,6 +107,7 @@ def main(arguments: list[str] | None = None) -> int:
     except pointer.ENDINGS as error:
         return pointer.failed("mmtrain.sft", error, again="the same command goes on from the last checkpoint")
     finally:
+        run.release()
         distributed.leave()
 
 

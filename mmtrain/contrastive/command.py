@@ -82,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except pointer.ENDINGS as error:
         return pointer.failed(NAME, error, again="the same command goes on from the last checkpoint")
     finally:
+        run.release()
         distributed.leave()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -229,6 +230,23 @@ def test_a_damaged_checkpoint_is_named(folder: Path, uninterrupted: Path, tmp_pa
     shutil.copytree(checkpoint.found(uninterrupted)[-1], copy)
     (copy / "optimizer.safetensors").unlink()
     assert sft.main(arguments(folder, tmp_path / "run", "--resume", str(copy))) == 2
+
+
+def test_two_do_not_train_in_one_folder(
+    folder: Path, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    shutil.copytree(uninterrupted, output, symlinks=True)
+    other = os.open(output, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    before = sorted(output.rglob("*"))
+    for resume in ("auto", "never"):
+        assert sft.main(arguments(folder, output, "--resume", resume)) == 1
+        assert "another process trains in it" in capsys.readouterr().err
+    assert sorted(output.rglob("*")) == before
+    os.close(other)
+    assert sft.main(arguments(folder, output)) == 0
+    assert sft.main(arguments(folder, output)) == 0
 
 
 def test_a_damaged_line_of_the_log_stops_nothing(tmp_path: Path) -> None:
