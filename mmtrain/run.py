@@ -65,7 +65,9 @@ def open_run(folder: Path, config: dict[str, Any], resume: str) -> Path | None:
     known = folder / CONFIG
     if (folder / "manifest.json").exists():
         raise SpecError(f"output: {folder} is a dataset; give the run a folder of its own")
-    if not known.exists() and any(path.exists() for path in ours):
+    if folder.exists() and not folder.is_dir():
+        raise SpecError(f"output: {folder} is a file; give the run a folder of its own")
+    if _foreign(known) or (not known.exists() and any(path.exists() for path in ours)):
         raise SpecError(f"output: {folder} holds other files than a run's; choose another folder")
     if resume not in ("auto", "never"):
         if not Path(resume).is_dir():
@@ -123,6 +125,15 @@ def release() -> None:
     """Let other processes train in the folders that this one trained in."""
     while _held:
         os.close(_held.popitem()[1])
+
+
+def _foreign(config: Path) -> bool:
+    """Whether a `config.json` is another's: that of a model, say, which would be written over."""
+    try:
+        found = json.loads(config.read_text())
+    except (OSError, ValueError):
+        return False
+    return not (isinstance(found, dict) and "datasets" in found)
 
 
 def keep_spec(folder: Path, spec: TrainSpec) -> None:

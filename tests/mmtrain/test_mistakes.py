@@ -52,6 +52,8 @@ def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("data.template=captoin", 2, "no template is called 'captoin'; known: caption, "),
         ("data.dataset={tmp}", 1, "not a dataset made by mmdata.build; build one first: python -m mmdata.build --spec"),
         ("data.dataset={tmp}/none", 2, "data.dataset: "),
+        ("output={tmp}/sft.yaml", 2, "sft.yaml is a file; give the run a folder of its own"),
+        ("output={llava}", 2, "llava holds other files than a run's; choose another folder"),
         ("output={folder}", 2, "is a dataset; give the run a folder of its own"),
         (
             "model={{kind: hf, path: {llava}, family: lava}}",
@@ -79,6 +81,7 @@ def test_a_mistake_is_told_in_a_line(
     assert told in said
     assert "Traceback" not in said
     assert not (tmp_path / "run" / "checkpoints").exists()
+    assert "architectures" in (llava / "config.json").read_text()
 
 
 @pytest.mark.parametrize("number", ["-1", "0", "two"])
