@@ -312,8 +312,11 @@ def certified(spec: TrainSpec, model: Any, stream: StreamingDataset) -> Strategy
                 certificate.chosen(usable, kinds, count=CHECKED_SAMPLES),
                 lambda packs: dict(each_tensor(collate(packs), lambda tensor: tensor.to(device))),
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, found.to_json().encode())
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, found.to_json().encode())
+        except OSError as error:  # a home that is full or read-only is no reason not to train
+            print(f"check  the certificate is not kept, and will be made again: {error}")
     print(f"check  {found}")
     rows.check(found, spec.data, spec.collate, spec.packs_per_forward)
     return found.strategy

@@ -249,6 +249,15 @@ def test_two_do_not_train_in_one_folder(
     assert sft.main(arguments(folder, output)) == 0
 
 
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert sft.main(arguments(folder, tmp_path / "run", "--set", "steps=1")) == 0
+    assert "the certificate is not kept" in capsys.readouterr().out
+
+
 def test_a_damaged_line_of_the_log_stops_nothing(tmp_path: Path) -> None:
     path = tmp_path / run.METRICS
     path.write_bytes(b'{"step": 0, "loss": 2.0}\n' + bytes(40) + b'\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
