@@ -18,12 +18,15 @@ from mmdata.stream.deal import Deal
 from mmdata.stream.device import each_tensor
 from mmdata.types import Item, Packed, World
 from mmtrain import attention
-from mmtrain.certificate import BORDERS, Strategy
+from mmtrain.adapters.small import Prefix
+from mmtrain.certificate import BORDERS, Strategy, prepared
 from mmtrain.collate import PackedCollator
 from mmtrain.distributed import gather
 from mmtrain.metrics import score
 from mmtrain.models import hearing
 from mmtrain.objective import losses
+from mmtrain.precision import compute_dtype
+from mmtrain.sharding import within
 
 if TYPE_CHECKING:
     from mmtrain.held_out import EvaluationSpec
@@ -129,6 +132,46 @@ def inputs_of(packed: Packed, device: torch.device, model: Any = None) -> dict[s
     return dict(each_tensor(inputs, lambda tensor: tensor.to(device)))
 
 
+def prefixed(model: torch.nn.Module) -> bool:
+    """Whether adapters put keys and values before those of its own."""
+    return any(isinstance(module, Prefix) for module in model.modules())
+
+
+def continued(
+    model: Any, packed: Packed, max_new_tokens: int, device: torch.device, strategy: Strategy = "varlen"
+) -> list[int]:
+    """The ids with which a model answers a sample's prompt, inside `generating`: by `generate`, or, of one with
+    prefixes, of which only our attention knows, by its forward pass once more for each."""
+    if not prefixed(model):
+        return generated(model, inputs_of(packed, device, model), max_new_tokens)
+    before = model.config._attn_implementation
+    model.set_attn_implementation(attention.NAME)
+    try:
+        return _one_by_one(model, packed, max_new_tokens, device, strategy)
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _one_by_one(model: Any, packed: Packed, max_new_tokens: int, device: torch.device, strategy: Strategy) -> list[int]:
+    ends = model.generation_config.eos_token_id
+    stops = {ends} if isinstance(ends, int) else set(ends or ())
+    ids: list[int] = []
+    while len(ids) < max_new_tokens and not stops.intersection(ids[-1:]):
+        batch = dict(each_tensor(PackedCollator()([followed(packed, ids)]), lambda tensor: tensor.to(device)))
+        ids.append(within(model, _next, batch, strategy))
+    return ids
+
+
+@torch.no_grad()
+def _next(model: Any, batch: dict[str, Any], strategy: Strategy) -> int:
+    """The likeliest token after a row."""
+    dtype = compute_dtype(batch["input_ids"].device, model.dtype)
+    inputs = prepared(batch, strategy, model.config, dtype) | hearing.told(model, batch)
+    inputs.pop("labels")
+    hidden = model.base_model(**inputs).last_hidden_state[0, -1:]
+    return int(model.get_output_embeddings()(hidden).argmax(-1))
+
+
 @torch.no_grad()
 def generated(model: Any, inputs: Mapping[str, Any], max_new_tokens: int) -> list[int]:
     """The likeliest next token, again and again, until an answer ends."""
@@ -149,7 +192,7 @@ def _answer(
 ) -> Answer:
     wanted = tokenizer.decode(reference_of(packed), skip_special_tokens=True).strip()
     references = tuple(str(each) for each in meta.get("answers") or ()) or (wanted,)
-    ids = generated(model, inputs_of(packed, device, model), told.max_new_tokens)
+    ids = continued(model, packed, told.max_new_tokens, device, strategy)
     text = tokenizer.decode(ids, skip_special_tokens=True).strip()
     scores: dict[str, float] = {metric: score(metric, text, references, told.coordinates) for metric in told.metrics}
     choices = [str(each) for each in meta.get("choices") or ()]

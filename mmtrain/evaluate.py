@@ -27,9 +27,10 @@ from mmdata.errors import SpecError
 from mmdata.shards.dataset import open_dataset
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.spec import StreamSpec
-from mmdata.types import World
-from mmtrain import ema, export, models, run
-from mmtrain.answers import generated, generating, inputs_of, prompts
+from mmdata.types import Packed, World
+from mmtrain import adapters, ema, export, models, run
+from mmtrain.adapters.export import TARGETS
+from mmtrain.answers import continued, generating, prompt_of, prompts
 from mmtrain.held_out import EvaluationSpec, Found, evaluate, held_out, undisturbed
 from mmtrain.metrics import OF_BOXES, Metric
 from mmtrain.precision import autocast, device_of, place
@@ -37,6 +38,8 @@ from mmtrain.restore import Restored, adopted, restore
 from mmtrain.samples_page import render
 from mmtrain.spec import TrainSpec
 
+OF_TRAINING = {"dataset", "datasets", "schedule", "views", "weigh_by", "hold_out", "part", "pairs"}
+"""What of the training's stream does not hold for other data."""
 SPEED_SAMPLES = 4
 """Prompts that the speed is measured on; one more warms up."""
 
@@ -44,7 +47,8 @@ SPEED_SAMPLES = 4
 def opened(
     folder: Path, at: str, overrides: Sequence[str], data: StreamSpec | None, weights: ema.Choice = "auto"
 ) -> Restored:
-    """A run with the weights of a checkpoint, or an exported model, which wants `data`. Raises SpecError for others."""
+    """A run with the weights of a checkpoint, or an exported model with the adapters that lie beside it, which wants
+    `data`. Raises SpecError for others."""
     if (folder / run.SPEC).is_file():
         start = export.chosen(folder, at)
         restored = restore(folder, overrides, start=start)
@@ -59,7 +63,11 @@ def opened(
     spec = TrainSpec.model_validate({"data": data.model_dump(exclude_unset=True), "model": told, "output": str(folder)})
     spec = specfile_set(spec, overrides)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    model = place(models.build(spec.model, tokenizer, seed=spec.seed), device_of(spec.device), spec.params)
+    model = models.build(spec.model, tokenizer, seed=spec.seed)
+    if (folder / export.BESIDE / TARGETS).is_file():
+        adapters.attach(model, folder / export.BESIDE)
+        print(f"with   the adapters in {folder / export.BESIDE}")
+    model = place(model, device_of(spec.device), spec.params)
     return Restored(spec=spec, folder=folder, tokenizer=tokenizer, model=model, settings={}, checkpoint=None)
 
 
@@ -84,7 +92,7 @@ def streams_of(named: Sequence[str], base: StreamSpec | None) -> dict[str, Strea
         if value.endswith((".yaml", ".yml", ".json")):
             found[name] = specfile.load(StreamSpec, value)[0]
             continue
-        told = {} if base is None else base.model_dump(exclude_unset=True, exclude={"dataset", "datasets", "schedule"})
+        told = {} if base is None else base.model_dump(exclude_unset=True, exclude=OF_TRAINING)
         told |= {"dataset": value, "epochs": 1, "shuffle": "none", "augment": None}
         if told.get("max_length") is None:
             told |= {"packing": "none", "batch_rows": 1}
@@ -100,21 +108,20 @@ def speed(restored: Restored, stream: StreamingDataset, max_new_tokens: int) -> 
     seconds = {"prefill": 0.0, "decode": 0.0}
     with undisturbed(restored.model), generating(restored.model), autocast(device, restored.spec.precision):
         for number, (packed, _, _) in enumerate(prompts(stream, SPEED_SAMPLES + 1)):
-            inputs = inputs_of(packed, device, restored.model)
-            _, first = _timed(restored.model, inputs, 1)
-            ids, whole = _timed(restored.model, inputs, max_new_tokens)
+            _, first = _timed(restored.model, packed, device, 1)
+            ids, whole = _timed(restored.model, packed, device, max_new_tokens)
             if not number:
                 continue
-            tokens["prefill"] += inputs["input_ids"].shape[1]
+            tokens["prefill"] += len(prompt_of(packed).input_ids)
             seconds["prefill"] += first
             tokens["decode"] += len(ids) - 1
             seconds["decode"] += max(0.0, whole - first)
     return {f"{name}_per_second": tokens[name] / seconds[name] for name in tokens if tokens[name] and seconds[name]}
 
 
-def _timed(model: Any, inputs: Mapping[str, Any], count: int) -> tuple[list[int], float]:
+def _timed(model: Any, packed: Packed, device: torch.device, count: int) -> tuple[list[int], float]:
     began = time.perf_counter()
-    ids = generated(model, inputs, count)  # its ids are on the host: whatever a GPU was given is done
+    ids = continued(model, packed, count, device)  # its ids are on the host: whatever a GPU was given is done
     return ids, time.perf_counter() - began
 
 

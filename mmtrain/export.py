@@ -27,6 +27,8 @@ from mmtrain.precision import place
 from mmtrain.spec import TrainSpec
 
 Adapters = Literal["merge", "keep"]
+BESIDE = "adapters"
+"""Where in the folder of a model its adapters lie, if they are kept apart."""
 
 
 @unread.goes_on
@@ -214,7 +216,7 @@ def _settle(model: Any, folder: Path, mode: Adapters) -> list[str]:
         except SpecError as error:
             raise SpecError(f"{error}; --adapters keep leaves them beside the weights") from error
         return ["merged adapters"]
-    refused = adapters.export(model, folder / "adapters")
+    refused = adapters.export(model, folder / BESIDE)
     adapters.remove(model)
     return [f"kept   adapters in {folder.name.strip('.').removesuffix('.tmp')}/adapters", *refused]
 

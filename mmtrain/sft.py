@@ -236,10 +236,16 @@ def sft(
 def following(spec: TrainSpec) -> list[str]:
     """What to do with a run that has come to its end."""
     evaluation = "" if spec.evaluation is not None else " --data NAME=DATASET"
+    beside = any(each.kind in ("prefix", "bottleneck") for each in spec.adapters)
     merged = " (adapters merged into it)" if spec.adapters else ""
     return [
         f"next   python -m mmtrain.evaluate {spec.output}{evaluation} --html FILE    its answers as a page",
-        f"next   python -m mmtrain.export {spec.output} --output FOLDER    a Hugging Face model{merged}",
+        f"next   python -m mmtrain.export {spec.output} --output FOLDER"
+        + (
+            " --adapters keep    a Hugging Face model, and its adapters beside it"
+            if beside
+            else f"    a Hugging Face model{merged}"
+        ),
     ]
 
 

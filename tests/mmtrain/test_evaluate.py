@@ -6,10 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
+import torch
+import yaml
+from transformers import AutoModelForImageTextToText
 
 from mmtrain import evaluate, export, sft
+from mmtrain.answers import continued, generating, inputs_of, prompts
 from mmtrain.examine import read
+from mmtrain.held_out import held_out
+from mmtrain.models import family_of
+from mmtrain.restore import restore
+from tests.mmtrain.hf_folders import write_folder
 from tests.mmtrain.test_held_out import told
 from tests.mmtrain.test_sft import arguments
 
@@ -68,3 +77,38 @@ def test_what_is_wrong_is_said(run: Path, capsys: pytest.CaptureFixture[str], op
 def test_a_strange_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([str(tmp_path)]) == 2
     assert "neither a run" in capsys.readouterr().err
+
+
+def test_a_model_with_prefixes_answers_and_is_measured_with_its_adapters(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Word by word as by peft; and the folder with adapters beside the model is as good as the run."""
+    source, output, exported = write_folder(tmp_path / "source", "llava"), tmp_path / "run", tmp_path / "exported"
+    config = {
+        "model": {"kind": "hf", "path": str(source)},
+        "adapters": [{"kind": "prefix", "component": "language", "length": 3, "std": 2.0}],
+        "data": {"dataset": str(folder), "max_length": 400, "hold_out": 0.3, "epochs": None},
+        "evaluation": {"generate": 2, "max_new_tokens": 5},
+        "output": str(output),
+        "optim": {"lr": 0.5, "warmup_steps": 0},
+        "steps": 2,
+    }
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(config))
+    assert sft.main(["--config", str(tmp_path / "sft.yaml")]) == 0
+    assert export.main([str(output), "--output", str(exported), "--adapters", "keep"]) == 0
+    plain = AutoModelForImageTextToText.from_pretrained(exported)
+    theirs = peft.PeftModel.from_pretrained(plain, exported / "adapters").eval()
+    opened, cpu = restore(output), torch.device("cpu")
+    spec, model = opened.spec, opened.model.eval()
+    assert spec.evaluation is not None
+    (stream,) = held_out(spec.evaluation, spec, family_of(spec.model, opened.tokenizer)).values()
+    with torch.no_grad(), generating(model):
+        for packed, _, _ in prompts(stream, 2):
+            ids, prompt = continued(model, packed, 5, cpu), inputs_of(packed, cpu)
+            for at, token in enumerate(ids):
+                whole = torch.cat([prompt["input_ids"], torch.tensor([ids[:at]], dtype=torch.long)], 1)
+                assert int(theirs(input_ids=whole, pixel_values=prompt["pixel_values"]).logits[0, -1].argmax()) == token
+    given = ["--generate", "0", "--data", f"x={folder}"]
+    of_run, of_folder, bare = (found(capsys, str(each), *given)["values"] for each in (output, exported, source))
+    assert of_folder == pytest.approx(of_run, abs=1e-5)
+    assert bare["loss"] != pytest.approx(of_run["loss"], abs=1e-3)
