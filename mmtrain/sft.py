@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -338,7 +339,10 @@ def plan(spec: TrainSpec, stream: StreamingDataset, model: torch.nn.Module) -> s
         raise DataError("no_packs", f"no sample of {paths} can be packed: {left or 'it has none'}{longer}")
     parameters = sum(p.numel() for p in model.parameters())
     wanted = spec.steps * spec.global_batch
-    epochs = "" if stream.spec.weighted else f" = {wanted / (report.packs * stream.planner.blocks):.1f} epochs"
+    passes = wanted / (report.packs * stream.planner.blocks)
+    epochs = "" if stream.spec.weighted else f" = {passes:.1f} epochs"
+    if epochs and passes > 1.05 * (spec.data.epochs or math.inf):  # rates would not come down
+        epochs += f"; data.epochs: {spec.data.epochs} ends it before"
     most = spec.max_tokens_per_forward
     at_most = "" if most is None else f", of {most:,} tokens at most"
     return "\n".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -100,5 +101,9 @@ def test_a_dry_run_refuses_what_the_optimiser_would(
     told = ["--config", str(config), "--dry-run", "--set"]
     assert sft.main([*told, "optim.clip={visoin: 1}"]) == 2
     assert "optim.clip: no part 'visoin' is trained" in capsys.readouterr().err
+    assert sft.main([*told, "data.epochs=2", "steps=99"]) == 0
+    assert re.search(
+        r"run    99 steps = 396 packs = \d+\.\d epochs; data.epochs: 2 ends it before", capsys.readouterr().out
+    )
     assert sft.main([*told, "optim.warmup_steps=3"]) == 0
     assert "rates  rise over 3 steps (optim.warmup_steps), and the run ends before the peak" in capsys.readouterr().out
