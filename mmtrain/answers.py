@@ -23,7 +23,7 @@ from mmtrain.certificate import BORDERS, Strategy, prepared
 from mmtrain.collate import PackedCollator
 from mmtrain.distributed import gather
 from mmtrain.metrics import score
-from mmtrain.models import hearing
+from mmtrain.models import ends, hearing
 from mmtrain.objective import losses
 from mmtrain.precision import compute_dtype
 from mmtrain.sharding import within
@@ -71,11 +71,11 @@ def answers(
 ) -> list[Answer]:
     """Answers to the first `told.generate` samples of a stream that have something to answer. Ranks share them out,
     unless the model is sharded: then all do all, as shards wait for each other."""
-    shared = isinstance(model, FSDPModule)
+    shared, stops = isinstance(model, FSDPModule), ends(model, stream)
     mine = []
     for number, (packed, _, meta) in enumerate(prompts(stream, told.generate)):
         if shared or number % world.ranks == world.rank:
-            mine.append(_answer(model, tokenizer, packed, meta, number, told, strategy, device))
+            mine.append(_answer(model, tokenizer, packed, meta, number, told, strategy, device, stops))
     if shared:
         return mine
     return sorted((each for part in gather(mine, world) for each in part), key=lambda each: each.number)
@@ -138,25 +138,31 @@ def prefixed(model: torch.nn.Module) -> bool:
 
 
 def continued(
-    model: Any, packed: Packed, max_new_tokens: int, device: torch.device, strategy: Strategy = "varlen"
+    model: Any,
+    packed: Packed,
+    max_new_tokens: int,
+    device: torch.device,
+    strategy: Strategy = "varlen",
+    *,
+    stops: Sequence[int] = (),
 ) -> list[int]:
-    """The ids with which a model answers a sample's prompt, inside `generating`: by `generate`, or, of one with
-    prefixes, of which only our attention knows, by its forward pass once more for each."""
+    """The ids with which a model answers a sample's prompt up to one of `stops`, inside `generating`: by `generate`;
+    of one with prefixes, of which only our attention knows, by its forward pass once more for each."""
     if not prefixed(model):
-        return generated(model, inputs_of(packed, device, model), max_new_tokens)
+        return generated(model, inputs_of(packed, device, model), max_new_tokens, stops)
     before = model.config._attn_implementation
     model.set_attn_implementation(attention.NAME)
     try:
-        return _one_by_one(model, packed, max_new_tokens, device, strategy)
+        return _one_by_one(model, packed, max_new_tokens, device, strategy, stops)
     finally:
         model.set_attn_implementation(before)
 
 
-def _one_by_one(model: Any, packed: Packed, max_new_tokens: int, device: torch.device, strategy: Strategy) -> list[int]:
-    ends = model.generation_config.eos_token_id
-    stops = {ends} if isinstance(ends, int) else set(ends or ())
+def _one_by_one(
+    model: Any, packed: Packed, most: int, device: torch.device, strategy: Strategy, stops: Sequence[int]
+) -> list[int]:
     ids: list[int] = []
-    while len(ids) < max_new_tokens and not stops.intersection(ids[-1:]):
+    while len(ids) < most and not set(stops).intersection(ids[-1:]):
         batch = dict(each_tensor(PackedCollator()([followed(packed, ids)]), lambda tensor: tensor.to(device)))
         ids.append(within(model, _next, batch, strategy))
     return ids
@@ -173,10 +179,12 @@ def _next(model: Any, batch: dict[str, Any], strategy: Strategy) -> int:
 
 
 @torch.no_grad()
-def generated(model: Any, inputs: Mapping[str, Any], max_new_tokens: int) -> list[int]:
-    """The likeliest next token, again and again, until an answer ends."""
+def generated(model: Any, inputs: Mapping[str, Any], max_new_tokens: int, stops: Sequence[int] = ()) -> list[int]:
+    """The likeliest next token, again and again, until an answer ends: with one of `stops`, or of the model's own."""
     length = inputs["input_ids"].shape[1]
-    ids = model.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, use_cache=True)
+    more = {"eos_token_id": list(stops)} if stops else {}
+    told = {"do_sample": False, "num_beams": 1, "max_new_tokens": max_new_tokens, "use_cache": True}
+    ids = model.generate(**inputs, **told, **more)
     return [int(each) for each in ids[0, length:]]
 
 
@@ -189,10 +197,11 @@ def _answer(
     told: EvaluationSpec,
     strategy: Strategy,
     device: torch.device,
+    stops: Sequence[int],
 ) -> Answer:
     wanted = tokenizer.decode(reference_of(packed), skip_special_tokens=True).strip()
     references = tuple(str(each) for each in meta.get("answers") or ()) or (wanted,)
-    ids = continued(model, packed, told.max_new_tokens, device, strategy)
+    ids = continued(model, packed, told.max_new_tokens, device, strategy, stops=stops)
     text = tokenizer.decode(ids, skip_special_tokens=True).strip()
     scores: dict[str, float] = {metric: score(metric, text, references, told.coordinates) for metric in told.metrics}
     choices = [str(each) for each in meta.get("choices") or ()]

@@ -103,13 +103,13 @@ def streams_of(named: Sequence[str], base: StreamSpec | None) -> dict[str, Strea
 def speed(restored: Restored, stream: StreamingDataset, max_new_tokens: int) -> dict[str, float]:
     """How fast the model answers one prompt at a time: tokens of prompts per second, media encoded, up to the first
     token of the answer (`prefill_per_second`); and tokens of answers per second after it (`decode_per_second`)."""
-    device = device_of(restored.spec.device)
+    device, stops = device_of(restored.spec.device), models.ends(restored.model, stream)
     tokens = {"prefill": 0, "decode": 0}
     seconds = {"prefill": 0.0, "decode": 0.0}
     with undisturbed(restored.model), generating(restored.model), autocast(device, restored.spec.precision):
         for number, (packed, _, _) in enumerate(prompts(stream, SPEED_SAMPLES + 1)):
-            _, first = _timed(restored.model, packed, device, 1)
-            ids, whole = _timed(restored.model, packed, device, max_new_tokens)
+            _, first = _timed(restored.model, packed, device, 1, stops)
+            ids, whole = _timed(restored.model, packed, device, max_new_tokens, stops)
             if not number:
                 continue
             tokens["prefill"] += len(prompt_of(packed).input_ids)
@@ -119,9 +119,13 @@ def speed(restored: Restored, stream: StreamingDataset, max_new_tokens: int) -> 
     return {f"{name}_per_second": tokens[name] / seconds[name] for name in tokens if tokens[name] and seconds[name]}
 
 
-def _timed(model: Any, packed: Packed, device: torch.device, count: int) -> tuple[list[int], float]:
+def _timed(
+    model: Any, packed: Packed, device: torch.device, count: int, stops: Sequence[int]
+) -> tuple[list[int], float]:
     began = time.perf_counter()
-    ids = continued(model, packed, count, device)  # its ids are on the host: whatever a GPU was given is done
+    ids = continued(
+        model, packed, count, device, stops=stops
+    )  # its ids are on the host: whatever a GPU was given is done
     return ids, time.perf_counter() - began
 
 

@@ -22,6 +22,7 @@ from mmdata.errors import SpecError
 from mmdata.types import World
 from mmtrain import adapters, checkpoint, ema, models, quantise, run, stages
 from mmtrain.initialise import initialise
+from mmtrain.models.kept import GENERATION
 from mmtrain.models.source import copy_processor
 from mmtrain.precision import place
 from mmtrain.spec import TrainSpec
@@ -110,6 +111,8 @@ def export(
                     "full   weights beside them; load those in 4 bits (nf4, double quantisation), as they learned"
                 )
         model.save_pretrained(temporary)
+        if (folder / run.MODEL / GENERATION).is_file():  # a model that is built again has one of its own making
+            shutil.copyfile(folder / run.MODEL / GENERATION, temporary / GENERATION)
         copied = copy_processor(folder / run.MODEL, temporary)
         AutoTokenizer.from_pretrained(
             str(folder / run.TOKENIZER), local_files_only=True, trust_remote_code=False

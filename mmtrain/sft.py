@@ -155,6 +155,7 @@ def sft(
     device = device_of(spec.device)
     model = models.build(spec.model, tokenizer, seed=spec.seed)
     models.check_positions(model, spec.data.longest)
+    models.tell_ends(model, stream)
     if not dry_run:
         first(lambda: models.keep(folder / run.MODEL, spec.model, model), world)
     begun = [] if before is None else [stages.take_weights(before, spec, model, equipped=False)]

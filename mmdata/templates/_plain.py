@@ -77,6 +77,7 @@ class PlainLayout:
         self.source = None
         self._codec = codec
         self._stop = stop
+        self.stops = frozenset({stop})
         framed = tokens([Frame(turn.before + turn.after) for turn in plain.turns.values()], codec)
         own = {atom.id for atom in framed if isinstance(atom, Special)}
         # A tokenizer whose start token opens every turn (SmolLM2) gets no second one.

@@ -13,6 +13,7 @@ from mmdata import registry
 from mmdata.errors import SpecError
 from mmdata.families import Family, _AnyToken, get_family
 from mmdata.shards.dataset import Dataset
+from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import MediaKind
 from mmdata.views.resampled import Resampled
@@ -225,6 +226,23 @@ def tell_tokens(config: Any, family: Family, tokenizer: PreTrainedTokenizerBase)
         ids = [tokenizer.convert_tokens_to_ids(mark) for mark in marks if mark in tokenizer.get_vocab()]
         if hasattr(config, name) and ids:
             setattr(config, name, ids[0])
+
+
+def ends(model: Any, stream: StreamingDataset) -> list[int]:
+    """Ids at which an answer ends: those of the model's generation config, and those by which the templates of a stream
+    end them, which a model that was made for another template does not know."""
+    own, tokenizer = model.generation_config.eos_token_id, stream.family.tokenizer if stream.family else None
+    found = dict.fromkeys([own] if isinstance(own, int) else own or [])
+    for template in stream.templates if tokenizer is not None else ():
+        found |= dict.fromkeys(sorted(template.bind(tokenizer).layout.stops))
+    return list(found)
+
+
+def tell_ends(model: Any, stream: StreamingDataset) -> None:
+    """Write into a model's generation config where answers end that are taught by a stream."""
+    found = ends(model, stream)
+    if len(found) > 1:
+        model.generation_config.eos_token_id = found
 
 
 def with_template(spec: Any, tokenizer: PreTrainedTokenizerBase, dataset: Dataset) -> Any:

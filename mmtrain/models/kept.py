@@ -16,12 +16,15 @@ from mmtrain.models.native import NativeForConditionalGeneration
 from mmtrain.models.source import copy_processor
 from mmtrain.models.spec import ModelSpec, NativeSpec
 
+GENERATION = "generation_config.json"
+
 
 def keep(folder: Path, spec: ModelSpec, model: Any) -> None:
     """Write `config.json`, `generation_config.json` and the processor's files, where the source has any."""
     folder.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
+    # Not by `save_pretrained`: once changed, it refuses what many published ones say (`top_p` without `do_sample`).
+    (folder / GENERATION).write_text(model.generation_config.to_json_string())
     source = folder_of_vision(spec) if isinstance(spec, NativeSpec) else tokenizer_source(spec)
     if source is not None:
         copy_processor(source, folder)

@@ -360,3 +360,28 @@ def test_a_model_with_dropout_in_its_attention_is_trained(
     told = config(tmp_path, texts, {"kind": "hf", "path": str(tmp_path / "source")}, data={"template": "chatml"})
     assert sft.main(told) == 0
     assert "packed by masks (varlen: varlen kernels have no dropout; `attn_pdrop: 0`" in capsys.readouterr().out
+
+
+def test_answers_end_where_the_template_ends_them(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where the model's own config says alone, which is a base model's: it would never stop."""
+    source = write_folder(tmp_path / "source", "llama")
+    tokenizer = hf.AutoTokenizer.from_pretrained(source)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_end|>"]}, replace_extra_special_tokens=False)
+    tokenizer.save_pretrained(source)
+    own = json.loads((source / "generation_config.json").read_text())
+    (source / "generation_config.json").write_text(json.dumps({**own, "eos_token_id": [2, 7], "top_k": 5}))
+    ends = [2, 7, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    asked = []
+    generate = hf.LlamaForCausalLM.generate
+
+    def recorded(model: Any, *given: Any, **told: Any) -> Any:
+        asked.append(told["eos_token_id"])
+        return generate(model, *given, **told)
+
+    monkeypatch.setattr(hf.LlamaForCausalLM, "generate", recorded)
+    evaluation = {"data": {"x": {"dataset": str(texts)}}, "generate": 1, "max_new_tokens": 2}
+    told = config(tmp_path, texts, {"kind": "hf", "path": str(source)}, data=dict(TURNS), evaluation=evaluation)
+    assert sft.main(told) == 0
+    assert asked == [ends]
+    found = json.loads((exported(tmp_path) / "generation_config.json").read_text())
+    assert (found["eos_token_id"], found["top_k"]) == (ends, 5)
