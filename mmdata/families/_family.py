@@ -80,9 +80,10 @@ class Family:
     """One row of the table: a Hugging Face model family, bound to a tokenizer.
 
     `positions` names the rule of `position_ids`, `first_position` the number it starts at, `mrope` where M-RoPE goes on
-    after a medium (`mmdata.views.mrope`). `type_ids` names a batch
-    array int64 [1, T] that tells kinds of tokens apart: `token_types` says which number a kind has. `companions` are
-    integer arrays that follow from all plans of a sample. `packs` is False where several samples cannot share a row.
+    after a medium (`mmdata.views.mrope`), which numbers blocks of `merge` x `merge` patches and the time of a video by
+    `positions_per_second` (None: as published). `type_ids` names a batch array int64 [1, T] that tells kinds of tokens
+    apart: `token_types` says which number a kind has. `companions` are integer arrays that follow from all plans of a
+    sample. `packs` is False where several samples cannot share a row.
     """
 
     name: str
@@ -90,6 +91,8 @@ class Family:
     media: Mapping[MediaKind, MediaRule]
     positions: Positions = "plain"
     first_position: int = 0
+    merge: int = 2
+    positions_per_second: float | None = None
     mrope: Literal["max", "transformers"] = "max"
     type_ids: str | None = None
     token_types: Mapping[str, int] = field(default_factory=dict)
@@ -130,10 +133,11 @@ class Family:
             }
             for kind, rule in self.media.items()
         }
+        per_second = [self.positions_per_second] if self.positions_per_second else []
         return {
             "name": self.name,
             "media": rules,
-            "positions": [self.positions, self.first_position, self.mrope],
+            "positions": [self.positions, self.first_position, self.mrope, *per_second],
             "type_ids": [self.type_ids, dict(self.token_types)],
         }
 

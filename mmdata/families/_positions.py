@@ -11,9 +11,8 @@ from mmdata.families._qwen import seconds_per_patch
 from mmdata.types import MediaPlan, Slot
 from mmdata.views.mrope import Vision, mrope_positions
 
-MERGE = 2
 RATES = {"qwen2_vl": None, "qwen2_5_vl": 2.0, "qwen2_5_omni": 25.0, "qwen3_vl": None}
-"""Positions per second of a video; None for families whose time counts patches."""
+"""Positions per second of a video; as published; None for families whose time counts patches."""
 
 
 def segment_positions(family: Family, segment: Segment, plans: Sequence[MediaPlan]) -> np.ndarray:
@@ -27,13 +26,13 @@ def segment_positions(family: Family, segment: Segment, plans: Sequence[MediaPla
         for slot, plan in zip(segment.slots, plans, strict=True)
         if slot.kind != "audio"  # heard tokens are numbered like text
     ]
-    rows = mrope_positions(len(segment.ids), media, merge=MERGE, variant=family.mrope)
+    rows = mrope_positions(len(segment.ids), media, merge=family.merge, variant=family.mrope)
     return np.concatenate([plain[None], rows])
 
 
 def _vision(family: Family, segment: Segment, slot: Slot, plan: MediaPlan) -> Vision:
     assert plan.grid is not None, plan
-    rate = RATES[family.positions] if slot.kind == "video" else None
+    rate = (family.positions_per_second or RATES[family.positions]) if slot.kind == "video" else None
     seconds = 1.0 if rate is None else seconds_per_patch(plan, -(-len(plan.frames) // plan.grid[0]))
     placeholders = segment.ids[slot.start : slot.start + slot.length] == family.placeholder_id(family.media[slot.kind])
     first = np.flatnonzero(placeholders & ~np.concatenate([[False], placeholders[:-1]])) + slot.start

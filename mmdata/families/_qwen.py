@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from mmdata.errors import DataError
+from mmdata.errors import DataError, SpecError
 from mmdata.families._family import Arrays, Family, Layout, MediaRule, Positions, View
-from mmdata.families._settings import Checkpoint, pixels
+from mmdata.families._settings import Checkpoint, Settings, pixels, said
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaKind, MediaPlan
+from mmdata.views._picture import CLIP_MEAN, CLIP_STD
 
+IMAGE_CLASS: dict[str, Any] = {"patch_size": 14, "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
+"""Of `Qwen2VLImageProcessor`, which Qwen3-VL has as well."""
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 START, END = "<|vision_start|>", "<|vision_end|>"
 
@@ -71,33 +74,50 @@ def family(
     name: Positions,
     tokenizer: Tokenizer,
     rules: Mapping[MediaKind, MediaRule],
+    *,
+    merge: tuple[int, int],
+    positions_per_second: float | None = None,
     type_ids: str | None = "mm_token_type_ids",
 ) -> Family:
-    """The row of a family whose rule of positions has its own name."""
+    """The row of a family whose rule of positions has its own name. `merge` are those of images and of videos."""
+    if merge[0] != merge[1]:
+        raise SpecError(f"merge: {merge[0]} for images and {merge[1]} for videos; the model has one for both")
     return Family(
         name=name,
         tokenizer=tokenizer,
         media=rules,
         positions=name,
+        merge=merge[0],
+        positions_per_second=positions_per_second,
         type_ids=type_ids,
         token_types={"image": 1, "video": 2} if type_ids else {},
     )
 
 
+def per_second(settings: Settings, name: str, usual: float) -> float | None:
+    """How many positions a second of a video has by the checkpoint's vision tower; None for the `usual`."""
+    found = None if settings.checkpoint is None else settings.checkpoint.vision.get(name)
+    return None if found is None or found == usual else float(found)
+
+
 def read_image(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Parameters of `SmartResize`."""
-    return {**_patches(checkpoint.media["image"]), **_limits(checkpoint.media["image"])}
+    found = said(checkpoint.media["image"], **IMAGE_CLASS)
+    return {**_patches(found), **_limits(found, 56 * 56, 1280 * 28 * 28)}
 
 
-def read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """Parameters of `PatchVideo`."""
+def read_video(checkpoint: Checkpoint, factor: int = 28) -> Mapping[str, Any]:
+    """Parameters of `PatchVideo`. The limits of the processor's class are 128 and 768 tokens of `factor` pixels."""
     found = checkpoint.media["video"]
     return {
         **_patches(found),
-        **_limits(found),
+        **_limits(found, 128 * factor**2, 768 * factor**2),
+        "num_frames": found.get("num_frames"),
         "fps": found.get("fps"),
         "min_frames": found.get("min_frames"),
         "max_frames": found.get("max_frames"),
+        "cap_pixels_per_frame": found.get("cap_pixels_per_frame"),
+        "max_video_tokens": found.get("max_video_tokens"),
     }
 
 
@@ -110,10 +130,14 @@ def _patches(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _limits(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Pixel limits: `size` in version 5 (its "edges" are areas), `min_pixels` and `max_pixels` before."""
+def _limits(found: Mapping[str, Any], least: int, most: int) -> dict[str, Any]:
+    """Pixel limits: `size` in version 5 (its "edges" are areas), `min_pixels` and `max_pixels` before; of a file that
+    says neither, those of the class."""
     size = found.get("size") or {}
-    return {
-        "min_pixels": found.get("min_pixels") or size.get("shortest_edge"),
-        "max_pixels": found.get("max_pixels") or size.get("longest_edge"),
-    }
+    low = found.get("min_pixels") or size.get("shortest_edge")
+    high = found.get("max_pixels") or size.get("longest_edge")
+    if found and low is None and (high or most) >= least:
+        low = least
+    if found and high is None and most >= (low or least):
+        high = most
+    return {"min_pixels": low, "max_pixels": high}

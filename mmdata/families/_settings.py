@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from mmdata.errors import SpecError
 from mmdata.registry import nearest
 from mmdata.types import Filter, MediaKind
+from mmdata.views.video import Video, sampling
 
 V = TypeVar("V")
 FILTERS: dict[int, Filter] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -63,7 +64,8 @@ class Settings:
         for name in given:
             if name not in known:
                 raise SpecError(f"{kind}: no parameter {name!r}; {nearest(name, known)}")
-        values = {**defaults, **{name: value for name, value in found.items() if value is not None}, **given}
+        layers = [defaults, {name: value for name, value in found.items() if value is not None}, given]
+        values = sampling(layers) if isinstance(view, type) and issubclass(view, Video) else _joined(layers)
         frozen = {name: _frozen(value) for name, value in values.items()}
         try:
             return view(**frozen)
@@ -127,6 +129,21 @@ def pixels(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"mean": mean, "std": std, "filter": None if resample is None else FILTERS[resample]}
 
 
+def said(found: Mapping[str, Any], **unsaid: Any) -> Mapping[str, Any]:
+    """A processor's file with what its class in transformers has where the file leaves a key out; of no file, nothing.
+
+    >>> said({"patch_size": 14}, patch_size=16, merge_size=2), said({}, merge_size=2)
+    ({'patch_size': 14, 'merge_size': 2}, {})
+    """
+    return {**unsaid, **found} if found else found
+
+
+def frames(found: Mapping[str, Any]) -> dict[str, Any]:
+    """How many frames of a video, or how often one."""
+    number = found.get("num_frames")
+    return {"num_frames": number, "fps": None if number else found.get("fps")}
+
+
 def _colour(found: Mapping[str, Any], name: str) -> tuple[float, ...] | None:
     """A number for each of three channels, or one for all."""
     value = found.get(name)
@@ -187,6 +204,10 @@ def side(size: Any, *names: str) -> int | None:
         found = next((size[name] for name in names or ("shortest_edge", "height") if size.get(name)), None)
         return None if found is None else int(found)
     return None
+
+
+def _joined(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: value for layer in layers for name, value in layer.items()}
 
 
 def _frozen(value: Any) -> Any:

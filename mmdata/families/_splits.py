@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmdata.families._family import Layout
-from mmdata.families._settings import Checkpoint, pixels, side
+from mmdata.families._settings import Checkpoint, pixels, said, side
 from mmdata.types import MediaPlan
 
 PLACEHOLDER = "<image>"
@@ -41,7 +41,7 @@ def mask(plan: MediaPlan) -> dict[str, np.ndarray]:
 
 def read(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Parameters of `SplitImage`."""
-    found = checkpoint.media["image"]
+    found = said(checkpoint.media["image"], max_image_size=364, size={"longest_edge": 1456})
     size = side(found.get("max_image_size"), "longest_edge")
     patch, pool = checkpoint.vision.get("patch_size"), checkpoint.model.get("scale_factor")
     tokens = checkpoint.processor.get("image_seq_len")

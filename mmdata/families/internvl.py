@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdata.families._family import Family, Layout, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, pixels, side
+from mmdata.families._settings import Checkpoint, Settings, frames, pixels, said, side
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
+from mmdata.views._picture import CLIP_MEAN, CLIP_STD
 from mmdata.views.tiles import DynamicTiles
 from mmdata.views.video import FrameVideo
 
 PLACEHOLDER = "<IMG_CONTEXT>"
+CLASS: dict[str, Any] = {"size": 384, "image_mean": CLIP_MEAN, "image_std": CLIP_STD}
+"""Of its processors' classes; the published files have others."""
 
 
 @register("family", "internvl")
@@ -54,7 +57,7 @@ def internvl(tokenizer: Tokenizer, settings: Settings) -> Family:
 
 
 def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    found = checkpoint.media["image"]
+    found = said(checkpoint.media["image"], **CLASS)
     patch = checkpoint.vision.get("patch_size")
     ratio = checkpoint.model.get("downsample_ratio")
     return {
@@ -68,8 +71,10 @@ def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def _read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    found = checkpoint.media["video"]
-    return {**pixels(found), "size": side(found.get("size"), "height"), "num_frames": found.get("num_frames")}
+    found = said(checkpoint.media["video"], **CLASS)
+    shift = found.get("initial_shift", True)
+    shift = None if shift is True else (("initial_shift", shift),)
+    return {**pixels(found), "size": side(found.get("size"), "height"), "options": shift, **frames(found)}
 
 
 def _numbered(plan: MediaPlan) -> Layout:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from mmdata.errors import SpecError
 from mmdata.families._family import Family, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, no_class_token, pixels, side
+from mmdata.families._settings import Checkpoint, Settings, no_class_token, pixels, said, side
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
@@ -36,13 +37,16 @@ def llava_next(tokenizer: Tokenizer, settings: Settings) -> Family:
     )
 
 
-def read(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """Parameters of `AnyRes`."""
+def read(checkpoint: Checkpoint, size: int = 224, **unsaid: Any) -> Mapping[str, Any]:
+    """Parameters of `AnyRes`; `size` and `unsaid` are those of the processor's class."""
     no_class_token(checkpoint)
-    found = checkpoint.media["image"]
+    found = said(checkpoint.media["image"], size=size, **unsaid)
+    whole, tile = side(found.get("size")), side(found.get("crop_size"))
+    if whole and tile and whole != tile:
+        raise SpecError(f"size {whole} with crop_size {tile}: pictures and tiles are of one size in the view")
     return {
         **pixels(found),
-        "size": side(found.get("crop_size")) or side(found.get("size")),
+        "size": tile or whole,
         "patch": checkpoint.processor.get("patch_size") or checkpoint.vision.get("patch_size"),
         "pinpoints": found.get("image_grid_pinpoints"),
     }

@@ -10,13 +10,16 @@ import numpy as np
 
 from mmdata.families import llava_next
 from mmdata.families._family import Family, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, pixels, side
+from mmdata.families._settings import Checkpoint, Settings, frames, pixels, said, side
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
-from mmdata.views._picture import HALF
+from mmdata.views._picture import CLIP_MEAN, CLIP_STD, HALF
 from mmdata.views.anyres import ONEVISION, AnyRes
 from mmdata.views.video import FrameVideo
+
+STATISTICS = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
+"""Of its processors' classes; the published files have others."""
 
 
 @register("family", "llava_onevision")
@@ -60,14 +63,14 @@ def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
     # The model cuts the features of tiles by its own; the processor's counts placeholders, and is the same.
     ratio = str(checkpoint.model.get("vision_aspect_ratio") or checkpoint.processor.get("vision_aspect_ratio") or "")
     return {
-        **llava_next.read(checkpoint),
+        **llava_next.read(checkpoint, size=384, **STATISTICS),
         "anyres_max": int(ratio.removeprefix("anyres_max_")) if ratio.startswith("anyres_max_") else None,
     }
 
 
 def _read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    found = checkpoint.media["video"]
-    return {**pixels(found), "size": side(found.get("size"), "height"), "num_frames": found.get("num_frames")}
+    found = said(checkpoint.media["video"], size=384, **STATISTICS)
+    return {**pixels(found), "size": side(found.get("size"), "height"), **frames(found)}
 
 
 def _number_of_images(plans: Sequence[MediaPlan]) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdata.families._family import Family, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, pixels, side
+from mmdata.families._settings import Checkpoint, Settings, pixels, square
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.views._picture import HALF
@@ -33,4 +33,4 @@ def paligemma(tokenizer: Tokenizer, settings: Settings) -> Family:
 
 def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
     found = checkpoint.media["image"]
-    return {**pixels(found), "size": side(found.get("size")), "patch": checkpoint.vision.get("patch_size")}
+    return {**pixels(found), **square(found), "patch": checkpoint.vision.get("patch_size")}

@@ -25,7 +25,7 @@ def qwen2_5_omni(tokenizer: Tokenizer, settings: Settings) -> Family:
     into its tokens; give it as an audio of its own.
     """
     image = settings.view("image", SmartResize, _qwen.read_image)
-    video = settings.view("video", PatchVideo, _qwen.read_video, fps=2.0)
+    video = settings.view("video", PatchVideo, _qwen.read_video, fps=2.0, merge=image.merge)
     audio = settings.view("audio", Mel, _mel.read, n_mels=128, tokens="qwen2_5_omni")
     rules: dict[MediaKind, MediaRule] = {
         "image": _qwen.image_rule(image, IMAGE, SEEN),
@@ -44,7 +44,13 @@ def qwen2_5_omni(tokenizer: Tokenizer, settings: Settings) -> Family:
             companions=_mel.mask,
         ),
     }
-    return _qwen.family("qwen2_5_omni", tokenizer, rules, type_ids=None)
+    return _qwen.family(
+        "qwen2_5_omni",
+        tokenizer,
+        rules,
+        merge=(image.merge, video.merge),
+        type_ids=None,
+    )
 
 
 def _heard(plan: MediaPlan) -> Layout:

@@ -19,9 +19,15 @@ def qwen2_5_vl(tokenizer: Tokenizer, settings: Settings) -> Family:
     Image parameters are those of `SmartResize`, video parameters those of `PatchVideo` (2 frames a second).
     """
     image = settings.view("image", SmartResize, _qwen.read_image)
-    video = settings.view("video", PatchVideo, _qwen.read_video, fps=2.0)
+    video = settings.view("video", PatchVideo, _qwen.read_video, fps=2.0, merge=image.merge)
     rules: dict[MediaKind, MediaRule] = {
         "image": _qwen.image_rule(image),
         "video": _qwen.video_rule(video, companions=lambda plan: _qwen.timed_grid(plan, video.temporal)),
     }
-    return _qwen.family("qwen2_5_vl", tokenizer, rules)
+    return _qwen.family(
+        "qwen2_5_vl",
+        tokenizer,
+        rules,
+        merge=(image.merge, video.merge),
+        positions_per_second=_qwen.per_second(settings, "tokens_per_second", 2.0),
+    )

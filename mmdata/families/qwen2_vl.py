@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from mmdata.families import _qwen
-from mmdata.families._family import Family
+from mmdata.families._family import Family, MediaRule
 from mmdata.families._settings import Settings
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
+from mmdata.types import MediaKind
 from mmdata.views.qwen import SmartResize
 from mmdata.views.video import PatchVideo
 
@@ -19,5 +20,6 @@ def qwen2_vl(tokenizer: Tokenizer, settings: Settings) -> Family:
     Image parameters are those of `SmartResize`, video parameters those of `PatchVideo` (2 frames a second).
     """
     image = settings.view("image", SmartResize, _qwen.read_image)
-    video = settings.view("video", PatchVideo, _qwen.read_video, fps=2.0)
-    return _qwen.family("qwen2_vl", tokenizer, {"image": _qwen.image_rule(image), "video": _qwen.video_rule(video)})
+    video = settings.view("video", PatchVideo, _qwen.read_video, fps=2.0, merge=image.merge)
+    rules: dict[MediaKind, MediaRule] = {"image": _qwen.image_rule(image), "video": _qwen.video_rule(video)}
+    return _qwen.family("qwen2_vl", tokenizer, rules, merge=(image.merge, video.merge))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from mmdata.families import _qwen
 from mmdata.families._family import Family, Layout
 from mmdata.families._settings import Settings
@@ -29,10 +31,11 @@ def qwen3_vl(tokenizer: Tokenizer, settings: Settings) -> Family:
     video = settings.view(
         "video",
         PatchVideo,
-        _qwen.read_video,
+        functools.partial(_qwen.read_video, factor=32),
         rule="qwen3_vl",
         variant="qwen3_vl",
         patch=16,
+        merge=image.merge,
         fps=2.0,
         mean=HALF,
         std=HALF,
@@ -49,5 +52,8 @@ def qwen3_vl(tokenizer: Tokenizer, settings: Settings) -> Family:
         return (*pieces, _qwen.END)
 
     return _qwen.family(
-        "qwen3_vl", tokenizer, {"image": _qwen.image_rule(image), "video": _qwen.video_rule(video, layout=stamped)}
+        "qwen3_vl",
+        tokenizer,
+        {"image": _qwen.image_rule(image), "video": _qwen.video_rule(video, layout=stamped)},
+        merge=(image.merge, video.merge),
     )

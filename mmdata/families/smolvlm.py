@@ -9,7 +9,7 @@ from typing import Any
 from mmdata.errors import DataError
 from mmdata.families import _splits
 from mmdata.families._family import Family, Layout, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, pixels, side
+from mmdata.families._settings import Checkpoint, Settings, pixels, said, side
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
@@ -72,14 +72,15 @@ def smolvlm(tokenizer: Tokenizer, settings: Settings) -> Family:
 
 
 def _read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    found = checkpoint.media["video"]
-    sampling = found.get("video_sampling") or {}
+    sampling = checkpoint.media["video"].get("video_sampling") or {}
+    usual = {"max_image_size": 364, "size": sampling.get("video_size") or {"longest_edge": 1456}}
+    found = said(checkpoint.media["video"], **usual)
     return {
         **pixels(found),
         "size": side(found.get("max_image_size"), "longest_edge"),
         "longest_edge": side(found.get("size"), "longest_edge"),
-        "fps": found.get("fps") or sampling.get("fps"),
-        "num_frames": found.get("num_frames") or sampling.get("max_frames"),
+        "fps": sampling.get("fps") or found.get("fps"),
+        "num_frames": sampling.get("max_frames") or found.get("num_frames"),
     }
 
 

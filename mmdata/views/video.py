@@ -7,7 +7,7 @@ are the true ones of a video of variable rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -293,6 +293,30 @@ class PatchVideo(Video):
         plan = self.geometry.plan(len(frames), *size)
         check_memory(size, plan.ops)
         return replace(plan, frames=frames, times=self.clocked(facts, frames), seconds=duration(facts))
+
+
+def sampling(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The parameters of a view of videos, later layers over earlier ones. How many frames a later one asks for stands
+    in place of how often an earlier one does, and the other way; a rule of a later one, of what it does not take.
+
+    >>> sampling([{"fps": 2.0, "max_frames": 64}, {"num_frames": 8}])
+    {'max_frames': 64, 'num_frames': 8}
+    >>> sampling([{"fps": 2.0, "max_frames": 64}, {"rule": "uniform"}])
+    {'fps': 2.0, 'rule': 'uniform'}
+    """
+    values: dict[str, Any] = {}
+    for layer in layers:
+        rule = layer.get("rule", values.get("rule"))
+        values = dict(values)
+        if "rule" in layer and rule in RULES:
+            known = parameters_of("keyframe" if rule == "motion" else rule)
+            names = (set(MODEL_PARAMETERS) | {"options"}) - known
+            values = {name: value for name, value in values.items() if name not in names}
+        for name, other in (("num_frames", "fps"), ("fps", "num_frames")):
+            if rule != "smolvlm" and layer.get(name) is not None and other not in layer:
+                values.pop(other, None)
+        values.update(layer)
+    return values
 
 
 def duration(facts: Media) -> float | None:

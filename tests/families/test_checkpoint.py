@@ -13,6 +13,8 @@ from mmdata.errors import SpecError
 from mmdata.families import get_family
 from tests.families.processors import PHOTOS, batch, image, same, tensor, tokenizer
 from tests.families.test_processors import SPLIT
+from tests.families.test_qwen import clip
+from tests.families.test_videos import MARKS, metadata
 
 GRID = [[56, 112], [112, 56], [112, 112]]
 QWEN = {
@@ -224,3 +226,83 @@ def test_whispers_chunk_length_decides_and_other_spectrograms_are_refused(tmp_pa
         file.write_text(json.dumps(written | {name: value}))
         with pytest.raises(SpecError, match=f"family whisper: {name}: "):
             get_family("whisper", tokenizer=tokenizer(), checkpoint=tmp_path)
+
+
+LEFT_OUT: dict[str, tuple[Any, dict[str, Any]]] = {
+    "llava_next": (hf.LlavaNextImageProcessor, {"image_grid_pinpoints": [[224, 448]]}),
+    "llava_onevision": (hf.LlavaOnevisionImageProcessor, {}),
+    "internvl": (hf.GotOcr2ImageProcessor, {"crop_to_patches": True, "max_patches": 2}),
+    "idefics3": (hf.Idefics3ImageProcessor, {}),
+    "smolvlm": (hf.SmolVLMImageProcessor, {}),
+    "paligemma": (hf.SiglipImageProcessor, {}),
+    "pixtral": (hf.PixtralImageProcessor, {}),
+    "qwen2_vl": (hf.Qwen2VLImageProcessor, {"min_pixels": 3136}),
+    "qwen2_5_vl": (hf.Qwen2VLImageProcessor, {"max_pixels": 9408}),
+    "qwen3_vl": (hf.Qwen2VLImageProcessor, {}),
+}
+"""Image processor and what a file says of it, by family."""
+
+
+@pytest.mark.parametrize("name", list(LEFT_OUT))
+def test_what_a_file_leaves_out_is_as_in_the_class(tmp_path: Path, name: str) -> None:
+    """And not as in the family's best-known checkpoint."""
+    kind, files = LEFT_OUT[name]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": kind.__name__, **files}))
+    family = get_family(name, tokenizer=every_mark(), checkpoint=tmp_path)
+    theirs = kind.from_pretrained(tmp_path)([tensor(PHOTOS[0])], return_tensors="pt")
+    same(batch(family, [[image(PHOTOS[0]), "."]]), theirs, [family.media["image"].key])
+
+
+SAMPLED: list[tuple[str, Any, dict[str, Any]]] = [
+    ("qwen2_vl", hf.Qwen2VLVideoProcessor, {"fps": 2, "min_frames": 2, "max_frames": 4, "patch_size": 16}),
+    ("qwen2_vl", hf.Qwen2VLVideoProcessor, {"num_frames": 7, "min_pixels": 784, "max_pixels": 9408}),
+    ("qwen2_5_vl", hf.Qwen2VLVideoProcessor, {"fps": 3, "cap_pixels_per_frame": True, "max_video_tokens": 16}),
+    ("qwen3_vl", hf.Qwen3VLVideoProcessor, {"max_frames": 6}),
+    ("smolvlm", hf.SmolVLMVideoProcessor, {"video_sampling": {"fps": 2, "max_frames": 3, "video_size": 40}}),
+    ("internvl", hf.InternVLVideoProcessor, {"num_frames": 3, "initial_shift": False}),
+    ("llava_onevision", hf.LlavaOnevisionVideoProcessor, {"num_frames": 3}),
+]
+
+
+@pytest.mark.parametrize(("name", "kind", "files"), SAMPLED, ids=str)
+def test_videos_are_sampled_as_the_file_says(tmp_path: Path, name: str, kind: Any, files: dict[str, Any]) -> None:
+    files = {"video_processor_type": kind.__name__, **files}
+    if name == "smolvlm":
+        files["video_sampling"]["video_size"] = {"longest_edge": 40}
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps(files))
+    family = get_family(name, tokenizer=every_mark(), checkpoint=tmp_path)
+    facts, frames = clip(11)
+    theirs = kind.from_pretrained(tmp_path)(
+        [frames], video_metadata=metadata(11), do_sample_frames=True, return_tensors="pt"
+    )
+    key = family.media["video"].key
+    plan = family.media["video"].view.plan(facts)
+    ours = batch(family, [[(facts, frames[list(plan.frames)]), "."]])
+    theirs = theirs[key] if key in theirs else theirs["pixel_values_videos"][0]
+    same(ours, {key: theirs}, [key])
+
+
+def test_number_and_rate_stand_in_for_each_other(tmp_path: Path) -> None:
+    facts, _ = clip(11)
+
+    def chosen(name: str, **video: Any) -> tuple[int, ...]:
+        given = get_family(name, tokenizer=every_mark(), video=video, checkpoint=tmp_path)
+        return given.media["video"].view.plan(facts).frames
+
+    (tmp_path / "video_preprocessor_config.json").write_text(json.dumps({"fps": 1, "initial_shift": False}))
+    assert chosen("qwen2_vl", num_frames=4) == (0, 2, 5, 8)
+    assert chosen("qwen3_vl", rule="tsn", num_frames=2) == (2, 8)
+    assert chosen("internvl") == chosen("internvl", fps=1.0) == (0, 5)
+    assert chosen("internvl", num_frames=2, rule="uniform") == (0, 5)
+    with pytest.raises(SpecError, match="give num_frames or fps, not both"):
+        chosen("qwen2_vl", num_frames=4, fps=2.0)
+
+
+def test_tiles_and_whole_pictures_are_of_one_size(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"shortest_edge": 336}, "crop_size": 224}))
+    with pytest.raises(SpecError, match="size 336 with crop_size 224"):
+        get_family("llava_next", tokenizer=every_mark(), checkpoint=tmp_path)
+
+
+def every_mark() -> Any:
+    return tokenizer(**SPLIT, **{f"mark_{at}": mark for at, mark in enumerate(MARKS) if mark not in SPLIT.values()})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
 
+from mmdata.errors import SpecError
 from mmdata.families import get_family
 from mmdata.types import Media
 from tests.dataset_fixture import photograph
@@ -132,6 +135,36 @@ def test_positions_are_those_of_the_model_and_start_anew_in_every_segment(versio
             theirs, _ = model.get_rope_index(alone["input_ids"], mm_token_type_ids=alone["mm_token_type_ids"], **grids)
         assert torch.equal(alone["position_ids"][1:, 0], theirs[:, 0]), version
     assert at == packed.shape[-1]
+
+
+@pytest.mark.parametrize("version", ["2", "2.5", "3"])
+@pytest.mark.parametrize("merge", [1, 4])
+def test_positions_follow_the_merge(version: str, merge: int) -> None:
+    words = tokenizer(**QWEN)
+    name, patch = {"2": ("qwen2_vl", 14), "2.5": ("qwen2_5_vl", 14), "3": ("qwen3_vl", 16)}[version]
+    given = {"merge": merge, "min_pixels": 64 * patch**2, "max_pixels": 64 * patch**2}
+    family = get_family(name, tokenizer=words, image=given, mrope="transformers")
+    ours = batch(family, [["a ", image(PHOTOS[0]), " of what and ", image(PHOTOS[1]), "."]])
+    model = {"2": qwen2_vl, "2.5": qwen2_5_vl, "3": qwen3_vl}[version]()
+    with patched(model.config.vision_config, spatial_merge_size=merge):
+        theirs, _ = model.get_rope_index(
+            ours["input_ids"], mm_token_type_ids=ours["mm_token_type_ids"], image_grid_thw=ours["image_grid_thw"]
+        )
+    assert torch.equal(ours["position_ids"][1:, 0], theirs[:, 0])
+    with pytest.raises(SpecError, match=f"merge: {merge} for images and 2 for videos"):
+        get_family(name, tokenizer=words, image={"merge": merge}, video={"merge": 2})
+
+
+def test_time_follows_the_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"vision_config": {"tokens_per_second": 4}}))
+    facts, frames = clip(11)
+    for checkpoint, step in [(None, 2), (tmp_path, 4)]:
+        family = get_family("qwen2_5_vl", tokenizer=tokenizer(**QWEN), checkpoint=checkpoint)
+        plan = family.media["video"].view.plan(facts)
+        ours = batch(family, [[(facts, frames[list(plan.frames)]), "."]])
+        seconds = 2 * plan.seconds / len(plan.frames)
+        time = ours["position_ids"][1, 0, 1 : 1 + plan.tokens]
+        assert time.max() - time.min() == int((plan.grid[0] - 1) * seconds * step)
 
 
 @contextmanager
