@@ -439,3 +439,25 @@ def test_real_tokenizers(folder: Path) -> None:
         assert all(a.strip() in said for _, a in talk)
 
     same()
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        "{% generation %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endgeneration %}",  # SmolLM3
+        "<|im_start|>{{ m.role }} {% generation %}{{ m.content }}{% endgeneration %}<|im_end|>",  # LLaVA-OneVision
+    ],
+)
+def test_generation_blocks_of_other_bounds(block: str) -> None:
+    """One that opens the turn, and one whose answers may end within a character of several tokens."""
+    tokenizer = chat_tokenizer("chatml")
+    source = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}"
+        + block
+        + "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+    )
+    template = get_template("chat", tokenizer=tokenizer, options={"chat_template": source})
+    found = encoded_one(tokenizer, template, user("q"), answer("是的。😀"), user("q"), answer("yes."))
+    trained = [token for token, on in zip(found.ids, mask_of(found), strict=True) if on]
+    assert tokenizer.decode(trained).count("<|im_end|>") == 2
+    assert "是的。😀<|im_end|>" in tokenizer.decode(trained)
