@@ -16,6 +16,7 @@ from mmdata.boxes import BoxFormat, coordinate_tokens
 from mmdata.errors import SpecError
 from mmdata.shards.dataset import Dataset
 from mmdata.spec import Model
+from mmdata.templates import take_processors
 from mmtrain.models.source import TOKENIZER_FILES, has_tokenizer
 from mmtrain.models.spec import SourcePath
 from mmtrain.picture_tokens import words
@@ -113,6 +114,7 @@ def pretrained(path: str, key: str) -> PreTrainedTokenizerBase:
             f"{path} holds no tokenizer that can be read" if local else f"no folder {path!r}, nor could the hub give it"
         )
         raise SpecError(f"{key}: {told}: {why}") from error
+    take_processors(found, path, local=local)
     return found
 
 

@@ -224,6 +224,7 @@ TESTED_BY = {
     "tests/test_templates_chat.py": [  # Chat templates against transformers.
         "mmdata/templates/_chat.py",
         "mmdata/templates/_codec.py",
+        "mmdata/templates/_file.py",
         "mmdata/templates/_skeleton.py",
         "mmdata/templates/_verify.py",
     ],

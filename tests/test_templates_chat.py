@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import pickle
 import re
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from mmdata.errors import DataError, SpecError
+from mmdata.stream.arguments import stream_family
 from mmdata.templates import MEDIUM, Encoded, Template, digest, encode, get_template
 from mmdata.types import Media, Origin, Sample, Text
+from mmtrain.tokenizer import pretrained
 from tests.chat_formats import CHATML, DEFAULT_MARKERS, FORMATS, KINDS, MARKERS, chat_tokenizer
 
 SETTINGS = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
@@ -461,3 +464,26 @@ def test_generation_blocks_of_other_bounds(block: str) -> None:
     trained = [token for token, on in zip(found.ids, mask_of(found), strict=True) if on]
     assert tokenizer.decode(trained).count("<|im_end|>") == 2
     assert "是的。😀<|im_end|>" in tokenizer.decode(trained)
+
+
+def test_a_processors_template_is_read_from_its_file(tmp_path: Path) -> None:
+    """As older checkpoints of LLaVA have it; one in `chat_template.jinja` is newer."""
+    plain = chat_tokenizer("chatml")
+    plain.save_pretrained(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    assert stream_tokenizer(tmp_path).chat_template is None
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": FORMATS["llava"]}))
+    assert stream_tokenizer(tmp_path).chat_template == FORMATS["llava"]
+    assert pretrained(str(tmp_path), "tokenizer").chat_template == FORMATS["llava"]
+    (tmp_path / "chat_template.jinja").write_text(CHATML)
+    assert stream_tokenizer(tmp_path).chat_template == CHATML
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.json").write_text("[]")
+    with pytest.raises(SpecError, match=r"chat_template.json: holds no chat template"):
+        stream_tokenizer(tmp_path)
+
+
+def stream_tokenizer(folder: Path) -> Any:
+    family = stream_family("llava", folder)
+    assert family is not None
+    return family.tokenizer

@@ -14,7 +14,7 @@ from mmdata.families import Family, get_family
 from mmdata.shards.cache import Cache
 from mmdata.shards.storage import user_cache
 from mmdata.stream.spec import StreamSpec
-from mmdata.templates import Template, Tokenizer, Weights, get_template
+from mmdata.templates import Template, Tokenizer, Weights, get_template, take_processors
 from mmdata.types import World
 
 Path = str | os.PathLike[str]
@@ -125,6 +125,7 @@ def _read_tokenizer(path: str) -> Tokenizer:
             raise SpecError(f"tokenizer: no such folder: {path}, nor is it in the hub's cache here") from error
         why = str(error).strip().splitlines()[0]
         raise SpecError(f"tokenizer: {path} holds no tokenizer that can be read: {why}") from error
+    take_processors(loaded, path, local=True)
     return loaded  # type: ignore[no-any-return]
 
 

@@ -2,6 +2,7 @@
 
 from mmdata.templates._codec import Tokenizer
 from mmdata.templates._encode import MEDIUM, Encoded, encode
+from mmdata.templates._file import take_processors
 from mmdata.templates._pairs import ANSWERS, is_pair
 from mmdata.templates._plain import PROMPTS, Plain, Turn
 from mmdata.templates._template import Template, TrainOn, Weights, digest, get_template, names
@@ -28,5 +29,6 @@ __all__ = [
     "messages",
     "names",
     "sentence_ends",
+    "take_processors",
     "truncate",
 ]
