@@ -18,7 +18,13 @@ from mmdata.types import Augmented, Colour, Crop, Flip, Media, PixelOp, Resize, 
 from mmdata.views.geometry import Box, Coordinates, boxes_in, move_polygons, movement, rewrite
 
 TRIES = 10
-_SIDES = re.compile(r"\b(left|right)\b", re.I)
+_SIDES = re.compile(
+    r"\b(?:(?:left|right)(?:s|most|wards?|hand(?:ed)?|side)?|(?:anti|counter)?clockwise)\b"
+    r"|\b(?:(?:link|recht)(?:s|e[mnrs]?)|gauche|droite?|(?:izquierd|derech|esquerd|direit|sinistr|destr)[ao]s?)\b"
+    r"|\b(?:лев|прав|слева|справа)|[左右]|왼|오른",
+    re.I,
+)
+"""Words of sides, in some languages."""
 
 
 class Augment(Model):
@@ -26,7 +32,8 @@ class Augment(Model):
 
     A picture's boxes are those in `meta[boxes]` and the tagged coordinates of the texts (`<box>…</box>`); a crop holds
     all of them, and they move with it. A sample of several pictures whose texts hold coordinates keeps its geometry:
-    nobody says which picture is meant. Videos change as one picture. Sizes that views see are those after augmentation.
+    nobody says which picture is meant, and so does one whose `meta` has boxes or outlines that are no numbers. Videos
+    change as one picture. Sizes that views see are those after augmentation.
     """
 
     crop: tuple[float, float] | None = None
@@ -36,7 +43,8 @@ class Augment(Model):
     scale: tuple[float, float] | None = None
     """Factor on both sides, least and greatest (for example [0.8, 1.2]), which views that keep a picture's size see."""
     flip: float = Field(0.0, ge=0, le=1)
-    """Probability of mirroring left and right. Samples whose texts say `left` or `right` are left alone."""
+    """Probability of mirroring left and right. Samples whose texts speak of sides (left, rightmost, clockwise, links,
+    gauche, 左) are left alone."""
     brightness: float = Field(0.0, ge=0, le=1)
     """Greatest change of the factor, up or down; likewise contrast and saturation."""
     contrast: float = Field(0.0, ge=0, le=1)
@@ -86,9 +94,9 @@ def augment(sample: Sample, rules: Augment, rng: np.random.Generator) -> Sample:
             continue
         size = (medium.height, medium.width)
         boxes = _boxes(sample, rules, size) if alone else []
-        still = not alone and (written or rules.boxes in meta)
+        still = boxes is None or (not alone and (written or rules.boxes in meta))
         sided = any(_SIDES.search(text.text) for text in sample.texts)
-        ops = () if still else geometry(size, boxes, rules, rng, mirror=not sided)
+        ops = () if still or boxes is None else geometry(size, boxes, rules, rng, mirror=not sided)
         before = (*ops, *colours(rules, rng))
         if not before:
             continue
@@ -104,16 +112,40 @@ def augment(sample: Sample, rules: Augment, rng: np.random.Generator) -> Sample:
                 replace(part, text=rewrite(part.text, move, rules.coordinates)) if isinstance(part, Text) else part
                 for part in parts
             ]
-            if rules.boxes in meta:
-                meta = {**meta, rules.boxes: [list(move.box(box)) for box in meta[rules.boxes]]}
-            if rules.polygons in meta:
+            if meta.get(rules.boxes) is not None:
+                meta = {
+                    **meta,
+                    rules.boxes: [list(move.box([float(side) for side in box])) for box in meta[rules.boxes]],
+                }
+            if meta.get(rules.polygons) is not None:
                 meta = {**meta, rules.polygons: move_polygons(meta[rules.polygons], move)}
     return replace(sample, parts=tuple(parts), meta=meta)
 
 
-def _boxes(sample: Sample, rules: Augment, size: tuple[int, int]) -> list[Box]:
+def _boxes(sample: Sample, rules: Augment, size: tuple[int, int]) -> list[Box] | None:
+    """The boxes of a sample, None where what `meta` has for them cannot be moved."""
     found = [box for text in sample.texts for box in boxes_in(text.text, size, rules.coordinates)]
-    return found + [(float(b[0]), float(b[1]), float(b[2]), float(b[3])) for b in sample.meta.get(rules.boxes, ())]
+    given = _listed(sample.meta.get(rules.boxes))
+    outlines = _listed(sample.meta.get(rules.polygons))
+    if given is None or outlines is None or not all(_numbers(box) and len(box) == 4 for box in given):
+        return None
+    for lists in map(_listed, outlines):
+        if lists is None or not all(_numbers(outline) and len(outline) % 2 == 0 for outline in lists):
+            return None
+    return found + [(float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in given]
+
+
+def _listed(value: Any) -> list[Any] | None:
+    """What `meta` lists, nothing for null; None for what is no list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple | np.ndarray) else None
+
+
+def _numbers(values: Any) -> bool:
+    if not isinstance(values, list | tuple | np.ndarray):
+        return False
+    return all(isinstance(value, int | float | np.number) and math.isfinite(value) for value in values)
 
 
 def geometry(

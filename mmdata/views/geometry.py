@@ -22,7 +22,9 @@ Scale = Literal["thousandths", "bins", "unit", "pixels"]
 Coordinates = Scale | BoxFormat
 """How texts write coordinates: between tags, 0..1000 of the side, its 1,000 bins 0..999, 0..1, or pixels of the whole
 picture; or as a format of `mmdata.boxes` writes boxes."""
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?")
+_CORNERS = re.compile(r"<(?:box|region)>|<\|box_start\|>")
+"""Tags around upper left and lower right corners, of one box or of several; around others are points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +112,17 @@ def move_mask(mask: np.ndarray, ops: Sequence[PixelOp]) -> np.ndarray:
     return np.ascontiguousarray(mask)
 
 
-def move_polygons(polygons: Sequence[Sequence[Sequence[float]]], move: Move) -> list[list[list[float]]]:
-    """The outlines [x, y, x, y, ...] of each box, moved like the picture. What leads out of it is drawn outside of it.
+def move_polygons(polygons: Sequence[Sequence[Sequence[float]] | None], move: Move) -> list[list[list[float]] | None]:
+    """The outlines [x, y, x, y, ...] of each box (None where it has none), moved like the picture. What leads out of
+    it is drawn outside of it.
 
     >>> move_polygons([[[0, 0, 10, 0, 10, 20]]], movement((20, 40), (Flip(), Resize(10, 20))))
     [[[20.0, 0.0, 15.0, 0.0, 15.0, 10.0]]]
     """
     return [
-        [
+        None
+        if outlines is None
+        else [
             [value for x, y in zip(outline[::2], outline[1::2], strict=True) for value in move.point(x, y)]
             for outline in outlines
         ]
@@ -136,7 +141,7 @@ def boxes_in(text: str, size: tuple[int, int], coordinates: Coordinates) -> list
         spots = [(x, y, x, y) for x, y in parse_points(text, size)]
         return [box for _, _, box in boxes_at(text, size, coordinates)] + spots
     found = []
-    for _, points in _points(text, size, coordinates):
+    for _, points, _ in _points(text, size, coordinates):
         xs, ys = [x for x, _ in points], [y for _, y in points]
         found.append((min(xs), min(ys), max(xs), max(ys)))
     return found
@@ -144,7 +149,7 @@ def boxes_in(text: str, size: tuple[int, int], coordinates: Coordinates) -> list
 
 def rewrite(text: str, move: Move, coordinates: Coordinates) -> str:
     """The text with the coordinates in its tagged stretches moved. Numbers keep their form: whole numbers stay whole,
-    others keep their digits; the two corners of a box stay upper left and lower right.
+    others keep their digits; the two corners of each box stay upper left and lower right.
 
     >>> move = movement((100, 100), (Crop(0, 0, 100, 50), Flip()))
     >>> rewrite("a <ref>cat</ref><box>(100,200),(300,400)</box>", move, "thousandths")
@@ -155,13 +160,16 @@ def rewrite(text: str, move: Move, coordinates: Coordinates) -> str:
             rewrite_boxes(text, move.before, coordinates, move.box, move.after), move.before, move.point, move.after
         )
     pieces, reached = [], 0
-    for numbers, points in _points(text, move.before, coordinates):
+    for numbers, points, corners in _points(text, move.before, coordinates):
         moved = [move.point(x, y) for x, y in points]
         height, width = move.after
         moved = [(min(max(x, 0.0), width), min(max(y, 0.0), height)) for x, y in moved]
-        if len(moved) == 2:
-            (x0, y0), (x1, y1) = moved
-            moved = [(min(x0, x1), min(y0, y1)), (max(x0, x1), max(y0, y1))]
+        if corners:
+            moved = [
+                corner
+                for (a, b), (c, d) in zip(moved[::2], moved[1::2], strict=True)
+                for corner in ((min(a, c), min(b, d)), (max(a, c), max(b, d)))
+            ]
         values = [value for point in moved for value in point]
         sides = [width, height] * len(moved)
         for number, value, side in zip(numbers, values, sides, strict=True):
@@ -170,9 +178,11 @@ def rewrite(text: str, move: Move, coordinates: Coordinates) -> str:
     return "".join([*pieces, text[reached:]])
 
 
-def _points(text: str, size: tuple[int, int], coordinates: Scale) -> list[tuple[list[re.Match[str]], list[Point]]]:
-    """The numbers of each tagged stretch, and the points that they are, in pixels. A stretch of an odd number of
-    numbers holds no points."""
+def _points(
+    text: str, size: tuple[int, int], coordinates: Scale
+) -> list[tuple[list[re.Match[str]], list[Point], bool]]:
+    """The numbers of each tagged stretch, the points that they are, in pixels, and whether these are corners of boxes.
+    A stretch of an odd number of numbers holds no points."""
     height, width = size
     found = []
     for start, stop, kind in tags(text):
@@ -184,7 +194,7 @@ def _points(text: str, size: tuple[int, int], coordinates: Scale) -> list[tuple[
             (_read(x, width, coordinates), _read(y, height, coordinates))
             for x, y in zip(values[::2], values[1::2], strict=True)
         ]
-        found.append((numbers, points))
+        found.append((numbers, points, len(points) % 2 == 0 and _CORNERS.match(text, start) is not None))
     return found
 
 

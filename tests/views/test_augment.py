@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,3 +183,56 @@ def test_wrong_ranges_are_refused() -> None:
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             Augment.model_validate(wrong)
     assert re.search("crop", Augment.model_json_schema()["properties"]["crop"]["description"])
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("<point>(100,200),(900,300)</point>", "<point>(900,200),(100,300)</point>"),
+        ("<points>(100,200),(900,100)</points>", "<points>(900,200),(100,100)</points>"),
+        ("<box>[[100,200,300,400],[5,6,7,8]]</box>", "<box>[[700,200,900,400],[993,6,995,8]]</box>"),
+        ("<quad>(1,2),(3,4),(5,6),(7,8)</quad>", "<quad>(999,2),(997,4),(995,6),(993,8)</quad>"),
+        ("<box>[-5,20,30,40]</box>", "<box>[970,20,1000,40]</box>"),
+    ],
+)
+def test_points_keep_their_order_and_every_box_its_corners(text: str, mirrored: str) -> None:
+    (moved,) = augment(one({}, text), Augment(flip=1), generator(0, "f")).texts
+    assert moved.text == mirrored
+
+
+@pytest.mark.parametrize(
+    "text", ["the leftmost cat", "a right-hand door", "turn anticlockwise", "Links steht er.", "左边"]
+)
+def test_sides_are_known_in_other_words(text: str) -> None:
+    sample = one({}, text)
+    assert augment(sample, Augment(flip=1), generator(0, "f")) == sample
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"boxes": [[1, 2, None, 4]]},
+        {"boxes": [[float("nan")] * 4]},
+        {"boxes": [[1, 2, 3]]},
+        {"boxes": "abc"},
+        {"boxes": [["1", "2", "3", "4"]]},
+        {"boxes": [[1, 2, 30, 40]], "polygons": [[[1, 2, 3]]]},
+    ],
+    ids=str,
+)
+def test_what_is_no_box_keeps_its_picture_still(meta: dict[str, Any]) -> None:
+    sample = one(meta, "a cat")
+    assert augment(sample, Augment(flip=1, crop=(0.5, 0.6)), generator(0, "f")) == sample
+
+
+def test_none_for_boxes_is_none() -> None:
+    """As a table says of a row without."""
+    found = augment(one({"boxes": None, "polygons": None}, "a cat"), Augment(flip=1), generator(0, "f"))
+    assert found.meta == {"boxes": None, "polygons": None}
+    found = augment(one({"boxes": [[0, 0, 10, 10]], "polygons": [None]}, "a cat"), Augment(flip=1), generator(0, "f"))
+    assert found.meta == {"boxes": [[190, 0, 200, 10]], "polygons": [None]}
+
+
+def one(meta: dict[str, Any], text: str) -> Sample:
+    parts = (Media(kind="image", height=100, width=200), Text(text=text))
+    return Sample(key="k", parts=parts, meta=meta, origin=Origin(uri="tests", row=0))
