@@ -21,6 +21,7 @@ from mmdata.templates import (
     encode,
     get_template,
     names,
+    sentence_ends,
     truncate,
 )
 from mmdata.types import Media, Origin, Sample, Span, Text
@@ -292,3 +293,18 @@ def test_shortening_keeps_as_much_as_fits_and_names_what_went() -> None:
     assert shortened.encoded.spans[-1] == Span(
         len(shortened.encoded.ids) - 1, len(shortened.encoded.ids), 1.0, "special"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("यह एक कुत्ता है। वह बिल्ली है।", "यह एक कुत्ता है।"),
+        ("هذا كلب؟ نعم.", "هذا كلب؟"),
+        ("یہ کتا ہے۔ ہاں۔", "یہ کتا ہے۔"),
+        ("እሺ። ደህና።", "እሺ።"),
+        ("Սա շուն է։ Այո։", "Սա շուն է։"),
+        ("这是狗。对。", "这是狗。"),
+    ],
+)
+def test_sentences_end_in_other_scripts(text: str, first: str) -> None:
+    assert [text[:end] for end in sentence_ends(text)] == [first, text]

@@ -19,7 +19,7 @@ from mmdata.types import Media, Sample, Text
 Keep = Literal["first", "last"]
 
 _END = re.compile(
-    r"""[.!?…]+["'”’»)\]]*(?=\s|$)"""  # a sentence of a script that puts a space behind it
+    r"""[.!?…؟۔।॥։።፧។៕။]+["'”’»)\]]*(?=\s|$)"""  # a sentence of a script that puts a space behind it
     r"|[。！？｡]+[\"'”’」』）]*"  # one that does not
     r"|(?<=\S)(?=[ \t]*\n[ \t]*(?:\n|[-*•]|\d+[.)]))"  # a paragraph, an entry of a list
 )
