@@ -59,8 +59,9 @@ class MediaRule:
 
     `placeholder` is the token that a feature vector replaces; None for a model that attends to the features across
     (an encoder-decoder) and has nothing in their place. `marker` is what the family's chat templates write for the
-    whole medium (default: the placeholder), `layout` what goes there instead. The realised arrays of a pack are joined
-    under `key` as `join` says. `companions` are the integer arrays that follow from a plan alone (`image_grid_thw`,
+    whole medium (default: the placeholder), `layout` what goes there instead, between the constant texts `before` and
+    `after`, which are tokenised with the text beside them. The realised arrays of a pack are joined under `key` as
+    `join` says. `companions` are the integer arrays that follow from a plan alone (`image_grid_thw`,
     `image_sizes`), with the axis along which those of several media are concatenated. `several` is the view of a sample
     that holds more than one medium of this kind, where the family treats that case apart.
     """
@@ -71,6 +72,8 @@ class MediaRule:
     join: Join = "stack"
     marker: str | None = None
     layout: Callable[[MediaPlan], Layout] = bare
+    before: str = ""
+    after: str = ""
     companions: Callable[[MediaPlan], Arrays] = nothing
     several: View | None = None
 
@@ -119,6 +122,11 @@ class Family:
         """What a chat template of this family writes for each kind of media."""
         found = {kind: rule.marker or rule.placeholder for kind, rule in self.media.items()}
         return {kind: marker for kind, marker in found.items() if marker is not None}
+
+    @property
+    def around(self) -> dict[MediaKind, tuple[str, str]]:
+        """What a template is told of the text before and after each kind of media."""
+        return {kind: (rule.before, rule.after) for kind, rule in self.media.items() if rule.before or rule.after}
 
     def describe(self) -> dict[str, Any]:
         """Everything but the tokenizer, for digests and messages."""

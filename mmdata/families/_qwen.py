@@ -56,6 +56,7 @@ def video_rule(
     placeholder: str = VIDEO,
     marks: tuple[str, str] = (START, END),
     layout: Callable[[MediaPlan], Layout] | None = None,
+    before: str = "",
     companions: Callable[[MediaPlan], Arrays] = video_grid,
 ) -> MediaRule:
     """Videos: as images, unless `layout` says otherwise."""
@@ -66,6 +67,7 @@ def video_rule(
         key="pixel_values_videos",
         join="concat",
         layout=layout or (lambda plan: (marks[0], plan.tokens, marks[1])),
+        before=before,
         companions=companions,
     )
 

@@ -28,7 +28,14 @@ def gemma3(tokenizer: Tokenizer, settings: Settings) -> Family:
         tokenizer=tokenizer,
         media={
             "image": MediaRule(
-                view=view, placeholder=PLACEHOLDER, marker=START, key="pixel_values", join="concat", layout=_pictures
+                view=view,
+                placeholder=PLACEHOLDER,
+                marker=START,
+                key="pixel_values",
+                join="concat",
+                layout=_told if view.crops else _picture,
+                before="" if view.crops else "\n\n",
+                after="\n\n",
             )
         },
         type_ids="token_type_ids",
@@ -52,14 +59,19 @@ def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
     }
 
 
-def _pictures(plan: MediaPlan) -> Layout:
-    """The picture between its marks; with crops, told in words and followed by them, a space between."""
+def _picture(plan: MediaPlan) -> Layout:
+    """The picture between its marks, line breaks around."""
+    return START, plan.tokens, END
+
+
+def _told(plan: MediaPlan) -> Layout:
+    """With crops: the picture, told in words and followed by them, a space between."""
     each = plan.tokens // plan.shape[0]
     if plan.shape[0] == 1:
-        return f"\n\n{START}", each, f"{END}\n\n"
+        return f"\n\n{START}", each, END
     pieces: list[str | int] = [f"Here is the original image \n\n{START}", each]
     before = f"{END}\n\n and here are some crops to help you see better "
     for _ in range(plan.shape[0] - 1):
         pieces += [f"{before}\n\n{START}", each]
         before = f"{END}\n\n "
-    return (*pieces, f"{END}\n\n")
+    return (*pieces, END)

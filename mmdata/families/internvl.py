@@ -51,6 +51,7 @@ def internvl(tokenizer: Tokenizer, settings: Settings) -> Family:
                 key="pixel_values",
                 join="concat",
                 layout=_numbered,
+                before="Frame1: ",
             ),
         },
     )
@@ -78,13 +79,11 @@ def _read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def _numbered(plan: MediaPlan) -> Layout:
-    """A line for each frame, with its number."""
+    """A line for each frame, with its number; the first of them stands before."""
     each = plan.tokens // len(plan.frames)
-    pieces: list[str | int] = []
-    before = ""
-    for number in range(1, len(plan.frames) + 1):
-        pieces += [f"{before}Frame{number}: <img>", each]
-        before = "</img>\n"
+    pieces: list[str | int] = ["<img>", each]
+    for number in range(2, len(plan.frames) + 1):
+        pieces += [f"</img>\nFrame{number}: <img>", each]
     return (*pieces, "</img>")
 
 

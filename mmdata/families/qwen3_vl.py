@@ -42,18 +42,18 @@ def qwen3_vl(tokenizer: Tokenizer, settings: Settings) -> Family:
     )
 
     def stamped(plan: MediaPlan) -> Layout:
-        """Seconds, then the placeholders of one patch in time between vision markers, and so on."""
+        """After a `<`, seconds, then the placeholders of one patch in time between vision markers, and so on."""
         assert plan.grid is not None, plan
         each = plan.tokens // plan.grid[0]
         pieces: list[str | int] = []
         for at, seconds in enumerate(timestamps(plan, temporal=video.temporal)):
-            before = _qwen.END if at else ""
-            pieces += [f"{before}<{seconds:.1f} seconds>{_qwen.START}", each]
+            before = f"{_qwen.END}<" if at else ""
+            pieces += [f"{before}{seconds:.1f} seconds>{_qwen.START}", each]
         return (*pieces, _qwen.END)
 
     return _qwen.family(
         "qwen3_vl",
         tokenizer,
-        {"image": _qwen.image_rule(image), "video": _qwen.video_rule(video, layout=stamped)},
+        {"image": _qwen.image_rule(image), "video": _qwen.video_rule(video, layout=stamped, before="<")},
         merge=(image.merge, video.merge),
     )

@@ -21,6 +21,7 @@ UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
+TOLD = "You are provided the following series of"
 TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
@@ -65,6 +66,8 @@ def smolvlm(tokenizer: Tokenizer, settings: Settings) -> Family:
                 key="pixel_values",
                 join="row",
                 layout=_told,
+                before=TOLD,
+                after="\n\n",
                 companions=_splits.mask,
             ),
         },
@@ -85,19 +88,19 @@ def _read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 
 def _told(plan: MediaPlan) -> Layout:
-    """How many frames of how long a video follow; then each frame with its time."""
+    """After `TOLD`, how many frames of how long a video follow; then each frame with its time."""
     if plan.seconds is None:
         raise DataError("no_facts", "the duration of the video is not known; build the dataset with a `probe` step")
     each = plan.tokens // len(plan.frames)
     lasting = timedelta(seconds=int(plan.seconds))
     count = in_words(len(plan.frames))
-    before = f"You are provided the following series of {count} frames from a {lasting} [H:MM:SS] video.\n"
+    before = f" {count} frames from a {lasting} [H:MM:SS] video.\n"
     pieces: list[str | int] = []
     for seconds in plan.times:
         shown = f"\nFrame from {int(seconds // 60):02d}:{int(seconds % 60):02d}:"
         pieces += [before + shown + _splits.FAKE + _splits.GLOBAL, each]
         before = _splits.FAKE
-    return (*pieces, f"{_splits.FAKE}\n\n")
+    return (*pieces, _splits.FAKE)
 
 
 def in_words(number: int) -> str:

@@ -134,7 +134,7 @@ def stream(told: Cluster) -> tuple[Planner, StreamSpec, list[Any], list[Any]]:
     """The planner of a synthetic dataset, its spec, the dataset and its template."""
     words = tokenizer()
     family = get_family(told.family, tokenizer=words)
-    template = get_template("caption", tokenizer=words, markers=family.markers)
+    template = get_template("caption", tokenizer=words, markers=family.markers, around=family.around)
     spec = StreamSpec(
         dataset="/synthetic",
         max_length=told.max_length,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -84,11 +85,12 @@ def stream_template(template: str | Template | None, spec: StreamSpec, family: F
         }
         if twice := [name for name, default in told.items() if getattr(spec, name) != default]:
             raise SpecError(f"{', '.join(twice)}: the template already says it; give its name, or say it there only")
-        return template
+        return template if family is None else replace(template, around=family.around)
     return get_template(
         spec.template,
         tokenizer=None if family is None else family.tokenizer,
         markers={} if family is None else family.markers,
+        around={} if family is None else family.around,
         train_on=spec.train_on,
         weights=spec.token_weights,
         system=spec.system,

@@ -153,8 +153,15 @@ def _draft(sample: Sample, template: Template, bound: Bound) -> _Draft:
     stretch: _Stretch | None = None
     for at, (atom, learned) in enumerate(zip(atoms, wanted, strict=True)):
         if isinstance(atom, Place):
+            before, after = template.around.get(draft.media[atom.medium].kind, ("", ""))
+            if before and stretch is None:
+                stretch = _Stretch("", first=at == 0)
+                draft.pieces.append(stretch)
+            if stretch is not None:
+                stretch.text += before
             draft.pieces.append(_Token(MEDIUM, medium=atom.medium))
-            stretch = None
+            stretch = _Stretch(after, first=False) if after else None
+            draft.pieces += [stretch] if stretch is not None else []
             continue
         if isinstance(atom, Special):
             draft.pieces.append(_Token(atom.id, atom.turn, learned, atom.stop))

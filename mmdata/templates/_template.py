@@ -89,6 +89,8 @@ class Template:
     train_on: TrainOn = "assistant"
     weights: Weights = field(default_factory=Weights)
     system: str | None = None
+    around: Mapping[MediaKind, tuple[str, str]] = field(default_factory=dict)
+    """What a family writes before and after each medium of a kind, in one with the text there when it is tokenised."""
     pairs: bool = False
     """Of samples with a chosen and a rejected answer, encode both; else the chosen one alone."""
     _bound: dict[int, Bound] = field(default_factory=dict, repr=False)
@@ -123,6 +125,7 @@ def get_template(
     *,
     tokenizer: Tokenizer | None = None,
     markers: Mapping[MediaKind, str] | None = None,
+    around: Mapping[MediaKind, tuple[str, str]] | None = None,
     train_on: TrainOn = "assistant",
     weights: Weights | None = None,
     system: str | None = None,
@@ -135,7 +138,8 @@ def get_template(
     Ours: `caption` (media first), `document` (media in their places), `basic`, `system`, `multi_image` ("Image 1: "),
     `cot`, `chatml`, `vicuna`, `llava_v1`. `chat` is the tokenizer's own: with `tokenizer` it is tried here, on
     conversations whose ids must equal those of `apply_chat_template`; else when it is first used. `markers` (a family's
-    `MediaRule.marker`), `stop` and `options` are explained at `Chat`. `system` is a name of `PROMPTS` or a prompt.
+    `MediaRule.marker`), `stop` and `options` are explained at `Chat`, `around` (a family's too) at `Template`. `system`
+    is a name of `PROMPTS` or a prompt.
 
     Raises SpecError for a name nobody has, and for a chat template that cannot be followed exactly.
     """
@@ -154,7 +158,14 @@ def get_template(
             raise SpecError(f"template {template}: it has no place for a system prompt")
     else:
         raise SpecError(f"no template is called {template!r}; known: {', '.join(names())}")
-    found = Template(form=form, train_on=train_on, weights=weights or Weights(), system=prompt, pairs=pairs)
+    found = Template(
+        form=form,
+        train_on=train_on,
+        weights=weights or Weights(),
+        system=prompt,
+        around=dict(around or {}),
+        pairs=pairs,
+    )
     if tokenizer is not None:
         found.bind(tokenizer, renew=True)
         if isinstance(form, Chat):
@@ -173,6 +184,7 @@ def digest(template: Template, tokenizer: Tokenizer | None = None) -> str:
         "train_on": template.train_on,
         "weights": template.weights.model_dump(),
         "system": template.system,
+        **({"around": {kind: list(pair) for kind, pair in template.around.items()}} if template.around else {}),
         **({"pairs": True} if template.pairs else {}),
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

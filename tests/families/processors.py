@@ -47,11 +47,14 @@ def packed(family: Family, samples: Sequence[Sequence[str | Medium]], trained: i
     for sample in samples:
         ids: list[int] = []
         media = [part for part in sample if not isinstance(part, str)]
+        text = ""
         for part in sample:
-            if isinstance(part, str):
-                ids += family.tokenizer([part], add_special_tokens=False, split_special_tokens=False)["input_ids"][0]
-            else:
-                ids.append(MEDIUM)
+            before, after = ("", "") if isinstance(part, str) else family.around.get(part[0].kind, ("", ""))
+            text += part if isinstance(part, str) else before
+            if not isinstance(part, str):
+                ids += [*words(family, text), MEDIUM]
+                text = after
+        ids += words(family, text)
         facts = [medium for medium, _ in media]
         planned = plan_media(family, facts)
         encoded = Encoded(ids=ids, spans=(Span(len(ids) - trained, len(ids)),), media=tuple(facts))
@@ -64,6 +67,11 @@ def packed(family: Family, samples: Sequence[Sequence[str | Medium]], trained: i
             ]
         )
     return assemble(segments, plans, arrays, family, keys=tuple(map(str, range(len(samples)))))
+
+
+def words(family: Family, text: str) -> list[int]:
+    ids: list[int] = family.tokenizer([text], add_special_tokens=False, split_special_tokens=False)["input_ids"][0]
+    return ids
 
 
 def same(ours: dict[str, Any], theirs: dict[str, Any], names: Sequence[str], atol: float = 1e-5) -> None:
