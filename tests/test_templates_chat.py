@@ -487,3 +487,19 @@ def stream_tokenizer(folder: Path) -> Any:
     family = stream_family("llava", folder)
     assert family is not None
     return family.tokenizer
+
+
+@pytest.mark.parametrize("form", ["chatml", "qwen2_vl", "idefics3", "qwen3", "vicuna"])
+@pytest.mark.parametrize("said", ["<think>\nFur.\n</think>\n\n", "<think>Fur.</think>", "A fox <think>"])
+def test_an_answer_that_ends_with_its_reasoning_ends_once(form: str, said: str) -> None:
+    tokenizer, template = bound(form)
+    found = encoded_one(tokenizer, template, user("What?"), answer("Yes."), user("Why?"), answer(said))
+    reference = tokenizer.apply_chat_template(
+        conversation(form, [("What?", "Yes."), ("Why?", said)]), tokenize=True, return_dict=True
+    )["input_ids"]
+    assert [token for token in found.ids if token != tokenizer.bos_token_id] == [
+        token for token in reference if token != tokenizer.bos_token_id
+    ]
+    trained = tokenizer.decode([token for token, on in zip(found.ids, mask_of(found), strict=True) if on])
+    assert trained.count(tokenizer.eos_token) == 2
+    assert said.strip() in re.sub(r"(?<=<think>)\n|\n(?=</think>)", "", trained) or said.strip() in trained

@@ -315,7 +315,7 @@ class ChatLayout:
 
     def _answers(self, atoms: Sequence[Atom], outline: Shape) -> list[Atom]:
         """The turns of a template without `{% generation %}`: from the first to the last text of an assistant's
-        message, the white space that the message itself begins with, and reasoning tags that it opens with."""
+        message, the white space that the message itself begins with, and reasoning tags that it opens or ends with."""
         conversation, _, _ = numbered(outline)
         own = {
             int(number): turn
@@ -334,11 +334,18 @@ class ChatLayout:
                 atom = result[at]
                 result[at] = atom if isinstance(atom, Place) else replace(atom, turn=turn)
         lead = self._leads(outline, {turn: first for turn, (first, _) in ends.items()}, atoms)
-        for turn in sorted(lead, key=lambda turn: ends[turn][0], reverse=True):
-            at = ends[turn][0] - 1
-            text = result[at].text  # type: ignore[union-attr]
-            cut = len(text) - lead[turn]
-            result[at : at + 1] = [Frame(text[:cut])] * bool(cut) + [Frame(text[cut:], turn)]
+        for turn in sorted(ends, key=lambda turn: ends[turn][0], reverse=True):
+            first, last = ends[turn]
+            behind = result[last + 1] if last + 1 < len(result) else None
+            if isinstance(behind, Frame) and (own_end := _closed(behind.text, outline[turn][1])):
+                result[last + 1 : last + 2] = [
+                    Frame(behind.text[:own_end], turn),
+                    *([Frame(behind.text[own_end:])] if own_end < len(behind.text) else []),
+                ]
+            if turn in lead:
+                text = result[first - 1].text  # type: ignore[union-attr]
+                cut = len(text) - lead[turn]
+                result[first - 1 : first] = [Frame(text[:cut])] * bool(cut) + [Frame(text[cut:], turn)]
         return result
 
     def _leads(self, outline: Shape, firsts: Mapping[int, int], atoms: Sequence[Atom]) -> dict[int, int]:
@@ -422,6 +429,20 @@ class ChatLayout:
 class _Marker:
     text: str
     turn: int = OUTSIDE
+
+
+def _closed(behind: str, parts: Sequence[str]) -> int:
+    """How many characters behind an answer's last text are its own: up to the reasoning tags with which it ends, as one
+    does that thinks and then says nothing.
+
+    >>> _closed("\\n</think>\\n<end>", ("<think>\ue000\\n</think>",))
+    9
+    >>> _closed("<end>", ("<think>\ue000</think>\ue000",))
+    0
+    """
+    own = len(REASONING.findall("".join(parts).rpartition("\ue000")[2]))
+    found = list(REASONING.finditer(behind))
+    return found[own - 1].end() if 0 < own <= len(found) else 0
 
 
 def _texts(items: Sequence[str | tuple[MediaKind, int]]) -> list[str]:
