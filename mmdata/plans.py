@@ -71,6 +71,8 @@ class MediaPlan:
     """Of a video: the frames to decode, in order; a frame may be asked for twice."""
     times: tuple[float, ...] = ()
     """Of a video: seconds at which each of `frames` is shown."""
+    begins: float = 0.0
+    """Of a video: when its first frame is shown, by the clock of `times`; a recording's clock may be hours old."""
     seconds: float | None = None
     """Of a video: how long it lasts."""
     before: tuple[PixelOp, ...] = ()

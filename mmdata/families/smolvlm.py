@@ -15,7 +15,7 @@ from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
 from mmdata.views._picture import HALF
 from mmdata.views.tiles import SplitImage
-from mmdata.views.video import FrameVideo
+from mmdata.views.video import FrameVideo, elapsed
 
 UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
@@ -96,7 +96,7 @@ def _told(plan: MediaPlan) -> Layout:
     count = in_words(len(plan.frames))
     before = f" {count} frames from a {lasting} [H:MM:SS] video.\n"
     pieces: list[str | int] = []
-    for seconds in plan.times:
+    for seconds in elapsed(plan):
         shown = f"\nFrame from {int(seconds // 60):02d}:{int(seconds % 60):02d}:"
         pieces += [before + shown + _splits.FAKE + _splits.GLOBAL, each]
         before = _splits.FAKE

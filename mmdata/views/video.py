@@ -148,6 +148,11 @@ class Video:
         fewer = {name: value for name, value in given.items() if name not in ("fps", "min_frames", "max_frames")}
         return {**fewer, "num_frames": count}
 
+    def timed(self, facts: Media, frames: tuple[int, ...]) -> dict[str, Any]:
+        """What a plan says of time: when each of `frames` and the video's first one are shown, how long it lasts."""
+        begins = self.clocked(facts, (0,)) or (0.0,)
+        return {"times": self.clocked(facts, frames), "begins": begins[0], "seconds": duration(facts)}
+
     def clocked(self, facts: Media, frames: tuple[int, ...]) -> tuple[float, ...]:
         """Seconds at which each of `frames` is shown; none where neither packets nor a rate are known."""
         if self.clock == "pts" and facts.packets is not None:
@@ -234,8 +239,7 @@ class FrameVideo(Video):
             size=size,
             grid=(len(frames), 1, 1),
             frames=frames,
-            times=self.clocked(facts, frames),
-            seconds=duration(facts),
+            **self.timed(facts, frames),
         )
 
 
@@ -292,7 +296,7 @@ class PatchVideo(Video):
             frames += frames[-1:] * (self.temporal - len(frames))
         plan = self.geometry.plan(len(frames), *size)
         check_memory(size, plan.ops)
-        return replace(plan, frames=frames, times=self.clocked(facts, frames), seconds=duration(facts))
+        return replace(plan, frames=frames, **self.timed(facts, frames))
 
 
 def sampling(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -333,7 +337,16 @@ def second_per_grid_ts(plan: MediaPlan, facts: Media, *, temporal: int = 2) -> f
     return second_per_grid(len(plan.frames), facts.frames, facts.fps, temporal)
 
 
+def elapsed(plan: MediaPlan) -> tuple[float, ...]:
+    """Seconds from the video's first frame on at which each of the planned is shown; differences to the microsecond,
+    so that a floor of them is not one less for want of a bit."""
+    if not plan.begins:
+        return plan.times
+    return tuple(round(shown - plan.begins, 6) for shown in plan.times)
+
+
 def timestamps(plan: MediaPlan, *, temporal: int = 2) -> tuple[float, ...]:
-    """Seconds of each temporal patch: the mean of the times of its first and last frame. Qwen3-VL writes each as
-    `<%.1f seconds>` before the patch's tokens; equal to Hugging Face's with a plan of `clock="index"`."""
-    return patch_times(plan.times, temporal)
+    """Seconds of each temporal patch from the video's first frame on: the mean of the times of its first and last one.
+    Qwen3-VL writes each as `<%.1f seconds>` before the patch's tokens; equal to Hugging Face's with a plan of
+    `clock="index"`."""
+    return patch_times(elapsed(plan), temporal)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -15,10 +17,10 @@ from mmdata.errors import DataError
 from mmdata.families import Family, get_family
 from mmdata.families._family import media_ids, media_length, plan_media
 from mmdata.stream.reader import dummy
-from mmdata.types import Media
+from mmdata.types import Media, Packets
 from tests.families.processors import PHOTOS, batch, image, same, tensor, tokenizer
 from tests.families.test_processors import SPLIT
-from tests.families.test_qwen import CLIP, FPS, clip
+from tests.families.test_qwen import CLIP, FPS, QWEN, clip
 
 
 def metadata(frames: int) -> list[dict[str, Any]]:
@@ -183,3 +185,16 @@ def test_native_is_patches_without_padding() -> None:
     assert ours["pixel_values"].shape == (int(grid.prod(1).sum()), 3 * 16 * 16)
     placeholders = torch.isin(ours["input_ids"], torch.tensor(words.convert_tokens_to_ids(["<image>", "<video>"])))
     assert int(placeholders.sum()) == int(grid.prod(1).sum()) // 4
+
+
+def test_times_in_the_text_count_from_the_first_frame() -> None:
+    """The clock of a recording is hours old when it begins."""
+    words = tokenizer(**SPLIT, video_token="<video>", **{f"qwen_{at}": mark for at, mark in enumerate(QWEN.values())})
+    late = Packets(time_base=(1, 10), pts=np.arange(11) * 2 + 360_000, flags=np.ones(11, np.uint8))
+    facts, _ = clip(11)
+    for name in ("smolvlm", "qwen3_vl"):
+        family = get_family(name, tokenizer=words, video={"fps": 5.0})
+        media = replace(facts, packets=replace(late, pts=late.pts - 360_000)), replace(facts, packets=late)
+        early, recorded = (plan_media(family, [medium])[0] for medium in media)
+        assert recorded.times[0] == 36_000.0
+        assert media_ids(family, recorded) == media_ids(family, early)
