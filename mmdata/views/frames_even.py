@@ -161,8 +161,10 @@ def dense(
     """
     require(total, 1)
     require(max(total, num_frames), num_frames)
-    if stride < 1 or (start is not None and not 0 <= start < total):
-        raise SpecError(f"frames dense: stride {stride} and start {start} do not lie in a video of {total} frames")
+    if stride < 1 or (start is not None and start < 0):
+        raise SpecError(f"frames dense: stride {stride} and start {start}; give 1 or more, and 0 or more")
+    if start is not None and start >= total:
+        raise TooFewFrames(f"frames from {start} on are asked for and the video has {total}")
     room = max(0, total - ((num_frames - 1) * stride + 1))
     if start is None:
         start = room // 2 if rng is None else int(rng.integers(room + 1))

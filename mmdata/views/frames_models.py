@@ -138,8 +138,10 @@ def internvl(
     require(total, num_frames)
     step = Fraction(total, num_frames)
     shift = step / 2 if initial_shift is True else Fraction(initial_shift)
-    if not 0 <= shift < total:
-        raise SpecError(f"frames internvl: initial_shift {initial_shift} lies outside the video of {total} frames")
+    if shift < 0:
+        raise SpecError(f"frames internvl: initial_shift {initial_shift} lies before the video")
+    if shift >= total:
+        raise TooFewFrames(f"frames from {initial_shift} on are asked for and the video has {total}")
     # (shift + i * step) over the one denominator, so that the loop is in plain integers.
     bottom = shift.denominator * num_frames
     offset, stride = shift.numerator * num_frames, total * shift.denominator

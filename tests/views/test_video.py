@@ -356,3 +356,18 @@ def test_what_is_missing_or_wrong_is_named() -> None:
             FrameVideo(**wrong)
     with pytest.raises(SpecError):
         PatchVideo(patch=0)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        FrameVideo(rule="dense", num_frames=2, options=(("start", 10),)),
+        FrameVideo(rule="internvl", num_frames=2, options=(("initial_shift", 7),)),
+    ],
+)
+def test_a_video_that_ends_before_the_first_wanted_frame_is_left_out(view: FrameVideo) -> None:
+    """It is the video that is short; the run goes on."""
+    facts = Media(kind="video", frames=20, fps=5.0, seconds=4.0, height=64, width=64)
+    assert len(view.plan(facts).frames) == 2
+    with pytest.raises(DataError, match="too_few_frames"):
+        view.plan(replace(facts, frames=5, seconds=1.0))
