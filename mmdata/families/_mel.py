@@ -8,17 +8,39 @@ from typing import Any
 import numpy as np
 
 from mmdata.errors import SpecError
-from mmdata.families._settings import Checkpoint
+from mmdata.families._settings import Checkpoint, Settings
 from mmdata.ops import Spectrogram
-from mmdata.types import LogMel, MediaPlan, Wave
-from mmdata.views.mel import HOP_LENGTH, N_FFT, SAMPLE_RATE, num_frames
+from mmdata.types import Join, LogMel, MediaPlan, Wave
+from mmdata.views.mel import HOP_LENGTH, N_FFT, SAMPLE_RATE, Mel, num_frames
 
 KEY = "input_features"
 
 
 def mask(plan: MediaPlan) -> dict[str, np.ndarray]:
-    """`feature_attention_mask` int32 [1, frames]: 1 where a frame holds sound."""
-    return {"feature_attention_mask": (np.arange(plan.shape[-1]) < heard(plan)).astype(np.int32)[None]}
+    """`feature_attention_mask` int32 [pieces, frames]: 1 where a frame holds sound."""
+    held = [num_frames(op.stop - op.start, padded=op.padded) for op in plan.ops if isinstance(op, LogMel)]
+    return {"feature_attention_mask": (np.arange(plan.shape[-1]) < np.array(held)[:, None]).astype(np.int32)}
+
+
+def view_of(settings: Settings, **defaults: Any) -> Mel:
+    """The view of a Hugging Face model, whose encoder takes `padded` samples of sound whatever a clip has. Raises
+    SpecError for parameters of which it would get something else."""
+    view = settings.view("audio", Mel, read, **defaults)
+    wrong = {
+        "tokens": view.tokens != defaults["tokens"],
+        "padded": view.padded is None,
+        "trim": view.trim,
+        "pool": view.pool is not None,
+        "prosody": view.prosody,
+    }
+    for name in (name for name, is_wrong in wrong.items() if is_wrong):
+        raise SpecError(f"audio: {name}: {getattr(view, name)!r}; the model takes the bins of padded clips as they are")
+    return view
+
+
+def join(view: Mel) -> Join:
+    """How the clips of a batch stand beside each other: each is one, or as many as it has pieces."""
+    return "concat" if view.chunk else "stack"
 
 
 def heard(plan: MediaPlan) -> int:

@@ -8,7 +8,6 @@ from mmdata.families._settings import Settings
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaKind, MediaPlan
-from mmdata.views.mel import Mel
 from mmdata.views.qwen import SmartResize
 from mmdata.views.video import PatchVideo
 
@@ -21,12 +20,13 @@ def qwen2_5_omni(tokenizer: Tokenizer, settings: Settings) -> Family:
     """The family of `Qwen2_5OmniThinkerForConditionalGeneration`: keys of `qwen2_vl`, `video_second_per_grid`,
     `input_features` and `feature_attention_mask`.
 
-    Parameters are those of `SmartResize`, `PatchVideo` (2 frames a second) and `Mel`. A video's own sound is not mixed
+    Parameters are those of `SmartResize`, `PatchVideo` (2 frames a second) and `Mel` (30 seconds unless a checkpoint
+    says otherwise; what is longer is cut, or with `chunk` heard in pieces). A video's own sound is not mixed
     into its tokens; give it as an audio of its own.
     """
     image = settings.view("image", SmartResize, _qwen.read_image)
     video = settings.view("video", PatchVideo, _qwen.read_video, fps=2.0, merge=image.merge)
-    audio = settings.view("audio", Mel, _mel.read, n_mels=128, tokens="qwen2_5_omni")
+    audio = _mel.view_of(settings, n_mels=128, tokens="qwen2_5_omni")
     rules: dict[MediaKind, MediaRule] = {
         "image": _qwen.image_rule(image, IMAGE, SEEN),
         "video": _qwen.video_rule(
@@ -40,6 +40,7 @@ def qwen2_5_omni(tokenizer: Tokenizer, settings: Settings) -> Family:
             placeholder=AUDIO,
             marker=HEARD[0] + AUDIO + HEARD[1],
             key=_mel.KEY,
+            join=_mel.join(audio),
             layout=_heard,
             companions=_mel.mask,
         ),

@@ -8,7 +8,6 @@ from mmdata.families._settings import Settings
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
-from mmdata.views.mel import Mel
 
 PLACEHOLDER, START, END = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
 
@@ -17,13 +16,16 @@ PLACEHOLDER, START, END = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
 def qwen2_audio(tokenizer: Tokenizer, settings: Settings) -> Family:
     """The family of `Qwen2AudioForConditionalGeneration`: `input_features` [N, 128, 3000], `feature_attention_mask`.
 
-    Audio parameters are those of `Mel`; what is longer than 30 seconds is cut.
+    Audio parameters are those of `Mel`; what is longer than 30 seconds is cut, or with `chunk: 480000` (and
+    `overlap`) heard in pieces of as many samples, one after the other between the same marks.
     """
+    view = _mel.view_of(settings, n_mels=128, tokens="qwen2_audio")
     rule = MediaRule(
-        view=settings.view("audio", Mel, _mel.read, n_mels=128, tokens="qwen2_audio"),
+        view=view,
         placeholder=PLACEHOLDER,
         marker=START + PLACEHOLDER + END,
         key=_mel.KEY,
+        join=_mel.join(view),
         layout=between,
         companions=_mel.mask,
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 import transformers as hf
 
+from mmdata.errors import SpecError
 from mmdata.families import get_family
 from mmdata.types import Media
 from tests.families.processors import Medium, batch, same, tokenizer
@@ -71,3 +74,32 @@ def test_qwen2_5_omni_hears() -> None:
     ours = batch(family, [["hear ", heard, " well"]])
     same(ours, theirs, ["input_ids", "input_features", "feature_attention_mask"])
     assert torch.equal(ours["position_ids"], torch.arange(ours["input_ids"].shape[1]).expand(4, 1, -1))
+
+
+@pytest.mark.parametrize("name", ["qwen2_audio", "qwen2_5_omni"])
+def test_long_sounds_are_heard_in_pieces(name: str) -> None:
+    """Each piece is a clip of the encoder; a sound's placeholders are those of all its pieces."""
+    words = tokenizer(**NAMED, image_token="<|IMAGE|>", video_token="<|VIDEO|>")
+    chunk = {"chunk": 160_000, "overlap": 16_000, "padded": 160_000}
+    family = get_family(name, tokenizer=words, audio=chunk)
+    sounds = [sound(400_000), sound(90_001)]
+    ours = batch(family, [[heard, "."] for heard in sounds])
+    pieces = [sounds[0][1][at : at + 160_000] for at in (0, 144_000, 288_000)] + [sounds[1][1]]
+    extract = hf.WhisperFeatureExtractor(feature_size=128, chunk_length=10)
+    theirs = extract(pieces, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True)
+    theirs["feature_attention_mask"] = theirs["attention_mask"]
+    same(ours, theirs, ["input_features", "feature_attention_mask"])
+    each = [((n - 1) // 2 + 1 - 2) // 2 + 1 for n in theirs["attention_mask"].sum(-1).tolist()]
+    assert int((ours["input_ids"] == words.convert_tokens_to_ids("<|AUDIO|>")).sum()) == sum(each)
+
+
+@pytest.mark.parametrize(
+    "audio", [{"trim": True}, {"padded": None}, {"pool": 4}, {"prosody": True}, {"tokens": "voxtral"}]
+)
+@pytest.mark.parametrize("name", ["whisper", "qwen2_audio", "qwen2_5_omni"])
+def test_what_an_encoder_does_not_take_is_refused(name: str, audio: dict[str, Any]) -> None:
+    words = tokenizer(**NAMED, image_token="<|IMAGE|>", video_token="<|VIDEO|>")
+    with pytest.raises(SpecError, match=f"family {name}: (audio: |view mel: )"):
+        get_family(name, tokenizer=words, audio=audio)
+    with pytest.raises(SpecError, match="audio: chunk: a text belongs to one clip"):
+        get_family("whisper", tokenizer=words, audio={"chunk": 480_000})
