@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mmdata.errors import SpecError
 from mmdata.families import llava_next
 from mmdata.families._family import Family, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, frames, pixels, said, side
+from mmdata.families._settings import Checkpoint, Settings, pixels, said, side
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
@@ -41,6 +42,8 @@ def llava_onevision(tokenizer: Tokenizer, settings: Settings) -> Family:
         mean=view.mean,
         std=view.std,
     )
+    if video.num_frames is None:
+        raise SpecError("video: the model takes as many frames of every video; give num_frames")
     return Family(
         name="llava_onevision",
         tokenizer=tokenizer,
@@ -70,7 +73,7 @@ def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
 
 def _read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
     found = said(checkpoint.media["video"], size=384, **STATISTICS)
-    return {**pixels(found), "size": side(found.get("size"), "height"), **frames(found)}
+    return {**pixels(found), "size": side(found.get("size"), "height"), "num_frames": found.get("num_frames")}
 
 
 def _number_of_images(plans: Sequence[MediaPlan]) -> dict[str, np.ndarray]:

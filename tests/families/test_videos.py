@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdata import registry
-from mmdata.errors import DataError
+from mmdata.errors import DataError, SpecError
 from mmdata.families import Family, get_family
 from mmdata.families._family import media_ids, media_length, plan_media
 from mmdata.stream.reader import dummy
@@ -47,6 +47,12 @@ def test_llava_onevision_videos_are_all_equally_long() -> None:
         theirs = processor(text=["a <video> of"], videos=[sampled], return_tensors="pt", add_special_tokens=False)
         ours = batch(family, [["a ", (facts, sampled), " of"]])
         same(ours, theirs, ["input_ids", "pixel_values_videos"])
+
+
+def test_llava_onevision_needs_a_number_of_frames() -> None:
+    words = tokenizer(image_token="<image>", video_token="<video>")
+    with pytest.raises(SpecError, match=r"family llava_onevision: video: .*; give num_frames"):
+        get_family("llava_onevision", tokenizer=words, video={"fps": 1.0})
 
 
 def test_internvl_videos_and_images_share_one_array() -> None:
