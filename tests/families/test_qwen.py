@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
 
 from mmdata.errors import SpecError
 from mmdata.families import get_family
-from mmdata.types import Media
+from mmdata.families._family import media_ids
+from mmdata.types import Media, Packets
 from tests.dataset_fixture import photograph
 from tests.families.processors import PHOTOS, batch, image, same, tensor, tokenizer
 from tests.views.tiny_models import qwen2_5_vl, qwen2_vl, qwen3_vl
@@ -165,6 +167,20 @@ def test_time_follows_the_checkpoint(tmp_path: Path) -> None:
         seconds = 2 * plan.seconds / len(plan.frames)
         time = ours["position_ids"][1, 0, 1 : 1 + plan.tokens]
         assert time.max() - time.min() == int((plan.grid[0] - 1) * seconds * step)
+
+
+def recorded() -> tuple[Media, Media]:
+    """A clip by a clock that begins with it, and by one that is ten hours old."""
+    packets = Packets(time_base=(1, 10), pts=np.arange(11) * 2, flags=np.ones(11, np.uint8))
+    facts, _ = clip(11)
+    return replace(facts, packets=packets), replace(facts, packets=replace(packets, pts=packets.pts + 360_000))
+
+
+def test_times_in_the_text_count_from_the_first_frame() -> None:
+    family = get_family("qwen3_vl", tokenizer=tokenizer(**QWEN))
+    early, late = (family.media["video"].view.plan(facts) for facts in recorded())
+    assert late.times[0] == 36_000.0
+    assert media_ids(family, late) == media_ids(family, early)
 
 
 @contextmanager

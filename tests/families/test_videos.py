@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -17,10 +15,10 @@ from mmdata.errors import DataError, SpecError
 from mmdata.families import Family, get_family
 from mmdata.families._family import media_ids, media_length, plan_media
 from mmdata.stream.reader import dummy
-from mmdata.types import Media, Packets
+from mmdata.types import Media
 from tests.families.processors import PHOTOS, batch, image, same, tensor, tokenizer
 from tests.families.test_processors import SPLIT
-from tests.families.test_qwen import CLIP, FPS, QWEN, clip
+from tests.families.test_qwen import CLIP, FPS, clip, recorded
 
 
 def metadata(frames: int) -> list[dict[str, Any]]:
@@ -194,13 +192,8 @@ def test_native_is_patches_without_padding() -> None:
 
 
 def test_times_in_the_text_count_from_the_first_frame() -> None:
-    """The clock of a recording is hours old when it begins."""
-    words = tokenizer(**SPLIT, video_token="<video>", **{f"qwen_{at}": mark for at, mark in enumerate(QWEN.values())})
-    late = Packets(time_base=(1, 10), pts=np.arange(11) * 2 + 360_000, flags=np.ones(11, np.uint8))
-    facts, _ = clip(11)
-    for name in ("smolvlm", "qwen3_vl"):
-        family = get_family(name, tokenizer=words, video={"fps": 5.0})
-        media = replace(facts, packets=replace(late, pts=late.pts - 360_000)), replace(facts, packets=late)
-        early, recorded = (plan_media(family, [medium])[0] for medium in media)
-        assert recorded.times[0] == 36_000.0
-        assert media_ids(family, recorded) == media_ids(family, early)
+    family = get_family("smolvlm", tokenizer=tokenizer(**SPLIT, video_token="<video>"), video={"fps": 5.0})
+    early, late = recorded()
+    assert media_ids(family, family.media["video"].view.plan(late)) == media_ids(
+        family, family.media["video"].view.plan(early)
+    )
