@@ -129,6 +129,15 @@ def pixels(found: Mapping[str, Any]) -> dict[str, Any]:
     return {"mean": mean, "std": std, "filter": None if resample is None else FILTERS[resample]}
 
 
+def pads_with_mean(found: Mapping[str, Any]) -> None:
+    """Raise SpecError for a file by which pictures are padded with another colour than the one that becomes 0."""
+    scale = 255 * (found.get("rescale_factor") or 1 / 255)
+    if found.get("do_normalize") is False or found.get("do_rescale") is False or abs(scale - 1) > 1e-6:
+        raise SpecError(
+            "do_normalize, do_rescale or rescale_factor of its own, where pictures are padded with image_mean"
+        )
+
+
 def said(found: Mapping[str, Any], **unsaid: Any) -> Mapping[str, Any]:
     """A processor's file with what its class in transformers has where the file leaves a key out; of no file, nothing.
 

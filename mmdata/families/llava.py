@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmdata.families._family import Family, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, no_class_token, pixels, square
+from mmdata.families._settings import Checkpoint, Settings, no_class_token, pads_with_mean, pixels, square
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.views.fixed import Fixed
@@ -29,6 +29,8 @@ def llava(tokenizer: Tokenizer, settings: Settings) -> Family:
 def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
     no_class_token(checkpoint)
     found = checkpoint.media["image"]
+    if found.get("do_pad"):
+        pads_with_mean(found)
     return {
         **pixels(found),
         **square(found),

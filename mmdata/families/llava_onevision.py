@@ -11,7 +11,7 @@ import numpy as np
 from mmdata.errors import SpecError
 from mmdata.families import llava_next
 from mmdata.families._family import Family, MediaRule
-from mmdata.families._settings import Checkpoint, Settings, pixels, said, side
+from mmdata.families._settings import Checkpoint, Settings, pads_with_mean, pixels, said, side
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaPlan
@@ -63,6 +63,7 @@ def llava_onevision(tokenizer: Tokenizer, settings: Settings) -> Family:
 
 
 def _read(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    pads_with_mean(checkpoint.media["image"])
     # The model cuts the features of tiles by its own; the processor's counts placeholders, and is the same.
     ratio = str(checkpoint.model.get("vision_aspect_ratio") or checkpoint.processor.get("vision_aspect_ratio") or "")
     return {

@@ -157,6 +157,12 @@ def test_squares_are_made_as_the_files_say(tmp_path: Path, name: str, files: dic
         ("llava", SIGLIP | {"size": {"height": 56, "width": 84}}, "size: 56 x 84"),
         ("llava", SIGLIP | {"image_mean": [0.5]}, r"image_mean: \[0.5\]"),
         ("llava", {"size": SQUARE, "rescale_factor": 1.0}, "rescale_factor"),
+        ("llava", CLIP | {"size": 56, "do_pad": True, "do_normalize": False}, "padded with image_mean"),
+        (
+            "llava_onevision",
+            {"rescale_factor": 1 / 127.5, "image_mean": 0.5, "image_std": 0.5},
+            "padded with image_mean",
+        ),
         ("pix2struct", {"do_normalize": False}, "do_normalize: false"),
         ("pix2struct", {"is_vqa": True}, "is_vqa: true"),
     ],
@@ -164,7 +170,7 @@ def test_squares_are_made_as_the_files_say(tmp_path: Path, name: str, files: dic
 def test_what_no_view_does_is_refused(tmp_path: Path, name: str, files: dict[str, Any], said: str) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(files))
     with pytest.raises(SpecError, match=f"family {name}: .*{said}"):
-        get_family(name, tokenizer=tokenizer(image_token="<image>"), checkpoint=tmp_path)
+        get_family(name, tokenizer=every_mark(), checkpoint=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["llava", "llava_next"])
