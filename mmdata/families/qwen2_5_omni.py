@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from mmdata.families import _mel, _qwen
 from mmdata.families._family import Family, Layout, MediaRule
-from mmdata.families._settings import Settings
+from mmdata.families._settings import Checkpoint, Settings
 from mmdata.registry import register
 from mmdata.templates import Tokenizer
 from mmdata.types import MediaKind, MediaPlan
@@ -25,7 +28,7 @@ def qwen2_5_omni(tokenizer: Tokenizer, settings: Settings) -> Family:
     into its tokens; give it as an audio of its own.
     """
     image = settings.view("image", SmartResize, _qwen.read_image)
-    video = settings.view("video", PatchVideo, _qwen.read_video, fps=2.0, merge=image.merge)
+    video = settings.view("video", PatchVideo, _read_video, fps=2.0, merge=image.merge)
     audio = _mel.view_of(settings, n_mels=128, tokens="qwen2_5_omni")
     rules: dict[MediaKind, MediaRule] = {
         "image": _qwen.image_rule(image, IMAGE, SEEN),
@@ -52,6 +55,12 @@ def qwen2_5_omni(tokenizer: Tokenizer, settings: Settings) -> Family:
         merge=(image.merge, video.merge),
         type_ids=None,
     )
+
+
+def _read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """As Qwen2.5-VL's, but for the limits of a frame, 128 and 768 tokens: the processor has them itself, and passes over
+    those of its files, which are pictures'."""
+    return {**_qwen.read_video(checkpoint), "min_pixels": None, "max_pixels": None}
 
 
 def _heard(plan: MediaPlan) -> Layout:

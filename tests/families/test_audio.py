@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,3 +105,29 @@ def test_what_an_encoder_does_not_take_is_refused(name: str, audio: dict[str, An
         get_family(name, tokenizer=words, audio=audio)
     with pytest.raises(SpecError, match="audio: chunk: a text belongs to one clip"):
         get_family("whisper", tokenizer=words, audio={"chunk": 480_000})
+
+
+def test_qwen2_5_omni_limits_videos_itself(tmp_path: Path) -> None:
+    """Whatever a checkpoint's files say, which are made for pictures."""
+    words = tokenizer(
+        **NAMED,
+        image_token="<|IMAGE|>",
+        video_token="<|VIDEO|>",
+        vision_bos_token="<|vision_bos|>",
+        vision_eos_token="<|vision_eos|>",
+    )
+    written = {"min_pixels": 3136, "max_pixels": 12_845_056, "image_processor_type": "Qwen2VLImageProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({**written, "feature_size": 128}))
+    processor = hf.Qwen2_5OmniProcessor(
+        hf.Qwen2VLImageProcessor.from_pretrained(tmp_path),
+        hf.Qwen2VLVideoProcessor.from_pretrained(tmp_path),
+        hf.WhisperFeatureExtractor(feature_size=128),
+        words,
+    )
+    frames = torch.zeros((4, 3, 900, 1200), dtype=torch.uint8)
+    described = {"fps": 2.0, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3], "duration": 2.0}
+    text = ["<|vision_bos|><|VIDEO|><|vision_eos|>"]
+    theirs = processor(text=text, videos=[frames], video_metadata=[described], return_tensors="pt")
+    view = get_family("qwen2_5_omni", tokenizer=words, checkpoint=tmp_path).media["video"].view
+    plan = view.plan(Media(kind="video", height=900, width=1200, frames=4, fps=2.0, seconds=2.0))
+    assert [list(plan.grid or ())] == theirs["video_grid_thw"].tolist()
