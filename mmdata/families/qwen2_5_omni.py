@@ -58,8 +58,8 @@ def qwen2_5_omni(tokenizer: Tokenizer, settings: Settings) -> Family:
 
 
 def _read_video(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    """As Qwen2.5-VL's, but for the limits of a frame, 128 and 768 tokens: the processor has them itself, and passes over
-    those of its files, which are pictures'."""
+    """As Qwen2.5-VL's, but for the limits of a frame, 128 and 768 tokens: the processor has them itself and passes
+    over those of its files, which are pictures'."""
     return {**_qwen.read_video(checkpoint), "min_pixels": None, "max_pixels": None}
 
 
