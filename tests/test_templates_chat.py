@@ -503,3 +503,16 @@ def test_an_answer_that_ends_with_its_reasoning_ends_once(form: str, said: str) 
     trained = tokenizer.decode([token for token, on in zip(found.ids, mask_of(found), strict=True) if on])
     assert trained.count(tokenizer.eos_token) == 2
     assert said.strip() in re.sub(r"(?<=<think>)\n|\n(?=</think>)", "", trained) or said.strip() in trained
+
+
+@pytest.mark.parametrize("kind", ["metaspace", "legacy"])
+def test_what_a_vocabulary_does_not_know_is_kept_and_not_trained(kind: str) -> None:
+    tokenizer, template = bound("chatml", kind)
+    found = encoded_one(tokenizer, template, user("a \u2603?"), answer("It is a \u2603 fox."))
+    assert found.ids.count(tokenizer.unk_token_id) == 2
+    trained = [token for token, on in zip(found.ids, mask_of(found), strict=True) if on]
+    assert tokenizer.unk_token_id not in trained
+    assert tokenizer.decode(trained).split() == ["It", "is", "a", "fox.<|im_end|>"]
+    (refused,) = encode([sample(user("a?"), answer("\u2603"))], tokenizer, template)
+    assert isinstance(refused, DataError)
+    assert refused.reason == "text_special"

@@ -22,14 +22,16 @@ def check(answers: Sequence[Answer], codec: Codec) -> dict[int, DataError]:
     """Decode every trained stretch and compare it with its text; the samples in which one differs, by number.
 
     A token may reach over a border (": " and "a" are one token in some vocabularies), so the first and the last token
-    may hold characters of the template besides. Tokenizers whose decoding does not give back what they were given
-    cannot be checked this way.
+    may hold characters of the template besides. Tokenizers whose decoding does not give back what they were given,
+    and answers with characters that a vocabulary does not know, cannot be checked this way.
     """
     if not codec.faithful:
         return {}
     wrong: dict[int, DataError] = {}
     decoded = codec.decode([answer.ids for answer in answers])
     for answer, text in zip(answers, decoded, strict=True):
+        if codec.unknown in answer.ids:
+            continue  # Its text cannot be had back.
         if answer.sample not in wrong and not _says(answer, text, codec):
             detail = f"trained tokens say {text[:80]!r}, the message {answer.text[:80]!r}"
             wrong[answer.sample] = DataError("label_mismatch", detail)

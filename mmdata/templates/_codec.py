@@ -63,6 +63,10 @@ class Codec:
         tokens = {str(token): (token_id, token) for token_id, token in added.items() if token.special}
         self.special: dict[str, int] = {text: token_id for text, (token_id, _) in tokens.items()}
         self.special_ids = frozenset(self.special.values()) | frozenset(tokenizer.all_special_ids)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        ends = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+        self.unknown: int | None = None if unknown in ends else unknown
+        self.control_ids = self.special_ids - {self.unknown}
         self.strips_right = {token_id for token_id, token in tokens.values() if token.rstrip}
         self.strips_left = {token_id for token_id, token in tokens.values() if token.lstrip}
         spelled = sorted(self.special, key=len, reverse=True)
@@ -97,6 +101,13 @@ class Codec:
             for at, encoding in zip(split, model.encode_batch([runs[i].text for i in split], False), strict=True):
                 found[at] = Tokens(encoding.ids, _places(encoding, runs[at]))
         return [tokens for tokens in found if tokens is not None]
+
+    def known(self, ids: Sequence[int], start: int, stop: int) -> list[tuple[int, int]]:
+        """The stretches [first, last) of ids[start:stop] that are not unknown: nobody is to learn to say `<unk>`."""
+        if self.unknown is None or self.unknown not in ids[start:stop]:
+            return [(start, stop)] if stop > start else []
+        edges = [start - 1, *(at for at in range(start, stop) if ids[at] == self.unknown), stop]
+        return [(before + 1, after) for before, after in pairwise(edges) if after > before + 1]
 
     def decode(self, ids: list[list[int]]) -> list[str]:
         """The text of each list of ids, special tokens spelled out."""

@@ -83,9 +83,9 @@ def encode(samples: Sequence[Sample], tokenizer: Tokenizer, template: Template) 
     plain characters; text between two special tokens is one piece, as in a chat that is tokenised whole. Every mask is
     checked against its messages (`check`). Reasons: `template_role` (a role that the template does not know),
     `template_refused`, `template_text`, `template_media` (the chat template raises, loses a text, has no place for a
-    medium), `text_special` (a text that yields a special token all the same),
-    `label_mismatch` (a mask that is not what the messages say), `no_target` (nothing to train on), `pair_incomplete`
-    (one of two answers is missing).
+    medium), `text_special` (a text that yields a special token all the same; the one of what a vocabulary does not
+    know is none, and never trained), `label_mismatch` (a mask that is not what the messages say), `no_target` (nothing
+    to train on), `pair_incomplete` (one of two answers is missing).
 
     Of a sample with a `chosen` and a `rejected` answer only the chosen one is seen; where `template.pairs`, both are
     encoded, each after the prompt with its media, as one sequence with a break in it.
@@ -284,13 +284,18 @@ def _assemble(
                 spans.append(Span(start, start + 1, weights["special"], "special", piece.turn != OUTSIDE))
             continue
         found = next(tokens)
-        if not codec.special_ids.isdisjoint(found.ids):
+        if not codec.control_ids.isdisjoint(found.ids):
             problem = problem or DataError("text_special", "the text is tokenised to a special token")
         ids += found.ids
         places = found.places
         for region, (a, b) in zip(piece.regions, places, strict=True):
-            if b > a:
-                spans.append(Span(start + a, start + b, weights[region.kind], region.kind, region.turn != OUTSIDE))
+            known = codec.known(found.ids, a, b)
+            if b > a and not known:  # only its end would be trained
+                problem = problem or DataError("text_special", "the vocabulary knows nothing of a text that is trained")
+            for first, stop in known:
+                spans.append(
+                    Span(start + first, start + stop, weights[region.kind], region.kind, region.turn != OUTSIDE)
+                )
         answers += _answers(number, piece, places, found.ids)
     if draft.turns and any(stops[turn] > 1 for turn in draft.turns):
         problem = problem or DataError("label_mismatch", "an answer ends more than once")
