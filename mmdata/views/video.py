@@ -99,6 +99,8 @@ class Video:
             raise DataError("no_facts", "the number of frames is not known; build the dataset with a `probe` step")
         total, name = facts.frames, self._sampler
         given = self._given(facts, name)
+        if rng is None and given.get("mode") in ("train", "random"):
+            given["mode"] = "test"  # the middles, where nothing is left to chance
         jittered = self.jittered if rng is not None else 0
         try:
             return sample(name, total=total, rng=rng, jittered=jittered, **given)

@@ -371,3 +371,11 @@ def test_a_video_that_ends_before_the_first_wanted_frame_is_left_out(view: Frame
     assert len(view.plan(facts).frames) == 2
     with pytest.raises(DataError, match="too_few_frames"):
         view.plan(replace(facts, frames=5, seconds=1.0))
+
+
+def test_without_chance_segments_give_their_middles() -> None:
+    """As a step that materialises plans, or a report."""
+    facts = Media(kind="video", frames=20, fps=5.0, seconds=4.0, height=64, width=64)
+    train = FrameVideo(rule="tsn", num_frames=4, options=(("mode", "train"),))
+    assert train.plan(facts).frames == FrameVideo(rule="tsn", num_frames=4).plan(facts).frames == (2, 7, 12, 17)
+    assert {train.plan(facts, rng=generator(seed)).frames for seed in range(9)} != {(2, 7, 12, 17)}
