@@ -20,6 +20,8 @@ Measure = Callable[[Draws], npt.NDArray[np.int64]]
 """Tokens, or cost, of each draw: int64 [N], 0 for samples that are left out."""
 Weights = Callable[[int], tuple[int, ...]]
 """Parts (of `fair.PARTS`) of each dataset in a block, by the number of the block."""
+Coming = Callable[[int], Sequence[bool]]
+"""Of each dataset whether it weighs anything in a block or in a later one."""
 FIRST = 64
 """Samples of a dataset that are measured at first where nothing is known of their lengths."""
 SPARE = 8
@@ -72,10 +74,17 @@ class Mixer:
     """
 
     def __init__(
-        self, parts: Sequence[Part], weights: Weights, *, block_samples: int = 10_000, weigh_by: WeighBy = "tokens"
+        self,
+        parts: Sequence[Part],
+        weights: Weights,
+        *,
+        block_samples: int = 10_000,
+        weigh_by: WeighBy = "tokens",
+        coming: Coming | None = None,
     ) -> None:
         self.parts = tuple(parts)
         self.weights = weights
+        self.coming = coming
         self.block_samples = block_samples
         self.weigh_by = weigh_by
 
@@ -83,9 +92,11 @@ class Mixer:
         """The cursors of the first block."""
         return tuple(DatasetCursor() for _ in self.parts)
 
-    def spent(self, cursors: Cursors) -> bool:
-        """Whether no dataset has a sample left."""
-        return not any(self.left(d, DatasetCursor(*cursors[d]).samples) for d in range(len(self.parts)))
+    def spent(self, cursors: Cursors, number: int = 0) -> bool:
+        """Whether no dataset has a sample left that block `number` or a later one could draw: what weighs nothing from
+        there on is never drawn, and would be waited for without end."""
+        wanted = [True] * len(self.parts) if self.coming is None else self.coming(number)
+        return not any(self.left(d, DatasetCursor(*cursors[d]).samples) for d in range(len(self.parts)) if wanted[d])
 
     def block(self, cursors: Cursors, number: int, measure: Measure) -> tuple[Draws, Cursors]:
         """Block `number`, which begins at `cursors`, and the cursors of the next one. It has `block_samples` draws;

@@ -94,18 +94,18 @@ class Planner:
         """Every block from `start` to the end of the epoch before `end_epoch`, with the position of its first pack that
         is to be taken. A weighted mixture ends where its datasets are spent.
 
-        Raises DataError for an epoch without a single pack, which would never end.
+        Raises DataError for an epoch without a single pack, or as many blocks of a mixture, which would never end.
         """
-        at, given = start, start.block > 0 or start.pack > 0
+        at, given, empty = start, start.block > 0 or start.pack > 0, 0
         while not self._ended(at, end_epoch):
             block = self.block(at)
             if at.pack < len(block.bins):
                 yield at, block
                 given = True
-            if block.after.epoch > at.epoch:
-                if not given:
-                    raise self._nothing(block)
-                given = False
+            empty = 0 if len(block.bins) else empty + bool(len(block.measured))
+            if (block.after.epoch > at.epoch and not given) or empty >= 2 * self.blocks:  # see `at`
+                raise self._nothing(block)
+            given = given and block.after.epoch == at.epoch
             at = block.after
 
     def places(self, start: Position, end_epoch: int | None) -> Iterator[tuple[Block, int, Position]]:
@@ -129,7 +129,7 @@ class Planner:
             block = self.block(at)
             if left < len(block.bins):
                 break
-            empty = 0 if len(block.bins) else empty + 1
+            empty = 0 if len(block.bins) else empty + bool(len(block.measured))
             if empty >= 2 * self.blocks:  # So many hold a whole epoch: the last blocks of one may come before the next.
                 raise self._nothing(block)
             left -= len(block.bins)
@@ -184,7 +184,7 @@ class Planner:
 
     def _ended(self, at: Position, end_epoch: int | None) -> bool:
         if self.mixer is not None:
-            return self.mixer.spent(at.cursors or self.mixer.first())
+            return self.mixer.spent(at.cursors or self.mixer.first(), at.block)
         return end_epoch is not None and at.epoch >= end_epoch
 
     def _nothing(self, block: Block) -> DataError:

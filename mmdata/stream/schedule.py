@@ -38,6 +38,36 @@ def weights_of(
     return weights
 
 
+def coming(
+    datasets: Sequence[DatasetSpec],
+    schedule: Sequence[Stage],
+    block: int,
+    *,
+    block_samples: int,
+    controlled: Sequence[tuple[int, Mapping[str, float]]] = (),
+) -> list[bool]:
+    """Of each dataset whether it weighs anything in a block or in a later one, as far as schedule and control log (from
+    which block on, and what) say by now. On its way from one stage to the next no weight is 0 but at an end, so that
+    the blocks around stages are all that has to be seen.
+
+    >>> both = [DatasetSpec(path="a", weight=1), DatasetSpec(path="b", weight=0)]
+    >>> stages = [Stage(at=100, weights={"b": 0.5}), Stage(at=200, weights={"a": 0, "b": 0})]
+    >>> [coming(both, stages, block, block_samples=100) for block in (0, 1, 2)]
+    [[True, True], [True, True], [False, False]]
+    """
+    begins = [begin for begin, _ in controlled]
+    begins += [near for stage in schedule for near in (stage.at // block_samples, -(-stage.at // block_samples))]
+    found = dict.fromkeys((each.title for each in datasets), False)
+    for at in {block, *(later for later in begins if later > block)}:
+        now: dict[str, Fraction | float] = dict(scheduled(datasets, schedule, at * block_samples))
+        for begin, weights in controlled:
+            if begin <= at:
+                now |= weights
+        for name in found:
+            found[name] |= now[name] > 0
+    return list(found.values())
+
+
 def scheduled(datasets: Sequence[DatasetSpec], schedule: Sequence[Stage], at: int) -> dict[str, Fraction]:
     """The weight of each dataset by name, `at` samples into the stream.
 

@@ -14,7 +14,7 @@ from mmdata.stream.control import ControlLog
 from mmdata.stream.forgotten import NONE, Positions, removed
 from mmdata.stream.mix import Mixer, Part
 from mmdata.stream.order import Order
-from mmdata.stream.schedule import weights_of
+from mmdata.stream.schedule import coming, weights_of
 from mmdata.stream.spec import StreamSpec
 
 
@@ -55,6 +55,11 @@ def mixer(spec: StreamSpec, parts: Sequence[Held], control: ControlLog | None) -
         for number, part in enumerate(parts)
     ]
     controlled = {} if control is None else {"controlled": control.weights}
+
+    def later(block: int) -> list[bool]:
+        entries = [] if control is None else [(entry.block, entry.weights) for entry in control.entries]
+        return coming(spec.sources, spec.schedule, block, block_samples=spec.block_samples, controlled=entries)
+
     return Mixer(
         [
             Part(name=each.title, order=order, epochs=each.epochs)
@@ -63,4 +68,5 @@ def mixer(spec: StreamSpec, parts: Sequence[Held], control: ControlLog | None) -
         weights_of(spec.sources, spec.schedule, block_samples=spec.block_samples, **controlled),
         block_samples=spec.block_samples,
         weigh_by=spec.weigh_by,
+        coming=later,
     )

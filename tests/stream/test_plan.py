@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmdata import rng
+from mmdata import StreamingDataset, rng
 from mmdata.errors import DataError, RunError
 from mmdata.families import Family, get_family
 from mmdata.families._family import media_length, plan_media
@@ -246,3 +247,32 @@ def test_a_dataset_of_which_nothing_can_be_packed_is_refused(tmp_path: Path) -> 
         list(plans.packs(Position(), None))
     with pytest.raises(DataError, match="no sample can be packed"):
         plans.at(1, Position())
+
+
+@pytest.mark.timeout(60)
+def test_a_mixture_ends_where_what_is_left_weighs_nothing(folder: Path, tmp_path: Path) -> None:
+    """Blocks without samples went on without end."""
+    other = write_facts(tmp_path / "other", mixed(200, seed=9), per_shard=50)
+
+    def drawn_of(schedule: Sequence[Mapping[str, Any]], epochs: int | None = None) -> list[int]:
+        named = [{"path": str(folder), "weight": 1, "epochs": 1}, {"path": str(other), "weight": 0, "epochs": epochs}]
+        fields: dict[str, Any] = {"datasets": named, "schedule": schedule, "max_length": 1024, "block_samples": 100}
+        stream = StreamingDataset(StreamSpec.model_validate(fields), family=family())
+        items = [item for each, _ in stream.planner.packs(Position(), None) for item in each.items]
+        at = stream.planner.at(10_000, Position())
+        assert not list(stream.planner.packs(at, None))
+        return [len({item.position for item in items if item.dataset == number}) for number in (0, 1)]
+
+    assert drawn_of([]) == drawn_of([], epochs=1) == [297, 0]
+    assert drawn_of([{"at": 2000, "weights": {"other": 1}}], epochs=1) == [297, 200], "it comes in later"
+    assert drawn_of([{"at": 110, "weights": {"other": 1}}, {"at": 190, "weights": {"other": 0}}]) == [297, 0]
+
+
+@pytest.mark.timeout(60)
+def test_a_mixture_of_which_no_pack_can_hold_anything_is_refused(tmp_path: Path) -> None:
+    pictures = write_facts(tmp_path / "dataset", mixed(50, images=1.0))
+    named = [{"path": str(pictures), "name": name, "weight": 1} for name in "ab"]
+    fields = {"datasets": named, "max_length": 1024, "capacity": {"patches": 1}, "block_samples": 20}
+    stream = StreamingDataset(StreamSpec.model_validate(fields), family=family())
+    with pytest.raises(DataError, match="no sample can be packed"):
+        next(iter(stream))
