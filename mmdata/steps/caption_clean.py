@@ -29,17 +29,19 @@ ROUNDS = 8  # A repair can lay open another (`&amp;lt;b&gt;`); so many layers ar
 # Elements of HTML that stand in captions. Others in angle brackets (`<image>`, `<unk>`, `<3`) are text.
 BLOCKS = (
     "address|article|aside|blockquote|body|br|button|caption|center|dd|div|dl|dt|fieldset|figcaption|figure|footer|"
-    "form|h[1-6]|head|header|hr|html|iframe|input|label|li|main|nav|ol|option|p|picture|pre|section|select|source|"
+    "form|h[1-6]|head|header|hr|html|iframe|input|label|li|main|nav|ol|option|picture|pre|section|select|source|"
     "table|tbody|td|textarea|tfoot|th|thead|title|tr|ul|video"
 )
 INLINE = (
-    "a|abbr|acronym|b|bdi|bdo|big|cite|code|del|dfn|em|font|i|img|ins|kbd|link|mark|meta|q|s|samp|small|span|strike|"
-    "strong|sub|sup|svg|path|time|tt|u|var|wbr"
+    "abbr|acronym|bdi|bdo|big|cite|code|del|dfn|em|font|img|ins|kbd|link|mark|meta|samp|small|span|strike|"
+    "strong|sub|sup|svg|path|time|tt|var|wbr"
 )
 ATTRIBUTES = r"(?:[\s/][^<>]*)?"
+# Names of one letter have attributes with values, or none: in `a<b and c>d` there is no tag.
+VALUES = r"(?:\s(?=[^<>=]*=)[^<>]*|\s*/?)"
 HIDDEN = re.compile(r"<!--.*?-->|<(script|style)\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
-BLOCK = re.compile(rf"</?(?:{BLOCKS}){ATTRIBUTES}>", re.IGNORECASE)
-INLINE_TAG = re.compile(rf"</?(?:{INLINE}){ATTRIBUTES}>", re.IGNORECASE)
+BLOCK = re.compile(rf"</?(?:(?:{BLOCKS}){ATTRIBUTES}|p{VALUES})>", re.IGNORECASE)
+INLINE_TAG = re.compile(rf"</?(?:(?:{INLINE}){ATTRIBUTES}|[abiqsu]{VALUES})>", re.IGNORECASE)
 
 
 @register("step", "caption_clean")

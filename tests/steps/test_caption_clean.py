@@ -105,3 +105,13 @@ def test_a_long_caption_takes_no_quadratic_time() -> None:
     CaptionClean().clean("<a" + " " * 60_000)
     CaptionClean().clean("<!-- " * 4_000)
     assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("text", ["x<b and b>c", "if a<b and c>d", "0<p and q>1", "a < b > c", "1<s<2"])
+def test_comparisons_of_letters_are_no_tags(text: str) -> None:
+    assert CaptionClean().clean(text) == text
+
+
+def test_tags_of_one_letter() -> None:
+    tags = "<p class=x>A</p >, <a href='u' title>b</a><b/>, <i>c</i> <S>d</S>"
+    assert CaptionClean().clean(tags) == "A , b, c d"
