@@ -156,9 +156,10 @@ def _run(found: list[str], at: int, length: int) -> bytes:
 
 def _texts_of(name: str, file: Path, data: bytes) -> list[str]:
     try:
-        lines = data.decode().splitlines()
+        whole = data.decode("utf-8-sig")
         if file.suffix.lower() == ".txt":
-            return lines
+            return whole.splitlines()
+        lines = whole.split("\n")  # Strings of JSON may hold what Python takes for the end of a line (U+2028).
         return [text for line in lines if line.strip() for text in _strings(json.loads(line))]
     except ValueError as error:
         raise DataError("decontaminate_list", f"{name}: {error}") from error

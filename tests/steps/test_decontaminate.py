@@ -91,6 +91,14 @@ def test_mistakes(tmp_path: Path) -> None:
         Decontaminate(against=str(tmp_path), digest="00")
 
 
+def test_a_line_of_json_ends_where_the_file_says(tmp_path: Path) -> None:
+    """Not at a U+2028 in a text; a mark at the beginning is no part of it."""
+    line = json.dumps({"question": QUESTION.replace(" of ", "\u2028of\u0085 ")}, ensure_ascii=False)
+    (tmp_path / "q.jsonl").write_text(f"\ufeff{line}\r\n{line}\n", encoding="utf-8")
+    step = Decontaminate(against=str(tmp_path / "q.jsonl"))
+    assert isinstance(apply(step, QUESTION), Drop)
+
+
 def test_a_damaged_picture_of_the_evaluation_set_is_its_own_fault(tmp_path: Path) -> None:
     folder = tmp_path / "evaluation"
     folder.mkdir()
