@@ -7,12 +7,11 @@ MinHash: Broder, "On the resemblance and containment of documents" (1997). Bandi
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmdata.steps import _texts
 from mmdata.steps.caption_length import SPACELESS
 
 HASHES = 128
@@ -20,20 +19,19 @@ HASHES = 128
 CANDIDATE = 0.995
 """Least probability that a pair of the stated similarity meets in a band."""
 BLOCK = 4096  # Shingles hashed at once: bounds the memory of a long text.
-WORD = re.compile(r"\w+")
 
 Signature = NDArray[np.uint32]
 
 
 def words(text: str) -> list[str]:
     """Words of a text for comparing it: in one case and Unicode form, without punctuation; each ideograph and kana is
-    a word.
+    a word, and so is each letter of Thai and other scripts without spaces.
 
-    >>> words("The CAT, 猫と犬")
-    ['the', 'cat', '猫', 'と', '犬']
+    >>> words("The CAT, 猫と犬"), words("ที่ดี")
+    (['the', 'cat', '猫', 'と', '犬'], ['ที่', 'ดี'])
     """
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return WORD.findall(SPACELESS.sub(lambda found: f" {found[0]} ", plain))
+    plain = SPACELESS.sub(lambda found: f" {found[0]} ", _texts.plain(text))
+    return _texts.words(_texts.RUNNING.sub(lambda found: f" {found[0]}" if found[0].isalnum() else found[0], plain))
 
 
 def shingles(text: str, size: int) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -12,6 +14,9 @@ import fsspec
 from mmdata.types import Drop, Sample, Text
 
 Roles = tuple[str, ...]
+ASCII_WORD = re.compile(r"[a-z0-9]+")
+# Thai, Lao, Tibetan, Burmese and Khmer have no spaces between words.
+RUNNING = re.compile("[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff]")
 
 
 def chosen(sample: Sample, roles: Roles) -> list[str]:
@@ -41,6 +46,28 @@ def rewritten(sample: Sample, roles: Roles, change: Callable[[str], str], *, emp
     if found and not left:
         return Drop(reason=empty, detail="nothing is left of the text")
     return replace(sample, parts=tuple(parts))
+
+
+def plain(text: str) -> str:
+    """A text for comparing: in one case and Unicode form, without what nobody sees (soft hyphens, joiners).
+
+    >>> plain("Ｃlass\u00ady STRASSE")
+    'classy strasse'
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return folded if folded.isascii() else "".join(c for c in folded if unicodedata.category(c) != "Cf")
+
+
+def words(text: str) -> list[str]:
+    """The words of a `plain` text: runs of letters and digits with the marks on them (vowels of Hindi, say).
+
+    >>> words("sea-shell_2"), words("हिन्दी है")
+    (['sea', 'shell', '2'], ['हिन्दी', 'है'])
+    """
+    if text.isascii():
+        return ASCII_WORD.findall(text)
+    seen = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text)
+    return [run for run in "".join(seen).split() if any(map(str.isalnum, run))]
 
 
 @lru_cache(maxsize=16)

@@ -20,14 +20,16 @@ from mmdata.types import Drop, Sample
 if TYPE_CHECKING:
     from mmdata.decode.work import Work
 
-WORD = re.compile(r"\w+")
+JOINED = "&@*"
+"""Signs that belong to an entry (`s&m`), as symbols and emoji do; others only part its words."""
 
 
 @register("step", "blocklist")
 class Blocklist(StepSpec):
     """Drop samples whose texts hold a listed word or phrase, as `blocklist`, or whose media come from a listed host, as
     `blocklist_host`. Whole words are compared, in any case and Unicode form: `ass` is not found in `class`, `sea shell`
-    is found in `Sea-shell`. Entries of scripts without spaces are found anywhere. The detail does not repeat the word.
+    is found in `Sea-shell`. Entries with symbols (`c++`, `s&m`, emoji) are found as they are written, not within words;
+    entries of scripts without spaces anywhere. The detail does not repeat the word.
     """
 
     kind: Literal["blocklist"] = "blocklist"
@@ -54,8 +56,8 @@ class Blocklist(StepSpec):
                 raise ValueError(f"file_digest: {self.file} has {found}, not {self.file_digest}")
             object.__setattr__(self, "file_digest", found)
         for word in self.words:
-            if not WORD.search(word):
-                raise ValueError(f"words: {word!r} has no letter or digit")
+            if not (_texts.words(_texts.plain(word)) or _has_symbol(word)):
+                raise ValueError(f"words: {word!r} has no letter, digit or symbol")
         return self
 
     def prepare(self) -> None:
@@ -74,12 +76,15 @@ class _Listed(NamedTuple):
     phrases: frozenset[tuple[str, ...]]
     longest: int
     anywhere: tuple[str, ...]
+    written: re.Pattern[str] | None
+    """Finds entries with symbols."""
 
     def count(self, text: str) -> int:
         """Occurrences in a text; where several begin at a word the longest counts."""
-        plain = _plain(text)
+        plain = _texts.plain(text)
         found = sum(plain.count(entry) for entry in self.anywhere)
-        words, at = WORD.findall(plain), 0
+        found += 0 if self.written is None else len(self.written.findall(plain))
+        words, at = _texts.words(plain), 0
         while at < len(words):
             for length in range(min(self.longest, len(words) - at), 0, -1):
                 if tuple(words[at : at + length]) in self.phrases:
@@ -91,11 +96,20 @@ class _Listed(NamedTuple):
 
 @lru_cache(maxsize=4)
 def _listed(words: tuple[str, ...], file: str | None, digest: str | None) -> _Listed:
-    entries = [_plain(entry) for entry in (*words, *(_texts.lines(file) if file else ()))]
-    spaced = frozenset(tuple(WORD.findall(entry)) for entry in entries if not SPACELESS.search(entry)) - {()}
-    anywhere = tuple(sorted({entry for entry in entries if SPACELESS.search(entry)}))
-    return _Listed(spaced, max(map(len, spaced), default=0), anywhere)
+    entries = {_texts.plain(entry) for entry in (*words, *(_texts.lines(file) if file else ()))}
+    anywhere = {entry for entry in entries if SPACELESS.search(entry) or _texts.RUNNING.search(entry)}
+    written = {entry for entry in entries - anywhere if _has_symbol(entry)}
+    phrases = frozenset(tuple(_texts.words(entry)) for entry in entries - anywhere - written) - {()}
+    pattern = "|".join(_bordered(entry) for entry in sorted(written, key=lambda entry: (-len(entry), entry)))
+    longest = max(map(len, phrases), default=0)
+    return _Listed(phrases, longest, tuple(sorted(anywhere)), re.compile(pattern) if written else None)
 
 
-def _plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).casefold()
+def _has_symbol(entry: str) -> bool:
+    return any(c in JOINED or unicodedata.category(c)[0] == "S" for c in entry)
+
+
+def _bordered(entry: str) -> str:
+    """A pattern of an entry as it is written, at whose ends no word goes on."""
+    before, after = (r"\b" if end.isalnum() else "" for end in (entry[0], entry[-1]))
+    return before + re.escape(entry) + after

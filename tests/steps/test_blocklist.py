@@ -49,3 +49,21 @@ def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "w").write_text("x")
     with pytest.raises(ValidationError, match="file_digest"):
         Blocklist(file=str(tmp_path / "w"), file_digest="00")
+
+
+@pytest.mark.parametrize(
+    ("entry", "found", "passes"),
+    [
+        ("c++", ["I like C++.", "c++11"], ["vitamin c", "c + +"]),
+        ("s&m", ["S&M club", "an S&amp;M".replace("&amp;", "&")], ["sizes S, M, L", "ss&mm"]),
+        ("a$$", ["big A$$!"], ["a big one"]),
+        ("\U0001f595", ["no\U0001f595way"], ["\U0001f44d"]),
+        ("bad", ["bad_word", "b\u00adad", "b\u200bad"], ["badly"]),
+        ("हि", ["हि है"], ["हिन्दी"]),  # vowels belong to a word
+        ("สวัสดี", ["สวัสดีครับ"], ["ดี"]),  # there are no spaces between words
+    ],
+)
+def test_symbols_and_scripts(entry: str, found: list[str], passes: list[str]) -> None:
+    step = Blocklist(words=(entry,))
+    assert all(isinstance(apply(step, text), Drop) for text in found)
+    assert not any(isinstance(apply(step, text), Drop) for text in passes)

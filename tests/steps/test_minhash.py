@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from mmdata.steps._minhash import HASHES, MinHashIndex, rows_per_band, shingles, signature
+from mmdata.steps._minhash import HASHES, MinHashIndex, rows_per_band, shingles, signature, words
 
 
 def pair(draw: random.Random, jaccard: float, size: int = 120) -> tuple[list[str], list[str]]:
@@ -72,3 +72,9 @@ def test_long_texts_are_hashed_in_pieces() -> None:
     pieces = [str(n) for n in range(9000)]
     whole = np.minimum(signature(pieces[:5000]), signature(pieces[5000:]))
     assert np.array_equal(signature(pieces), whole)
+
+
+def test_vowels_belong_to_words() -> None:
+    """Marks parted words, so that runs of 13 words of Hindi were runs of 13 consonants."""
+    assert words("यह हिन्दी है, ক্ষমা") == ["यह", "हिन्दी", "है", "ক্ষমা"]
+    assert words("soft\u00adhyphen snake_case") == ["softhyphen", "snake", "case"]
