@@ -21,8 +21,15 @@ PLACES = 2
 BLOCK, OVERLAP = 0.4, 0.75  # Seconds of a gating block, and the share that it has in common with the next.
 ABSOLUTE, RELATIVE = -70.0, -10.0  # The gates, LUFS and LU.
 OFFSET = -0.691  # So that a full-scale sine of 997 Hz in one channel has -3.01.
-WEIGHTS = {6: (1.0, 1.0, 1.0, 0.0, 1.41, 1.41)}
-"""Weights of 5.1 in FFmpeg's order: front left, right, centre, low frequencies, back or side left, right."""
+SIDE = 1.41  # Weight of what is heard from 60 to 120 degrees (BS.1770-4, annex 3).
+WEIGHTS = {
+    5: (1.0, 1.0, 1.0, SIDE, SIDE),
+    6: (1.0, 1.0, 1.0, 0.0, SIDE, SIDE),
+    7: (1.0, 1.0, 1.0, 0.0, 1.0, SIDE, SIDE),
+    8: (1.0, 1.0, 1.0, 0.0, 1.0, 1.0, SIDE, SIDE),
+}
+"""Weights of 5.0, 5.1, 6.1 and 7.1 in FFmpeg's order: front left, right, centre, low frequencies, back (of 5.0 and 5.1
+the surrounds), side."""
 
 
 @register("step", "loudness")

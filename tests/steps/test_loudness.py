@@ -42,6 +42,21 @@ def test_ebu_tech_3341_at_48_khz_and_in_5_1() -> None:
     assert loudness(surround, RATE) == pytest.approx(-23.0, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("order", "channels"),
+    [("0 1 2 3 4", 5), ("0 1 2 - 3 4", 6), ("0 1 2 - - 3 4", 7), ("0 1 2 - - - 3 4", 8)],
+)
+def test_surrounds_count_more_and_low_frequencies_not_at_all(order: str, channels: int) -> None:
+    """Layouts of FFmpeg with the same sound from the same places; the channel for low frequencies is loud."""
+    levels = (-28.0, -28.0, -24.0, -30.0, -30.0)  # signal 6 of EBU Tech 3341, without its silent channel
+    silent = np.zeros_like(tone(5, -20))
+    wave = [silent if place == "-" else tone(5, levels[int(place)]) for place in order.split()]
+    if channels > 5:
+        wave[3] = tone(5, -3)
+    assert len(wave) == channels
+    assert loudness(np.stack(wave), RATE) == pytest.approx(-23.0, abs=0.1)
+
+
 def test_coefficients_of_bs_1770() -> None:
     (b, a), (high_b, high_a) = coefficients(48_000)
     assert b == pytest.approx([1.53512485958697, -2.69169618940638, 1.19839281085285], abs=1e-9)
