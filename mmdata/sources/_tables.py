@@ -100,7 +100,7 @@ def list_files(path: str, formats: Sequence[str] = FORMATS, named: Sequence[str]
 
 def _named_file(path: str) -> tuple[list[TableFile], str] | None:
     """As `_found_files`, of a local file that is named itself. Most tables are, and need no fsspec."""
-    if os.name != "posix" or "://" in path or "::" in path or any(character in path for character in "*?["):
+    if os.name != "posix" or "://" in path or "::" in path:
         return None
     name = os.path.abspath(path)
     if not os.path.isfile(name):
@@ -115,8 +115,8 @@ def _found_files(path: str, formats: Sequence[str]) -> tuple[list[TableFile], st
 
     fs, root = fsspec.core.url_to_fs(path)
     root = root.rstrip("/")
-    pattern = any(character in root for character in "*?[")
     try:
+        pattern = any(character in root for character in "*?[") and not fs.exists(root)
         if pattern:
             found = [name for name in fs.glob(root) if fs.isfile(name)]
             fixed = root.split("/")

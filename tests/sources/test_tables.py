@@ -274,3 +274,13 @@ def test_a_delimited_row_that_is_not_utf8_is_told_where_it_is_asked(tmp_path: Pa
     assert found == [{"a": "fox"}, "not UTF-8: byte 0xe9 behind 3 character(s)", {"a": "café"}]
     assert isinstance(found[1], str)
     assert _tables.refused(found[1]).reason == "text_not_utf8"
+
+
+@pytest.mark.parametrize("name", ["[2024] photos", "what?", "a*b"])
+def test_signs_of_patterns_in_names_of_folders(tmp_path: Path, name: str) -> None:
+    """What is there by that name is meant, whether the file is named or its folder."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.csv").write_text("a\n1\n")
+    for path in (tmp_path / name / "a.csv", tmp_path / name):
+        (file,) = _tables.list_files(str(path))
+        assert file.name == "a.csv"
