@@ -39,7 +39,8 @@ def write(dataset: Dataset, *, told: Callable[[int], None]) -> None:
     and for adopted tars, which `energon prepare` is for.
     """
     if len(dataset.masked()):
-        raise DataError("removed_samples", f"{dataset.path}: Energon would read removed samples; build it anew without")
+        remedy = "python -m mmdata.compact writes it without them"
+        raise DataError("removed_samples", f"{dataset.path}: Energon would read removed samples; {remedy}")
     folder = dataset.path / FOLDER
     folder.mkdir(exist_ok=True)
     database = folder / "index.sqlite"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ MARK = ".push.json"
 """Lies at the target while a push is under way, and says what of."""
 PRIVATE = (".build", ".lock")
 """Parts of a dataset's folder that only this machine needs."""
+OURS = ("shards", "index", "ledger", "tombstones", "lengths", "data", ".nv-meta")
+"""Folders of a dataset, in any of its forms."""
+MDS = re.compile(r"shard\.\d+\.mds")
 
 
 def push(folder: Path, url: str, *, digest: str, last: str, told: Callable[[int], None], replace: bool = False) -> int:
     """Copy every file of `folder` to `url`; returns how many were sent.
 
     `last` is the file without which the target is no dataset: it goes last, and is removed first where another one is
-    replaced, so that no reader ever sees a mixture. `digest` is of the content: a push that was broken off goes on
-    where it stopped, with the same digest only. `told` hears of each number of bytes sent.
+    replaced, whose other files in folders of ours go then too, so that no reader ever sees a mixture. `digest` is of
+    the content: a push that was broken off goes on where it stopped, with the same digest only. `told` hears of each
+    number of bytes sent.
 
     Raises SpecError for a target that cannot be written or that holds something else (unless `replace`), RunError where
     sending fails.
@@ -40,7 +45,7 @@ def push(folder: Path, url: str, *, digest: str, last: str, told: Callable[[int]
     if last not in names:
         raise SpecError(f"--push: {folder} has no {last}; it is not finished")
     try:
-        resumed, there = _begin(system, root, digest, last, (folder / last).read_bytes(), replace, url)
+        resumed, there = _begin(system, root, digest, last, (folder / last).read_bytes(), replace, url, names)
         sent = 0
         for name, path in sorted(zip(names, files, strict=True), key=lambda item: item[0] == last):
             size = path.stat().st_size
@@ -65,10 +70,10 @@ def push_dataset(folder: Path, url: str, *, replace: bool = False) -> int:
 
 
 def _begin(
-    system: Any, root: str, digest: str, last: str, content: bytes, replace: bool, url: str
+    system: Any, root: str, digest: str, last: str, content: bytes, replace: bool, url: str, names: Sequence[str]
 ) -> tuple[bool, bool]:
-    """Mark the target. Whether some, and whether all of the same content lies there already: then what was added since,
-    tombstones say, is sent."""
+    """Mark the target, and take away what is of another dataset where that is replaced. Whether some, and whether all
+    of the same content lies there already: then what was added since, tombstones say, is sent."""
     mark = f"{root}/{MARK}"
     before = json.loads(system.cat_file(mark)) if system.exists(mark) else None
     there = system.exists(f"{root}/{last}")
@@ -79,10 +84,17 @@ def _begin(
             raise SpecError(f"--push {url}: another dataset lies there; remove it or give --push-replace")
     if before is not None and before.get("digest") != digest and not replace:
         raise SpecError(f"--push {url}: a push of another dataset was broken off there; give --push-replace")
+    replaces = replace or bool(before and before.get("replaces"))  # also where that was broken off
     system.makedirs(root, exist_ok=True)
-    system.pipe_file(mark, json.dumps({"digest": digest}).encode())
+    system.pipe_file(mark, json.dumps({"digest": digest, "replaces": replaces}).encode())
     if there:
         system.rm_file(f"{root}/{last}")
+    if replaces:  # Tombstones, or parts of a table, of one dataset would count for the other.
+        for path in system.find(root):
+            name = path.removeprefix(root).removeprefix(system.root_marker).lstrip("/")
+            ours = name.partition("/")[0] in OURS or MDS.fullmatch(name)
+            if ours and name not in names:
+                system.rm_file(path)
     return before is not None and bool(before.get("digest") == digest), False
 
 

@@ -19,6 +19,34 @@ from mmdata.verify import verify_dataset
 from tests.building import build, folder_of_pictures, write_spec
 
 
+def test_nothing_is_left_of_what_is_replaced(
+    captions: Dataset, talks: Dataset, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tombstones removed samples of the other dataset, and its parts of a table counted; what is not ours stays."""
+    system, root = fsspec.core.url_to_fs(url)
+    stones = captions.path / "tombstones"
+    forget(captions.path, ["000000000"], "opt_out")
+    try:
+        send(captions, url)
+    finally:
+        shutil.rmtree(stones)
+    for name in ("data/train-00007-of-00009.parquet", "shard.00009.mds", "notes/mine.txt", "mine.txt"):
+        system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+        system.pipe_file(f"{root}/{name}", b"x")
+    put = module._put
+    monkeypatch.setattr(module, "_put", lambda *_: (_ for _ in ()).throw(OSError("broken off")))
+    with pytest.raises(RunError, match="broken off"):
+        send(talks, url, replace=True)
+    monkeypatch.setattr(module, "_put", put)
+    send(talks, url)
+    assert [name for name in names(url) if "mine" in name] == ["mine.txt", "notes/mine.txt"]
+    private = (".build", ".lock")
+    files = [path.relative_to(talks.path).as_posix() for path in talks.path.rglob("*") if path.is_file()]
+    expected = {name for name in files if not name.startswith(private)} | {"mine.txt", "notes/mine.txt"}
+    assert set(names(url)) == expected
+    assert not len(open_dataset(url).masked())
+
+
 @pytest.fixture(params=["memory", "file"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"memory://{uuid.uuid4()}/d" if request.param == "memory" else f"file://{tmp_path}/pushed/d"
