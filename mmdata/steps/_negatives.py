@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from mmdata.spec import Model
 from mmdata.steps._boxes import Box, Size
+from mmdata.steps._minhash import words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,8 @@ class Negatives(Model):
     background: float = Field(0.0, ge=0)
     """Boxes of the size of the picture's own that touch none of them; of the task `referring`."""
     phrases: tuple[str, ...] = ()
-    """What may be asked for: all names that the data has, best. A picture's own are left out of it."""
+    """What may be asked for: all names that the data has, best. A picture's own are left out, those of crowds too, and
+    what is part of them (`cat` beside `black cat`)."""
     answer: str = Field("There is none.", min_length=1)
     """What is answered where a phrase is not there;"""
     nothing: str = Field("Nothing.", min_length=1)
@@ -57,10 +59,13 @@ class Negatives(Model):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """A picture's named boxes and its size (height, width)."""
+    """A picture's named boxes and its size (height, width); and the `names` and boxes (`taken`) of all that is known to
+    be there, crowds among them, which nothing is asked about."""
 
     found: tuple[tuple[str, Box], ...]
     size: Size
+    names: tuple[str, ...]
+    taken: tuple[Box, ...]
 
 
 def drawn(
@@ -69,7 +74,7 @@ def drawn(
     """A kind among those `wanted`, and the phrase or the box of which it is; no phrase that was `used`. None where the
     picture has nothing for any."""
     offered: dict[Negative, Sequence[str | Box]] = {}
-    near, far = absent(spec.phrases, [name for name, _ in scene.found])
+    near, far = absent(spec.phrases, scene.names)
     for kind, phrases in (("hard", near), ("random", far)):
         offered[kind] = [phrase for phrase in phrases if phrase not in used]  # type: ignore[index]
     if "background" in wanted and spec.background and (box := empty(scene, rng)) is not None:
@@ -84,15 +89,16 @@ def drawn(
 
 
 def absent(phrases: Sequence[str], names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The phrases that are none of the names: those that share a word with one, and those that share none.
+    """The phrases that none of the names says: those that share a word with one, and those that share none. Where a
+    name has all words of a phrase and more, what it names is there: beside `a black cat` nobody may deny the cat.
 
-    >>> absent(["red circle", "red square", "Blue square", "dog"], ["red circle"])
+    >>> absent(["red circle", "red square", "Blue square", "dog", "circle"], ["the red circle"])
     (['red square'], ['Blue square', 'dog'])
     """
-    there = {" ".join(_words(name)) for name in names}
-    said = {word for name in names for word in _words(name)} - STOPWORDS
-    missing = [phrase for phrase in phrases if " ".join(_words(phrase)) not in there]
-    near = [phrase for phrase in missing if said & set(_words(phrase))]
+    there = [_words(name) for name in names]
+    said = set[str]().union(*there)
+    missing = [phrase for phrase in phrases if not any(_words(phrase) <= name for name in there)]
+    near = [phrase for phrase in missing if said & _words(phrase)]
     return near, [phrase for phrase in missing if phrase not in near]
 
 
@@ -101,14 +107,14 @@ STOPWORDS = frozenset({"a", "an", "the", "of", "in", "on", "at", "and", "with", 
 
 
 def empty(scene: Scene, rng: np.random.Generator) -> Box | None:
-    """A box, as large as one of the picture's, that touches none of them; None where none of so many draws does."""
+    """A box, as large as one of the picture's, that touches nothing; None where none of so many draws does."""
     height, width = scene.size
     for _ in range(TRIES):
         left, top, right, bottom = scene.found[int(rng.integers(len(scene.found)))][1]
         across, down = right - left, bottom - top
         x, y = float(rng.uniform(0, max(width - across, 0))), float(rng.uniform(0, max(height - down, 0)))
         box = (x, y, min(x + across, width), min(y + down, height))
-        if all(_apart(box, other) for _, other in scene.found):
+        if all(_apart(box, other) for other in scene.taken):
             return box
     return None
 
@@ -117,5 +123,5 @@ def _apart(a: Box, b: Box) -> bool:
     return a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
 
 
-def _words(phrase: str) -> list[str]:
-    return phrase.lower().split()
+def _words(phrase: str) -> set[str]:
+    return set(words(phrase)) - STOPWORDS

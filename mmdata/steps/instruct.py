@@ -22,6 +22,7 @@ from mmdata.steps._columns import with_columns
 from mmdata.steps._instruct_task import InstructTask, TaskSpec
 from mmdata.steps._negatives import Negative, Negatives, Scene
 from mmdata.steps._phrasings import MEDIA, SEPARATORS, WITH_BOXES
+from mmdata.templates import Message, messages
 from mmdata.types import Drop, Media, Sample, Text
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ class Instruct(StepSpec):
         if self.negatives is not None:
             try:
                 found, size = self._named_boxes(sample, work)
-                scene = Scene(found=tuple(found), size=size)
+                scene = Scene(found=tuple(found), size=size, **_all_there(sample, size))
             except _Nothing:
                 pass  # asked about nothing that it has, it is asked about nothing that it has not
         drawn = self._drawn(offered, generator(self.seed, self.kind, sample.key), scene)
@@ -322,10 +323,9 @@ def _answers(task: InstructTask, sample: Sample) -> list[str]:
 def _asked(task: InstructTask, sample: Sample) -> list[tuple[str, str]]:
     """Questions with their answers, each once: of two columns, or the record's own. Raises _Nothing."""
     if task.question is None:
-        texts = [text for text in sample.texts if text.role in ("user", "assistant")]
-        pairs = [
-            (one.text, other.text) for one, other in pairwise(texts) if (one.role, other.role) == ("user", "assistant")
-        ]
+        told = [message for message in messages(sample.parts) if message.role in ("user", "assistant")]
+        exchanges = [(a, b) for a, b in pairwise(told) if (a.role, b.role) == ("user", "assistant")]
+        pairs = [(_whole(a), _whole(b)) for a, b in exchanges]
         if not pairs:
             raise _Nothing("instruct_no_column", "no texts of user and assistant, and no `question` column is named")
     else:
@@ -344,6 +344,22 @@ def _asked(task: InstructTask, sample: Sample) -> list[tuple[str, str]]:
     if not found:
         raise _Nothing("instruct_empty", "no question has an answer")
     return found
+
+
+def _whole(message: Message) -> str:
+    """The text of a message; nothing where a medium stands within it, for media come to stand in one place."""
+    at = [number for number, item in enumerate(message.items) if isinstance(item, Text)]
+    if not at or len(at) <= at[-1] - at[0]:
+        return ""
+    return "\n".join(text.text for text in message.texts)
+
+
+def _all_there(sample: Sample, size: Size) -> dict[str, Any]:
+    """Of a Scene: all names and boxes of a record, also those that nothing is asked about."""
+    boxes = _boxes.numbers(sample.meta[_boxes.COLUMN])
+    names = _boxes.labels(sample.meta[_boxes.LABELS], len(boxes))
+    cut = (_boxes.cut(box, size) for box in boxes)
+    return {"names": tuple(names), "taken": tuple(box for box in cut if box is not None)}
 
 
 def _said(value: Any) -> str:

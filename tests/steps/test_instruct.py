@@ -175,6 +175,17 @@ def test_columns_of_questions_and_lines() -> None:
     assert found == {"x", "y"}
 
 
+def test_a_question_is_all_that_was_asked() -> None:
+    user = [Text(text=text, role="user", train=False) for text in ("Look.", "What is it?", "Compare", "with", "?")]
+    answer = Text(text="A cat.", role="assistant")
+    vqa = {"task": "vqa", "templates": ["{question}"]}
+    assert said(told(PICTURE, *user[:2], answer, tasks=[vqa])) == ["Look.\nWhat is it?", "A cat."]
+    parts = (user[2], PICTURE, user[3], PICTURE, user[4], answer)  # says nothing without its pictures' places
+    dropped = Instruct(tasks=[vqa]).apply(Sample(key="a", parts=parts, meta={}, origin=Origin(uri="", row=0)), Work())
+    assert isinstance(dropped, Drop)
+    assert dropped.reason == "instruct_empty"
+
+
 CROWDED = {"boxes": [CAT, DOG], "labels": ["cat", "cat"], "crowds": [1]}
 
 

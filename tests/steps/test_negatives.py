@@ -60,18 +60,37 @@ def test_a_phrase_is_asked_for_once_and_the_kinds_that_there_are_are_drawn() -> 
     assert "There is none." not in said(told(PICTURE, negatives=none, **BOTH)), "all phrases are in the picture"
 
 
-@given(st.lists(st.sampled_from(["a cat", "red cat", "red dog", "the bus", "CAT"]), max_size=3))
+@given(st.lists(st.sampled_from(["a cat", "red cat", "red dog", "the bus", "CAT", "黒猫"]), max_size=3))
 @settings(deadline=None, max_examples=30)
 def test_near_and_far_phrases_are_what_is_missing(names: list[str]) -> None:
-    near, far = absent(["cat", "red cat", "red dog", "bus"], names)
-    there = {name.lower() for name in names}
-    assert sorted(near + far) == sorted({"cat", "red cat", "red dog", "bus"} - there)
+    phrases = ["cat", "red cat", "red dog", "bus", "the", "猫"]
+    near, far = absent(phrases, names)
+    said = {"a cat": {"cat"}, "red cat": {"cat", "red cat"}, "red dog": {"red dog"}, "the bus": {"bus"}, "CAT": {"cat"}}
+    there = set[str]().union(*(said.get(name, {"猫"}) | {"the"} for name in names))
+    assert sorted(near + far) == sorted(set(phrases) - there)
     for phrase in far:
         assert not any(set(phrase.split()) & set(name.lower().split()) for name in names)
 
 
+def test_a_crowd_is_there_too() -> None:
+    """Nothing is asked about it; nor may it be denied, or its place be called empty."""
+    meta = {"boxes": [[0, 0, 40, 40], [0, 0, 320, 200]], "labels": ["cat", "person"], "crowds": [1]}
+    negatives = {"share": 0.9, "hard": 0, "random": 1, "background": 1, "phrases": ("person", "horse")}
+    asked: Counter[str] = Counter()
+    for key in range(60):
+        sample = told(PICTURE, key=str(key), negatives=negatives, **{**BOTH, "meta": meta, "turns": 1})
+        question, answer = said(sample)
+        if answer == "There is none.":
+            asked[question.partition("<ref>")[2].partition("</ref>")[0]] += 1
+        elif answer == "Nothing.":
+            ((_, top, *_),) = [each.box for each in parse_boxes(question, (240, 320), "internvl")]
+            assert top >= 199, "below the crowd"
+    assert set(asked) == {"horse"}
+
+
 def test_a_full_picture_has_no_empty_place() -> None:
-    scene = Scene(found=(("all", (0.0, 0.0, 9.0, 9.0)),), size=(10, 10))
+    whole = (0.0, 0.0, 9.0, 9.0)
+    scene = Scene(found=(("all", whole),), size=(10, 10), names=("all",), taken=(whole,))
     assert empty(scene, np.random.default_rng(0)) is None
 
 
