@@ -33,7 +33,8 @@ def with_columns(sample: Sample, values: Mapping[str, Any]) -> Sample:
 
 
 def group(sample: Sample, by: str) -> str | None:
-    """The group of a record by one of its columns: one spelling per JSON value. None where it has no such column.
+    """The group of a record by one of its columns: one spelling per JSON value, whole numbers alike in tables that hold
+    them as floats (with nulls beside them). None where it has no such column.
 
     >>> from mmdata.types import Origin
     >>> sample = Sample(key="a", parts=(), meta={"film": 7, "tags": ["a"]}, origin=Origin(uri="t", row=0))
@@ -41,6 +42,8 @@ def group(sample: Sample, by: str) -> str | None:
     ('7', '["a"]', '"t"', None)
     """
     value = columns(sample).get(by)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return None if value is None else json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 

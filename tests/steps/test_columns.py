@@ -31,6 +31,8 @@ def test_groups_are_told_apart_by_type() -> None:
     assert len({named(value) for value in values}) == len(values)
     assert named({"b": 2, "a": 1}) == named({"a": 1, "b": 2})
     assert named(None) is None
+    assert named(7.0) == named(7) == "7", "one table holds a film's number as a float, another as an integer"
+    assert named(7.5) == "7.5"
 
 
 def test_columns_are_added() -> None:
