@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 TIME = r"(?:(\d{1,3}):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
 TIMING = re.compile(rf"^\s*{TIME}\s*-->\s*{TIME}", re.MULTILINE)
+EMPTY = re.compile(r"\n[ \t]*\n")
+LAST_NUMBER = re.compile(r"\n\s*\d+\s*\Z")
 MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
 
 
@@ -137,7 +139,9 @@ def parse(text: str) -> list[Cue]:
     for at, timing in enumerate(found):
         line_end = text.find("\n", timing.end())
         body = text[line_end + 1 : found[at + 1].start() if at + 1 < len(found) else len(text)] if line_end >= 0 else ""
-        body = body.split("\n\n")[0]  # What follows an empty line is the next cue's name.
+        body, *name = EMPTY.split(body, maxsplit=1)  # What follows an empty line is the next cue's name.
+        if not name and at + 1 < len(found):  # without one its number stands right below
+            body = LAST_NUMBER.sub("", body)
         clean = html.unescape(MARKUP.sub("", body))
         lines = [" ".join(line.split()) for line in clean.split("\n")]
         said = "\n".join(line for line in lines if line)

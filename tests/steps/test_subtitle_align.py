@@ -53,6 +53,18 @@ def test_both_formats_say_the_same() -> None:
         parse("no subtitles at all")
 
 
+def test_numbers_of_cues_are_not_said() -> None:
+    """Where empty lines hold spaces, or are left out; a number that is said stays."""
+    cues = [
+        "00:00:01,000 --> 00:00:02,000\nHello",
+        "00:00:03,000 --> 00:00:04,000\n7",
+        "00:00:05,000 --> 00:00:06,000\n42",
+    ]
+    for between in ("\n\n", "\n \t\n", "\r\n\r\n", "\n"):
+        text = between.join(f"{number}\n{cue}" for number, cue in enumerate(cues, 1))
+        assert [cue.text for cue in parse(text)] == ["Hello", "7", "42"]
+
+
 def test_a_build(tmp_path: Path) -> None:
     video = film(("cat", 20, 1), ("coffee", 30, 1), ("rocket", 20, 1))
     steps = [{"kind": "scene_clips", "min_scene": 5}, {"kind": "subtitle_align", "silent": "drop"}]
