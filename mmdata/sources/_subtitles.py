@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,17 +43,26 @@ def read(data: bytes, name: str) -> list[Cue]:
                 raise DataError("bad_subtitles", f"{name}: {lines[at][:80]!r} are no times")
             continue  # WEBVTT, NOTE, STYLE, REGION
         found = True
-        start, stop = seconds(times[1]), seconds(times[2])
-        if stop < start:
-            raise DataError("bad_subtitles", f"{name}: a cue ends before it begins: {lines[at][:80]!r}")
-        said = [_TAGS.sub("", line) for line in lines[at + 1 :]]
-        words = "\n".join(line.strip() for line in said if line.strip())
-        words = html.unescape(words) if name.lower().endswith(".vtt") else words
-        if words:
-            cues.append(Cue(start=start, stop=stop, text=words))
+        # Where the empty lines between cues are left out, the next one's number stands right above its times.
+        starts = [number for number, line in enumerate(lines) if number == at or (number > at and _TIMES.match(line))]
+        for first, end in itertools.pairwise([*starts, len(lines)]):
+            last = end - 1 if end < len(lines) and lines[end - 1].strip().isdigit() else end
+            cue = _cue(lines[first], lines[first + 1 : last], name)
+            cues += [cue] if cue.text else []
     if not found:
         raise DataError("bad_subtitles", f"{name}: no cue (`00:00:01,000 --> 00:00:02,000`) in it")
     return sorted(cues, key=lambda cue: (cue.start, cue.stop))
+
+
+def _cue(line: str, said: Sequence[str], name: str) -> Cue:
+    times = _TIMES.match(line)
+    assert times is not None, line
+    start, stop = seconds(times[1]), seconds(times[2])
+    if stop < start:
+        raise DataError("bad_subtitles", f"{name}: a cue ends before it begins: {line[:80]!r}")
+    plain = [_TAGS.sub("", each) for each in said]
+    words = "\n".join(each.strip() for each in plain if each.strip())
+    return Cue(start=start, stop=stop, text=html.unescape(words) if name.lower().endswith(".vtt") else words)
 
 
 def within(cues: Sequence[Cue], start: float, stop: float | None) -> list[Cue]:

@@ -49,3 +49,10 @@ def test_cues_of_a_clip_are_in_its_own_time() -> None:
 def test_what_is_no_file_of_subtitles_is_refused(text: str) -> None:
     with pytest.raises(DataError, match=r"bad_subtitles: a\.srt"):
         read(text.encode(), "a.srt")
+
+
+def test_cues_without_lines_between() -> None:
+    """All of a file became one cue, with times and numbers in its text."""
+    times = [f"00:00:0{at},000 --> 00:00:0{at + 1},000" for at in (1, 3, 5)]
+    srt = f"1\n{times[0]}\nHello\n2\n{times[1]}\n7\n3\n{times[2]}\n42"
+    assert [(cue.start, cue.text) for cue in read(srt.encode(), "a.srt")] == [(1, "Hello"), (3, "7"), (5, "42")]
