@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,13 +32,22 @@ def render(
             lines.append(f"| {state} | | {count:,} |")
             reasons = manifest.reasons.get(state, {}) if state != "ok" else {}
             ordered = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-            lines += [f"| | {reason} | {number:,} |" for reason, number in ordered]
+            lines += [f"| | {_cell(reason)} | {number:,} |" for reason, number in ordered]
     lines += ["", "## What is in it", ""]
     lines += _contents(figures or {})
     lines += ["| digest | of |", "| --- | --- |", f"| `{manifest.root_digest}` | every byte of shards and indexes |"]
     lines += [f"| `{manifest.spec_digest}` | the spec below |", "", "## How it was made", "", "```yaml"]
     lines += yaml.safe_dump(manifest.spec, sort_keys=False, allow_unicode=True).splitlines()
     return "\n".join([*lines, "```", ""])
+
+
+def _cell(text: str) -> str:
+    """A text in a table: a reason is whatever a user's step gives.
+
+    >>> _cell("a|b <c>")
+    'a\\\\|b &lt;c&gt;'
+    """
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
 def _contents(figures: dict[str, Any]) -> list[str]:
