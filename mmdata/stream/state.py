@@ -24,6 +24,8 @@ from mmdata.templates import digest as template_digest
 VERSION: Literal[3] = 3
 PLAN = 3
 """Counts up whenever the same data and config would give another sequence of packs than before."""
+SIDES = 2
+"""The same where pictures are mirrored: counts up whenever other texts keep theirs from it."""
 MAX_BYTES = 4096
 ABBREVIATED = "sha256:"
 SHORTEST = 24
@@ -39,6 +41,8 @@ def config(spec: StreamSpec, family: Family | None, templates: Sequence[Template
         {name: value for name, value in each.items() if name not in ("path", "template")} for each in fields["datasets"]
     ]
     settings: dict[str, Any] = {**fields, "plan": PLAN, "family": None}
+    if spec.augment is not None and spec.augment.flip:
+        settings["sides"] = SIDES
     if family is not None:
         named = [f"{template.name} {template_digest(template, family.tokenizer)}" for template in templates]
         settings |= {

@@ -19,12 +19,13 @@ from mmdata.views.geometry import Box, Coordinates, boxes_in, move_polygons, mov
 
 TRIES = 10
 _SIDES = re.compile(
-    r"\b(?:(?:left|right)(?:s|most|wards?|hand(?:ed)?|side)?|(?:anti|counter)?clockwise)\b"
-    r"|\b(?:(?:link|recht)(?:s|e[mnrs]?)|gauche|droite?|(?:izquierd|derech|esquerd|direit|sinistr|destr)[ao]s?)\b"
-    r"|\b(?:лев|прав|слева|справа)|[左右]|왼|오른",
+    r"\b(?:(?:left|right)(?:y|s|most|wards?|-?hand(?:ed)?|-?sided?)?|(?:(?:anti|counter)-?)?clockwise)\b"
+    r"|\b(?:(?:link|recht)(?:s|e[mnrs]?)|gauche|droite?|(?:izquierd|derech|esquerd|direit|destr)[ao]s?|sinistr[aeio])\b"
+    r"|\b(?:лев|прав|слева|справа|налево|направо)|[左右]|왼|오른|बाए[ंँ]|दाए[ंँ]|يسار|يمين",
     re.I,
 )
-"""Words of sides, in some languages."""
+"""Words of sides, in some languages. One more than is needed costs nothing but a mirrored copy; one that is missing
+costs a true label."""
 
 
 class Augment(Model):

@@ -155,6 +155,44 @@ def test_texts_of_sides_and_several_pictures_keep_their_geometry() -> None:
     assert augment(two, Augment(crop=(0.3, 0.5), flip=1.0), generator(1)) == two
 
 
+@pytest.mark.parametrize(
+    ("text", "flips"),
+    [
+        *(
+            (text, False)
+            for text in ("the leftmost man", "her right-hand side", "it turns clockwise", "die linke Katze")
+        ),
+        *((text, False) for text in ("à gauche du chien", "左边的猫", "кошка слева", "왼쪽 고양이")),
+        *((text, True) for text in ("a bright, upright man", "leftovers", "clocks")),
+    ],
+)
+def test_words_for_sides(text: str, flips: bool) -> None:
+    said = replace_text(
+        Sample(key="a", parts=(Media(kind="image", height=9, width=9),), origin=Origin(uri="t", row=0)), text
+    )
+    assert (augment(said, Augment(flip=1.0), generator(1)) != said) == flips
+
+
+@pytest.mark.parametrize(
+    ("meta", "moves"),
+    [
+        ({"boxes": None, "polygons": None}, True),
+        ({"boxes": []}, True),
+        *(
+            ({"boxes": boxes}, False)
+            for boxes in ("x", 3, [[1, 2, 3]], [None], [[1, 2, 3, None]], [[0, 0, 1, float("nan")]])
+        ),
+        *(({"polygons": outlines}, False) for outlines in ("x", [[[1, 2, 3]]], [[1, 2]])),
+    ],
+)
+def test_boxes_that_are_none_end_no_run(meta: dict[str, Any], moves: bool) -> None:
+    """A column of a table may hold nulls, or what it likes: the picture then keeps its geometry."""
+    image = Media(kind="image", height=100, width=100)
+    sample = Sample(key="a", parts=(image,), meta=meta, origin=Origin(uri="t", row=0))
+    changed = augment(sample, Augment(flip=1.0), generator(1))
+    assert (changed != sample) == moves
+
+
 def replace_text(sample: Sample, text: str) -> Sample:
     return Sample(key=sample.key, parts=(*sample.media, Text(text=text)), origin=sample.origin)
 
