@@ -218,6 +218,11 @@ class StepSpec(Model):
         """Whether it writes coordinates into texts, where no later step moves them."""
         return False
 
+    @property
+    def reads_points(self) -> bool:
+        """Whether it reads places in a picture as it came, from a column that no step moves."""
+        return False
+
     def at_sight(self, sample: Sample) -> Sample | None:
         """What `apply` makes of a sample that it keeps and whose media take no decoder to look at, where that takes
         less time than handing the sample to a worker; None says nothing about it. Called in the build's own process,
@@ -377,5 +382,11 @@ class BuildSpec(Model):
             if step.writes_points and moving is not None:
                 raise ValueError(
                     f"{moving.kind} after {step.kind}, which writes coordinates of the picture: put it before"
+                )
+            moved = next((earlier for earlier in steps[:at] if earlier.moves_points), None)
+            if step.reads_points and moved is not None:
+                raise ValueError(
+                    f"{step.kind} after {moved.kind}: its boxes are of the picture as it came, and nothing moves them; "
+                    f"put {step.kind} before"
                 )
         return steps

@@ -37,7 +37,8 @@ class FaceBlur(StepSpec):
     """`module.function` of a plugin (see `map`): takes uint8 [H, W, 3] (RGB, upright) and answers boxes (top, left,
     height, width) in pixels."""
     boxes: str | None = None
-    """A column with such boxes, for samples with one picture."""
+    """A column with such boxes, for samples with one picture: of the picture as it came, so that steps which resize or
+    cut it stand behind this one."""
     grow: float = Field(0.15, ge=0, le=2)
     """How much of its size is added to a region on each side."""
 
@@ -56,6 +57,11 @@ class FaceBlur(StepSpec):
         if (self.detector is None) == (self.boxes is None):
             raise ValueError("give `detector` or `boxes`, one of them")
         return self
+
+    @property
+    def reads_points(self) -> bool:
+        """Whether it reads places in a picture as it came."""
+        return self.boxes is not None
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
         count, pictures = 0, sum(1 for _ in images(sample))

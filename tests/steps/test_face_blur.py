@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from mmdata.errors import SpecError
+from mmdata.specfile import load_build
 from mmdata.steps.face_blur import FaceBlur
 from tests.decode.pictures import photo, save
 from tests.steps.given import build, image, record
@@ -57,3 +58,19 @@ def test_mistakes(tmp_path: Path) -> None:
         FaceBlur(detector="absent.find")
     with pytest.raises(SpecError, match=r"steps\[0\]\.detector: .*no plugin is called 'x'"):
         build(tmp_path, [record("x")], [{"kind": "face_blur", "detector": "x.y"}])
+
+
+def test_boxes_are_of_the_picture_as_it_came(tmp_path: Path) -> None:
+    """Nothing moves them: behind a step that resizes, something else than the faces would be blurred."""
+    path = tmp_path / "spec.yaml"
+
+    def load(*steps: str) -> None:
+        listed = "".join(f"  - {step}\n" for step in steps)
+        path.write_text(f"source: {{kind: folder, path: .}}\noutput: {{path: out}}\nsteps:\n{listed}")
+        load_build(str(path))
+
+    blur, resize = "{kind: face_blur, boxes: faces}", "{kind: resize, size: 100}"
+    load("{kind: probe}", "{kind: resize, mode: keep, format: jpeg}", blur, resize)
+    for moves in (resize, "{kind: aspect_bucket, fit: crop}"):
+        with pytest.raises(SpecError, match="put face_blur before"):
+            load(moves, blur)
