@@ -38,7 +38,7 @@ class Blocklist(StepSpec):
     file: InputPath | None = None
     """A UTF-8 file with more of them, one a line; `#` begins a comment."""
     hosts: tuple[str, ...] = ()
-    """Hosts; `example.org` stands for its subdomains too."""
+    """Hosts, without scheme and path; `example.org` stands for its subdomains too."""
     most: int = Field(0, ge=0)
     """How many occurrences are let pass."""
     roles: Roles = ()
@@ -58,18 +58,36 @@ class Blocklist(StepSpec):
         for word in self.words:
             if not (_texts.words(_texts.plain(word)) or _has_symbol(word)):
                 raise ValueError(f"words: {word!r} has no letter, digit or symbol")
+        for host in self.hosts:
+            if not _plain_host(host) or set("/:@ ") & set(host):
+                raise ValueError(f"hosts: {host!r} is no name of a host, as `example.org` is")
         return self
 
     def prepare(self) -> None:
         _listed(self.words, self.file, self.file_digest)
 
     def apply(self, sample: Sample, work: Work) -> Sample | Drop:
-        host = columns(sample)["host"]
-        if host is not None and any(host == one or host.endswith(f".{one}") for one in self.hosts):
-            return Drop(reason="blocklist_host", detail=host)
+        host = columns(sample)["host"] if self.hosts else None
+        named = None if host is None else _plain_host(str(host))
+        if named is not None and any(named == one or named.endswith(f".{one}") for one in map(_plain_host, self.hosts)):
+            return Drop(reason="blocklist_host", detail=str(host))
         listed = _listed(self.words, self.file, self.file_digest)
         found = sum(listed.count(text) for text in _texts.chosen(sample, self.roles))
         return sample if found <= self.most else Drop(reason=self.kind, detail=f"{found} listed words")
+
+
+@lru_cache(maxsize=4096)
+def _plain_host(host: str) -> str:
+    """A host for comparing: in one case, in the letters of its address (IDNA), without what stands for subdomains.
+
+    >>> _plain_host("*.Example.ORG."), _plain_host("Müller.de")
+    ('example.org', 'xn--mller-kva.de')
+    """
+    plain = host.strip().lower().removeprefix("*").strip(".")
+    try:
+        return plain.encode("idna").decode()
+    except UnicodeError:
+        return plain
 
 
 class _Listed(NamedTuple):

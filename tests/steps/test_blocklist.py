@@ -67,3 +67,25 @@ def test_symbols_and_scripts(entry: str, found: list[str], passes: list[str]) ->
     step = Blocklist(words=(entry,))
     assert all(isinstance(apply(step, text), Drop) for text in found)
     assert not any(isinstance(apply(step, text), Drop) for text in passes)
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("Bad.org", "https://cdn.BAD.org/1.png"),
+        ("*.bad.org", "https://a.bad.org/1.png"),
+        ("müller.de", "https://xn--mller-kva.de/1.png"),
+        ("xn--mller-kva.de", "https://www.müller.de/1.png"),
+    ],
+)
+def test_hosts_however_they_are_written(host: str, url: str) -> None:
+    data = save(photo(16, 16), "PNG")
+    step = Blocklist(hosts=(host,))
+    assert isinstance(apply(step, image(data, url)), Drop)
+    assert not isinstance(apply(step, image(data, f"https://notbad.org/?{host}")), Drop)
+
+
+@pytest.mark.parametrize("host", ["https://bad.org", "bad.org/x", "", "*."])
+def test_what_is_no_host_is_refused(host: str) -> None:
+    with pytest.raises(ValidationError, match="is no name of a host"):
+        Blocklist(hosts=(host,))
