@@ -22,7 +22,7 @@ from mmdata.types import Drop, Media, Sample
 if TYPE_CHECKING:
     from mmdata.decode.work import Work
 
-TEXTS = (".txt", ".jsonl")
+TEXTS = (".txt", ".jsonl", ".json")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
@@ -39,8 +39,8 @@ class Decontaminate(StepSpec):
     needs_preview: ClassVar[bool] = True
     kind: Literal["decontaminate"] = "decontaminate"
     against: InputPath
-    """A file or folder (with all below it): `.txt` (a text a line), `.jsonl` (every text in a line's values), and
-    pictures."""
+    """A file or folder (with all below it): `.txt` (a text a line), `.jsonl` and `.json` (every text in their
+    values), and pictures. Other files of a folder are left out."""
     ngram: int = Field(13, ge=1)
     """Words of a run. Longer runs find less by chance; 8 to 13 are usual."""
     min_words: int = Field(4, ge=1)
@@ -159,9 +159,11 @@ def _texts_of(name: str, file: Path, data: bytes) -> list[str]:
         whole = data.decode("utf-8-sig")
         if file.suffix.lower() == ".txt":
             return whole.splitlines()
+        if file.suffix.lower() == ".json":
+            return _strings(json.loads(whole))
         lines = whole.split("\n")  # Strings of JSON may hold what Python takes for the end of a line (U+2028).
         return [text for line in lines if line.strip() for text in _strings(json.loads(line))]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("decontaminate_list", f"{name}: {error}") from error
 
 

@@ -99,6 +99,19 @@ def test_a_line_of_json_ends_where_the_file_says(tmp_path: Path) -> None:
     assert isinstance(apply(step, QUESTION), Drop)
 
 
+def test_annotation_files_are_read_whole(tmp_path: Path) -> None:
+    """Most evaluation sets of questions about pictures are one JSON file; its texts were left out without a word."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "val.json").write_text(json.dumps({"data": [{"id": 1, "question": QUESTION}]}, indent=1))
+    (tmp_path / "set" / "a.txt").write_text("nothing of the kind is said here\n")
+    dropped = apply(Decontaminate(against=str(tmp_path / "set")), QUESTION)
+    assert isinstance(dropped, Drop)
+    assert "val.json" in dropped.detail
+    (tmp_path / "set" / "val.json").write_text("{broken")
+    with pytest.raises(ValidationError, match=r"against: val\.json: "):
+        Decontaminate(against=str(tmp_path / "set"))
+
+
 def test_a_damaged_picture_of_the_evaluation_set_is_its_own_fault(tmp_path: Path) -> None:
     folder = tmp_path / "evaluation"
     folder.mkdir()
