@@ -17,18 +17,20 @@ MARK = ".push.json"
 """Lies at the target while a push is under way, and says what of."""
 PRIVATE = (".build", ".lock")
 """Parts of a dataset's folder that only this machine needs."""
-OURS = ("shards", "index", "ledger", "tombstones", "lengths", "data", ".nv-meta")
-"""Folders of a dataset, in any of its forms."""
-MDS = re.compile(r"shard\.\d+\.mds")
+OURS = re.compile(
+    r"(?:(?:shards|index|ledger|tombstones|lengths/[0-9a-f]+)/(?:g\d{4}-)?\d+\.(?:tar|tar\.idx|arrow|parquet)"
+    r"|data/\w+-\d{5}-of-\d{5}\.parquet|shard\.\d{5}\.mds|\.nv-meta/.*)"
+)
+"""Files of a dataset, in any of its forms, of which another one may have fewer."""
 
 
 def push(folder: Path, url: str, *, digest: str, last: str, told: Callable[[int], None], replace: bool = False) -> int:
     """Copy every file of `folder` to `url`; returns how many were sent.
 
     `last` is the file without which the target is no dataset: it goes last, and is removed first where another one is
-    replaced, whose other files in folders of ours go then too, so that no reader ever sees a mixture. `digest` is of
-    the content: a push that was broken off goes on where it stopped, with the same digest only. `told` hears of each
-    number of bytes sent.
+    replaced, whose other shards, tombstones and the like go then too, so that no reader ever sees a mixture. `digest`
+    is of the content: a push that was broken off goes on where it stopped, with the same digest only. `told` hears of
+    each number of bytes sent.
 
     Raises SpecError for a target that cannot be written or that holds something else (unless `replace`), RunError where
     sending fails.
@@ -84,7 +86,7 @@ def _begin(
             raise SpecError(f"--push {url}: another dataset lies there; remove it or give --push-replace")
     if before is not None and before.get("digest") != digest and not replace:
         raise SpecError(f"--push {url}: a push of another dataset was broken off there; give --push-replace")
-    replaces = replace or bool(before and before.get("replaces"))  # also where that was broken off
+    replaces = (replace and (there or before is not None)) or bool(before and before.get("replaces"))
     system.makedirs(root, exist_ok=True)
     system.pipe_file(mark, json.dumps({"digest": digest, "replaces": replaces}).encode())
     if there:
@@ -92,8 +94,7 @@ def _begin(
     if replaces:  # Tombstones, or parts of a table, of one dataset would count for the other.
         for path in system.find(root):
             name = path.removeprefix(root).removeprefix(system.root_marker).lstrip("/")
-            ours = name.partition("/")[0] in OURS or MDS.fullmatch(name)
-            if ours and name not in names:
+            if OURS.fullmatch(name) and name not in names:
                 system.rm_file(path)
     return before is not None and bool(before.get("digest") == digest), False
 

@@ -30,7 +30,8 @@ def test_nothing_is_left_of_what_is_replaced(
         send(captions, url)
     finally:
         shutil.rmtree(stones)
-    for name in ("data/train-00007-of-00009.parquet", "shard.00009.mds", "notes/mine.txt", "mine.txt"):
+    mine = ["data/mine.parquet", "mine.txt", "notes/mine.txt"]
+    for name in ("data/train-00007-of-00009.parquet", "shard.00009.mds", "shards/g0003-000000.tar", *mine):
         system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
         system.pipe_file(f"{root}/{name}", b"x")
     put = module._put
@@ -39,10 +40,10 @@ def test_nothing_is_left_of_what_is_replaced(
         send(talks, url, replace=True)
     monkeypatch.setattr(module, "_put", put)
     send(talks, url)
-    assert [name for name in names(url) if "mine" in name] == ["mine.txt", "notes/mine.txt"]
+    assert [name for name in names(url) if "mine" in name] == mine
     private = (".build", ".lock")
     files = [path.relative_to(talks.path).as_posix() for path in talks.path.rglob("*") if path.is_file()]
-    expected = {name for name in files if not name.startswith(private)} | {"mine.txt", "notes/mine.txt"}
+    expected = {name for name in files if not name.startswith(private)} | {*mine}
     assert set(names(url)) == expected
     assert not len(open_dataset(url).masked())
 
