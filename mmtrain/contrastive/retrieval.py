@@ -32,9 +32,10 @@ def recalls(pictures: torch.Tensor, texts: torch.Tensor, together: torch.Tensor,
 
 def _places(scores: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
     """How many candidates stand before the first of a row's own, int64 [n]; an equal one stands before it, so that a
-    model that tells nothing apart finds nothing."""
+    model that tells nothing apart finds nothing, and so does what is no number: a model that has blown up finds
+    nothing either."""
     best = torch.where(own, scores, -torch.inf).amax(-1, keepdim=True)
-    return ((scores >= best) & ~own).sum(-1)
+    return (~(scores < best) & ~own).sum(-1)
 
 
 def _chance(own: torch.Tensor, k: int) -> float:

@@ -60,11 +60,14 @@ def measured(pictures: torch.Tensor, texts: torch.Tensor, together: torch.Tensor
 
 
 def directions(rows: torch.Tensor) -> float:
-    """In how many directions vectors [N, D] point: 1 where all are alike, D where they are spread evenly.
+    """In how many directions vectors [N, D] point: 1 where all are alike, D where they are spread evenly; not a number
+    where vectors are none, which is the gate's to judge.
 
     >>> round(directions(torch.eye(4)), 3), round(directions(torch.ones(4, 4)), 3)
     (4.0, 1.0)
     """
+    if not rows.isfinite().all():
+        return math.nan
     share = torch.linalg.svdvals(rows.double().cpu()).square()
     share = share / share.sum().clamp(min=1e-30)
     return float(torch.exp(-(share * share.clamp(min=1e-30).log()).sum()))

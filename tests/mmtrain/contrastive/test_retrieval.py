@@ -53,3 +53,14 @@ def test_zero_shot_takes_the_mean_of_a_classs_texts() -> None:
         "top@1": pytest.approx(2 / 3),
         "chance_top@1": 0.5,
     }
+
+
+def test_what_is_no_number_finds_nothing() -> None:
+    """A model that has blown up is not a perfect one."""
+    nan, none = torch.full((5, 4), float("nan")), torch.eye(5, dtype=torch.bool)
+    found = recalls(nan, nan, none, [1]) | accuracy(nan, nan, torch.arange(5), [1])
+    assert [found[name] for name in ("text_r@1", "image_r@1", "top@1")] == [0, 0, 0]
+    assert found["text_median_rank"] == 5
+    one = F.normalize(torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
+    one[2] = float("nan")
+    assert recalls(one, one, none, [1])["text_r@1"] == 0  # its text may be before any other one

@@ -53,3 +53,10 @@ def test_collapse_is_told_and_stops_the_run() -> None:
 def test_directions_by_known_spectra() -> None:
     assert directions(torch.eye(8)) == pytest.approx(8.0)
     assert directions(torch.diag(torch.tensor([1.0, 1.0, 0.0]))) == pytest.approx(2.0)
+
+
+def test_what_is_no_number_is_left_to_the_gate() -> None:
+    rows = torch.full((4, 3), math.nan)
+    found = measured(rows, unit(4, 3), torch.eye(4, dtype=torch.bool))
+    assert math.isnan(found["rank"])
+    assert Spread(SpreadSpec(patience=1, on_collapse="stop")).judge(found) is None
