@@ -28,11 +28,14 @@ class MomentumSpec(Model):
 
 
 class Momentum:
-    """The copy, and the queue: its vectors of the last pairs, the oldest first, the same on every rank."""
+    """The copy, and the queue: its vectors of the last pairs, the oldest first, the same on every rank. The copy of
+    weights in half precision has float32: it moves by less than these can tell apart."""
 
     def __init__(self, model: DualEncoder, spec: MomentumSpec, *, bags: bool) -> None:
         self.spec = spec
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        if model.scale.dtype.itemsize < 4:
+            self.model.float()
         device = model.scale.device
         self.filled = 0
         """Rows of the queue that hold something, the first ones."""

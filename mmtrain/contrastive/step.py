@@ -163,7 +163,7 @@ def backward(
             roots, gradients = [], []
             for name in ("pictures", "texts", "regions"):
                 rows, leaf = getattr(again, name), getattr(held, name)
-                if rows is not None and len(rows):
+                if rows is not None and len(rows) and rows.requires_grad:  # not those of a tower that is held
                     roots.append(rows)
                     gradients.append(leaf.grad[first : first + len(rows)])
             if spec.loss.words is not None and len(part):

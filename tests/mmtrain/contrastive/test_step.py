@@ -13,6 +13,7 @@ from mmtrain.contrastive.momentum import Momentum, MomentumSpec
 from mmtrain.contrastive.pairs import Pairs
 from mmtrain.contrastive.spec import ContrastiveSpec
 from mmtrain.contrastive.step import backward, known_of, ordered
+from mmtrain.contrastive.towers import DualEncoder, TextSpec, VisionSpec
 from tests.mmtrain.contrastive.test_towers import pairs_of, small
 
 SOFT = {"labels": {"same_text": True, "smoothing": 0.1, "teacher": 0.4}, "regions": {}, "words": {}}
@@ -114,3 +115,46 @@ def test_a_queue_keeps_the_last() -> None:
     before = float(momentum.model.scale)
     momentum.follow(model)
     assert float(momentum.model.scale) == pytest.approx(before + 0.005 * (float(model.scale) - before))
+
+
+def test_a_copy_of_weights_in_half_precision_follows_them() -> None:
+    """Steps of a two-hundredth of the way are less than bfloat16 can tell apart."""
+    model = small().bfloat16()
+    momentum = Momentum(model, MomentumSpec(decay=0.99), bags=False)
+    before = momentum.model.text.embedding.weight.clone()
+    model.text.embedding.weight.data *= 1.5
+    for _ in range(500):
+        momentum.follow(model)
+    torch.testing.assert_close(momentum.model.text.embedding.weight, 1.5 * before, rtol=0.01, atol=1e-3)
+
+
+@pytest.mark.parametrize("part", ["vision", "text"])
+def test_a_tower_that_is_held_has_no_gradient(part: str) -> None:
+    """LiT with SigLIP's pictures, which no projection follows: passes whose vectors carry no gradient."""
+    torch.manual_seed(2)
+    model = DualEncoder(
+        VisionSpec(hidden=32, patch=4, table=4),
+        TextSpec(hidden=16, heads=2, context=8),
+        projection=None,
+        vocabulary=60,
+        pad_id=0,
+    )
+    for held in (getattr(model, part), *([model.of_text] if part == "text" else [])):
+        held.requires_grad_(False)
+    found = {}
+    for cache in ("never", "always"):
+        model.zero_grad()
+        parts = passes(batch(6), [4, 2])
+        backward(
+            spec_of({"loss": {}}, grad_cache=cache),
+            model,
+            parts,
+            known_of(spec_of({"loss": {}}), parts, None, torch.device("cpu")),
+            [6],
+            World(),
+        )
+        found[cache] = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert found["never"].keys() == found["always"].keys()
+    assert not any(name.startswith(part) for name in found["always"])
+    for name, value in found["never"].items():
+        torch.testing.assert_close(found["always"][name], value, rtol=1e-4, atol=1e-6)
