@@ -40,6 +40,8 @@ def build(spec: ContrastiveSpec, tokenizer: Any) -> DualEncoder:
             begin(model, spec, loaded=False)
             return model
         model, loaded = siglip2(told)
+        # SigLIP 2's own config.json says 1, which is the end of a text; it was trained with its tokenizer's padding.
+        model.text.pad_id = tokenizer.pad_token_id
     rows = model.text.embedding.num_embeddings
     if len(tokenizer) > rows:
         model.text.widen(len(tokenizer))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from mmtrain.components import aliases
+from mmtrain.contrastive.build import build
 from mmtrain.contrastive.pairs import Pairs, masked
 from mmtrain.contrastive.siglip2 import original as exported
 from mmtrain.contrastive.siglip2 import renamed, sizes
+from mmtrain.contrastive.spec import ContrastiveSpec
 from mmtrain.contrastive.towers import DualEncoder, TextSpec, VisionSpec
 
 GRIDS = [(3, 5), (4, 4), (1, 7)]
@@ -167,3 +170,24 @@ def test_long_texts_keep_their_end_and_no_pair_is_nothing() -> None:
 def test_rules_know_its_parts() -> None:
     parts = {alias.split(".")[0] for alias in aliases(small()).values()}
     assert parts == {"vision", "language", "connector"}
+
+
+def test_texts_are_filled_up_as_their_tokenizer_does(tmp_path: Path) -> None:
+    """The config of SigLIP 2 says nothing of padding, for which transformers takes 1; its tokenizer's is 0."""
+    original().save_pretrained(tmp_path)
+    model = {"kind": "siglip2", "path": str(tmp_path), "max_patches": 16}
+    spec = ContrastiveSpec.model_validate(
+        {"data": {"dataset": "somewhere"}, "output": "run", "model": model}, context={"check_paths": False}
+    )
+
+    class Tokenizer:
+        pad_token_id = 0
+
+        def __len__(self) -> int:
+            return 50
+
+    made = build(spec, Tokenizer())
+    ids = torch.randint(2, 50, (5,), generator=torch.Generator().manual_seed(0))
+    theirs = original().text_model(input_ids=torch.nn.functional.pad(ids, (0, 3), value=0)[None]).pooler_output
+    wanted = torch.nn.functional.normalize(theirs, dim=-1)
+    torch.testing.assert_close(made.texts([ids])[0], wanted, rtol=0, atol=1e-5)
