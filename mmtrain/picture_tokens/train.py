@@ -60,12 +60,13 @@ def train(spec: TokenizeSpec, *, resume: bool = True) -> dict[str, float]:
     folder, job = Path(spec.output), begin(spec)
     bound = spec.model_dump(mode="json", exclude={"every", "device", "heldout", "output"})
     bound["digest"] = job.dataset.manifest.root_digest
+    put_back(folder / CHECKPOINT)
     if (folder / CHECKPOINT).is_dir() and resume:
         load(folder / CHECKPOINT, job, bound)
         print(f"resume from step {job.step} of {spec.steps}")
     folder.mkdir(parents=True, exist_ok=True)
     mode = "a" if job.step else "w"
-    kept = [line for line in _lines(folder / "metrics.jsonl") if json.loads(line)["step"] < job.step]
+    kept = _lines(folder / "metrics.jsonl")[: job.step]  # what a kill has cut off lies behind
     write_atomic(folder / "metrics.jsonl", "".join(kept).encode())
     with (folder / "metrics.jsonl").open("a" if mode == "a" else "w") as log:
         while job.step < spec.steps:
@@ -190,7 +191,7 @@ def _batches(job: Training, dataset: Dataset) -> Iterator[torch.Tensor]:
 
 def save(folder: Path, job: Training, bound: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all, in place of the one before."""
-    temporary, old = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    temporary, old = folder.with_name(f".{folder.name}.tmp"), _old(folder)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, part in job.parts.items():
@@ -204,6 +205,16 @@ def save(folder: Path, job: Training, bound: dict[str, Any]) -> None:
     temporary.rename(folder)
     fsync_folder(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Give a checkpoint its name again that was killed while another took its place."""
+    if not folder.is_dir() and _old(folder).is_dir():
+        _old(folder).rename(folder)
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def load(folder: Path, job: Training, bound: dict[str, Any]) -> None:

@@ -88,6 +88,32 @@ def test_it_goes_on_as_if_it_had_never_stopped(
         training.train(spec.model_copy(update={"seed": 1}))
 
 
+def test_a_kill_that_cuts_the_log_or_the_checkpoint_costs_nothing(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A buffer that reached the file in part, and a checkpoint that was to be replaced and was not yet."""
+    spec = TokenizeSpec(**told(world, VQ, "torn", steps=5))
+    real, folder = training.advance, world / "torn"
+
+    def until(job: training.Training) -> dict[str, float]:
+        if job.step == 3:
+            raise KeyboardInterrupt
+        return real(job)
+
+    monkeypatch.setattr(training, "advance", until)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(spec)
+    monkeypatch.setattr(training, "advance", real)
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 3, "pix')
+    (folder / "checkpoint").rename(folder / ".checkpoint.old")
+    begun: list[int] = []
+    monkeypatch.setattr(training, "advance", lambda job: begun.append(job.step) or real(job))
+    training.train(spec)
+    assert begun == [2, 3, 4]
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 3, 4]
+    assert not (folder / ".checkpoint.old").exists()
+
+
 @torch.no_grad()
 def test_codes_are_the_way_there_and_back(world: Path) -> None:
     """What is encoded and decoded is what the tokeniser makes of a picture at once; ids of no codes are refused."""
