@@ -34,7 +34,7 @@ def identities(spec: TrainSpec, model: Any, compared: Mapping[str, StreamingData
     if spec.preference is None:
         return {}
     weights = checkpoint.model_digest(model, adapters=spec.preference.reference == "start")
-    return {key: reference.identity(spec, weights, each, key) for key, each in compared.items()}
+    return {key: reference.identity(spec, model, weights, each, key) for key, each in compared.items()}
 
 
 def begin(

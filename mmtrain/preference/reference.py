@@ -30,9 +30,13 @@ if TYPE_CHECKING:
     from mmtrain.job import Job
     from mmtrain.spec import TrainSpec
 
-VERSION = 1
+VERSION = 2
 """Grows when the same model would be asked otherwise."""
 FOLDER = "reference"
+DECIDING = {"max_length", "hold_out", "part", "decode", "max_pixels", "image_decoder"}
+"""Of a stream's fields, those that change what samples are there, or what is seen of them."""
+ORIGIN = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""Of a model's config, what says where it comes from and not what it does."""
 
 
 class Reference:
@@ -58,10 +62,10 @@ class Reference:
         return sum(int((~np.isnan(table).any(1)).sum()) for table in self.tables)
 
 
-def identity(spec: TrainSpec, weights: str, stream: StreamingDataset, key: str) -> str:
-    """16 hex digits of all that decides what the reference says: weights, tokenizer, template, view, data, and what is
-    left out of them. `weights` is the digest of the model as the run begins, `key` is where the spec tells of the
-    stream. Raises SpecError for data that chance changes."""
+def identity(spec: TrainSpec, model: Any, weights: str, stream: StreamingDataset, key: str) -> str:
+    """16 hex digits of all that decides what the reference says: weights and what the model does with them, tokenizer,
+    template, view, data, and what is left out of them. `weights` is the digest of those of the model as the run begins,
+    `key` is where the spec tells of the stream. Raises SpecError for data that chance changes."""
     told, data = spec.preference, stream.spec
     assert told is not None
     assert stream.family is not None
@@ -75,6 +79,9 @@ def identity(spec: TrainSpec, weights: str, stream: StreamingDataset, key: str) 
         "version": VERSION,
         "seed": data.seed if drawn else None,  # what views leave to chance is the same in every epoch
         "model": weights,
+        "config": _config(model.config.to_dict()),
+        "rounded": [rule.model_dump(mode="json") for rule in spec.quantise_aware],
+        "adapters": [each.model_dump(mode="json") for each in spec.adapters if told.reference == "start"],
         "reference": told.reference,
         "precision": [spec.precision, spec.params],
         "data": [dataset.manifest.root_digest for dataset in stream.datasets],
@@ -82,9 +89,19 @@ def identity(spec: TrainSpec, weights: str, stream: StreamingDataset, key: str) 
         "templates": [template_digest(template, stream.family.tokenizer) for template in stream.templates],
         "tokenizer": tokenizer_digest(stream.family.tokenizer),
         "family": stream.family.describe(),
-        "stream": data.model_dump(mode="json", include={"max_length", "hold_out", "part", "decode", "max_pixels"}),
+        "stream": data.model_dump(mode="json", include=DECIDING),
+        "lossy": data.materialized == "lossy",
     }
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _config(values: Any) -> Any:
+    """A config without its origin, at any depth."""
+    if isinstance(values, dict):
+        return {str(name): _config(value) for name, value in values.items() if name not in ORIGIN}
+    if isinstance(values, list | tuple):
+        return [_config(each) for each in values]
+    return values if isinstance(values, bool | int | float | str | None) else str(values)
 
 
 def once(data: StreamSpec) -> StreamSpec:

@@ -157,6 +157,29 @@ def test_held_out_pairs_are_measured_as_trained_ones_are(preferences: Path, tmp_
     assert first["all/rewards/margins"] > 0
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "model.vision.layer=-2",
+        "quantise_aware=[{match: 'language\\..*_proj', bits: 2}]",
+        "model.language.kv_heads=2",
+    ],
+)
+def test_what_else_the_model_is_has_a_reference_of_its_own(
+    preferences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    """The same weights that do something else (a layer less of the tower, rounded): a step begins at log 2 all the
+    same. What is the same in other words asks no more."""
+    size = "{hidden: 32, layers: 2, heads: 2}"
+    model = f"model={{kind: native, audio: null, vision: {size}, language: {size}}}"
+    for name, more in (("one", []), ("other", [change])):
+        assert sft.main(arguments(preferences, tmp_path / name, "steps=1", model, *more)) == 0
+        assert trace(tmp_path / name)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5), name
+        assert trace(tmp_path / name)[0]["rewards/margins"] == pytest.approx(0, abs=1e-5), name
+    asked = capsys.readouterr().out.count("asked of the model as it begins")
+    assert asked == (1 if "kv_heads" in change else 2)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_a_damaged_file_is_made_again(preferences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
