@@ -78,6 +78,12 @@ class LossSpec(Model):
             )
         return self
 
+    @model_validator(mode="after")
+    def _begins_below_its_limit(self) -> Self:
+        if self.scale is not None and math.log(self.scale) > self.most:
+            raise ValueError(f"loss.scale: {self.scale:g} is held to {math.exp(self.most):g} at once; raise max_scale")
+        return self
+
     @property
     def most(self) -> float:
         """The logarithm of what the scale is held to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -201,3 +202,9 @@ def test_the_best_region_counts() -> None:
     seen = torch.einsum("nrd,md->nrm", mine.regions, mine.texts).amax(1) * mine.scale.exp()  # type: ignore[arg-type]
     own = torch.arange(PAIRS)
     torch.testing.assert_close(best, (F.cross_entropy(seen, own) + F.cross_entropy(seen.T, own)) / 2)
+
+
+def test_a_scale_begins_below_its_limit() -> None:
+    with pytest.raises(ValueError, match=r"loss\.scale: 500 is held to 100 at once; raise max_scale"):
+        LossSpec(scale=500.0)
+    assert LossSpec(scale=100.0, max_scale=100.0).most == math.log(100.0)
