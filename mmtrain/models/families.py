@@ -16,6 +16,7 @@ from mmdata.shards.dataset import Dataset
 from mmdata.stream.dataset import StreamingDataset
 from mmdata.stream.spec import StreamSpec
 from mmdata.types import MediaKind
+from mmdata.views.bounded import Bounded
 from mmdata.views.resampled import Resampled
 from mmdata.views.waveform import Waveform
 from mmtrain.models import connectors, fusion, hf
@@ -106,6 +107,12 @@ def native_family(
         seen = {**(config.views.get("image") or {}), **views.get("image", {})}
         rule = presets.rule_of(vision, family.media["image"], seen)
         family = replace(family, media={**family.media, "image": rule})
+    if isinstance(vision, NavitConfig) and vision.positions == "factorised":  # a table that ends
+        bounded: dict[MediaKind, Any] = {
+            kind: replace(rule, view=Bounded(view=rule.view, most=vision.max_grid)) if kind != "audio" else rule
+            for kind, rule in family.media.items()
+        }
+        family = replace(family, media=bounded)
     if vision is not None:
         _check_views(config, family)
     if name == "native_fixed":

@@ -114,8 +114,9 @@ class NavitSpec(TowerSpec):
     """2-D rotary; a learned table for rows and one for columns, added to the patches (NaViT); one table for both,
     resized to each picture (SigLIP 2); or a learned bias of each head for distances in rows and in columns."""
     max_grid: int = Field(256, ge=1)
-    """Rows and columns that the tables of `factorised` and `table` hold (16 is SigLIP 2's); for `bias` distances that
-    are told apart. On CUDA, `bias` takes pictures whose rows, columns and head width come to 256."""
+    """Rows and columns that the tables of `factorised` and `table` hold (16 is SigLIP 2's), the first of no picture of
+    more, which is left out. For `bias` distances that are told apart. On CUDA, `bias` takes pictures whose rows,
+    columns and head width come to 256."""
     layer: int = Field(-1, le=-1)
     """Whose output is taken: -1 the last layer's, through the norm; -2 that of the layer before it (LLaVA), ..."""
     drop: float = Field(0.0, ge=0, lt=1)
