@@ -60,6 +60,7 @@ from mmtrain.initialise import initialise
 from mmtrain.inspect_packs import PAGE, show_packs
 from mmtrain.job import Job
 from mmtrain.loop import say, train
+from mmtrain.models import heads
 from mmtrain.optim import grouped, lr_factor, optimizer
 from mmtrain.precision import LossScale, autocast, device_of, place
 from mmtrain.preference import begin as preference
@@ -174,7 +175,9 @@ def sft(
     grouped(model, spec.optim, settings)  # what it refuses is said now, by a dry run too
     anchored = anchor.hold(model, spec.anchor)
     terms = auxiliary.declared(model, spec.auxiliary)
-    objective.check(model, [name for name, setting in settings.items() if setting.train], spec.packs_per_forward)
+    trained = [name for name, setting in settings.items() if setting.train]
+    objective.check(model, trained, spec.packs_per_forward)
+    heads.check_carried(model, spec.data.carry, trained)
     if world.rank == 0:
         if dry_run:  # it is long: what it comes to stands below, at the end
             print(f"config {spec.model_dump_json(indent=1, exclude_unset=False)}")

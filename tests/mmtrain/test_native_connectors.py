@@ -3,10 +3,12 @@ that go on and models that load again; auxiliary losses however a step is dealt;
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -16,8 +18,8 @@ from safetensors.torch import load_file
 
 from mmdata import StreamingDataset
 from mmdata.collate import PackedCollator, model_inputs
-from mmdata.errors import SpecError
-from mmdata.types import Packed
+from mmdata.errors import DataError, SpecError
+from mmdata.types import Media, Packed
 from mmtrain import certificate, checkpoint, export, sft
 from mmtrain.adapters.spec import LoraSpec
 from mmtrain.adapters.targets import find
@@ -157,6 +159,39 @@ def command(output: Path, data: Path, model: dict[str, Any], **more: Any) -> lis
     path = output.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(told))
     return ["--config", str(path)]
+
+
+def test_what_samples_do_not_say_is_told_at_the_start(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A head, or languages, that only a field of samples teaches, where the stream does not carry it."""
+    filmed = {"video": {"kind": "frames"}, "heads": {"quality": {"hidden": 8}}}
+    heard = {"audio": {**SMALL, "languages": ["de"]}, "heads": {"events": {"classes": ["dog"]}}}
+    for model, carry, says in (
+        (filmed, [], "model.heads.quality: it learns from the samples' field quality, which does not come with them"),
+        (heard, ["language"], "model.heads.events: it learns from the samples' field events or event_labels, which"),
+        (heard, ["events"], "model.audio.languages: it learns from the samples' field language, which does not come"),
+        (heard, ["event_labels", "language"], ""),
+    ):
+        told = [*command(tmp_path / "run", folder, model), "--set", f"data.carry={json.dumps(carry)}"]
+        assert sft.main([*told, "--dry-run"]) == (2 if says else 0)
+        assert says in capsys.readouterr().err
+    held = command(tmp_path / "run", folder, filmed, parameters=[{"match": "heads.*", "train": False}])
+    assert sft.main([*held, "--dry-run"]) == 0
+
+
+def test_a_picture_beyond_the_table_of_positions_is_left_out() -> None:
+    """By the plan, before a step: the run that meets one late goes on."""
+    vision = {**SMALL, "positions": "factorised", "max_grid": 8, "merge": 1}
+    square, long = Media(kind="image", height=96, width=96), Media(kind="image", height=20, width=600)
+    view = family_of(NativeSpec(**{**MODEL, "vision": vision}), words()).media["image"].view
+    assert view.plan(square).grid == (1, 6, 6)
+    dropping = NativeSpec(**{**MODEL, "vision": {**vision, "drop": 0.5}, "views": {}})
+    draws = family_of(dropping, words()).media["image"].view
+    for plan in (view.plan, functools.partial(draws.plan, rng=np.random.default_rng(0))):
+        with pytest.raises(DataError, match=r"\d+ x \d+ patches; the model has positions for 8 \(max_grid\)") as error:
+            plan(long)
+        assert error.value.reason == "aspect_extreme"
 
 
 CLUSTERS = {"connector": {"kind": "clusters", "tokens": 4}}

@@ -7,7 +7,7 @@ last states of the language model. They are saved and exported with the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import nn
 from mmdata.errors import SpecError
 from mmdata.spec import Model
 from mmtrain.auxiliary import heads_of
+from mmtrain.components import aliases
 from mmtrain.models.heads import films
 from mmtrain.models.heads.actions import ActionsHead, ActionsSpec
 from mmtrain.models.heads.events import EventsHead, EventsSpec
@@ -24,8 +25,9 @@ from mmtrain.models.heads.grounding import GroundingHead, GroundingSpec
 from mmtrain.models.heads.offset import OffsetHead, OffsetSpec
 from mmtrain.models.heads.quality import QualityHead, QualitySpec
 from mmtrain.models.heads.two_stream import TwoStreamHead, TwoStreamSpec
+from mmtrain.models.hearing import Hearing
 
-__all__ = ["HEADS", "HeadsSpec", "check", "learn", "make", "read", "tell"]
+__all__ = ["HEADS", "HeadsSpec", "check", "check_carried", "learn", "make", "read", "tell"]
 
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "events": EventsHead,
@@ -108,6 +110,23 @@ def tell(model: Any, tokenizer: Any) -> None:
     for head in heads_of(model).values():
         if hasattr(head, "decode"):
             head.decode = decode
+
+
+def check_carried(model: Any, carried: Collection[str], trained: Collection[str]) -> None:
+    """Raises SpecError for what only fields of samples teach, where it is `trained` (aliases of parameters) and the
+    stream brings none of them: it would learn nothing."""
+    named = aliases(model)
+    known = {id(parameter): named[name] for name, parameter in model.named_parameters()}
+    taught = {f"heads.{name}": (head, getattr(head, "taught_by", ())) for name, head in heads_of(model).items()}
+    hearing = getattr(getattr(model, "base_model", None), "hearing", None)
+    if isinstance(hearing, Hearing) and hearing.spec.languages:
+        taught["audio.languages"] = hearing.language, ("language",)
+    for key, (module, fields) in taught.items():
+        if fields and not set(fields) & set(carried) and any(known[id(p)] in trained for p in module.parameters()):
+            raise SpecError(
+                f"model.{key}: it learns from the samples' field {' or '.join(fields)}, which does not come with them; "
+                f"set data.carry: [{fields[0]}], or leave it out"
+            )
 
 
 def learn(model: Any, batch: Any, hidden: torch.Tensor, towers: films.Towers | None) -> None:

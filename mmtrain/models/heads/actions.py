@@ -46,6 +46,7 @@ class ActionsHead(nn.Module):
     """`ActionsSpec`: vectors of frames of width `width` to spans of time."""
 
     watches = True
+    taught_by = ("actions",)
 
     def __init__(self, spec: ActionsSpec, width: int) -> None:
         super().__init__()

@@ -42,6 +42,8 @@ class EventsSpec(Model):
 class EventsHead(nn.Module):
     """`EventsSpec`: states of width `width` to probabilities."""
 
+    taught_by = ("events", "event_labels")
+
     def __init__(self, spec: EventsSpec, width: int) -> None:
         super().__init__()
         self.spec = spec

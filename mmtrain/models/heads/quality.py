@@ -40,6 +40,7 @@ class QualityHead(nn.Module):
     """`QualitySpec`: vectors of frames of width `width` to scores."""
 
     watches = True
+    taught_by = ("quality",)
 
     def __init__(self, spec: QualitySpec, width: int) -> None:
         super().__init__()

@@ -41,6 +41,7 @@ class TwoStreamHead(nn.Module):
     """`TwoStreamSpec`."""
 
     watches = True
+    taught_by = ("action",)
 
     def __init__(self, spec: TwoStreamSpec) -> None:
         super().__init__()
