@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mmdata.boxes import Box, BoxFormat, parse_boxes
 from mmdata.boxes.points import centre, parse_points
+from mmtrain.event_metrics import most_pairs
 
 RIGHT = 0.5
 """The IoU from which on a box is right (RefCOCO's accuracy)."""
@@ -39,20 +40,20 @@ def box_accuracy(answer: str, references: Sequence[str], coordinates: BoxFormat)
 
 def pointing(answer: str, references: Sequence[str], coordinates: BoxFormat) -> float:
     """The share of the reference's boxes, or of what the answer points at, whichever is more, that are hit: a point
-    between tags, or the middle of a box where there is none, lies in a box that no other one has hit (the pointing
-    game: Zhang et al. 2016, arXiv 1608.00507, §5)."""
+    between tags, or the middle of a box where there is none, lies in a box that no other one has hit, as many as can be
+    (the pointing game: Zhang et al. 2016, arXiv 1608.00507, §5)."""
 
     def one(reference: str) -> float:
         wanted = _boxes(reference, coordinates)
         points = parse_points(answer, UNIT) or [centre(box) for box in _boxes(answer, coordinates)]
         if not wanted and not points:
             return 1.0
-        left, hits = list(wanted), 0
-        for x, y in points:
-            hit = next((box for box in left if box[0] <= x <= box[2] and box[1] <= y <= box[3]), None)
-            if hit is not None:
-                left.remove(hit)
-                hits += 1
+        hits = most_pairs(
+            [
+                [at for at, box in enumerate(wanted) if box[0] <= x <= box[2] and box[1] <= y <= box[3]]
+                for x, y in points
+            ]
+        )
         return hits / max(len(wanted), len(points))
 
     return max(map(one, references))

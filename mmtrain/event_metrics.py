@@ -61,19 +61,28 @@ def counted(found: Sequence[Event], wanted: Sequence[Event], *, collar: float = 
     Counts(hits=1, false=1, missed=0)
     """
     fits = [[at for at, event in enumerate(found) if _fits(event, reference, collar, share)] for reference in wanted]
+    hits = most_pairs(fits)
+    return Counts(hits=hits, false=len(found) - hits, missed=len(wanted) - hits)
+
+
+def most_pairs(fits: Sequence[Sequence[int]]) -> int:
+    """The most pairs of which each takes one of the things that fit it, no thing being taken twice.
+
+    >>> most_pairs([[0, 1], [0]])
+    2
+    """
     taken: dict[int, int] = {}
 
-    def placed(reference: int, seen: set[int]) -> bool:
-        for at in fits[reference]:
+    def placed(one: int, seen: set[int]) -> bool:
+        for at in fits[one]:
             if at not in seen:
                 seen.add(at)
                 if at not in taken or placed(taken[at], seen):
-                    taken[at] = reference
+                    taken[at] = one
                     return True
         return False
 
-    hits = sum(placed(reference, set()) for reference in range(len(wanted)))
-    return Counts(hits=hits, false=len(found) - hits, missed=len(wanted) - hits)
+    return sum(placed(one, set()) for one in range(len(fits)))
 
 
 def _fits(event: Event, reference: Event, collar: float, share: float) -> bool:

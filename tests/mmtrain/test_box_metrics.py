@@ -74,6 +74,10 @@ def test_points_are_hits_where_they_lie_in_a_box() -> None:
     two = written([(100, 100, 500, 500), (600, 600, 800, 800)])
     once = format_points([(200, 200), (300, 300)], (1000, 1000))
     assert pointing(once, [two], "internvl") == 0.5, "a box is hit once"
+    inside = format_boxes([(0, 0, 1000, 1000), (0, 0, 400, 400)], (1000, 1000), "internvl")
+    for points in ([(100, 100), (900, 900)], [(900, 900), (100, 100)]):
+        told = "".join(format_points([point], (1000, 1000), "point") for point in points)
+        assert pointing(told, [inside], "internvl") == 1, "in whichever order"
     assert parse_points("<|point_start|>(1,2)<|point_end|><click>3, 4</click>", (1000, 1000)) == [(1, 2), (3, 4)]
 
 
