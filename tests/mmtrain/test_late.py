@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ def test_likeness_and_loss_are_clips() -> None:
     logits = head(one_each(seen), said)
     assert (logits - expected.logits_per_image).abs().max() < 1e-5
     assert abs(float(each_loss(logits, "softmax").mean() - expected.loss)) < 1e-5
+
+
+def test_clips_scale_is_held_and_comes_back() -> None:
+    """Beyond 100 logits grow no more, and a loss that wants them smaller still moves the scale."""
+    rows = torch.randn(PAIRS, HIDDEN, generator=torch.Generator().manual_seed(2))
+    made = {}
+    for scale in (100.0, 5000.0):
+        head = LateHead(read({"kind": "late", "projection": 8}), HIDDEN)
+        for part in (head.of_picture, head.of_text):
+            nn.init.eye_(part.weight)
+        head.scale.data.fill_(math.log(scale))
+        made[scale] = head(one_each(rows), rows.flip(0))
+        made[scale].sum().backward()
+        assert head.scale.grad is not None
+        assert float(head.scale.grad) == pytest.approx(float(made[scale].detach().sum()), rel=1e-4)
+    torch.testing.assert_close(made[5000.0], made[100.0], rtol=1e-5, atol=1e-4)
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ from mmtrain.rows import borders
 SCALES = {"softmax": math.log(1 / 0.07), "sigmoid": math.log(10.0)}
 """Where the logarithm of the scale begins (CLIP; SigLIP)."""
 BIAS = -10.0
+MOST = math.log(100.0)
+"""What the logarithm of CLIP's scale is held to (§2.5)."""
 
 
 class LateSpec(Model):
@@ -34,8 +36,8 @@ class LateSpec(Model):
     heads: int = Field(4, ge=1)
     """Of that query."""
     loss: Literal["softmax", "sigmoid"] = "softmax"
-    """Which of the pack's texts a picture belongs to and which picture a text (CLIP), or of each two whether they are a
-    pair (SigLIP)."""
+    """Which of the pack's texts a picture belongs to and which picture a text (CLIP, whose scale is held to 100), or of
+    each two whether they are a pair (SigLIP)."""
     marks: ClassVar[bool] = True
 
 
@@ -58,8 +60,11 @@ class LateHead(nn.Module):
         """Tokens of P pictures and a vector of each text [P, hidden] -> logits [P, P], float32: row i is picture i."""
         seen = F.normalize(self.of_picture(self._pooled(pictures)).float(), dim=-1)
         said = F.normalize(self.of_text(texts).float(), dim=-1)
-        logits = seen @ said.T * self.scale.exp()
-        return logits + self.bias if self.spec.loss == "sigmoid" else logits
+        if self.spec.loss == "sigmoid":
+            return seen @ said.T * self.scale.exp() + self.bias
+        # Its gradient goes on beyond the limit, or it would not come back from there.
+        held = self.scale + (self.scale.clamp(max=MOST) - self.scale).detach()
+        return seen @ said.T * held.exp()
 
     def _pooled(self, pictures: Context) -> torch.Tensor:
         lengths = pictures.borders.lengths
