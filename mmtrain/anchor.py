@@ -80,8 +80,12 @@ class Anchor:
         self._digest = _digest(self.teacher)
 
     def __str__(self) -> str:
-        size = sum(tensor.nbytes for tensor in self.teacher.state_dict().values())
-        return f"anchor     a frozen copy of the vision tower, {size / 2**20:,.1f} MiB, runs beside it"
+        return f"anchor     a frozen copy of the vision tower, {self.size / 2**20:,.1f} MiB, runs beside it"
+
+    @property
+    def size(self) -> int:
+        """Bytes of the copy."""
+        return sum(tensor.nbytes for tensor in self.teacher.state_dict().values())
 
     def state_dict(self) -> dict[str, Any]:
         return {"digest": self._digest}

@@ -17,6 +17,7 @@ from mmdata.stream.device import each_tensor
 from mmdata.stream.loader import StreamLoader
 from mmdata.types import Packed
 from mmtrain import auxiliary, blocks, certificate, optim, rows, sharding
+from mmtrain.anchor import Anchor
 from mmtrain.certificate import Strategy
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
@@ -50,6 +51,8 @@ class Memory:
     step: StepMemory
     passes: int = 1
     """Forward passes of a step."""
+    anchor: int = 0
+    """A frozen copy of the vision tower (`mmtrain.anchor`)."""
     whole: int = 0
     """Of the weights, gradients too, that a sharded model holds whole while it computes: those in no layer, the weights
     of two of its largest layers and the gradient of one."""
@@ -62,14 +65,14 @@ class Memory:
     @property
     def total(self) -> int:
         """The most at once in a step on a rank that holds a whole model."""
-        held = self.weights + self.optimizer + self.average
+        held = self.weights + self.anchor + self.optimizer + self.average
         before = 0 if self.passes == 1 else self.gradients
         return held + max(before + self.step.peak, self.gradients + self.step.moving)
 
     def sharded(self, ranks: int) -> int:
         """About the same, with all but activations in shards over so many ranks."""
         state = self.weights + self.gradients + self.optimizer + self.average
-        return -(-state // ranks) + self.whole + self.activations
+        return -(-state // ranks) + self.anchor + self.whole + self.activations
 
 
 def memory(
@@ -88,6 +91,7 @@ def memory(
     model.train()
     optim.thaw(model, settings, 1.0)
     certificate.adopt(model, strategy)
+    held = getattr(model.base_model, "anchor", None)
     eight = spec.optim.implementation == "paged_8bit"
     told = spec.optim.model_copy(update={"clip": None})
     with _again(model, spec):
@@ -105,6 +109,7 @@ def memory(
         average=0 if spec.ema is None else 4 * sum(p.numel() for p in trained),
         step=step,
         passes=passes,
+        anchor=held.size if isinstance(held, Anchor) else 0,
         whole=_whole(model),
     )
 
@@ -189,6 +194,7 @@ def memory_lines(
         "gradients": here.gradients,
         f"optimizer ({optimizer_kind(spec)})": here.optimizer,
         "average (fp32)": here.average,
+        "frozen copy of the tower (anchor)": here.anchor,
     }
     yield "memory " + ", ".join(f"{name} {_size(value)}" for name, value in kinds.items() if value)
     parts = ", ".join(f"{part} {_size(here.step.kept[part])}" for part in PARTS if part in here.step.kept)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mmtrain import adapters, blocks, certificate, estimate, optim, sft
+from mmtrain import adapters, anchor, blocks, certificate, estimate, optim, sft
 from mmtrain.adapters.spec import LoraSpec
+from mmtrain.anchor import AnchorSpec
 from mmtrain.certificate import Strategy
 from mmtrain.collate import PackedCollator
 from mmtrain.components import aliases
@@ -132,6 +133,23 @@ def test_connectors(told: dict[str, Any], folder: Path) -> None:
     found = compared(lambda: build(spec, words(), seed=1), batch, ONCE, rules)
     assert found.step.kept["connector"] > 0
     assert found.gradients < found.weights
+
+
+def test_a_tower_that_is_anchored_lies_there_twice(folder: Path) -> None:
+    spec = NativeSpec(**MODEL)
+    batch = PackedCollator()(captions(folder, family_of(spec, words())))
+
+    def made() -> Any:
+        model = build(spec, words(), seed=1)
+        anchor.hold(model, AnchorSpec.model_validate({"features": {}}))
+        return model
+
+    model = made()
+    settings = settled(model, [])
+    found = memory(ONCE, model, settings, batch)
+    assert found.anchor == sum(p.nbytes for p in model.model.vision_tower.parameters())
+    expected = found.weights + found.anchor + allocated(made(), batch, ONCE, settings)
+    assert found.total == pytest.approx(expected, rel=ERROR)
 
 
 def llama_batch(length: int = 192) -> dict[str, Any]:
