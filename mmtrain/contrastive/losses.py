@@ -15,10 +15,15 @@ def softmax_loss(logits: torch.Tensor, targets: torch.Tensor, log_weights: torch
     """Cross-entropy of each row in nats: logits float32 [n, N], targets [n, N] whose rows sum to 1 -> [n].
 
     With `log_weights` [n, N], candidate j counts exp(w) times in the sum below the fraction (0: as it is; -inf: not at
-    all). (InfoNCE: van den Oord et al. 2018, arXiv 1807.03748; weights of negatives: Robinson et al. 2021, arXiv
+    all, and what its target would have is shared by the others). (InfoNCE: van den Oord et al. 2018, arXiv 1807.03748; weights of negatives: Robinson et al. 2021, arXiv
     2010.04592.)
     """
-    weighed = logits if log_weights is None else logits + log_weights
+    weighed = logits
+    if log_weights is not None:
+        weighed = logits + log_weights
+        # Nothing below the fraction would hold what is above it: rows would be drawn to what is left out.
+        targets = torch.where(log_weights == -torch.inf, 0.0, targets)
+        targets = targets / targets.sum(-1, keepdim=True)
     return torch.logsumexp(weighed, dim=-1) - (targets * logits).sum(-1)
 
 

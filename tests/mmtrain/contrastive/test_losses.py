@@ -94,3 +94,21 @@ def test_patches_of_a_word_by_a_loop() -> None:
     theirs = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
     torch.testing.assert_close(patch_word(patches, words, 7.0), theirs)
     assert float(patch_word(patches, words[:1], 7.0)) == 0.0
+
+
+def test_what_is_left_out_draws_nothing() -> None:
+    """Smoothed labels, and a candidate that does not count: the loss is that of the others alone."""
+    draw = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 5, generator=draw, requires_grad=True)
+    targets = torch.tensor([[0.8, 0.05, 0.05, 0.05, 0.05], [0.0, 0.5, 0.2, 0.2, 0.1]])
+    weights = torch.tensor([[0.0, -torch.inf, 0.0, 0.0, -torch.inf], [0.0, 0.0, 0.0, 0.0, 0.0]])
+    found = softmax_loss(logits, targets, weights)
+    kept = [0, 2, 3]
+    rest = targets[0, kept] / targets[0, kept].sum()
+    expected = F.cross_entropy(logits[0, kept][None], rest[None])
+    assert float(found[0]) == pytest.approx(float(expected), abs=1e-6)
+    assert float(found[1]) == pytest.approx(float(F.cross_entropy(logits[1:], targets[1:])), abs=1e-6)
+    found.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0, [1, 4]].tolist() == [0, 0]
+    assert float(logits.grad.sum(-1).abs().max()) < 1e-6
