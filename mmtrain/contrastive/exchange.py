@@ -31,7 +31,7 @@ def gathered(rows: torch.Tensor, each: Sequence[int], world: World) -> torch.Ten
     a row came from, added up over ranks. All ranks call it together."""
     if world.ranks == 1:
         return rows
-    found: torch.Tensor = _Gather.apply(rows, tuple(each), world)  # type: ignore[no-untyped-call]
+    found: torch.Tensor = _Gather.apply(_attached(rows), tuple(each), world)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -42,12 +42,20 @@ def around(rows: torch.Tensor, each: Sequence[int], world: World) -> Iterator[tu
     if world.ranks == 1:
         yield 0, rows
         return
-    held = _filled(rows, max(each))
+    held = _filled(_attached(rows), max(each))
     for turn in range(world.ranks):
         source = (world.rank - turn) % world.ranks
         yield source, held[: each[source]]
         if turn + 1 < world.ranks:
             held = _HandOn.apply(held, world)  # type: ignore[no-untyped-call]
+
+
+def _attached(rows: torch.Tensor) -> torch.Tensor:
+    """Rows that take part in the exchange of gradients. Those of a rank without pairs, made of nothing by weights that
+    are held, carry none, and the others would wait for it."""
+    if not torch.is_grad_enabled() or rows.requires_grad or not rows.is_floating_point():
+        return rows
+    return rows.detach().requires_grad_()
 
 
 class _Gather(torch.autograd.Function):

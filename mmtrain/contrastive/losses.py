@@ -15,8 +15,8 @@ def softmax_loss(logits: torch.Tensor, targets: torch.Tensor, log_weights: torch
     """Cross-entropy of each row in nats: logits float32 [n, N], targets [n, N] whose rows sum to 1 -> [n].
 
     With `log_weights` [n, N], candidate j counts exp(w) times in the sum below the fraction (0: as it is; -inf: not at
-    all, and what its target would have is shared by the others). (InfoNCE: van den Oord et al. 2018, arXiv 1807.03748; weights of negatives: Robinson et al. 2021, arXiv
-    2010.04592.)
+    all, and what its target would have is shared by the others). (InfoNCE: van den Oord et al. 2018, arXiv 1807.03748;
+    weights of negatives: Robinson et al. 2021, arXiv 2010.04592.)
     """
     weighed = logits
     if log_weights is not None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
 from mmdata.types import World
 from mmtrain.contrastive.momentum import Momentum, MomentumSpec
@@ -14,6 +16,8 @@ from mmtrain.contrastive.pairs import Pairs
 from mmtrain.contrastive.spec import ContrastiveSpec
 from mmtrain.contrastive.step import backward, known_of, ordered
 from mmtrain.contrastive.towers import DualEncoder, TextSpec, VisionSpec
+from mmtrain.distributed import join
+from tests.mmtrain import ranks
 from tests.mmtrain.contrastive.test_towers import pairs_of, small
 
 SOFT = {"labels": {"same_text": True, "smoothing": 0.1, "teacher": 0.4}, "regions": {}, "words": {}}
@@ -158,3 +162,35 @@ def test_a_tower_that_is_held_has_no_gradient(part: str) -> None:
     assert not any(name.startswith(part) for name in found["always"])
     for name, value in found["never"].items():
         torch.testing.assert_close(found["always"][name], value, rtol=1e-4, atol=1e-6)
+
+
+def held_but_for_layers(parts: list[Pairs], each: list[int], kind: str, world: World) -> dict[str, torch.Tensor]:
+    """The gradient of a model of which the layers of the text tower alone are trained."""
+    model = small()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("text.layers"))
+    spec = spec_of({"loss": {"kind": kind}}, grad_cache="never")
+    backward(spec, model, parts, known_of(spec, parts, None, torch.device("cpu")), each, world)
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def main(told: list[str]) -> int:
+    world = join()
+    parts = passes(batch(4), [4, 0])[world.rank :][:1]
+    for kind in ("softmax", "sigmoid"):
+        found = held_but_for_layers(parts, [4, 0], kind, world)
+        if world.rank == 0:
+            torch.save(found, f"{told[0]}.{kind}")
+    distributed.destroy_process_group()
+    return 0
+
+
+def test_a_rank_without_pairs_takes_part_where_little_is_trained(tmp_path: Path) -> None:
+    """What it makes of nothing carries no gradient there; the others would have waited for it."""
+    ranks.run(2, [str(tmp_path / "found")], tmp_path / "said", main)
+    for kind in ("softmax", "sigmoid"):
+        expected = held_but_for_layers([batch(4)], [4], kind, World())
+        found = torch.load(tmp_path / f"found.{kind}")
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
