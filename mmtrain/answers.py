@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -241,10 +242,14 @@ def likeliest(
 def choice_scores(
     model: Any, tokenizer: Any, packed: Packed, choices: Sequence[str], strategy: Strategy, device: torch.device
 ) -> list[float]:
-    """The mean log-probability per token of each choice in place of the answer, in nats."""
+    """The mean log-probability per token of each choice in place of the answer, in nats; of one that says nothing,
+    less than that of any other."""
     result = []
     for choice in choices:
         ids = tokenizer(choice, add_special_tokens=False)["input_ids"]
+        if not ids:
+            result.append(-math.inf)
+            continue
         asked = followed(packed, ids)
         batch = dict(each_tensor(PackedCollator()([asked]), lambda tensor: tensor.to(device)))
         weights = (batch["labels"].flatten() != IGNORE).float()

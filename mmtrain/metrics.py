@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Callable, Sequence
@@ -118,9 +119,10 @@ def edits(a: Sequence[str], b: Sequence[str]) -> int:
 def _number(text: str) -> float | None:
     bare = text.strip().replace(",", "").lstrip("$€£")
     try:
-        return float(bare[:-1]) / 100 if bare.endswith("%") else float(bare)
+        found = float(bare[:-1]) / 100 if bare.endswith("%") else float(bare)
     except ValueError:
         return None
+    return found if math.isfinite(found) else None  # "nan" is a text, which equals itself
 
 
 METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {

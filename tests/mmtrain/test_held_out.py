@@ -4,6 +4,7 @@ it (training.md, 45)."""
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,10 @@ def test_choices_are_scored_by_the_mean_of_their_tokens(opened: Restored, folder
             logs = logits[0, -len(ids) - 1 : -1].log_softmax(-1)
             wanted = sum(float(logs[at, token]) for at, token in enumerate(ids)) / len(ids)
             assert score == pytest.approx(wanted, abs=1e-5)
+        assert choice_scores(opened.model, opened.tokenizer, packed, ["", choices[0]], strategy, cpu) == [
+            -math.inf,
+            pytest.approx(found[0]),
+        ]
 
 
 def test_ranks_share_an_evaluation(folder: Path, run: Path, tmp_path: Path) -> None:

@@ -59,6 +59,8 @@ def test_anls(answer: str, references: list[str], wanted: float) -> None:
         ("$3", "3", 1.0),
         ("Blue", "blue", 1.0),
         ("blues", "blue", 0.0),
+        ("NaN", "nan", 1.0),
+        ("inf", "100", 0.0),
     ],
 )
 def test_relaxed_accuracy(answer: str, reference: str, wanted: float) -> None:
