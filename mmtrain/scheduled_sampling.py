@@ -22,6 +22,7 @@ from mmdata.spec import Model
 from mmdata.stream.loader import Batch
 from mmtrain import auxiliary
 from mmtrain.certificate import Strategy, prepared
+from mmtrain.models import hearing
 from mmtrain.precision import compute_dtype
 from mmtrain.rows import borders
 from mmtrain.sharding import within
@@ -134,6 +135,7 @@ def _written(
     """What the model writes at these places, each after the true words before it."""
     inputs = prepared(batch, strategy, model.config, compute_dtype(at.device, model.dtype))
     inputs.pop("labels")
+    inputs |= hearing.told(model, batch)
     hidden = model.base_model(**inputs).last_hidden_state.flatten(0, 1)
     head = model.get_output_embeddings()
     if not len(at):

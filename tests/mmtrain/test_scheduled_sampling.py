@@ -13,9 +13,12 @@ from mmdata.collate import PackedCollator, PaddedCollator, model_inputs
 from mmdata.labels import IGNORE
 from mmtrain import attention
 from mmtrain.certificate import adopt
+from mmtrain.models import build, family_of
+from mmtrain.models.spec import NativeSpec
 from mmtrain.objective import losses, target_weights
 from mmtrain.scheduled_sampling import ScheduledSamplingSpec, banned, drawn, keep_probability, mixed
-from tests.mmtrain.tiny_models import make, samples, words
+from tests.families.processors import packed
+from tests.mmtrain.tiny_models import make, samples, sound, words
 
 SPEC = ScheduledSamplingSpec(decay="linear", k=0.5, c=0.1)
 CLASS = "token_classes"
@@ -138,3 +141,27 @@ def test_dummies_have_no_words(model: Any) -> None:
     batch["keys"] = []
     assert torch.equal(replaced(model, batch, SPEC), batch["input_ids"])
     assert model.config._attn_implementation == attention.NAME
+
+
+def test_the_model_that_writes_is_told_of_languages() -> None:
+    """As it is when it learns: a sound in another language leads to other words."""
+    small: dict[str, Any] = {"hidden": 32, "layers": 1, "heads": 4}
+    audio = {**small, "languages": ["de", "fr"]}
+    spec = NativeSpec.model_validate({"kind": "native", "vision": None, "audio": audio, "language": small})
+    native = build(spec, words(), seed=0).train()
+    torch.nn.init.normal_(native.base_model.hearing.language.weight, std=5.0)
+    adopt(native, "varlen")
+    said = ["<s>hear ", sound(16_000), " a tone that rises and rises</s>"]
+    pack = packed(family_of(spec, words()), [said], trained=8)
+    all_of_them = ScheduledSamplingSpec(decay="linear", k=1, c=1)
+    found = {}
+    for language in ("de", "fr"):
+        row = batch_of([pack]) | {"fields": [{"language": language}]}
+        found[language] = replaced(native, row, all_of_them, step=1)
+        inputs = {name: value for name, value in model_inputs(row).items() if name != "labels"}
+        with torch.no_grad():
+            logits = native(**inputs, audio_languages=[language]).logits[0]
+        logits[:, list(banned(words()))] = -torch.inf
+        places, _ = drawn(row, target_weights(row, "token"), 0.0, seed=3, step=1)
+        assert found[language][0, places].tolist() == logits[places - 1].argmax(-1).tolist()
+    assert not torch.equal(found["de"], found["fr"])
