@@ -80,6 +80,11 @@ def native_config(spec: NativeSpec) -> NativeConfig:
     (audio, sounds), views = _audio_config(spec), spec.views.given()
     positions: float = POSITIONS
     if audio is not None and audio.model_type in spectrograms.KINDS:
+        if spec.heads.offset is not None:
+            raise SpecError(
+                f"model.heads.offset: it turns sounds around, and a {audio.model_type} takes spectrograms of one size; "
+                "take an audio tower of log-mel or waveforms, or leave the head out"
+            )
         views["audio"] = {**sounds, **views.get("audio", {})}  # the extractor is remembered with the rest
         positions = spectrograms.rate(audio, views["audio"])
     fusion.check(spec.fusion, text.num_hidden_layers, text.hidden_size, text.num_attention_heads)

@@ -23,6 +23,7 @@ from mmdata.types import Media
 from mmtrain import checkpoint, export, sft
 from mmtrain.components import aliases
 from mmtrain.models import family_of
+from mmtrain.models.native_build import native_config
 from mmtrain.models.spec import NativeSpec
 from mmtrain.models.towers import spectrograms
 from mmtrain.objective import losses
@@ -238,6 +239,17 @@ def test_what_does_not_fit_is_said(
     told = {"kind": "native", "vision": None, "audio": {"kind": "hf", "path": str(root / kind), **audio}}
     with pytest.raises(SpecError, match=message):
         family_of(NativeSpec.model_validate({**told, "views": {"audio": views}}), words())
+
+
+def test_a_head_that_turns_sounds_around_is_refused(root: Path) -> None:
+    """What it would roll in a row of spectrograms are frequencies."""
+    filmed = {"vision": {"hidden": 16, "layers": 1, "heads": 2}, "video": {"kind": "frames"}, "heads": {"offset": {}}}
+    for kind in ("ast", "clap"):
+        audio = {"kind": "hf", "path": str(root / kind)}
+        with pytest.raises(
+            SpecError, match=r"model\.heads\.offset: it turns sounds around, and a .* takes spectrograms"
+        ):
+            native_config(NativeSpec.model_validate({"kind": "native", "audio": audio, **filmed}))
 
 
 def test_an_extractor_of_another_size_is_refused(root: Path, tmp_path: Path) -> None:
