@@ -13,6 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from examples.learn import sounds
 from mmdata import StreamingDataset, build
@@ -132,6 +134,27 @@ def test_an_evaluation_counts_events(played: Path, tmp_path: Path, capsys: pytes
     counts = [found[f"clips/aux/event_{name}"] for name in ("hits", "false", "missed")]
     assert found["clips/event_f1"] == pytest.approx(f1(*counts))
     assert found["clips/aux/event_frames"] > 0
+
+
+class Refused(TorchFunctionMode):
+    """What autocast refuses on CUDA, refused here too."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.binary_cross_entropy and torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("binary_cross_entropy is unsafe to autocast")
+        return func(*args, **(kwargs or {}))
+
+
+def test_it_learns_under_autocast(played: Path) -> None:
+    """On CUDA too, where autocast takes no cross-entropy of probabilities."""
+    spec, tokenizer = NativeSpec.model_validate(MODEL), words()
+    model = build_model(spec, tokenizer, seed=0)
+    told = {"dataset": str(played), "template": "basic", "carry": ("events",), "max_length": 2048}
+    own = StreamSpec.model_validate(told)
+    packs = StreamingDataset(own, family=family_of(spec, tokenizer))
+    batch = PackedCollator()([pack for pack in packs if isinstance(pack, Packed)][:2])
+    with Refused(), torch.autocast("cpu", torch.bfloat16):
+        assert stepped(model, [batch], "sound")["event_clip"] > 0
 
 
 def test_a_model_that_hears_nothing_has_no_such_head() -> None:

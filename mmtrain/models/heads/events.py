@@ -94,7 +94,8 @@ class EventsHead(nn.Module):
                 continue
             logits, clip = self(hidden[first : first + count])
             here = torch.tensor([float(name in names) for name in self.spec.classes], device=hidden.device)
-            each["event_clip"][-1] = F.binary_cross_entropy(clip.clamp(0, 1), here)
+            with torch.autocast(clip.device.type, enabled=False):  # on CUDA, autocast refuses this loss of any type
+                each["event_clip"][-1] = F.binary_cross_entropy(clip.float().clamp(0, 1), here)
             if events is None:
                 continue
             wanted = torch.from_numpy(frames_of(events, self.spec.classes, count, hz)).to(hidden.device)
