@@ -12,6 +12,7 @@ import transformers as hf
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional as F
 
 from mmdata.collate import PackedCollator
 from mmdata.errors import RunError
@@ -77,6 +78,22 @@ def test_clips_scale_is_held_and_comes_back() -> None:
         assert head.scale.grad is not None
         assert float(head.scale.grad) == pytest.approx(float(made[scale].detach().sum()), rel=1e-4)
     torch.testing.assert_close(made[5000.0], made[100.0], rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_logits_have_all_their_digits_under_autocast(loss: str) -> None:
+    head = LateHead(read({"kind": "late", "projection": 8, "loss": loss}), HIDDEN)
+    head.scale.fill_(math.log(100.0))
+    rows = torch.randn(PAIRS, HIDDEN, generator=torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(one_each(rows), rows.flip(0))
+        seen, said = (
+            F.normalize(part(x).float(), dim=-1) for part, x in ((head.of_picture, rows), (head.of_text, rows.flip(0)))
+        )
+    assert found.dtype == torch.float32
+    bias = float(head.bias) if loss == "sigmoid" else 0.0
+    torch.testing.assert_close(found, 100 * seen @ said.T + bias, rtol=1e-5, atol=1e-4)
 
 
 @torch.no_grad()

@@ -60,11 +60,13 @@ class LateHead(nn.Module):
         """Tokens of P pictures and a vector of each text [P, hidden] -> logits [P, P], float32: row i is picture i."""
         seen = F.normalize(self.of_picture(self._pooled(pictures)).float(), dim=-1)
         said = F.normalize(self.of_text(texts).float(), dim=-1)
-        if self.spec.loss == "sigmoid":
-            return seen @ said.T * self.scale.exp() + self.bias
-        # Its gradient goes on beyond the limit, or it would not come back from there.
-        held = self.scale + (self.scale.clamp(max=MOST) - self.scale).detach()
-        return seen @ said.T * held.exp()
+        with torch.autocast(seen.device.type, enabled=False):  # in bf16 logits near 100 are half a nat apart
+            likeness, scale = seen @ said.T, self.scale.float()
+            if self.spec.loss == "sigmoid":
+                return likeness * scale.exp() + self.bias.float()
+            # Its gradient goes on beyond the limit, or it would not come back from there.
+            held = scale + (scale.clamp(max=MOST) - scale).detach()
+            return likeness * held.exp()
 
     def _pooled(self, pictures: Context) -> torch.Tensor:
         lengths = pictures.borders.lengths
