@@ -316,6 +316,11 @@ def test_a_box_begins_where_its_mask_lies() -> None:
     filled = torch.full((8, 8), -30.0)
     filled[2:4, 1:6] = 30
     assert extent(filled).tolist() == CLOSE([3.5 / 8, 3 / 8, 5 / 8, 2 / 8], abs=1e-5)
+    nowhere = torch.full((4, 8), -300.0, requires_grad=True)  # whose probabilities are no float32 any more
+    extent(nowhere).sum().backward()
+    assert extent(nowhere).tolist() == CLOSE([0.5, 0.5, 1, 1], abs=1e-5)
+    assert nowhere.grad is not None
+    assert nowhere.grad.isfinite().all()
     head = GroundingHead(GroundingSpec(coordinates="internvl", hidden=8, masks=True, look=True), 6)
     last: Any = head.box[-1]
     torch.nn.init.zeros_(last.weight)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator, model_validator
 from torch import nn
+from torch.nn import functional as F
 
 from mmdata.boxes import BoxFormat, moves_with_size
 from mmdata.spec import Model
@@ -157,8 +158,8 @@ def extent(logits: torch.Tensor) -> torch.Tensor:
     >>> [round(each, 2) for each in extent(mask).tolist()]
     [0.5, 0.5, 0.5, 0.5]
     """
-    shares = logits.float().sigmoid()
-    shares = shares / shares.sum()
+    # Probabilities over their sum, also where all are too small for float32.
+    shares = F.logsigmoid(logits.float()).flatten().softmax(0).view_as(logits)
     middles, sides = [], []
     for along in (shares.sum(0), shares.sum(1)):
         cells = (torch.arange(len(along), device=along.device) + 0.5) / len(along)
