@@ -53,6 +53,7 @@ def picture_latents(model: Any, inputs: dict[str, Any], noise: torch.Tensor) -> 
     assert head is not None, "a model without a flow head"
     given, length, past = dict(inputs), inputs["input_ids"].shape[1], None
     table = model.get_input_embeddings().weight
+    mark = torch.full((1, 1), model.config.image_token_id, device=table.device)  # what a latent is to experts
     found: list[torch.Tensor] = []
     for row in noise:
         output = body(**given, use_cache=True, past_key_values=past)
@@ -61,7 +62,8 @@ def picture_latents(model: Any, inputs: dict[str, Any], noise: torch.Tensor) -> 
         seen = body.vision_connector(Patches(rows=found[-1].to(table.dtype), lengths=(1,)))
         length += 1
         mask = torch.ones(1, length, dtype=torch.long, device=table.device)
-        given = {"inputs_embeds": seen[None], "attention_mask": mask, "position_ids": mask.sum(1, keepdim=True) - 1}
+        given = {"input_ids": mark, "inputs_embeds": seen[None], "attention_mask": mask}
+        given["position_ids"] = mask.sum(1, keepdim=True) - 1
     return torch.cat(found)
 
 

@@ -20,10 +20,12 @@ from mmdata.types import Packed
 from mmtrain import auxiliary, checkpoint, export, loop, sft, tokenize_images
 from mmtrain.models import build as build_model
 from mmtrain.models import family_of, tokens
+from mmtrain.models.connectors import Patches
 from mmtrain.models.heads.flow import FlowHead, FlowSpec, euler, pictured
 from mmtrain.models.native import NativeForConditionalGeneration
 from mmtrain.models.spec import NativeSpec
 from mmtrain.objective import losses
+from mmtrain.picture_tokens.latents import picture_latents
 from tests.mmtrain.test_grounding import stepped, words
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +187,25 @@ def test_stages_resume_export_and_draw(
         assert f"Draw {each['wanted']}" in each["prompt"]
         assert Image.open(world / "one" / each["picture"]).size == (16, 16)
         assert (world / "one" / each["picture"]).read_bytes() == (world / "two" / each["picture"]).read_bytes()
+
+
+@pytest.mark.parametrize("experts", [None, {"kind": "modality"}, {"kind": "routed", "count": 2, "top_k": 1}])
+def test_latents_are_drawn_by_what_learned_them(world: Path, experts: dict[str, Any] | None) -> None:
+    """One by one as in one pass over all of them, in which they are pictures to experts."""
+    model = build_model(NativeSpec.model_validate(told(world, experts=experts)), words(), seed=0).eval()
+    for name, parameter in model.named_parameters():
+        if ".experts." in name or ".router." in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    noise = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(5, 60, (1, 6), generator=torch.Generator().manual_seed(1))
+    found = picture_latents(model, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, noise)
+    body, head = model.base_model, model.base_model.heads["flow"]
+    with torch.no_grad():
+        seen = body.vision_connector(Patches(rows=found, lengths=(1,) * 4))
+        embeds = torch.cat([model.get_input_embeddings()(ids)[0], seen])[None]
+        whole = torch.cat([ids, torch.full((1, 4), model.config.image_token_id)], 1)
+        hidden = body(input_ids=whole, inputs_embeds=embeds).last_hidden_state[0]
+        torch.testing.assert_close(head.drawn(hidden[5:9], noise), found, rtol=1e-4, atol=1e-4)
 
 
 def test_it_wants_latents_one_by_one(world: Path) -> None:
