@@ -176,8 +176,11 @@ def test_what_samples_do_not_say_is_told_at_the_start(
         told = [*command(tmp_path / "run", folder, model), "--set", f"data.carry={json.dumps(carry)}"]
         assert sft.main([*told, "--dry-run"]) == (2 if says else 0)
         assert says in capsys.readouterr().err
-    held = command(tmp_path / "run", folder, filmed, parameters=[{"match": "heads.*", "train": False}])
-    assert sft.main([*held, "--dry-run"]) == 0
+    for model, match in ((filmed, "heads.quality.*"), (heard, "heads.events.*")):
+        assert sft.main([*command(tmp_path / "run", folder, model), "--dry-run"]) == 2
+        assert f"or hold it: parameters: [{{match: '{match}', train: false}}]" in capsys.readouterr().err
+        held = command(tmp_path / "run", folder, model, parameters=[{"match": match, "train": False}])
+        assert sft.main([*held, "--set", "data.carry=[language]", "--dry-run"]) == 0
 
 
 def test_a_picture_beyond_the_table_of_positions_is_left_out() -> None:

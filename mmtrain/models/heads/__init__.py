@@ -122,10 +122,12 @@ def check_carried(model: Any, carried: Collection[str], trained: Collection[str]
     if isinstance(hearing, Hearing) and hearing.spec.languages:
         taught["audio.languages"] = hearing.language, ("language",)
     for key, (module, fields) in taught.items():
-        if fields and not set(fields) & set(carried) and any(known[id(p)] in trained for p in module.parameters()):
+        mine = [known[id(p)] for p in module.parameters() if known[id(p)] in trained]
+        if fields and mine and not set(fields) & set(carried):
+            held = ".".join(mine[0].split(".")[:2]) if key.startswith("heads.") else mine[0]
             raise SpecError(
                 f"model.{key}: it learns from the samples' field {' or '.join(fields)}, which does not come with them; "
-                f"set data.carry: [{fields[0]}], or leave it out"
+                f"set data.carry: [{fields[0]}], or hold it: parameters: [{{match: '{held}.*', train: false}}]"
             )
 
 
