@@ -41,13 +41,16 @@ class Weights(Model):
 
 class Layout(Protocol):
     """A template bound to a tokenizer. `bos` is a start token that it does not write itself, `source` what the
-    tokenizer has to say on it."""
+    tokenizer has to say on it, `stops` the tokens that end an answer."""
 
     @property
     def bos(self) -> int | None: ...
 
     @property
     def source(self) -> str | None: ...
+
+    @property
+    def stops(self) -> frozenset[int]: ...
 
     def skeleton(self, outline: Shape) -> tuple[Atom, ...]: ...
 

@@ -238,10 +238,11 @@ def tell_tokens(config: Any, family: Family, tokenizer: PreTrainedTokenizerBase)
 def ends(model: Any, stream: StreamingDataset) -> list[int]:
     """Ids at which an answer ends: those of the model's generation config, and those by which the templates of a stream
     end them, which a model that was made for another template does not know."""
-    own, tokenizer = model.generation_config.eos_token_id, stream.family.tokenizer if stream.family else None
-    found = dict.fromkeys([own] if isinstance(own, int) else own or [])
-    for template in stream.templates if tokenizer is not None else ():
-        found |= dict.fromkeys(sorted(template.bind(tokenizer).layout.stops))
+    own = model.generation_config.eos_token_id
+    found: dict[int, None] = dict.fromkeys([own] if isinstance(own, int) else own or [])
+    if stream.family is not None:
+        for template in stream.templates:
+            found |= dict.fromkeys(sorted(template.bind(stream.family.tokenizer).layout.stops))
     return list(found)
 
 
