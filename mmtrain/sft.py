@@ -43,6 +43,7 @@ from mmtrain import (
     estimate,
     models,
     objective,
+    optim,
     quantise,
     rows,
     run,
@@ -61,7 +62,7 @@ from mmtrain.inspect_packs import PAGE, show_packs
 from mmtrain.job import Job
 from mmtrain.loop import say, train
 from mmtrain.models import heads
-from mmtrain.optim import grouped, lr_factor, optimizer
+from mmtrain.optim import lr_factor, optimizer
 from mmtrain.precision import LossScale, autocast, device_of, place
 from mmtrain.preference import begin as preference
 from mmtrain.rules import Setting, resolve, table
@@ -172,7 +173,7 @@ def sft(
     begun += written if start is None else []
     blocks.check_chance(model, spec.packs_per_forward)
     settings = resolve(spec.parameters, list(aliases(model).values()), adapters.defaults(model))
-    grouped(model, spec.optim, settings)  # what it refuses is said now, by a dry run too
+    optim.grouped(model, spec.optim, settings)  # what it refuses is said now, by a dry run too
     anchored = anchor.hold(model, spec.anchor)
     terms = auxiliary.declared(model, spec.auxiliary)
     trained = [name for name, setting in settings.items() if setting.train]
