@@ -144,3 +144,18 @@ def stream_world(world: World | None) -> World:
     if not 0 <= world.rank < world.ranks:
         raise SpecError(f"world: rank {world.rank} of {world.ranks}")
     return world
+
+
+def stream_batch(global_batch: int | None, world: World, *, packs: bool) -> int:
+    """Packs, or else samples, that all ranks take per step. Raises SpecError for none, and for too few samples: a rank
+    without a pack has a dummy, and one without a sample would wait for one without end."""
+    if global_batch is None:
+        return world.ranks
+    if global_batch < 1:
+        raise SpecError(f"global_batch: {global_batch} packs per step; at least 1 is needed")
+    if not packs and global_batch < world.ranks:
+        raise SpecError(
+            f"global_batch: {global_batch} samples per step for {world.ranks} ranks: some would never get one; give "
+            "each at least one"
+        )
+    return global_batch

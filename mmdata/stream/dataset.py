@@ -19,9 +19,9 @@ from mmdata.families import Family
 from mmdata.shards.dataset import Dataset, open_dataset
 from mmdata.shards.raw import RawSample
 from mmdata.specfile import digest
-from mmdata.stream import pictures, state
+from mmdata.stream import arguments, pictures, state
 from mmdata.stream.anchors import Anchors
-from mmdata.stream.arguments import Source, stream_cache, stream_family, stream_spec, stream_templates, stream_world
+from mmdata.stream.arguments import Source
 from mmdata.stream.bad import BadSamples, mark
 from mmdata.stream.block import Block
 from mmdata.stream.control import ControlLog
@@ -109,12 +109,10 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
         given: dict[str, Any] = {"train_on": train_on, "token_weights": token_weights or Weights(), "epochs": epochs}
         given |= {"max_length": max_length, "packing": packing, "seed": seed, "shuffle": shuffle}
         named = template.name if isinstance(template, Template) else template
-        spec = stream_spec(path_or_spec, {**given, **({} if named is None else {"template": named})})
-        self.world = stream_world(world)
-        self.global_batch = self.world.ranks if global_batch is None else global_batch
-        if self.global_batch < 1:
-            raise SpecError(f"global_batch: {self.global_batch} packs per step; at least 1 is needed")
-        self.family = stream_family(family, tokenizer)
+        spec = arguments.stream_spec(path_or_spec, {**given, **({} if named is None else {"template": named})})
+        self.world = arguments.stream_world(world)
+        self.family = arguments.stream_family(family, tokenizer)
+        self.global_batch = arguments.stream_batch(global_batch, self.world, packs=self.family is not None)
         self.yields = _yields(yields, self.family)
         if self.yields == "encoded":
             spec = spec.model_copy(update={"packing": "none", "batch_tokens": None, "batch_rows": None})
@@ -122,14 +120,14 @@ class StreamingDataset(IterableDataset[Sample | RawSample | Packed]):
             raise SpecError("max_length: packing needs to know how many tokens a pack holds")
         spec = pictures.settled(spec)
         self.spec = spec
-        cache = stream_cache(spec)
+        cache = arguments.stream_cache(spec)
         self.datasets = [open_dataset(each.path, integrity=spec.integrity, cache=cache) for each in spec.sources]
         if spec.integrity != "off" and (bare := next((each for each in self.datasets if each.unsummed), None)):
             raise SpecError(
                 f"integrity: {bare.unsummed} shards of {bare.uri} were indexed without sums, there is nothing to check "
                 "their bytes against; set `integrity: off`, or index them again with --digest crc32c"
             )
-        self.templates = stream_templates(template, spec, self.family)
+        self.templates = arguments.stream_templates(template, spec, self.family)
         self.forgotten = forgotten(self.datasets)
         self.extents = [self._now(0)]
         self.run_folder = None if run_folder is None else Path(run_folder)

@@ -378,3 +378,10 @@ def test_augmented_packs_are_planned_and_read_alike(folder: Path, family: Family
         dict(zip(order[half:], pixels[0][half:], strict=True)),
     )
     assert sum(np.array_equal(first[key], second[key]) for key in first) == 0, "a new epoch draws anew"
+
+
+def test_a_rank_that_would_never_get_a_sample_is_told(folder: Path, family: Family) -> None:
+    with pytest.raises(SpecError, match="1 samples per step for 3 ranks"):
+        StreamingDataset(str(folder), world=World(rank=2, ranks=3), global_batch=1)
+    packed = StreamingDataset(str(folder), family=family, max_length=72, world=World(rank=2, ranks=3), global_batch=1)
+    assert next(iter(packed)).keys == (), "a dummy"
