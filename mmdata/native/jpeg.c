@@ -74,7 +74,8 @@ static int is_sane(unsigned symbol, Kind kind) {
     return kind == MEANS ? symbol <= 11 : size <= 10 && (size || !run || run == 15 || kind == LATER);
 }
 
-/* The codes of a table, and the entries of those that `look` bits tell; 1 where a code is none or a symbol cannot be. */
+/* The codes of a table, and the entries of those that `look` bits tell; 1 where a code is none or a symbol cannot be.
+ */
 static int read_codes(const Table *table, Kind kind, unsigned look, Codes *codes, Entry *entries) {
     uint32_t code = 0;
     int at = 0;
@@ -208,8 +209,8 @@ static int is_plain(const Picture *picture) {
     return picture->plane[0].id == 1 && picture->plane[1].id == 2 && picture->plane[2].id == 3;
 }
 
-/* Reads headers from `at` up to the codes of a scan, and answers 0; 1 where they have anything that this does not know, -1 at
- * the end of the picture. */
+/* Reads headers from `at` up to the codes of a scan, and answers 0; 1 where they have anything that this does not know,
+ * -1 at the end of the picture. */
 int jpeg_next(const uint8_t *data, int64_t size, Picture *picture) {
     int64_t at = picture->at;
     const int begun = at > 2; /* What is read already stays as it is. */
@@ -297,8 +298,8 @@ int64_t jpeg_values(const Picture *picture) {
     return picture->progressive ? pairs * (int64_t)(sizeof(int16_t[2 * VALUES]) + sizeof(uint64_t[2])) : 0;
 }
 
-/* Height and width of a picture that mmdata_jpeg may read, as far as its headers say, and the bytes that its values take; 1
- * where it does not. */
+/* Height and width of a picture that mmdata_jpeg may read, as far as its headers say, and the bytes that its values
+ * take; 1 where it does not. */
 EXPORTED int mmdata_jpeg_size(const uint8_t *data, int64_t size, int64_t *sides) {
     Picture picture = {0};
     if (read_picture(data, size, &picture))
@@ -329,8 +330,8 @@ static int read_all_tables(Work *work, unsigned look) {
     return 0;
 }
 
-/* What libjpeg-turbo makes of a scale of 1/`factor`: smaller blocks of luma, and chroma of as many samples if its blocks
- * can have them. 1 where it does what this does not. */
+/* What libjpeg-turbo makes of a scale of 1/`factor`: smaller blocks of luma, and chroma of as many samples if its
+ * blocks can have them. 1 where it does what this does not. */
 static int read_scale(Work *work, int factor) {
     const Picture *picture = work->picture;
     const int side = SIDE / factor, halved = picture->across == 2 && picture->down == 2 && factor > 1;
@@ -347,9 +348,9 @@ static int read_scale(Work *work, int factor) {
     return work->wide && (side == 1 || work->width <= 4);
 }
 
-/* Pixels of a picture of these sides as uint8 [ceil(height / factor), ceil(width / factor), channels]; `factor` is 1, 2, 4
- * or 8, and `values` the room for a progressive file's. Answers 0, or 1 where the file is for others to read, and what
- * `pixels` holds is worth nothing. Where `pixels` is NULL the codes are read and nothing is written. */
+/* Pixels of a picture of these sides as uint8 [ceil(height / factor), ceil(width / factor), channels]; `factor` is 1,
+ * 2, 4 or 8, and `values` the room for a progressive file's. Answers 0, or 1 where the file is for others to read, and
+ * what `pixels` holds is worth nothing. Where `pixels` is NULL the codes are read and nothing is written. */
 EXPORTED int mmdata_jpeg(const uint8_t *data, int64_t size, int64_t height, int64_t width, int factor, int channels,
                          uint8_t *pixels, void *values, int level) {
     Picture picture = {0};

@@ -18,11 +18,11 @@ enum {
     APART = 32,        /* values: of two blocks, sixteen of one and sixteen of the other lie in turn */
 };
 
-/* What a code is: from the lowest byte, bits of code and value, of the code, of the value, and by how many places it goes
- * on (in a scan of LATER values, how many zeros come before it); 0 for none. */
+/* What a code is: from the lowest byte, bits of code and value, of the code, of the value, and by how many places it
+ * goes on (in a scan of LATER values, how many zeros come before it); 0 for none. */
 typedef uint32_t Entry;
-/* What codes are of: means of blocks; all their other values; or some of them, in one of the scans of a progressive file,
- * where a code may end several blocks. */
+/* What codes are of: means of blocks; all their other values; or some of them, in one of the scans of a progressive
+ * file, where a code may end several blocks. */
 typedef enum { MEANS, OTHERS, LATER } Kind;
 
 /* A Huffman table as the file has it: how many codes of each length from 1 on, and their symbols. */
@@ -44,16 +44,17 @@ typedef struct {
     Entry entries[1 << LOOK];
 } Means;
 
-/* Codes of other values, likewise. If one or two values lie in them, from the lowest byte: bits of both, by how
- * many places the first and the second go on, 0; int16 of both. Otherwise the lower half is 0, and the upper one the Entry of the
- * code alone. */
+/* Codes of other values, likewise. If one or two values lie in them, from the lowest byte: bits of both, by how many
+ * places the first and the second go on, 0; int16 of both. Otherwise the lower half is 0, and the upper one the Entry
+ * of the code alone. */
 typedef struct {
     Codes codes;
     unsigned rest;
     uint64_t pairs[1 << LOOK];
 } Others;
 
-/* Steps of the values of a block, in the order in which blocks lie in memory, and how many of them at most make SANE. */
+/* Steps of the values of a block, in the order in which blocks lie in memory, and how many of them at most make SANE.
+ */
 typedef struct {
     int16_t steps[VALUES], most[VALUES];
     int known;
@@ -98,13 +99,13 @@ typedef struct {
     Means *means;   /* PLANES of them, of which each plane has one, which several may share */
     Others *others; /* the same, unless the file is progressive */
     int mean_table[PLANES], other_table[PLANES];
-    void *values; /* of all blocks of a progressive file, `jpeg_values` bytes of zeros */
+    void *values;          /* of all blocks of a progressive file, `jpeg_values` bytes of zeros */
     int side[PLANES];      /* samples of a block, in each dimension */
     int wide, tall;        /* whether chroma has half the columns and half the rows */
     int64_t height, width; /* of what is made */
-    uint8_t *pixels; /* [height, width, channels], or NULL to see whether the codes are whole */
-    int channels;    /* 3, or 4 with 255 as the last one */
-    uint8_t *room;   /* `jpeg_room` bytes */
+    uint8_t *pixels;       /* [height, width, channels], or NULL to see whether the codes are whole */
+    int channels;          /* 3, or 4 with 255 as the last one */
+    uint8_t *room;         /* `jpeg_room` bytes */
 } Work;
 
 Entry jpeg_entry(unsigned symbol, unsigned bits, Kind kind);

@@ -1,4 +1,4 @@
-/* Baseline JPEG with what processors with AVX2 have: sixteen int16, a block at once. */
+/* JPEG with what processors with AVX2 have: sixteen int16, a block at once. */
 
 #include "jpeg.h"
 

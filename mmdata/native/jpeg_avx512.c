@@ -1,4 +1,4 @@
-/* Baseline JPEG with what processors with AVX-512 have: thirty-two int16, two blocks at once. */
+/* JPEG with what processors with AVX-512 have: thirty-two int16, two blocks at once. */
 
 #include "jpeg.h"
 

@@ -1,5 +1,5 @@
-/* JPEG's blocks of values to samples: libjpeg-turbo's exact inverse DCT (jidctint: Loeffler, Ligtenberg and Moschytz with
- * 13 bits of fraction), with its sums in int16 and int32, its shifts and its saturation. */
+/* JPEG's blocks of values to samples: libjpeg-turbo's exact inverse DCT (jidctint: Loeffler, Ligtenberg and Moschytz
+ * with 13 bits of fraction), with its sums in int16 and int32, its shifts and its saturation. */
 
 #ifndef MMDATA_JPEG_BLOCKS_H
 #define MMDATA_JPEG_BLOCKS_H
@@ -37,14 +37,14 @@ WAY static ALWAYS_INLINE void one_way(const Vector *in, int shift, Vector *out) 
     const Vector sums = ALL(add_epi16)(in[2], in[3]); /* 7 and 3, 1 and 5 */
     const Vector z3 = ALL(madd_epi16)(sums, BY(FIXED(1.175875602) - FIXED(1.961570560), FIXED(1.175875602)));
     const Vector z4 = ALL(madd_epi16)(sums, BY(FIXED(1.175875602), FIXED(1.175875602) - FIXED(0.390180644)));
-    const Vector odd0 = ALL(add_epi32)(
-        z3, ALL(madd_epi16)(in[2], BY(FIXED(0.298631336) - FIXED(0.899976223), -FIXED(0.899976223))));
-    const Vector odd3 = ALL(add_epi32)(
-        z4, ALL(madd_epi16)(in[2], BY(-FIXED(0.899976223), FIXED(1.501321110) - FIXED(0.899976223))));
-    const Vector odd1 = ALL(add_epi32)(
-        z4, ALL(madd_epi16)(in[3], BY(-FIXED(2.562915447), FIXED(2.053119869) - FIXED(2.562915447))));
-    const Vector odd2 = ALL(add_epi32)(
-        z3, ALL(madd_epi16)(in[3], BY(FIXED(3.072711026) - FIXED(2.562915447), -FIXED(2.562915447))));
+    const Vector odd0 =
+        ALL(add_epi32)(z3, ALL(madd_epi16)(in[2], BY(FIXED(0.298631336) - FIXED(0.899976223), -FIXED(0.899976223))));
+    const Vector odd3 =
+        ALL(add_epi32)(z4, ALL(madd_epi16)(in[2], BY(-FIXED(0.899976223), FIXED(1.501321110) - FIXED(0.899976223))));
+    const Vector odd1 =
+        ALL(add_epi32)(z4, ALL(madd_epi16)(in[3], BY(-FIXED(2.562915447), FIXED(2.053119869) - FIXED(2.562915447))));
+    const Vector odd2 =
+        ALL(add_epi32)(z3, ALL(madd_epi16)(in[3], BY(FIXED(3.072711026) - FIXED(2.562915447), -FIXED(2.562915447))));
     out[0] = ALL(srai_epi32)(ALL(add_epi32)(t10, odd3), shift);
     out[7] = ALL(srai_epi32)(ALL(sub_epi32)(t10, odd3), shift);
     out[1] = ALL(srai_epi32)(ALL(add_epi32)(t11, odd2), shift);
@@ -127,7 +127,8 @@ WAY static void transform(const int16_t *blocks, const Place *places) {
 
 #define TWO(even, odd) _mm256_set1_epi32((int32_t)((uint32_t)(uint16_t)(odd) << 16 | (uint16_t)(even)))
 
-/* The dequantised values of one of the blocks that lie in turn, as `one_way` wants them; 1 where some are beyond SANE. */
+/* The dequantised values of one of the blocks that lie in turn, as `one_way` wants them; 1 where some are beyond SANE.
+ */
 WAY static ALWAYS_INLINE int taken(const int16_t *block, const Steps *steps, __m256i *in) {
     __m256i beyond = _mm256_setzero_si256();
     for (int k = 0; k < 4; k++) {
@@ -197,10 +198,10 @@ WAY static ALWAYS_INLINE int reduce(const int16_t *block, const Place *place, in
         to_two(in, FRACTION + FIRST_MORE + 3 + 2, out);
         out[2] = out[3] = out[1];
     }
-    const __m128i bytes = _mm_xor_si128(
-        _mm_packs_epi16(_mm_packs_epi32(_mm256_castsi256_si128(out[0]), _mm256_castsi256_si128(out[1])),
-                        _mm_packs_epi32(_mm256_castsi256_si128(out[2]), _mm256_castsi256_si128(out[3]))),
-        _mm_set1_epi8((char)128));
+    const __m128i bytes =
+        _mm_xor_si128(_mm_packs_epi16(_mm_packs_epi32(_mm256_castsi256_si128(out[0]), _mm256_castsi256_si128(out[1])),
+                                      _mm_packs_epi32(_mm256_castsi256_si128(out[2]), _mm256_castsi256_si128(out[3]))),
+                      _mm_set1_epi8((char)128));
     uint8_t rows[16];
     _mm_storeu_si128((void *)rows,
                      _mm_shuffle_epi8(bytes, _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));

@@ -124,11 +124,11 @@ WAY static ALWAYS_INLINE int valued(uint64_t bits, Entry entry) {
         count |= 56;                                                                                                   \
     } while (0)
 
-/* One or two values after the mean; the second time behind a refill is sure to have its bits too. Where a pair reaches the
- * last place with its first value, the second is the next block's. */
+/* One or two values after the mean; the second time behind a refill is sure to have its bits too. Where a pair reaches
+ * the last place with its first value, the second is the next block's. */
 #define NEXT_VALUES                                                                                                    \
     do {                                                                                                               \
-        const uint64_t pair = pairs[bits >> rest];                                                              \
+        const uint64_t pair = pairs[bits >> rest];                                                                     \
         const unsigned one = k + (pair >> 8 & 255), two = one + (pair >> 16 & 255);                                    \
         if (__builtin_expect((uint32_t)pair && (one != VALUES - 1 || two == one), 1)) {                                \
             block[places[two]] = (int16_t)(pair >> 48);                                                                \
@@ -138,7 +138,7 @@ WAY static ALWAYS_INLINE int valued(uint64_t bits, Entry entry) {
             count -= pair & 63;                                                                                        \
         } else {                                                                                                       \
             entry = (uint32_t)pair ? 0 : (Entry)(pair >> 32);                                                          \
-            if (!entry && !(entry = any_code(&others->codes, bits, OTHERS)))                                                \
+            if (!entry && !(entry = any_code(&others->codes, bits, OTHERS)))                                           \
                 return -1;                                                                                             \
             k += entry >> 24;                                                                                          \
             block[places[k]] = (int16_t)valued(bits, entry);                                                           \

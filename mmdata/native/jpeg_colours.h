@@ -1,4 +1,5 @@
-/* Rows of luma and chroma to rows of pixels: libjpeg-turbo's smooth enlargement of chroma, and its conversion to RGB. */
+/* Rows of luma and chroma to rows of pixels: libjpeg-turbo's smooth enlargement of chroma, and its conversion to RGB.
+ */
 
 #ifndef MMDATA_JPEG_COLOURS_H
 #define MMDATA_JPEG_COLOURS_H
@@ -49,8 +50,10 @@ WAY static ALWAYS_INLINE void woven(const Weave *weave, const Vector *colours, i
             four[2 * k] = ALL(unpacklo_epi32)(evens, odds);
             four[2 * k + 1] = ALL(unpackhi_epi32)(evens, odds);
         }
-        const Vector low[2] = {_mm512_shuffle_i32x4(four[0], four[1], 0x44), _mm512_shuffle_i32x4(four[2], four[3], 0x44)};
-        const Vector high[2] = {_mm512_shuffle_i32x4(four[0], four[1], 0xee), _mm512_shuffle_i32x4(four[2], four[3], 0xee)};
+        const Vector low[2] = {_mm512_shuffle_i32x4(four[0], four[1], 0x44),
+                               _mm512_shuffle_i32x4(four[2], four[3], 0x44)};
+        const Vector high[2] = {_mm512_shuffle_i32x4(four[0], four[1], 0xee),
+                                _mm512_shuffle_i32x4(four[2], four[3], 0xee)};
         STORE(into, _mm512_shuffle_i32x4(low[0], low[1], 0x88));
         STORE(into + 64, _mm512_shuffle_i32x4(low[0], low[1], 0xdd));
         STORE(into + 128, _mm512_shuffle_i32x4(high[0], high[1], 0x88));
@@ -115,9 +118,9 @@ WAY static ALWAYS_INLINE void woven(const Weave *weave, const __m256i *colours, 
 
 #endif
 
-/* Half of PIXELS pixels of luma and of chroma less 128, each int16. Red is luma + 1.40200 Cr, green luma - 0.34414 Cb - 0.71414 Cr,
- * blue luma + 1.77200 Cb, each part rounded from 16 bits of fraction; what is above a whole or below a half of the
- * factors is added or halved, so that they are int16. */
+/* Half of PIXELS pixels of luma and of chroma less 128, each int16. Red is luma + 1.40200 Cr, green luma - 0.34414 Cb -
+ * 0.71414 Cr, blue luma + 1.77200 Cb, each part rounded from 16 bits of fraction; what is above a whole or below a half
+ * of the factors is added or halved, so that they are int16. */
 WAY static ALWAYS_INLINE void mixed(Vector luma, Vector blue, Vector red, Vector *colours) {
     const Vector one = ALL(set1_epi16)(1), half = ALL(set1_epi32)(1 << 15);
     const Vector redder = ALL(mulhi_epi16)(ALL(add_epi16)(red, red), ALL(set1_epi16)(26345));
@@ -126,10 +129,10 @@ WAY static ALWAYS_INLINE void mixed(Vector luma, Vector blue, Vector red, Vector
     const Vector low = ALL(madd_epi16)(ALL(unpacklo_epi16)(blue, red), factors);
     const Vector high = ALL(madd_epi16)(ALL(unpackhi_epi16)(blue, red), factors);
     const Vector greener = ALL(packs_epi32)(ALL(srai_epi32)(ALL(add_epi32)(low, half), 16),
-                                               ALL(srai_epi32)(ALL(add_epi32)(high, half), 16));
+                                            ALL(srai_epi32)(ALL(add_epi32)(high, half), 16));
     colours[1] = ALL(add_epi16)(luma, ALL(sub_epi16)(greener, red));
     colours[2] = ALL(add_epi16)(ALL(add_epi16)(luma, ALL(add_epi16)(blue, blue)),
-                                  ALL(mulhrs_epi16)(blue, ALL(set1_epi16)(-7471)));
+                                ALL(mulhrs_epi16)(blue, ALL(set1_epi16)(-7471)));
 }
 
 /* PIXELS pixels of luma, and of chroma less 128 as even and odd ones. */
@@ -137,7 +140,7 @@ WAY static ALWAYS_INLINE void coloured(const Weave *weave, const uint8_t *luma, 
                                        int channels, uint8_t *into) {
     const Vector bytes = LOAD(luma);
     Vector even[PLANES], odd[PLANES], colours[PLANES];
-    mixed(WHOLE(and)(bytes, ALL(set1_epi16)(255)), blue[0], red[0], even);
+    mixed(WHOLE (and)(bytes, ALL(set1_epi16)(255)), blue[0], red[0], even);
     mixed(ALL(srli_epi16)(bytes, 8), blue[1], red[1], odd);
     for (int k = 0; k < PLANES; k++)
         colours[k] = ALL(packus_epi16)(even[k], odd[k]);
@@ -147,12 +150,12 @@ WAY static ALWAYS_INLINE void coloured(const Weave *weave, const uint8_t *luma, 
 /* Chroma of PIXELS pixels, less 128, from as many bytes. */
 WAY static ALWAYS_INLINE void as_it_is(const uint8_t *chroma, Vector *halves) {
     const Vector bytes = LOAD(chroma), grey = ALL(set1_epi16)(128);
-    halves[0] = ALL(sub_epi16)(WHOLE(and)(bytes, ALL(set1_epi16)(255)), grey);
+    halves[0] = ALL(sub_epi16)(WHOLE (and)(bytes, ALL(set1_epi16)(255)), grey);
     halves[1] = ALL(sub_epi16)(ALL(srli_epi16)(bytes, 8), grey);
 }
 
-/* The same from half as many, of which each is three quarters of the two pixels that it lies in and a quarter of the next:
- * `tall` where they are sums of rows, of four parts. */
+/* The same from half as many, of which each is three quarters of the two pixels that it lies in and a quarter of the
+ * next: `tall` where they are sums of rows, of four parts. */
 WAY static ALWAYS_INLINE void widened(const int16_t *chroma, int tall, Vector *halves) {
     const Vector here = LOAD(chroma);
     const Vector before = LOAD(chroma - 1);
@@ -165,22 +168,21 @@ WAY static ALWAYS_INLINE void widened(const int16_t *chroma, int tall, Vector *h
     halves[1] = ALL(srai_epi16)(ALL(add_epi16)(ALL(add_epi16)(most, after), second), shift);
 }
 
-/* int16 of a row of chroma with its ends once more beside it; where there is another row, three times the near one and that
- * one. `into` has places before it and behind it. */
+/* int16 of a row of chroma with its ends once more beside it; where there is another row, three times the near one and
+ * that one. `into` has places before it and behind it. */
 WAY static ALWAYS_INLINE void summed(const uint8_t *near, const uint8_t *other, int64_t width, int16_t *into) {
     for (int64_t x = 0; x < width; x += PIXELS / 2) {
         Vector words = WORDS(near + x);
         if (other)
-            words = ALL(add_epi16)(ALL(add_epi16)(words, ALL(add_epi16)(words, words)),
-                                     WORDS(other + x));
+            words = ALL(add_epi16)(ALL(add_epi16)(words, ALL(add_epi16)(words, words)), WORDS(other + x));
         STORE(into + x, words);
     }
     into[-1] = into[0];
     into[width] = into[width - 1];
 }
 
-/* A row of pixels. `blue` and `red` are bytes of as many, or int16 of half as many as `summed` makes them; without them the
- * picture is grey. All may be read PIXELS beyond the row. */
+/* A row of pixels. `blue` and `red` are bytes of as many, or int16 of half as many as `summed` makes them; without them
+ * the picture is grey. All may be read PIXELS beyond the row. */
 WAY static ALWAYS_INLINE void row(const Weave *weave, const uint8_t *luma, const void *blue, const void *red, int wide,
                                   int tall, int64_t width, int channels, uint8_t *pixels) {
     uint8_t last[MOST_BYTES];
@@ -189,7 +191,7 @@ WAY static ALWAYS_INLINE void row(const Weave *weave, const uint8_t *luma, const
         uint8_t *const into = whole ? pixels + x * channels : last;
         if (!blue) {
             const Vector bytes = LOAD(luma + x), low = ALL(set1_epi16)(255);
-            const Vector grey = ALL(packus_epi16)(WHOLE(and)(bytes, low), ALL(srli_epi16)(bytes, 8));
+            const Vector grey = ALL(packus_epi16)(WHOLE (and)(bytes, low), ALL(srli_epi16)(bytes, 8));
             const Vector colours[PLANES] = {grey, grey, grey};
             woven(weave, colours, channels, into);
         } else {

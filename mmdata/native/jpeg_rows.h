@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows of samples of a plane. Two rows of units lie in it, for smooth chroma looks at the row above and the one below. */
+/* Rows of samples of a plane. Two rows of units lie in it, for smooth chroma looks at the row above and the one below.
+ */
 typedef struct {
     uint8_t *samples;
     int64_t line, rows; /* bytes of a row, rows of a row of units */
@@ -29,7 +30,8 @@ typedef struct {
     int means[PLANES];
     int64_t left; /* units before a restart */
     int restart;
-    int16_t blocks[6 * APART] __attribute__((aligned(64))); /* that wait until they are BLOCKS, and places for what ends them */
+    int16_t blocks[6 * APART]
+        __attribute__((aligned(64))); /* that wait until they are BLOCKS, and places for what ends them */
     Place places[BLOCKS];
     int waiting;
     uint8_t nowhere[VALUES];
@@ -67,8 +69,9 @@ WAY static ALWAYS_INLINE int read_one(Reading *reading, int plane, uint8_t *into
     const Picture *picture = work->picture;
     const Place place = {&picture->steps[picture->plane[plane].step_table], into, reading->strip[plane].line};
     int16_t *const block = reading->blocks + 16 * reading->waiting;
-    const int last = read_block(&reading->stream, &work->means[work->mean_table[plane]],
-                                &work->others[work->other_table[plane]], picture->places, &reading->means[plane], block);
+    const int last =
+        read_block(&reading->stream, &work->means[work->mean_table[plane]], &work->others[work->other_table[plane]],
+                   picture->places, &reading->means[plane], block);
     const int side = work->side[plane], mean = reading->means[plane];
     if (last > 0 && wanted && side == SIDE) {
         reading->places[reading->waiting++] = place;
@@ -133,7 +136,8 @@ WAY static int make_units(Reading *reading, int64_t row) {
         for (int y = 0; y < plane->down; y++) {
             uint8_t *const line = strip->samples + (row % 2 * strip->rows + y * side) * strip->line;
             for (int64_t x = 0; x < across; x += side == SIDE ? BLOCKS : 1) {
-                int16_t *const block = block_at(reading->planes[k].values, reading->planes[k].pairs, row * plane->down + y, x);
+                int16_t *const block =
+                    block_at(reading->planes[k].values, reading->planes[k].pairs, row * plane->down + y, x);
                 Place places[2] = {{steps, line + x * side, strip->line}, {steps, line + (x + 1) * side, strip->line}};
                 if (x + 1 == across)
                     places[1] = (Place){steps, reading->nowhere, SIDE};
@@ -149,7 +153,9 @@ WAY static int make_units(Reading *reading, int64_t row) {
     return 0;
 }
 
-static const uint8_t *line_of(const Strip *strip, int64_t y) { return strip->samples + y % (2 * strip->rows) * strip->line; }
+static const uint8_t *line_of(const Strip *strip, int64_t y) {
+    return strip->samples + y % (2 * strip->rows) * strip->line;
+}
 
 /* Pixels of row `y`, whose samples and those of chroma beside it were read. */
 WAY static ALWAYS_INLINE void write_row(Reading *reading, int64_t y, int wide, int tall, int channels) {

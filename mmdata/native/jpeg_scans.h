@@ -1,4 +1,5 @@
-/* The scans of a progressive JPEG: all values of all its blocks, some and some bits of them at a time (ITU T.81, annex G). */
+/* The scans of a progressive JPEG: all values of all its blocks, some and some bits of them at a time (ITU T.81, annex
+ * G). */
 
 #ifndef MMDATA_JPEG_SCANS_H
 #define MMDATA_JPEG_SCANS_H
@@ -206,7 +207,8 @@ WAY static int read_pass(Pass *pass, const Values *planes) {
     Codestream *stream = pass->stream;
     const int single = scan->planes == 1, only = scan->plane[0];
     /* Of one plane the blocks that hold pixels are coded, of several whole units. */
-    const int64_t wide = single ? (picture->width * picture->plane[only].across + picture->across - 1) / picture->across : 0;
+    const int64_t wide =
+        single ? (picture->width * picture->plane[only].across + picture->across - 1) / picture->across : 0;
     const int64_t tall = single ? (picture->height * picture->plane[only].down + picture->down - 1) / picture->down : 0;
     const int64_t across = single ? (wide + SIDE - 1) / SIDE : jpeg_units_across(picture);
     const int64_t down = single ? (tall + SIDE - 1) / SIDE : jpeg_units_down(picture);
@@ -231,7 +233,8 @@ WAY static int read_pass(Pass *pass, const Values *planes) {
                 for (int block = 0; block < plane->across * plane->down; block++)
                     if (read_mean(pass, &pass->tables[k], &pass->means[k],
                                   block_of(&planes[number], y * plane->down + block / plane->across,
-                                           x * plane->across + block % plane->across).values))
+                                           x * plane->across + block % plane->across)
+                                      .values))
                         return 1;
             }
         }
@@ -240,8 +243,8 @@ WAY static int read_pass(Pass *pass, const Values *planes) {
     return !ended_well(stream) || pass->ending;
 }
 
-/* All scans, of which each must go on where those before it ended, and which leave no bit out: of less libjpeg-turbo makes
- * what it guesses. 1 where that is not so. */
+/* All scans, of which each must go on where those before it ended, and which leave no bit out: of less libjpeg-turbo
+ * makes what it guesses. 1 where that is not so. */
 WAY static int read_scans(const Work *work, Codestream *stream, const Values *planes) {
     Picture *picture = work->picture;
     int8_t left[PLANES][VALUES];

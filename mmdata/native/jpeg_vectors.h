@@ -1,5 +1,5 @@
-/* What JPEG's kernels do sixteen or thirty-two int16 at once: the same instructions, of which each works on 16 bytes of its
- * operands beside other 16. `WIDE` asks for the longer ones. */
+/* What JPEG's kernels do sixteen or thirty-two int16 at once: the same instructions, of which each works on 16 bytes of
+ * its operands beside other 16. `WIDE` asks for the longer ones. */
 
 #ifndef MMDATA_JPEG_VECTORS_H
 #define MMDATA_JPEG_VECTORS_H
@@ -7,7 +7,8 @@
 #include <immintrin.h>
 
 #ifdef WIDE
-#define WAY __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,bmi,bmi2,lzcnt,popcnt")))
+#define WAY                                                                                                            \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni,avx2,fma,bmi,bmi2,lzcnt,popcnt")))
 #define ALL(operation) _mm512_##operation
 #define WHOLE(operation) _mm512_##operation##_si512
 typedef __m512i Vector;
