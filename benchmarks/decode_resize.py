@@ -4,7 +4,7 @@
 real photographs. Exact pixels are compared with torchvision's, bit for bit before normalising; of the approximate
 modes the signal-to-noise ratio to the exact ones is told. A round is a pass over all pictures, by every contender in
 turn; claims are of CPU time on one thread, and of wall time where they say so: over two threads it is that of one
-thread over it. Floors are a full decode alone, and one at the scale that `guarded` picks.
+thread over it. Beside them stand libjpeg-turbo's full decode alone, and ours at the scale that `guarded` picks.
 """
 
 from __future__ import annotations
