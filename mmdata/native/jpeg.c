@@ -298,11 +298,16 @@ int64_t jpeg_values(const Picture *picture) {
     return picture->progressive ? pairs * (int64_t)(sizeof(int16_t[2 * VALUES]) + sizeof(uint64_t[2])) : 0;
 }
 
+/* Whether the processor has what comes with AVX2 everywhere but where a virtual one hides it. */
+static int has_bits(void) {
+    return __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt");
+}
+
 /* Height and width of a picture that mmdata_jpeg may read, as far as its headers say, and the bytes that its values
  * take; 1 where it does not. */
 EXPORTED int mmdata_jpeg_size(const uint8_t *data, int64_t size, int64_t *sides) {
     Picture picture = {0};
-    if (read_picture(data, size, &picture))
+    if (!has_bits() || read_picture(data, size, &picture))
         return 1;
     sides[0] = picture.height;
     sides[1] = picture.width;
@@ -354,7 +359,7 @@ static int read_scale(Work *work, int factor) {
 EXPORTED int mmdata_jpeg(const uint8_t *data, int64_t size, int64_t height, int64_t width, int factor, int channels,
                          uint8_t *pixels, void *values, int level) {
     Picture picture = {0};
-    if (level < LEVEL_AVX2 || (channels != 3 && channels != 4) || read_picture(data, size, &picture) ||
+    if (level < LEVEL_AVX2 || !has_bits() || (channels != 3 && channels != 4) || read_picture(data, size, &picture) ||
         picture.height != height || picture.width != width)
         return 1;
     const size_t tables = PLANES * sizeof(Means) + (picture.progressive ? 0 : (size_t)picture.planes * sizeof(Others));
