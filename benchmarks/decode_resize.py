@@ -26,7 +26,7 @@ from benchmarks import _options
 from benchmarks._interleaved import table, turns
 from benchmarks._photos import write as write_photos
 from benchmarks.claims import Claim, beside, figure, installed, write
-from mmdata.decode.image import MAX_PIXELS, decode_scaled
+from mmdata.decode.image import MAX_PIXELS, decode, decode_scaled
 from mmdata.decode.planned import Fidelity, decode_for
 from mmdata.types import Normalise, Resize
 from mmdata.views._picture import CLIP_MEAN, CLIP_STD
@@ -57,6 +57,7 @@ def contenders(size: int) -> dict[str, Call]:
         "exact": lambda data: ours(data, size, "exact"),
         "guarded": lambda data: ours(data, size, "guarded"),
         "fast": lambda data: ours(data, size, "fast"),
+        "pixels alone": lambda data: decode(data, max_pixels=MAX_PIXELS),
         "floor: full decode": lambda data: simplejpeg.decode_jpeg(data, "RGB"),
         "floor: guarded decode": lambda data: decode_scaled(
             data, min_height=size, min_width=size, max_pixels=MAX_PIXELS
@@ -112,6 +113,10 @@ def at(size: int, files: list[bytes], rounds: int) -> tuple[list[Claim], dict[st
         beside(what, one, "guarded", "torchvision", by="cpu", goal=1.3 if head else None, headline=head),
         beside(what, one, "fast", "torchvision", by="cpu"),
     ]
+    if head:
+        claims.append(
+            beside("JPEG to pixels", one, "pixels alone", "floor: full decode", by="cpu", name="libjpeg-turbo")
+        )
     if guarded:
         claims.append(
             figure(f"{what}, {len(guarded)} pictures decoded scaled", "guarded", guarded, "dB", goal=45.0, beside=exact)

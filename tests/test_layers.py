@@ -287,6 +287,7 @@ TESTED_BY = {
     ],  # Whole packs of all kinds.
     "tests/views/test_augment.py": ["mmdata/decode/colour.py", "mmdata/views/geometry.py"],  # What moves together.
     "tests/views/test_anyres.py": ["mmdata/views/_picture.py"],
+    "tests/views/test_resampled.py": ["mmdata/views/around.py"],
     "tests/views/test_mel.py": ["mmdata/views/mel_filters.py", "mmdata/views/log_mel.py"],
     "tests/views/test_navit.py": [  # Sizes at which models see a picture, one table of cases for all.
         "mmdata/views/naflex.py",

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from mmdata.errors import SpecError
 from mmdata.types import Media, MediaPlan
+from mmdata.views.around import Around
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resampled:
+class Resampled(Around):
     """`view`, but each picture (of a video, each frame) becomes `tokens` tokens: the queries of a resampler, the cells
     of a pooled grid. With `at_most`, pictures of fewer tokens keep theirs: what is merged by likeness down to a number.
 
@@ -25,7 +25,6 @@ class Resampled:
     9
     """
 
-    view: Any
     tokens: int
     at_most: bool = False
 
@@ -33,33 +32,12 @@ class Resampled:
         if self.tokens < 1:
             raise SpecError(f"view resampled: tokens {self.tokens}")
 
-    @property
-    def draws(self) -> bool:
-        return bool(getattr(self.view, "draws", False))
-
-    def __getattr__(self, name: str) -> Any:
-        """What it does not say itself, the view does: its patch, its side, its marks."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(object.__getattribute__(self, "view"), name)
-
     def plan(self, facts: Media, *, rng: np.random.Generator | None = None) -> MediaPlan:
         """The view's plan, with other tokens. Raises DataError as the view does."""
-        plan: MediaPlan = self.view.plan(facts, rng=rng) if self.draws else self.view.plan(facts)
+        plan = self.planned(facts, rng)
         pictures = plan.grid[0] if plan.kind == "video" and plan.grid is not None else 1
         each = min(self.tokens, plan.tokens // pictures) if self.at_most else self.tokens
         return replace(plan, tokens=pictures * each)
-
-    def realize(self, source: Any, plan: MediaPlan, **into: Any) -> torch.Tensor:
-        """As the view does."""
-        made: torch.Tensor = self.view.realize(source, plan, **into)
-        return made
-
-    def smaller(self) -> Resampled | None:
-        """The view made smaller, where fewer patches are fewer tokens: a video of fewer frames is, and what is merged
-        down; a picture of so many queries stays as it is. None where the view has no smaller one."""
-        lowered = self.view.smaller() if hasattr(self.view, "smaller") else None
-        return None if lowered is None else replace(self, view=lowered)
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""

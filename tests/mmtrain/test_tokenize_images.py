@@ -58,15 +58,8 @@ def told(root: Path, tokeniser: dict[str, Any], output: str = "run", **more: Any
     return {"dataset": dataset, "tokeniser": tokeniser, "output": str(root / output), "batch": 4, "every": 2, **more}
 
 
-@pytest.mark.parametrize("tokeniser", [VQ, KL], ids=["vq", "kl"])
-def test_it_goes_on_as_if_it_had_never_stopped(
-    world: Path, tokeniser: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped between two checkpoints: codebook, averages, noise, judge and all come to the same bits."""
-    kind, judge = tokeniser["kind"], {"weight": 0.1, "start": 1}
-    whole = TokenizeSpec(**told(world, tokeniser, f"{kind}_whole", steps=5, adversarial=judge))
-    training.train(whole)
-    spec = TokenizeSpec(**told(world, tokeniser, f"{kind}_cut", steps=5, adversarial=judge))
+def stop_at_three(spec: TokenizeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is interrupted before its fourth step."""
     real = training.advance
 
     def until(job: training.Training) -> dict[str, float]:
@@ -78,6 +71,18 @@ def test_it_goes_on_as_if_it_had_never_stopped(
     with pytest.raises(KeyboardInterrupt):
         training.train(spec)
     monkeypatch.setattr(training, "advance", real)
+
+
+@pytest.mark.parametrize("tokeniser", [VQ, KL], ids=["vq", "kl"])
+def test_it_goes_on_as_if_it_had_never_stopped(
+    world: Path, tokeniser: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between two checkpoints: codebook, averages, noise, judge and all come to the same bits."""
+    kind, judge = tokeniser["kind"], {"weight": 0.1, "start": 1}
+    whole = TokenizeSpec(**told(world, tokeniser, f"{kind}_whole", steps=5, adversarial=judge))
+    training.train(whole)
+    spec = TokenizeSpec(**told(world, tokeniser, f"{kind}_cut", steps=5, adversarial=judge))
+    stop_at_three(spec, monkeypatch)
     training.train(spec)
     one, other = (tokens.load(world / f"{kind}_{end}").state_dict() for end in ("whole", "cut"))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -92,16 +97,7 @@ def test_a_kill_that_cuts_the_log_or_the_checkpoint_costs_nothing(world: Path, m
     """A buffer that reached the file in part, and a checkpoint that was to be replaced and was not yet."""
     spec = TokenizeSpec(**told(world, VQ, "torn", steps=5))
     real, folder = training.advance, world / "torn"
-
-    def until(job: training.Training) -> dict[str, float]:
-        if job.step == 3:
-            raise KeyboardInterrupt
-        return real(job)
-
-    monkeypatch.setattr(training, "advance", until)
-    with pytest.raises(KeyboardInterrupt):
-        training.train(spec)
-    monkeypatch.setattr(training, "advance", real)
+    stop_at_three(spec, monkeypatch)
     with (folder / "metrics.jsonl").open("a") as log:
         log.write('{"step": 3, "pix')
     (folder / "checkpoint").rename(folder / ".checkpoint.old")

@@ -10,54 +10,34 @@ import numpy as np
 
 from mmdata.families._family import MediaRule
 from mmdata.types import Media, MediaKind, MediaPlan
+from mmdata.views.around import Around
 from mmtrain.models import connectors
 from mmtrain.models.video import lengths_of, read
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 COUNTS, TIMES = "frame_counts", "frame_ms"
 """Batch arrays: int64 [videos] the frames of each, int64 [frames] the milliseconds at which each is shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filmed:
+class Filmed(Around):
     """`view`, whose frames go through `video` and then `connector` (specs of the model). `merge` is how many patches by
     how many become a token of the view. With `marks` a picture is one marker, whatever it shows."""
 
-    view: Any
     video: Any
     connector: Any
     merge: int
     marks: bool = False
 
-    @property
-    def draws(self) -> bool:
-        return bool(getattr(self.view, "draws", False))
-
-    def __getattr__(self, name: str) -> Any:
-        """What it does not say itself, the view does."""
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(object.__getattribute__(self, "view"), name)
-
     def plan(self, facts: Media, *, rng: np.random.Generator | None = None) -> MediaPlan:
         """The view's plan, with other tokens. Raises DataError as the view does."""
-        plan: MediaPlan = self.view.plan(facts, rng=rng) if self.draws else self.view.plan(facts)
+        plan = self.planned(facts, rng)
         frames = frames_of(plan)
         left = lengths_of(self.video, frames, plan.tokens * self.merge**2 // frames)
         each = [1 if self.marks else connectors.tokens_of(self.connector, self.merge, length) for length in left]
         return replace(plan, tokens=sum(each))
-
-    def realize(self, source: Any, plan: MediaPlan, **into: Any) -> torch.Tensor:
-        """As the view does."""
-        made: torch.Tensor = self.view.realize(source, plan, **into)
-        return made
-
-    def smaller(self) -> Filmed | None:
-        """The view made smaller; None where it has no smaller one."""
-        lowered = self.view.smaller() if hasattr(self.view, "smaller") else None
-        return None if lowered is None else replace(self, view=lowered)
 
     def describe(self) -> dict[str, Any]:
         """The parameters, for digests and messages."""
